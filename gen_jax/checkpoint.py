@@ -1,0 +1,307 @@
+"""Checkpoints that are whole, or are not taken for checkpoints: save, verify, restore, set damaged ones aside.
+
+Orbax writes and reads the arrays. What it leaves open is closed here: it loads a flipped bit in silence, and its own
+sign of completeness is not enough to tell a damaged checkpoint from one of another config. So
+
+- Orbax writes into `unfinished/`; once it is done, a list of all files (size, SHA-256) is added, and one rename moves
+  the folder to `<step>`. A folder `<step>` was therefore complete once, and whatever disagrees with its list is damage.
+- `leaves.json`, under the list like every file, names each array with its shape, so that a changed config is
+  seen before Orbax is asked, and is not mistaken for damage.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from gen_jax.method import State, UserError
+from gen_jax.run import sync_folder, write_json
+
+_LIST = "files.json"
+_LEAVES = "leaves.json"
+_NONE, _ALL_DAMAGED = -1, -2  # in place of a step, which is never negative
+
+_logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Every process of the run makes the same calls; process 0 alone writes lists and moves or removes folders.
+
+    Args:
+      directory: `checkpoints/` of the run, seen by all processes; made by the first save.
+      keep: how many checkpoints stay; older ones go once a newer one is whole.
+
+    Example:
+      >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> state = State(jnp.int32(7), jax.random.key(0), {"net": jnp.ones(2)}, {}, {}, {}, {})
+      >>> with Checkpoints(tempfile.mkdtemp()) as checkpoints:
+      ...     checkpoints.save(state)
+      ...     checkpoints.wait()
+      ...     print(checkpoints.steps(), checkpoints.restore(state).params)
+      [7] {'net': Array([1., 1.], dtype=float32)}
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], keep: int = 3):
+        self.directory = pathlib.Path(directory).absolute()
+        self._keep = keep
+        self._unfinished = self.directory / "unfinished"
+        self._executor = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: concurrent.futures.Future[None] | None = None
+        self._current: int | None = None  # the step that was saved or restored last
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @functools.cached_property
+    def _orbax(self) -> Any:
+        import orbax.checkpoint as ocp  # half a second: only for runs that save or restore
+
+        _quieten_orbax()
+        # It neither makes, lists nor removes folders: all that happens around our commit.
+        options = ocp.CheckpointManagerOptions(create=False, max_to_keep=None, save_root_metadata=False)
+        return ocp.CheckpointManager(self._unfinished, options=options)
+
+    def save(self, state: State) -> None:
+        """Returns when the state is copied, so that its buffers may be donated; the write goes on in the background.
+
+        Waits for a save still in flight. Does nothing if this step was saved or restored just now.
+
+        Raises:
+          UserError: if this save, or the last one, could not be written.
+        """
+        import orbax.checkpoint as ocp
+
+        self.wait()
+        step = int(state.step)
+        if step == self._current:
+            return
+        with self._told(step):
+            if jax.process_index() == 0:
+                self._unfinished.mkdir(parents=True, exist_ok=True)
+            self._orbax.save(step, args=ocp.args.StandardSave(state), force=True)
+        self._current = step
+        self._pending = self._executor.submit(self._commit, step, _describe_leaves(state))
+
+    def wait(self) -> None:
+        """Returns when nothing is being written; raises UserError if the last save failed."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            with self._told(self._current):
+                pending.result()
+
+    def close(self) -> None:
+        """Waits for the last save, as `wait` does, and ends the threads."""
+        try:
+            self.wait()
+        finally:
+            self._executor.shutdown()
+            if "_orbax" in self.__dict__:
+                with contextlib.suppress(Exception):  # it repeats the failure that `wait` has told
+                    self._orbax.close()
+
+    def clean(self) -> None:
+        """Removes what a killed save left behind. For the holder of the run's lock alone, before its first save."""
+        if jax.process_index() == 0:
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+
+    def steps(self) -> list[int]:
+        """Returns the steps of all checkpoints that agree with their lists, rising. Reads every byte of them."""
+        return [step for step in self._folders() if _fault(self._folder(step)) is None]
+
+    def latest(self) -> int | None:
+        """Returns the newest of `steps`, or None; reads no older ones."""
+        return next((step for step in reversed(self._folders()) if _fault(self._folder(step)) is None), None)
+
+    def restore(self, like: State) -> State | None:
+        """Returns the newest checkpoint that is whole; damaged newer ones are moved to `damaged/`, with a warning each.
+
+        Args:
+          like: the state expected: `jax.ShapeDtypeStruct` leaves (or arrays), whose shardings say where each goes.
+
+        Returns:
+          The state, bit by bit as saved, or None if there is no checkpoint at all.
+
+        Raises:
+          UserError: if there are checkpoints but none is whole (they stay where they are), or if the newest whole one
+            has other leaves than `like`; the line names the first.
+        """
+        import orbax.checkpoint as ocp
+
+        self.wait()
+        step = self._choose()
+        if step is None:
+            return None
+        folder = self._folder(step)
+        _check_leaves(folder, json.loads((folder / _LEAVES).read_text()), _describe_leaves(like))
+        try:
+            state = self._orbax.restore(step, args=ocp.args.StandardRestore(like), directory=self.directory)
+        except Exception as error:
+            raise UserError(f"cannot restore {folder}, though its files are whole: {_reason(error)}") from error
+        self._current = step
+        return state
+
+    def _folder(self, step: int) -> pathlib.Path:
+        return self.directory / str(step)
+
+    def _folders(self) -> list[int]:
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name))
+
+    @contextlib.contextmanager
+    def _told(self, step: int | None) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"cannot write the checkpoint {self.directory / str(step)}: {_reason(error)}") from error
+
+    def _commit(self, step: int, leaves: dict[str, str]) -> None:
+        self._orbax.wait_until_finished()
+        if jax.process_index() != 0:
+            return
+        folder = self._unfinished / str(step)
+        write_json(folder / _LEAVES, leaves)
+        write_json(folder / _LIST, _list_files(folder))
+        folder.rename(self._folder(step))
+        sync_folder(self.directory)
+        for old in self._folders()[: -self._keep]:
+            # One rename first: a removal that is cut short must not look like damage.
+            retired = self._folder(old).rename(self._unfinished / f"{old}.retired")
+            shutil.rmtree(retired)
+
+    def _choose(self) -> int | None:
+        """Returns the newest whole step, the same in every process, and sets damaged newer ones aside."""
+        choice = self._choose_alone() if jax.process_index() == 0 else 0
+        if jax.process_count() > 1:
+            choice = int(multihost_utils.broadcast_one_to_all(np.int32(choice)))
+        if choice == _ALL_DAMAGED:
+            raise UserError(
+                f"none of the checkpoints in {self.directory} is whole; nothing was deleted:"
+                " put a good copy in place, or start afresh in another directory"
+            )
+        return None if choice == _NONE else choice
+
+    def _choose_alone(self) -> int:
+        damaged: dict[int, str] = {}
+        for step in reversed(self._folders()):
+            fault = _fault(self._folder(step))
+            if fault is None:
+                for bad, why in damaged.items():
+                    self._set_aside(bad, why)
+                return step
+            damaged[step] = fault
+        # They stay in place: with an empty directory the next start would train from scratch.
+        return _ALL_DAMAGED if damaged else _NONE
+
+    def _set_aside(self, step: int, fault: str) -> None:
+        aside = self.directory / "damaged"
+        try:
+            aside.mkdir(exist_ok=True)
+            names = itertools.chain([str(step)], (f"{step}.{again}" for again in itertools.count(2)))
+            target = next(aside / name for name in names if not (aside / name).exists())
+            outcome = f"moved to {self._folder(step).rename(target)}"
+        except OSError as error:  # a run that may only be read
+            outcome = f"it cannot be moved aside ({error.strerror})"
+        _logger.warning("checkpoint %s is damaged (%s): skipped, %s", self._folder(step), fault, outcome)
+
+
+def _describe_leaves(state: State) -> dict[str, str]:
+    """Returns e.g. {"params/denoiser/conv/kernel": "float32[3,3,1,8]"}."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def _check_leaves(folder: pathlib.Path, saved: dict[str, str], expected: dict[str, str]) -> None:
+    for name in expected | saved:
+        there, here = saved.get(name, "absent"), expected.get(name, "absent")
+        if there != here:
+            raise UserError(
+                f"{folder} is of another config: {name} is {there} there and {here} here;"
+                " go back to that config, or train in another directory"
+            )
+
+
+def _list_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Returns {path: {"size": bytes, "sha256": hex digits}} of all files under `folder`."""
+    return {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fault(folder: pathlib.Path) -> str | None:
+    """Returns in which way a checkpoint disagrees with its list, or None if it is whole."""
+    name = _LIST
+    try:
+        listed = json.loads((folder / _LIST).read_text())
+        for name, entry in listed.items():
+            size = (folder / name).stat().st_size
+            if size != entry["size"]:
+                return f"{name} has {size} bytes instead of {entry['size']}"
+            if _sha256(folder / name) != entry["sha256"]:
+                return f"{name} has changed"
+        return None if listed else f"{_LIST} is empty"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        return f"{name} cannot be read: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{_LIST} cannot be understood"
+
+
+def _reason(error: Exception) -> str:
+    """Returns a few words on why a write or read failed, out of what may be many lines."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error)
+    system = re.search(r"([^:]+) \[os_error_code=", text)  # as TensorStore reports what the system said
+    return system.group(1).strip() if system else (text.splitlines() or [type(error).__name__])[0][:200]
+
+
+@functools.cache
+def _quieten_orbax() -> None:
+    """Drops what a failed write prints from the threads of Orbax and TensorStore: hundreds of lines for one failure.
+
+    Nothing is lost: the failure itself reaches us as an exception. What others say goes through as before.
+    """
+    logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+    previous = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        # Orbax leaves its event loop at the first array that fails; the others then find it closed.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    sys.unraisablehook = hook

@@ -1,0 +1,285 @@
+"""Configs: what every config has, values from the command line, and which keys may change on resume.
+
+A config is an `ml_collections.ConfigDict` that a short `get_config(variant="")` in a file of configs/
+returns. Defaults stand in `base_config` and in that file; nothing is configured twice.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import fnmatch
+import importlib.util
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_collections
+
+from gen_jax import optimizer, parallel
+from gen_jax.method import UserError
+
+# What a resumed run may set anew: none of these changes a bit of what is trained at a step, but for
+# num_steps (the learning rate's decay spans the run) and placement (equal to rounding).
+MAY_CHANGE = (
+    "num_steps", "log_every", "eval_every", "checkpoint_every", "sample.*", "eval.*", "data.data_dir", "data.cache_dir",
+    "executor", "num_devices", "steps_per_call", "accumulate", "fast_compile_options",
+)  # fmt: skip
+
+COUNTS = ("batch_size", "num_steps", "log_every", "eval_every", "checkpoint_every", "steps_per_call", "accumulate",
+          "sample.num", "sample.batch_size", "eval.num_samples", "eval.num_examples",
+          "eval.classifier_steps")  # fmt: skip
+
+CHOICES = {
+    "executor": parallel.EXECUTORS,
+    "compute_dtype": ("float32", "bfloat16"),
+    "optimizer.name": optimizer.OPTIMIZERS,
+    "optimizer.decay": optimizer.DECAYS,
+}
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """Returns what every config has, with the defaults that suit a small model."""
+    return ml_collections.ConfigDict(
+        {
+            "method": "",
+            "seed": 0,
+            "batch_size": 64,  # global: over all devices and processes
+            "num_steps": 1000,
+            "log_every": 50,  # steps
+            "eval_every": 500,  # steps; also draws a sheet of samples
+            "checkpoint_every": 500,  # steps
+            "ema": 0.999,
+            "compute_dtype": "float32",  # or bfloat16; parameters stay float32
+            "executor": "jit",  # or pmap
+            "num_devices": 0,  # 0: all
+            "steps_per_call": 1,  # where a call costs as much as a step
+            "accumulate": 1,  # pieces that a batch is computed in
+            "fast_compile_options": True,  # parallel.compiler_options
+            "data": {
+                "name": "",
+                "data_dir": "",  # "": TFDS_DATA_DIR, or ~/tensorflow_datasets
+                "cache_dir": "",  # "": gen_jax in the user's cache directory
+                "train_split": "train",
+                "test_split": "test",
+            },
+            "optimizer": {
+                "name": "adam",
+                "learning_rate": 2e-4,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": 0.0,  # adamw only
+                "clip_norm": 1.0,  # 0: none
+                "warmup_steps": 0,
+                "decay": "none",  # or linear, cosine: to zero at num_steps
+                "decay_share": 1.0,  # of the run, at its end
+            },
+            "sample": {"num": 1000, "batch_size": 250, "seed": 0},
+            "eval": {
+                "num_samples": 10_000,  # samples that --mode=eval judges
+                "num_examples": 2_048,  # test examples whose loss is evaluated
+                "classifier_steps": 1_400,  # of training the classifier that judges; part of its key in the cache
+            },
+        }
+    )
+
+
+def with_variant(
+    config: ml_collections.ConfigDict, variant: str, variants: Mapping[str, Mapping[str, Any]]
+) -> ml_collections.ConfigDict:
+    """Returns the config with the few values that a variant changes.
+
+    Args:
+      config: the config itself; the variant "" of it.
+      variant: a key of `variants`, or "".
+      variants: by name, {dotted key: value}.
+
+    Raises:
+      UserError: there is no such variant.
+
+    Example:
+      >>> config = with_variant(base_config(), "tiny", {"tiny": {"num_steps": 20, "sample.num": 4}})
+      >>> config.num_steps, config.sample.num
+      (20, 4)
+    """
+    if variant and variant not in variants:
+        raise UserError(f"no variant '{variant}': this config has {', '.join(f'`:{v}`' for v in variants) or 'none'}")
+    config.update_from_flattened_dict(dict(variants[variant]) if variant else {})
+    return config
+
+
+def load(path: str) -> tuple[str, str, ml_collections.ConfigDict]:
+    """Returns (name, variant, config) of `configs/<name>.py[:<variant>]`.
+
+    Raises:
+      UserError: no such file or variant, or a file without get_config.
+    """
+    file, _, variant = path.partition(":")
+    target = pathlib.Path(file)
+    if not target.is_file():
+        known = [str(p) for p in sorted(pathlib.Path("configs").glob("*.py"))]
+        raise UserError(f"no config file {file}{_nearest(file, known)}")
+    spec = importlib.util.spec_from_file_location(f"config_{target.stem}", target)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is not a Python file; a config is one, with get_config(variant='')")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{file} has no get_config(variant='')")
+    return target.stem, variant, module.get_config(variant)
+
+
+def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Returns the config that a run's config.json holds (lists are tuples)."""
+
+    def restore(value):
+        if isinstance(value, Mapping):
+            return {k: restore(v) for k, v in value.items()}
+        return tuple(restore(v) for v in value) if isinstance(value, list) else value
+
+    return ml_collections.ConfigDict(restore(values))
+
+
+def flatten(config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Returns {dotted key: value} of a nested config.
+
+    Example:
+      >>> flatten({"seed": 0, "sample": {"num": 5}})
+      {'seed': 0, 'sample.num': 5}
+    """
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def override(config: ml_collections.ConfigDict, words: Iterable[str]) -> ml_collections.ConfigDict:
+    """Returns the config with the values of `--config.<key>=<value>` words.
+
+    Raises:
+      UserError: a word of another form, an unknown key (with the nearest right name), a value of another type.
+
+    Example:
+      >>> override(base_config(), ["--config.sample.num=16"]).sample.num
+      16
+    """
+    config = config.copy_and_resolve_references()
+    flat = flatten(config)
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not name.startswith("--config."):
+            raise UserError(f"unknown word on the command line: {word}{_nearest(name, FLAGS)}")
+        key = name.removeprefix("--config.")
+        if key not in flat:
+            raise UserError(f"no config value {key}{_nearest_key(key, flat)}")
+        if not equals:
+            raise UserError(f"--config.{key} needs a value: --config.{key}={_shown(flat[key])}")
+        value = parse_value(key, text, flat[key])
+        config.update_from_flattened_dict({key: value})
+    return config
+
+
+FLAGS = ("--config", "--workdir", "--mode", "--coordinator", "--num_processes", "--process_id", "--help")
+
+
+def parse_value(key: str, text: str, default: Any) -> Any:
+    """Returns `text` as a value of the type of `default`.
+
+    Raises:
+      UserError: the text is no such value.
+
+    Example:
+      >>> parse_value("ema", "1e-1", 0.5), parse_value("data.name", "mnist", ""), parse_value("m", "1,2", (1,))
+      (0.1, 'mnist', (1, 2))
+    """
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise UserError(f"config.{key} is true or false, not '{text}'")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(default, int) and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(default, tuple) and isinstance(value, int | float):
+        value = (value,)
+    if type(value) is not type(default) or (
+        isinstance(default, tuple) and default and {type(v) for v in value} - {type(v) for v in default}
+    ):
+        kind = {"int": "a whole number", "float": "a number", "tuple": "a list of numbers"}[type(default).__name__]
+        raise UserError(f"config.{key} is {kind} such as {_shown(default)}, not '{text}'")
+    return value
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses values that no run can have, before any work.
+
+    Raises:
+      UserError: names the key, the value and what is allowed.
+    """
+    flat = flatten(config)
+    for key in COUNTS:
+        if flat[key] < 1:
+            raise UserError(f"config.{key} is {flat[key]}; it must be at least 1")
+    for key, allowed in CHOICES.items():
+        require_choice(key, flat[key], allowed)
+    if flat["seed"] < 0 or flat["seed"] >= 2**32:
+        raise UserError(f"config.seed is {flat['seed']}; a seed lies in 0..{2**32 - 1}")
+    if flat["num_devices"] < 0:
+        raise UserError(f"config.num_devices is {flat['num_devices']}; use 0 for all devices")
+    if flat["batch_size"] % flat["accumulate"]:
+        raise UserError(f"config.batch_size {flat['batch_size']} does not divide into accumulate={flat['accumulate']}")
+    for key in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
+        if flat[key] % flat["steps_per_call"]:
+            raise UserError(f"config.{key} {flat[key]} is not a multiple of steps_per_call={flat['steps_per_call']}")
+    for key in ("optimizer.learning_rate", "optimizer.clip_norm", "optimizer.warmup_steps", "optimizer.weight_decay"):
+        if not 0 <= flat[key] < float("inf"):
+            raise UserError(f"config.{key} is {flat[key]}; it must be finite and not negative")
+
+
+def require_choice(key: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises a UserError with the nearest right name where `value` is not among `allowed`."""
+    if value not in allowed:
+        near = difflib.get_close_matches(value, list(allowed), 1, 0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"config.{key} is '{value}'; {hint}allowed: {', '.join(allowed)}")
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Returns one line a key whose change a resumed run refuses: "key: old -> new"."""
+    before, after = (json.loads(json.dumps(flatten(c))) for c in (old, new))
+    return [
+        f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not any(fnmatch.fnmatch(key, free) for free in MAY_CHANGE)
+    ]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are: {', '.join(known)}" if known else ""
+
+
+def _nearest_key(key: str, flat: Mapping[str, Any]) -> str:
+    if any(k.startswith(key + ".") for k in flat):
+        return f" of its own; it holds {', '.join(k for k in flat if k.startswith(key + '.'))}"
+    leaf = key.rpartition(".")[2]
+    same_leaf = [k for k in flat if k.rpartition(".")[2] == leaf]
+    near = same_leaf or difflib.get_close_matches(key, list(flat), 1, 0.0)
+    return f"; did you mean {near[0]}?"
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

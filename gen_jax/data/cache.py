@@ -1,0 +1,142 @@
+"""Arrays that are made once and read memory-mapped ever after: decoded data sets, the metrics' classifier.
+
+An entry is a folder of `.npy` files and a `meta.json`. It is written beside its place and renamed into it, so
+that it is there whole or not at all; of several processes one makes it while the others wait. An entry that was
+cut short, or that another version of this file wrote, is made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from gen_jax.method import UserError
+
+Arrays: TypeAlias = dict[str, np.ndarray]
+
+_FORMAT = 1  # part of every key: raise it when the layout of an entry changes
+
+
+class Stored(NamedTuple):
+    """One entry of the cache: memory-mapped arrays, the fingerprint of their content, and facts stored beside."""
+
+    arrays: Arrays
+    fingerprint: str
+    facts: dict[str, Any]
+
+
+def root(cache_dir: str = "") -> pathlib.Path:
+    """Returns the folder of the cache: `cache_dir`, or gen_jax in the user's cache directory where it is empty.
+
+    Example:
+      >>> root("/tmp/x").name
+      'x'
+    """
+    if cache_dir:
+        return pathlib.Path(cache_dir).expanduser()
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gen_jax"
+
+
+def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns the SHA-256 of names, types, shapes and content, as hex: equal on any machine for equal arrays.
+
+    Example:
+      >>> label, image = np.arange(3, dtype=np.int32), np.zeros((3, 2, 2, 1), np.uint8)
+      >>> fingerprint({"label": label, "image": image}) == fingerprint({"image": image, "label": label})
+      True
+      >>> fingerprint({"label": label, "image": image}) == fingerprint({"label": label, "image": image + 1})
+      False
+    """
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def fetch(
+    folder: pathlib.Path,
+    title: str,
+    key: Mapping[str, Any],
+    build: Callable[[], tuple[Arrays, dict[str, Any]]],
+    verify: bool = False,
+) -> Stored:
+    """Returns the cache's entry for `key`; makes it with `build` where there is none that is whole.
+
+    Args:
+      folder: of the cache; made where missing.
+      title: start of the entry's name, for people who look into the folder.
+      key: all that decides the content, as JSON values.
+      build: returns the arrays, and facts (JSON values) to store beside them.
+      verify: also compare content with the fingerprint; without it only sizes are compared.
+
+    Raises:
+      UserError: the folder cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...   args = (pathlib.Path(folder), "squares", {"n": 4})
+      ...   made = fetch(*args, lambda: ({"x": np.arange(4) ** 2}, {"unit": "1"}))
+      ...   again = fetch(*args, lambda: 1 / 0)
+      >>> again.arrays["x"].tolist(), again.facts["unit"]
+      ([0, 1, 4, 9], '1')
+    """
+    key = {"format": _FORMAT, **key}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    place = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', title)}-{digest}"
+    stored = _open(place, verify)
+    if stored is not None:
+        return stored
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(place.with_name(f"{place.name}.lock")):
+            stored = _open(place, verify)  # another process may have made it while this one waited
+            if stored is None:
+                _write(place, key, *build())
+                stored = _open(place, verify)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise UserError(f"cannot write the cache in {folder} ({error.strerror}): set --config.data.cache_dir") from None
+    if stored is None:
+        raise OSError(f"the cache's entry {place} does not read back as it was written: is the disk sound?")
+    return stored
+
+
+def _open(place: pathlib.Path, verify: bool) -> Stored | None:
+    try:
+        meta = json.loads((place / "meta.json").read_text())
+        arrays = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
+    except (OSError, ValueError, EOFError, KeyError):  # missing, or cut short
+        return None
+    if verify and fingerprint(arrays) != meta["fingerprint"]:
+        return None
+    return Stored(arrays, meta["fingerprint"], meta["facts"])
+
+
+def _write(place: pathlib.Path, key: Mapping[str, Any], arrays: Arrays, facts: dict[str, Any]) -> None:
+    part = place.with_name(f"{place.name}.part")
+    for leftover in (part, place):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir()
+    for name, array in arrays.items():
+        np.save(part / f"{name}.npy", array, allow_pickle=False)
+    meta = {"key": key, "arrays": sorted(arrays), "fingerprint": fingerprint(arrays), "facts": facts}
+    (part / "meta.json").write_text(json.dumps(meta, indent=1))
+    part.rename(place)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the system lets go of it when the process dies
+        yield

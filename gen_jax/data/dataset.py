@@ -1,0 +1,138 @@
+"""What a data set is here: arrays on the host and a DataSpec; and the order in which training sees them.
+
+`load` finds a set by its name. `Batches` gives the batch of any step as a function of (seed, step) alone, so
+that resuming, replaying and splitting over processes need no other memory. How a set is read stands in a module
+of its own beside this one (`tfds`); all of them return a `Dataset`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gen_jax.method import DataSpec, UserError
+
+LOADERS: dict[str, str] = {"tfds": "gen_jax.data.tfds"}
+"""From the prefix of a name ("tfds:mnist") to the module whose `load(name, config)` reads it, imported when asked
+for. A name without one of these prefixes is a name of TFDS."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set in memory: each split is a dict of arrays, memory-mapped from the cache.
+
+    Attributes:
+      spec: what methods and reports need to know, with the fingerprint of the training split.
+      train: `image` uint8 [N, H, W, C] and, where the set has labels, `label` i32 [N].
+      test: the same for the test split, or None.
+    """
+
+    spec: DataSpec
+    train: dict[str, np.ndarray]
+    test: dict[str, np.ndarray] | None
+
+
+def load(config: Any) -> Dataset:
+    """Returns the data set that `config` names.
+
+    Args:
+      config: `name` ("mnist", "tfds:mnist", with version "mnist:3.0.1"); `data_dir` ("" for TFDS's own folder);
+        `cache_dir` ("" for the user's); `train_split`; `test_split` ("" for none). Splits may be slices
+        ("train[:10%]").
+
+    Raises:
+      UserError: there is no such set, or it does not hold images of one size; one line that says what to do.
+
+    Example:
+      >>> import types
+      >>> load(types.SimpleNamespace(name="mnist", data_dir="/nowhere", cache_dir=""))
+      Traceback (most recent call last):
+      gen_jax.method.UserError: nothing is prepared for 'mnist' in /nowhere: ...
+    """
+    prefix, colon, rest = config.name.partition(":")
+    if not colon or prefix not in LOADERS:
+        prefix, rest = "tfds", config.name
+    return importlib.import_module(LOADERS[prefix]).load(rest, config)
+
+
+class Batches:
+    """Batches in an order that is a function of (seed, step) alone.
+
+    The training set is read over and over, each time in a new order; batches run over the ends without dropping
+    an example. Sample number g of a run is example `permutation(seed, g // N)[g % N]`.
+
+    Example:
+      >>> arrays = {"image": np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)}
+      >>> batches = Batches(arrays, batch_size=4, seed=0)
+      >>> three_steps = np.concatenate([batches.batch(step)["image"].ravel() for step in range(3)])
+      >>> np.bincount(three_steps).tolist()
+      [2, 2, 2, 2, 2, 2]
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        batch_size: int,
+        seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
+        batches_per_step: int = 1,
+    ):
+        """Takes the arrays of one split, [N, ...] each.
+
+        Args:
+          arrays: `image`, and `label` where there are any.
+          batch_size: of the global batch, over all processes.
+          seed: of the order, at least 0.
+          process_index: of this process, which gets its contiguous slice of every global batch.
+          process_count: of the run.
+          batches_per_step: k > 1 stacks k global batches in front: [k, B, ...].
+        """
+        if batch_size < 1 or batch_size % process_count:
+            raise UserError(
+                f"batch_size {batch_size} does not divide by {process_count} processes: "
+                f"set --config.batch_size to a multiple of {process_count}"
+            )
+        num_examples = {len(array) for array in arrays.values()}
+        if len(num_examples) != 1 or 0 in num_examples:
+            raise ValueError(f"arrays must be of one length, at least 1: {sorted(num_examples)}")
+        (self.num_examples,) = num_examples
+        self._arrays = dict(arrays)
+        self._samples_per_step = batch_size * batches_per_step
+        share = batch_size // process_count
+        index = np.arange(process_index * share, (process_index + 1) * share, dtype=np.int32)
+        offset = np.arange(batches_per_step)[:, None] * batch_size + index  # [k, B]
+        self._index = np.broadcast_to(index, offset.shape) if batches_per_step > 1 else index
+        self._offset = offset.reshape(self._index.shape)
+        # Two: a batch may run over the end of a permutation.
+        self._permutation = functools.lru_cache(maxsize=2)(
+            functools.partial(permutation, seed=seed, num_examples=self.num_examples)
+        )
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """Returns this process's share of the batch of `step`: the arrays' dtypes, [B, ...] or [k, B, ...].
+
+        `index` i32 is each example's position in its global batch.
+        """
+        epoch, position = np.divmod(step * self._samples_per_step + self._offset, self.num_examples)
+        rows = np.empty_like(position)
+        for each in np.unique(epoch):
+            here = epoch == each
+            rows[here] = self._permutation(epoch=int(each))[position[here]]
+        return {name: array[rows] for name, array in self._arrays.items()} | {"index": self._index.copy()}
+
+
+def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """Returns the order of the examples in one epoch: i64 [num_examples], from (seed, epoch) alone.
+
+    Example:
+      >>> sorted(permutation(seed=0, epoch=3, num_examples=4).tolist())
+      [0, 1, 2, 3]
+    """
+    # Ranks of Philox's raw output: numpy promises that stream for ever, but not that of Generator.permutation.
+    return np.argsort(np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(num_examples), kind="stable")

@@ -1,0 +1,167 @@
+"""Image sets that TFDS has prepared as array_record, read without TensorFlow.
+
+A set is found by the files in its folder, not by TFDS's own code for it, so that any set reads by name, whoever
+built it. Decoded once, then memory-mapped from the cache.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import difflib
+import hashlib
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+
+from gen_jax.data import cache
+from gen_jax.data.dataset import Dataset
+from gen_jax.method import DataSpec, UserError
+
+_CHUNK = 512  # examples that one thread decodes at a time
+
+
+def load(name: str, config: Any) -> Dataset:
+    """Returns the set `name` ("mnist", "mnist:3.0.1", "set/config"); `config` as in `dataset.load`."""
+    builder = tfds.builder_from_directory(find(name, data_dir(config.data_dir)))
+    if builder.info.file_format.value != "array_record":
+        raise UserError(
+            f"{name!r} is prepared as {builder.info.file_format.value}, which cannot be read without TensorFlow: "
+            'prepare it again with file_format="array_record"'
+        )
+    features = dict(builder.info.features.items())
+    image = features.get("image")
+    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
+        raise UserError(f"{name!r} has no feature 'image' of uint8 (it has {', '.join(sorted(features))})")
+    label = features.get("label")
+    class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
+
+    train = _split(builder, config.train_split, class_names, config)
+    test = _split(builder, config.test_split, class_names, config) if config.test_split else None
+    height, width, channels = train.arrays["image"].shape[1:]
+    if test is not None and test.arrays["image"].shape[1:] != (height, width, channels):
+        raise UserError(f"the splits of {name!r} hold images of different sizes")
+    spec = DataSpec(
+        name=name.partition(":")[0],
+        image_shape=(height, width, channels),
+        num_examples=len(train.arrays["image"]),
+        class_names=class_names,
+        fingerprint=train.fingerprint,
+    )
+    return Dataset(spec, train.arrays, None if test is None else test.arrays)
+
+
+def data_dir(configured: str = "") -> pathlib.Path:
+    """Returns the folder of prepared sets: `configured`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Example:
+      >>> data_dir("/data/tfds").name
+      'tfds'
+    """
+    return pathlib.Path(configured or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def prepared(folder: pathlib.Path) -> dict[str, list[str]]:
+    """Returns what is prepared in `folder`: from name ("mnist", "set/config") to its versions, oldest first.
+
+    Example:
+      >>> prepared(pathlib.Path("/nowhere"))
+      {}
+    """
+    found: dict[str, list[str]] = {}
+    for depth in ("*/*", "*/*/*"):
+        for info in folder.glob(f"{depth}/dataset_info.json"):
+            found.setdefault(info.parent.parent.relative_to(folder).as_posix(), []).append(info.parent.name)
+    return {name: sorted(versions, key=_version_key) for name, versions in sorted(found.items())}
+
+
+def find(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """Returns the directory of a prepared set in its newest version, or in the one named ("mnist:3.0.1").
+
+    Raises:
+      UserError: it is not there; one line with the nearest right name, or with what to do.
+    """
+    bare, _, version = name.partition(":")
+    sets = prepared(folder)
+    if bare not in sets:
+        nearest = difflib.get_close_matches(bare, sets, n=1)
+        hint = f"did you mean {nearest[0]!r}? Otherwise set" if nearest else "set"
+        raise UserError(
+            f"nothing is prepared for {bare!r} in {folder}: {hint} TFDS_DATA_DIR or --config.data.data_dir to a folder "
+            f'that holds it, or prepare it with `pip install "gen-jax[tf]"` and `tfds build {bare} '
+            "--file_format=array_record`"
+        )
+    if version and version not in sets[bare]:
+        raise UserError(f"{bare!r} is prepared in {folder} as version {', '.join(sets[bare])}, not {version}")
+    return folder / bare / (version or sets[bare][-1])
+
+
+def _version_key(version: str) -> tuple[tuple[bool, int, str], ...]:
+    """Orders "3.10.0" behind "3.9.0"; what is not a number comes first."""
+    return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in version.split("."))
+
+
+def _split(
+    builder: tfds.core.DatasetBuilder, split: str, class_names: tuple[str, ...] | None, config: Any
+) -> cache.Stored:
+    try:
+        info = builder.info.splits[split]
+    except (KeyError, ValueError):
+        raise UserError(
+            f"{builder.name!r} has no split {split!r} (it has {', '.join(sorted(builder.info.splits))}): "
+            "set --config.data.train_split, --config.data.test_split"
+        ) from None
+    if not info.num_examples:
+        raise UserError(f"the split {split!r} of {builder.name!r} is empty")
+    key = {"name": builder.info.full_name, "split": split, "shards": _digest(info.filepaths), "labels": class_names}
+
+    def build() -> tuple[cache.Arrays, dict[str, Any]]:
+        return _decode(builder, split, class_names), {}
+
+    return cache.fetch(cache.root(config.cache_dir) / "data", f"{builder.name}-{split}", key, build)
+
+
+def _digest(paths: list[os.PathLike[str]]) -> str:
+    """Returns the SHA-256 of the shards' bytes, so that a set prepared anew is decoded anew."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _decode(builder: tfds.core.DatasetBuilder, split: str, class_names: tuple[str, ...] | None) -> cache.Arrays:
+    """Returns the split's `image` uint8 [N, H, W, C] and, where there are classes, `label` i32 [N]."""
+    unread = {name: tfds.decode.SkipDecoding() for name in builder.info.features if name not in ("image", "label")}
+    source = builder.as_data_source(split=split, decoders=unread)
+    num_examples = len(source)
+    image = np.empty((num_examples, *source[0]["image"].shape), np.uint8)
+    label = np.empty(num_examples, np.int32)
+
+    def decode(start: int) -> int:
+        rows = range(start, min(start + _CHUNK, num_examples))
+        for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
+            if example["image"].shape != image.shape[1:]:
+                raise UserError(
+                    f"{builder.name!r} holds images of different sizes ({example['image'].shape} beside "
+                    f"{image.shape[1:]}): only sets with one size can be read"
+                )
+            image[row] = example["image"]
+            if class_names is not None:
+                label[row] = example["label"]
+        return len(rows)
+
+    with (
+        concurrent.futures.ThreadPoolExecutor() as pool,  # decoding lets go of Python's lock
+        tqdm.tqdm(total=num_examples, desc=f"decoding {builder.name} {split}", unit="images") as progress,
+    ):
+        for count in pool.map(decode, range(0, num_examples, _CHUNK)):
+            progress.update(count)
+    if class_names is None:
+        return {"image": image}
+    if not 0 <= label.min() <= label.max() < len(class_names):
+        raise UserError(f"the split {split!r} of {builder.name!r} has examples without a class: choose another split")
+    return {"image": image, "label": label}

@@ -1,0 +1,211 @@
+"""Denoising diffusion (Ho et al. 2020) with any schedule, prediction, weighting and sampler of this room.
+
+One denoiser is made here, in one place, and both training and sampling ask it: the network sees
+`level.time`, and the prediction turns its output into x0_hat.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import optimizer
+from gen_jax.config import require_choice
+from gen_jax.diffusion import prediction as predictions
+from gen_jax.diffusion import sampler as samplers
+from gen_jax.diffusion import schedule as schedules
+from gen_jax.diffusion import weighting as weightings
+from gen_jax.diffusion.unet import UNet
+from gen_jax.method import (
+    Array,
+    Batch,
+    DataSpec,
+    Key,
+    Method,
+    Picture,
+    PyTree,
+    Scalars,
+    State,
+    UserError,
+    broadcast_to_images,
+    draw,
+    stream,
+    to_model,
+    to_pixels,
+)
+
+NUM_FRAMES = 41  # of the reverse process's animation
+NUM_STRIP = 9  # pictures along a process
+
+
+def make(config: Any, spec: DataSpec) -> Method:
+    """Returns DDPM as a method; see `configs/ddpm_mnist.py` for what it reads of a config.
+
+    Raises:
+      UserError: an unknown name, eps-prediction of pure noise, labels asked of a data set without.
+    """
+    c = config.diffusion
+    require_choice("diffusion.schedule", c.schedule, schedules.SCHEDULES)
+    require_choice("diffusion.prediction", c.prediction, predictions.PREDICTIONS)
+    require_choice("diffusion.weighting", c.weighting, weightings.WEIGHTINGS)
+    require_choice("sample.sampler", config.sample.sampler, samplers.SAMPLERS)
+    if spec.dtype != "uint8":
+        raise UserError(f"ddpm needs pictures of bytes; data set {spec.name} has {spec.dtype}")
+    if c.conditional and spec.num_classes is None:
+        raise UserError(f"config.diffusion.conditional needs labels, and data set {spec.name} has none")
+
+    schedule = schedules.SCHEDULES[c.schedule](c.num_timesteps, c.zero_terminal_snr)
+    prediction = predictions.PREDICTIONS[c.prediction]
+    predictions.check(prediction, schedule)
+    weighting = weightings.WEIGHTINGS[c.weighting]()
+    sampler = _sampler(config.sample)
+    steps = schedule.steps(config.sample.num_steps, config.sample.spacing)
+    network = UNet(
+        out_channels=spec.image_shape[-1],
+        num_classes=(spec.num_classes or 0) if c.conditional else 0,
+        dtype=jnp.dtype(config.compute_dtype),
+        **config.network,
+    )
+    optimize = optimizer.make(config.optimizer, config.num_steps, config.ema)
+
+    def init(key: Key) -> State:
+        x = jnp.zeros((1, *spec.image_shape))
+        variables = network.init(stream(key, "init"), x, jnp.zeros(1), label=_no_label(x) if c.conditional else None)
+        params = {"denoiser": variables["params"]}
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            key=key,
+            params=params,
+            variables={},
+            opt_state={"denoiser": optimize.init(params["denoiser"])},
+            ema=jax.tree.map(jnp.copy, params),
+            frozen={},
+        )
+
+    def add_noise(x0: Array, t: Array, key: Key, index: Array) -> tuple[Array, Array, schedules.Level]:
+        level = schedule.level(t)
+        eps = draw(key, index, lambda k: jax.random.normal(k, spec.image_shape))
+        x_t = broadcast_to_images(level.alpha, x0) * x0 + broadcast_to_images(level.sigma, x0) * eps
+        return x_t, eps, level
+
+    def losses(params: PyTree, batch: Batch, t: Array, key_noise: Key, key_dropout: Key | None) -> Array:
+        """Weighted squared error, mean over pixels: f32 [B]."""
+        x0 = to_model(batch["image"])
+        x_t, eps, level = add_noise(x0, t, key_noise, batch["index"])
+        output = network.apply(
+            {"params": params},
+            x_t,
+            level.time,
+            label=batch["label"] if c.conditional else None,
+            index=batch["index"],
+            train=key_dropout is not None,
+            rngs=None if key_dropout is None else {"dropout": key_dropout},
+        )
+        error = jnp.mean((output - prediction.target(x0, eps, level)) ** 2, axis=(1, 2, 3))
+        return weighting(level, prediction.name) * error
+
+    def sample_times(key: Key, index: Array) -> Array:
+        """Times i32 [B], each uniform over 0..T-1, spread evenly over the global batch.
+
+        One uniform number a step, shifted by each example's share of the batch (Kingma et al. 2021, VDM,
+        appendix I.1): the loss of a batch varies less than with independent times.
+        """
+        u = jax.random.uniform(key) + index / config.batch_size
+        return jnp.minimum(((u % 1.0) * schedule.num_steps).astype(jnp.int32), schedule.num_steps - 1)
+
+    def step(state: State, batch: Batch) -> tuple[State, Scalars]:
+        key = jax.random.fold_in(stream(state.key, "step"), state.step)
+        key_noise, key_time, key_dropout = jax.random.split(key, 3)
+
+        def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, Scalars]:
+            t = sample_times(key_time, batch["index"])
+            loss = jnp.mean(losses(params, batch, t, key_noise, key_dropout))
+            return loss, {"loss": loss}
+
+        scalars, grads = optimizer.value_and_grad(loss_fn, state.params["denoiser"], batch, config.accumulate)
+        state, norms = optimize.apply(state, "denoiser", grads)
+        return state.replace(step=state.step + 1), scalars | norms
+
+    def evaluate(state: State, batch: Batch, key: Key) -> Scalars:
+        key_noise, key_time = jax.random.split(key)
+        t = draw(key_time, batch["index"], lambda k: jax.random.randint(k, (), 0, schedule.num_steps))
+        return {"loss": losses(state.ema["denoiser"], batch, t, key_noise, None)}
+
+    def denoiser(state: State, label: Array | None) -> Callable[[Array, schedules.Level], Array]:
+        def denoise(x_t: Array, level: schedules.Level) -> Array:
+            output = network.apply({"params": state.ema["denoiser"]}, x_t, level.time, label=label)
+            return prediction.to_x0(output, x_t, level)
+
+        return samplers.clipped(denoise) if config.sample.clip else denoise
+
+    def sample(state: State, keys: Array, label: Array | None) -> Array:
+        return samplers.sample(denoiser(state, label), schedule, sampler, steps, keys, spec.image_shape)
+
+    def pictures(state: State, key: Key, batch: Batch) -> dict[str, Picture]:
+        x0 = to_model(batch["image"][:1])
+        times = np.linspace(0, schedule.num_steps - 1, NUM_STRIP - 1).round().astype(np.int32)
+        noised, _, _ = add_noise(jnp.repeat(x0, len(times), 0), times, key, jnp.zeros(len(times), jnp.int32))
+        forward = Picture(
+            to_pixels(jnp.concatenate([x0, noised])),
+            title="Forward process",
+            caption="One training image and its noisy versions x_t = alpha_t x0 + sigma_t eps, with the same eps "
+            f"throughout, under the {_described(c)}.",
+            kind="strip",
+            labels=("x0", *(f"t = {t}" for t in times)),
+        )
+
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(9))
+        label = jnp.arange(9) % network.num_classes if c.conditional else None
+        way = samplers.trajectory(denoiser(state, label), schedule, sampler, steps, keys, spec.image_shape)
+        x_t = jnp.concatenate([way.x_t, way.x0[None]])  # [S + 1, 9, H, W, C]: from pure noise to the sample
+        strip = np.linspace(0, len(steps), NUM_STRIP).round().astype(int)
+        frames = np.linspace(0, len(steps), min(NUM_FRAMES, len(steps) + 1)).round().astype(int)
+        names = (*(f"t = {t}" for t in steps), "sample")
+        how = f"{len(steps)} {config.sample.sampler} steps with {config.sample.spacing} spacing"
+        return {
+            "forward": forward,
+            "reverse": Picture(
+                to_pixels(x_t[strip, 0]),
+                title="Reverse process",
+                caption=f"From pure noise to a sample in {how}.",
+                kind="strip",
+                labels=tuple(names[i] for i in strip),
+            ),
+            "x0_hat": Picture(
+                to_pixels(way.x0_hat[np.minimum(strip, len(steps) - 1), 0]),
+                title="What the network believes",
+                caption="The estimate x0_hat of the clean image at the same steps: first the mean of all data, "
+                "then ever more certain.",
+                kind="strip",
+                labels=tuple(names[min(i, len(steps) - 1)] for i in strip),
+            ),
+            "reverse_animation": Picture(
+                to_pixels(x_t[frames]),
+                title="Reverse process, step by step",
+                caption=f"Nine images at once, {how}.",
+                kind="animation",
+                labels=tuple(names[i] for i in frames),
+            ),
+        }
+
+    return Method(init, step, sample, evaluate, pictures, conditional=c.conditional)
+
+
+def _sampler(c: Any) -> samplers.Sampler:
+    """The sampler of `config.sample`; its parameters are the config values of the same names."""
+    factory = samplers.SAMPLERS[c.sampler]
+    return factory(**{name: c[name] for name in inspect.signature(factory).parameters})
+
+
+def _no_label(x: Array) -> Array:
+    return jnp.full(x.shape[:1], -1, jnp.int32)
+
+
+def _described(c: Any) -> str:
+    end = " with zero terminal SNR" if c.zero_terminal_snr else ""
+    return f"{c.schedule.replace('_', ' ')} schedule of {c.num_timesteps} steps{end}"

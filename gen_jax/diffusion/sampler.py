@@ -1,0 +1,245 @@
+"""Samplers: from noise to data, down a list of noise levels, with one denoiser signature for all of them.
+
+`denoise(x_t [N, ...], level with leaves [N]) -> x0_hat` is all that a sampler knows of a network: prediction kind,
+guidance, labels and clipping are wrapped around the network before it comes here. The list of levels is an argument;
+the next level comes from that list and the last one is clean data. What a sampler takes from the levels is worked out
+in float64 on the host, for the whole list at once (1 - (alpha_t / alpha_s)^2 loses its digits in float32).
+Sources: Ho et al. 2020, Song et al. 2021 (DDIM), Lin et al. 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.diffusion.schedule import Level, Schedule
+from gen_jax.method import Array, PyTree, UserError
+
+Denoiser = Callable[[Array, Level], Array]
+
+
+class Sampler(NamedTuple):
+    """One way to walk from x_t to x_s, the next, cleaner level.
+
+    Attributes:
+      plan: levels (float64 [S + 1], from noisy to clean) -> what the S steps need of them, leaves [S].
+      init: x_T -> what the sampler remembers between steps; () if nothing.
+      step: (carry, x_t, x0_hat, one row of the plan, noise) -> (carry, x_s).
+      noisy: whether steps take standard normal noise; without it `noise` is None.
+    """
+
+    plan: Callable[[Level], PyTree]
+    init: Callable[[Array], PyTree]
+    step: Callable[[PyTree, Array, Array, PyTree, Array | None], tuple[PyTree, Array]]
+    noisy: bool
+
+
+class Transition(NamedTuple):
+    """The steps x_s = of_x_t x_t + of_x0 x0_hat + of_noise noise: leaves [S], one row a step."""
+
+    of_x_t: Any
+    of_x0: Any
+    of_noise: Any
+
+
+class Trajectory(NamedTuple):
+    """A sampling process: its end, and what it was at the K steps that were kept."""
+
+    x0: Array  # f32 [N, H, W, C]
+    x_t: Array  # f32 [K, N, H, W, C], what the denoiser was given
+    x0_hat: Array  # f32 [K, N, H, W, C], what it made of it
+
+
+def ancestral(variance: str = "small") -> Sampler:
+    """Returns the sampler of Ho et al. 2020, for any stride: x_s from q(x_s | x_t, x0_hat).
+
+    The last step, to clean data, is the mean x0_hat itself: the small variance is 0 there, the large one left out.
+
+    Args:
+      variance: "small" is that of q(x_s | x_t, x0), exact for data at a single point; "large" is that of
+        q(x_t | x_s), exact for standard normal data.
+
+    Raises:
+      UserError: there is no such variance.
+
+    Example:
+      >>> from gen_jax.diffusion import schedule
+      >>> plan = ancestral().plan(schedule.linear().path([500, 480]))
+      >>> plan.of_noise.round(6).tolist()
+      [0.420265, 0.0]
+    """
+    if variance not in _ANCESTRAL_STD:
+        raise UserError(
+            f"unknown variance {variance!r} of the ancestral sampler; there are {', '.join(_ANCESTRAL_STD)}"
+        )
+
+    def plan(levels: Level) -> Transition:
+        t, s = _pairs(levels)
+        m = _signal_ratio(t, s)
+        return Transition(m * s.sigma / t.sigma, s.alpha * (1 - m**2), _ANCESTRAL_STD[variance](t, s))
+
+    return Sampler(plan, _no_memory, _apply_transition, noisy=True)
+
+
+def ddim(eta: float = 0.0) -> Sampler:
+    """Returns the sampler of Song et al. 2021 (eq. 12): the noise that x0_hat leaves in x_t is used again.
+
+    Args:
+      eta: share of fresh noise: 0 is deterministic, 1 is `ancestral("small")`.
+
+    Raises:
+      UserError: eta is not within 0..1.
+
+    Example:
+      >>> from gen_jax.diffusion import schedule
+      >>> step = ddim().plan(schedule.linear().path([500, 480]))
+      >>> round(float(step.of_x_t[0] * 0.7 + step.of_x0[0] * -0.3), 9)
+      0.683986188
+    """
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta of the DDIM sampler must lie within 0 and 1, not {eta}")
+
+    def plan(levels: Level) -> Transition:
+        t, s = _pairs(levels)
+        fresh = eta**2 * (1 - _signal_ratio(t, s) ** 2)  # share of the variance at s that is drawn anew
+        of_x_t = s.sigma * np.sqrt(1 - fresh) / t.sigma  # eps_hat = (x_t - alpha_t x0_hat) / sigma_t is put in
+        return Transition(of_x_t, s.alpha - of_x_t * t.alpha, s.sigma * np.sqrt(fresh))
+
+    return Sampler(plan, _no_memory, _apply_transition, noisy=eta > 0)
+
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {"ancestral": ancestral, "ddim": ddim}
+
+
+def sample(
+    denoise: Denoiser,
+    schedule: Schedule,
+    sampler: Sampler,
+    steps: Sequence[int] | np.ndarray,
+    keys: Array,
+    shape: tuple[int, ...],
+) -> Array:
+    """Returns samples, one a key: f32 [N, *shape]. To be called inside jit; the steps are one scan.
+
+    Sampling starts from standard normal noise, also where the schedule leaves some data in its last level. Image i
+    depends on keys[i] alone (its first noise on `fold_in(key, 0)`, that of step j on `fold_in(key, j + 1)`), so it is
+    the same whatever N is.
+
+    Args:
+      denoise: (x_t [N, *shape], level with leaves [N]) -> x0_hat.
+      schedule: gives the levels of the steps.
+      sampler: from `SAMPLERS`.
+      steps: times that fall strictly, as `schedule.steps` gives them; known when tracing.
+      keys: one key an image, [N].
+      shape: of one image, (H, W, C).
+
+    Raises:
+      UserError: steps do not fall strictly within the schedule.
+
+    Example:
+      >>> from gen_jax.diffusion import schedule
+      >>> always_half = lambda x_t, level: jnp.full_like(x_t, 0.5)
+      >>> linear = schedule.linear()
+      >>> keys = jax.random.split(jax.random.key(0), 2)
+      >>> sample(always_half, linear, ancestral(), linear.steps(5), keys, (1, 1, 1)).ravel().tolist()
+      [0.5, 0.5]
+    """
+    return trajectory(denoise, schedule, sampler, steps, keys, shape, keep=()).x0
+
+
+def trajectory(
+    denoise: Denoiser,
+    schedule: Schedule,
+    sampler: Sampler,
+    steps: Sequence[int] | np.ndarray,
+    keys: Array,
+    shape: tuple[int, ...],
+    keep: Sequence[int] | np.ndarray | None = None,
+) -> Trajectory:
+    """Returns the same samples as `sample` with the same arguments, and what the process was on its way.
+
+    Args:
+      denoise, schedule, sampler, steps, keys, shape: as for `sample`.
+      keep: positions in `steps` to keep, rising: only these K take memory. None keeps every step.
+
+    Example:
+      >>> from gen_jax.diffusion import schedule
+      >>> always_half = lambda x_t, level: jnp.full_like(x_t, 0.5)
+      >>> keys = jax.random.split(jax.random.key(0), 1)
+      >>> way = trajectory(always_half, schedule.linear(), ddim(), [999, 499, 0], keys, (4, 4, 1), keep=(0, 2))
+      >>> way.x_t.shape, way.x0_hat.shape
+      ((2, 1, 4, 4, 1), (2, 1, 4, 4, 1))
+    """
+    path = schedule.path(steps)
+    num_steps, num_images = len(path.sigma) - 1, len(keys)
+    keep = np.arange(num_steps) if keep is None else np.asarray(keep, np.int32)
+    slots = np.full(num_steps, len(keep), np.int32)  # where a step is stored; the rest share one slot after the last
+    slots[keep] = np.arange(len(keep))
+    inputs = (Level(*(values[:-1] for values in path)), sampler.plan(path))
+    inputs = jax.tree.map(lambda values: jnp.asarray(values, jnp.float32), inputs)
+
+    def draw_noise(index: Array | int) -> Array:
+        return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape))(keys)
+
+    def take_step(state: tuple, inputs: tuple) -> tuple[tuple, None]:
+        carry, x_t, stored = state
+        index, slot, (level, row) = inputs
+        x0_hat = denoise(x_t, Level(*(jnp.full(num_images, value) for value in level)))
+        stored = tuple(store.at[slot].set(x) for store, x in zip(stored, (x_t, x0_hat), strict=True))
+        carry, x_s = sampler.step(carry, x_t, x0_hat, row, draw_noise(index + 1) if sampler.noisy else None)
+        return (carry, x_s, stored), None
+
+    x_T = draw_noise(0)
+    start = (sampler.init(x_T), x_T, (jnp.zeros((len(keep) + 1, *x_T.shape)),) * 2)
+    (_, x0, stored), _ = jax.lax.scan(take_step, start, (jnp.arange(num_steps), slots, inputs))
+    return Trajectory(x0, *(store[:-1] for store in stored))
+
+
+def clipped(denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
+    """Returns a denoiser whose x0_hat stays within the range of the data; samplers derive eps_hat from it after that.
+
+    Example:
+      >>> clipped(lambda x_t, level: 3 * x_t)(jnp.array([-1.0, 0.1]), None).tolist()
+      [-1.0, 0.30000001192092896]
+    """
+    return lambda x_t, level: jnp.clip(denoise(x_t, level), low, high)
+
+
+def _pairs(levels: Level) -> tuple[Level, Level]:
+    """Returns the levels at which the steps start and those at which they end."""
+    return Level(*(values[:-1] for values in levels)), Level(*(values[1:] for values in levels))
+
+
+def _signal_ratio(t: Level, s: Level) -> Any:
+    """Returns m = (alpha_t / sigma_t) / (alpha_s / sigma_s), the root of the ratio of the SNRs: 0..1.
+
+    All steps are written in m because nothing is divided by zero: m is 0 both where t is pure noise and where s is
+    clean data. The variance of q(x_t | x_s), 1 - (alpha_t / alpha_s)^2, is sigma_t^2 (1 - m^2).
+    """
+    return t.alpha * s.sigma / (t.sigma * s.alpha)
+
+
+def _small_std(t: Level, s: Level) -> np.ndarray:
+    return s.sigma * np.sqrt(1 - _signal_ratio(t, s) ** 2)
+
+
+def _large_std(t: Level, s: Level) -> np.ndarray:
+    return np.where(s.sigma == 0, 0, t.sigma * np.sqrt(1 - _signal_ratio(t, s) ** 2))  # the last step is the mean
+
+
+_ANCESTRAL_STD: dict[str, Callable[[Level, Level], np.ndarray]] = {"small": _small_std, "large": _large_std}
+
+
+def _no_memory(x_T: Array) -> tuple[()]:
+    return ()
+
+
+def _apply_transition(
+    carry: PyTree, x_t: Array, x0_hat: Array, row: Transition, noise: Array | None
+) -> tuple[PyTree, Array]:
+    mean: Array = row.of_x_t * x_t + row.of_x0 * x0_hat
+    return carry, mean if noise is None else mean + row.of_noise * noise

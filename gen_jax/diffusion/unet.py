@@ -1,0 +1,170 @@
+"""The U-Net that predicts noise, data or velocity: the DDPM paper's network and the fast one for CPUs are one module.
+
+Ho et al. 2020, appendix B (sizes as in the released code). What is ours: patches at the ends, FiLM, other norms,
+resampling by shuffles, labels.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax.method import Array, UserError
+from gen_jax.nn.blocks import (
+    AttentionBlock,
+    ResidualBlock,
+    depth_to_space,
+    kernel_init,
+    space_to_depth,
+    upsample_nearest,
+    zero_init,
+)
+from gen_jax.nn.embedding import sinusoidal
+from gen_jax.nn.norm import GroupNorm, RMSNorm
+
+try:
+    from gen_jax.nn.conv import Conv
+except ImportError:
+    from flax.linen import Conv
+
+NORMS: dict[str, Callable[..., Callable[..., nn.Module]]] = {
+    "group": lambda num_groups: functools.partial(GroupNorm, num_groups=num_groups),
+    "rms": lambda num_groups: RMSNorm,
+}
+
+
+class UNet(nn.Module):
+    """Residual blocks at falling, then rising sizes; each block of the way up sees one of the way down.
+
+    The defaults are the paper's CIFAR-10 network (35,746,307 parameters with dropout 0.1).
+
+    Attributes:
+      out_channels: of the prediction: those of the image.
+      channels: width of the first level, and half the number of sines and cosines of the time.
+      multipliers: width of each level, in `channels`; between two levels the size is halved.
+      num_blocks: residual blocks a level on the way down; one more on the way up.
+      attention_sizes: heights of the levels that have attention after every block; after patch and padding.
+      num_heads: of attention.
+      patch: pixels of a side that become channels of one position at the input, and back at the output.
+      norm: a name in NORMS.
+      num_groups: of "group".
+      film: whether the condition scales and shifts, or is added.
+      shuffle: whether sizes change by moving pixels into channels and a matmul (cheap on CPUs), or by the paper's
+        strided convolution and nearest-neighbour resize.
+      use_bias: whether layers have a bias where a norm, or softmax, follows and takes most of it away (as the paper).
+      dropout: in the residual blocks.
+      num_classes: size of the label embedding; 0 for none.
+      dtype: of the computation (jnp.bfloat16 where that is fast); parameters and output are f32.
+
+    Example:
+      >>> unet = UNet(out_channels=1, channels=8, multipliers=(1, 2), num_groups=4, attention_sizes=(4,))
+      >>> x_t, time = jnp.ones((2, 8, 8, 1)), jnp.array([0.0, 999.0])
+      >>> unet.init_with_output(jax.random.key(0), x_t, time)[0].shape
+      (2, 8, 8, 1)
+    """
+
+    out_channels: int = 3
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    num_blocks: int = 2
+    attention_sizes: tuple[int, ...] = (16,)
+    num_heads: int = 1
+    patch: int = 1
+    norm: str = "group"
+    num_groups: int = 32
+    film: bool = False
+    shuffle: bool = False
+    use_bias: bool = True
+    dropout: float = 0.0
+    num_classes: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x_t: Array,
+        time: Array,
+        *,
+        label: Array | None = None,
+        index: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        """Returns the prediction, f32 [B, H, W, out_channels].
+
+        Args:
+          x_t: f32 [B, H, W, C]. Sizes that do not halve evenly are padded with zeros here, and cropped at the end.
+          time: f32 [B], in steps (0..1000).
+          label: i32 [B], or None for none; a label outside 0..num_classes-1 (say -1) stands for "none" too.
+          index: i32 [B], positions in the global batch, for dropout.
+          train: whether dropout drops.
+        """
+        if self.norm not in NORMS:
+            raise UserError(f"no norm is called {self.norm!r}; there are {', '.join(NORMS)}")
+        if label is not None and not self.num_classes:
+            raise UserError("a label was given to a network without num_classes")
+        norm = NORMS[self.norm](self.num_groups)
+        conv = functools.partial(Conv, kernel_size=(3, 3), kernel_init=kernel_init, dtype=self.dtype)
+        dense = functools.partial(nn.Dense, kernel_init=kernel_init, dtype=self.dtype)
+
+        condition = dense(4 * self.channels, name="time_0")(sinusoidal(time, self.channels))
+        condition = dense(4 * self.channels, name="time_1")(nn.silu(condition))
+        if self.num_classes:
+            one_hot = jax.nn.one_hot(jnp.full(time.shape, -1) if label is None else label, self.num_classes)
+            condition += dense(4 * self.channels, use_bias=False, name="label")(one_hot)
+
+        def level(h: Array, name: str, features: int) -> Array:
+            block = ResidualBlock(features, norm, self.film, self.dropout, self.use_bias, self.dtype, name=name)
+            h = block(h, condition, index, train=train)
+            if h.shape[1] in self.attention_sizes:
+                h = AttentionBlock(norm, self.num_heads, self.use_bias, self.dtype, name=f"{name}_attention")(h)
+            return h
+
+        def down(h: Array, name: str, features: int) -> Array:
+            if self.shuffle:
+                return dense(features, name=name)(space_to_depth(h, 2))
+            return conv(features, strides=(2, 2), name=name)(h)
+
+        def up(h: Array, name: str, features: int) -> Array:
+            if self.shuffle:
+                return depth_to_space(dense(4 * features, name=name)(h), 2)
+            return conv(features, name=name)(upsample_nearest(h))
+
+        height, width = x_t.shape[1:3]
+        pads = [_even_padding(size, self.patch * 2 ** (len(self.multipliers) - 1)) for size in (height, width)]
+        x = jnp.pad(x_t, ((0, 0), *pads, (0, 0))).astype(self.dtype)
+        widths = [self.channels * m for m in self.multipliers]
+        h = conv(widths[0], name="in")(space_to_depth(x, self.patch))
+        skips = [h]
+        for i, features in enumerate(widths):
+            for j in range(self.num_blocks):
+                h = level(h, f"down_{i}_{j}", features)
+                skips.append(h)
+            if i + 1 < len(widths):
+                h = down(h, f"down_{i}", features)
+                skips.append(h)
+
+        middle = functools.partial(ResidualBlock, widths[-1], norm, self.film, self.dropout, self.use_bias, self.dtype)
+        h = middle(name="middle_0")(h, condition, index, train=train)
+        h = AttentionBlock(norm, self.num_heads, self.use_bias, self.dtype, name="middle_attention")(h)
+        h = middle(name="middle_1")(h, condition, index, train=train)
+
+        for i, features in reversed(list(enumerate(widths))):
+            for j in range(self.num_blocks + 1):
+                h = level(jnp.concatenate([h, skips.pop()], axis=-1), f"up_{i}_{j}", features)
+            if i > 0:
+                h = up(h, f"up_{i}", features)
+
+        h = nn.silu(norm(name="out_norm")(h))
+        out = conv(self.out_channels * self.patch**2, kernel_init=zero_init, name="out")(h)
+        out = depth_to_space(out, self.patch)
+        return out[:, pads[0][0] :, pads[1][0] :][:, :height, :width].astype(jnp.float32)
+
+
+def _even_padding(size: int, multiple: int) -> tuple[int, int]:
+    total = -size % multiple
+    return total // 2, total - total // 2

@@ -1,0 +1,248 @@
+"""How good a trained model is: loss on the test split, and its samples judged by a classifier of our own.
+
+A classifier that the project trains on the data set itself gives the features and the labels; no download
+is involved, and no figure can be compared with published FIDs. Each name says so, and says how many samples.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gen_jax import parallel, report, sample
+from gen_jax.data import dataset
+from gen_jax.method import Method, Picture, State, UserError, stream
+from gen_jax.metrics import classifier as classifiers
+from gen_jax.metrics.frechet import frechet_distance
+from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, nearest, precision_recall, thin
+from gen_jax.run import Run, write_json
+
+NUM_NEAREST = 8  # samples whose nearest training images are shown
+NEIGHBOURS = 5
+
+
+def evaluate(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
+    """`--mode=eval`: judges `config.eval.num_samples` new samples of a run; writes report.json and the page."""
+    model = sample.load(workdir, overrides)
+    config, run = model.config, Run(workdir)
+    data = dataset.load(config.data)
+    if data.spec.fingerprint != model.spec.fingerprint:
+        raise UserError(
+            f"{run.workdir} was trained on {model.spec.name} ({model.spec.fingerprint[:12]}), but the data at hand is "
+            f"{data.spec.name} ({data.spec.fingerprint[:12]})"
+        )
+    chief = jax.process_index() == 0
+    images, _ = sample.generate(
+        model.method, config, model.spec, model.state, model.mesh, config.eval.num_samples, progress=chief
+    )
+    values = judge(config, model.method, data, model.mesh, model.state, images)
+    if chief:
+        write_report(run, values)
+        print(table(values))
+        print(f"report: {report.write(run.workdir)}")
+
+
+def make_losses(
+    config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh
+) -> Callable[[State], dict[str, tuple[float, float]]]:
+    """Returns state -> {measure: (mean, standard error)} over the first `config.eval.num_examples` test examples.
+
+    The last batch is padded and the padding left out; sums are taken in float64. Empty where the method
+    evaluates nothing or the data has no test split.
+    """
+    if method.evaluate is None or data.test is None:
+        return lambda state: {}
+    num = min(config.eval.num_examples, len(data.test["image"]))
+    devices, processes = mesh.devices.size, jax.process_count()
+    size = -(-min(config.batch_size, num) // devices) * devices
+    evaluate = method.evaluate
+    options = parallel.compiler_options() if config.fast_compile_options else {}
+    call = jax.jit(
+        lambda state, batch: evaluate(state, batch, stream(state.key, "eval")),
+        out_shardings=parallel.sharded(mesh),
+        compiler_options=options,
+    )
+
+    def losses(state: State) -> dict[str, tuple[float, float]]:
+        values: dict[str, list[np.ndarray]] = {}
+        for start in range(0, num, size):
+            index = np.minimum(np.arange(start, start + size), num - 1)
+            mine = np.split(index, processes)[jax.process_index()]
+            rows = {k: np.asarray(v[mine]) for k, v in data.test.items()} | {"index": mine.astype(np.int32)}
+            for name, measured in call(state, parallel.put_rows(rows, mesh)).items():
+                values.setdefault(name, []).append(parallel.fetch(measured)[: num - start].astype(np.float64))
+        return {name: _mean(np.concatenate(pieces)) for name, pieces in values.items()}
+
+    return losses
+
+
+def _mean(values: np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def judge(
+    config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh, state: State, images: np.ndarray
+) -> dict[str, Any]:
+    """Returns what report.json holds: every metric of `images` and of the model, each with its protocol.
+
+    Args:
+      config: of the run.
+      method: what is judged; `evaluate` gives its loss.
+      data: what it was trained on.
+      mesh: where the loss is computed.
+      state: what is judged.
+      images: its samples, uint8 [N, H, W, C].
+    """
+    step = int(state.step)
+    rows = []
+    for name, (value, error) in make_losses(config, method, data, mesh)(state).items():
+        num = min(config.eval.num_examples, len(data.test["image"])) if data.test else 0
+        protocol = f"mean over {num:,} test examples, averaged weights, step {step:,}"
+        rows.append(_metric(f"test_{name}", value, "lower", protocol, error=error))
+    histogram = None
+    if data.spec.num_classes is not None:
+        judged, histogram = _judge_by_classifier(config, data, images, step)
+        rows += judged
+    return {
+        "metrics": rows,
+        "histogram": histogram,
+        "facts": {"checkpoint_step": step, "sampler": _sampler(config), "data": data.spec.name},
+    }
+
+
+def _judge_by_classifier(
+    config: Any, data: dataset.Dataset, images: np.ndarray, step: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    recipe = classifiers.Recipe(num_steps=config.eval.classifier_steps)
+    classifier = classifiers.train(data, config.data.cache_dir, recipe)
+    num, n = len(images), short(len(images))
+    fake, train = classifier.features(images), classifier.train_features
+    probabilities = classifier.probabilities(images)
+    where = (
+        f"{num:,} samples ({_sampler(config)}, step {step:,}); features and classes of a classifier trained on "
+        f"{data.spec.name} (test accuracy {classifier.test_accuracy:.2%})"
+    )
+    real_probabilities = real = None
+    if data.test is not None:
+        real = classifier.features(data.test["image"][:num])
+        real_probabilities = classifier.probabilities(data.test["image"])
+
+    rows = []
+    if num > fake.shape[1]:
+        rows.append(
+            _metric(
+                f"frechet_distance/classifier_{n}",
+                frechet_distance(fake, train),
+                "lower",
+                f"{where}; against all {len(train):,} training images. Not FID",
+                None if real is None or len(real) <= real.shape[1] else frechet_distance(real, train),
+                reference_protocol=None if real is None else f"{len(real):,} real test images in place of the samples",
+            )
+        )
+    if num > NEIGHBOURS:
+        some = thin(train, min(num, MAX_REFERENCE))
+        judged = thin(fake, MAX_REFERENCE)
+        names = ("precision", "recall", "density", "coverage")
+        values = precision_recall(some, judged) + density_coverage(some, judged)
+        references = [None] * 4 if real is None else precision_recall(some, real) + density_coverage(some, real)
+        for name, value, reference in zip(names, values, references, strict=True):
+            k = 3 if name in ("precision", "recall") else 5
+            protocol = f"{where}; against {len(some):,} training images, k = {k}"
+            rows.append(_metric(f"{name}/classifier_{n}", value, "higher", protocol, reference))
+    sure = classifiers.confident_share(probabilities)
+    rows.append(
+        _metric(
+            f"confident_share/classifier_{n}",
+            sure,
+            "higher",
+            f"share classified with more than 0.9 confidence; {where}",
+            None if real_probabilities is None else classifiers.confident_share(real_probabilities),
+            error=float(np.sqrt(sure * (1 - sure) / num)),
+        )
+    )
+    histogram = {
+        "names": list(data.spec.class_names or ()),
+        "share": classifiers.class_histogram(probabilities).tolist(),
+        "reference": None
+        if real_probabilities is None
+        else classifiers.class_histogram(real_probabilities).tolist(),
+    }
+    return rows, histogram
+
+
+def short(num: int) -> str:
+    """Returns a count as it stands in the name of a metric.
+
+    Example:
+      >>> short(10_000), short(1_500), short(100)
+      ('10k', '1500', '100')
+    """
+    return f"{num // 1000}k" if num % 1000 == 0 else str(num)
+
+
+def _metric(
+    name: str,
+    value: float,
+    better: str,
+    protocol: str,
+    reference: float | None = None,
+    reference_protocol: str | None = None,
+    error: float | None = None,
+) -> dict[str, Any]:
+    if reference_protocol:
+        protocol += f"; reference: {reference_protocol}"
+    return {
+        "name": name,
+        "value": value,
+        "reference": reference,
+        "standard_error": error,
+        "better": better,
+        "protocol": protocol + ".",
+    }
+
+
+def _sampler(config: Any) -> str:
+    values = config.sample
+    return f"{values.sampler}, {values.num_steps} steps" if "sampler" in values else "one pass"
+
+
+def nearest_picture(images: np.ndarray, data: dataset.Dataset) -> dict[str, Picture]:
+    """Returns a few samples, each beside its nearest training images by distance of pixels."""
+    queries = images[:NUM_NEAREST]
+    index, _ = nearest(queries, data.train["image"], NEIGHBOURS)
+    rows = [np.concatenate([query[None], data.train["image"][near]]) for query, near in zip(queries, index, strict=True)]
+    return {
+        "nearest": Picture(
+            np.concatenate(rows),
+            title="Nearest training images",
+            caption=f"Left: a sample. Beside it: the {NEIGHBOURS} training images whose pixels are closest. A sample "
+            "that is a copy would stand beside its original.",
+            columns=1 + NEIGHBOURS,
+        )
+    }
+
+
+def write_report(run: Run, values: dict[str, Any]) -> None:
+    """Writes report.json; figures of the same checkpoint that stand there under other names are kept."""
+    kept: list[dict[str, Any]] = []
+    if run.report_json.is_file():
+        old = json.loads(run.report_json.read_text())
+        names = {row["name"] for row in values["metrics"]}
+        if old["facts"]["checkpoint_step"] == values["facts"]["checkpoint_step"]:
+            kept = [row for row in old["metrics"] if row["name"] not in names]
+    write_json(run.report_json, values | {"metrics": values["metrics"] + kept})
+
+
+def table(values: dict[str, Any]) -> str:
+    """Returns the metrics as lines of text."""
+    lines = [f"{'metric':36} {'value':>10} {'real test images':>18}"]
+    for row in values["metrics"]:
+        reference = "" if row["reference"] is None else f"{row['reference']:.4g}"
+        lines.append(f"{row['name']:36} {row['value']:10.4g} {reference:>18}")
+    return "\n".join(lines)

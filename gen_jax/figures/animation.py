@@ -1,0 +1,59 @@
+"""Animations: frames of several images each, as one sheet for the page and as a GIF."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+
+import numpy as np
+
+from gen_jax.figures.grid import Images, checked, enlarge, grid, to_pil
+
+
+def thin(images: Images, budget: int) -> Images:
+    """Returns an animation of at most `budget` pixel values: fewer images a frame first, then fewer frames.
+
+    Images are dropped from the end, down to the square numbers so that frames stay square; frames are
+    taken evenly, with the first and the last.
+
+    Args:
+      images: uint8 [F, N, H, W, C].
+      budget: number of values that may remain (two frames of one image always do).
+
+    Example:
+      >>> thin(np.zeros((40, 16, 8, 8, 1), np.uint8), budget=25_000).shape
+      (40, 9, 8, 8, 1)
+    """
+    frames, count, *shape = images.shape
+    if images.size <= budget:
+        return images
+    pixels = math.prod(shape)
+    side = min(math.isqrt(count), math.isqrt(budget // (frames * pixels)))
+    count = max(side, 1) ** 2
+    frames = min(frames, max(budget // (count * pixels), 2))
+    return images[np.linspace(0, len(images) - 1, frames).round().astype(int), :count]
+
+
+def draw_frames(images: Images, columns: int = 0, padding: int = 2) -> Images:
+    """Returns each frame of `images` uint8 [F, N, H, W, C] drawn as a grid: [F, H', W', C]."""
+    return np.stack([grid(frame, columns, padding) for frame in images])
+
+
+def sheet_columns(count: int) -> int:
+    """Returns how many frames stand in a row of a sheet: as square as can be, since browsers limit both sides."""
+    return math.ceil(math.sqrt(count))
+
+
+def write_gif(path: pathlib.Path, frames: Images, milliseconds: int = 80, factor: int = 4) -> None:
+    """Writes frames uint8 [F, H, W, C] as a GIF that repeats and rests a second on its last frame.
+
+    Args:
+      path: of the file; its folder is made where it is missing.
+      frames: grey or RGB.
+      milliseconds: a frame is shown; GIF counts in hundredths of a second.
+      factor: by which every pixel is enlarged.
+    """
+    pictures = [to_pil(enlarge(frame, factor)) for frame in checked(frames)]
+    durations = [milliseconds] * (len(pictures) - 1) + [1000]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)

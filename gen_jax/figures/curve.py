@@ -1,0 +1,201 @@
+"""Curves as inline SVG: drawn in Python, coloured by the page's style sheet, readable at any width.
+
+The <svg> itself is the plotting area: its labels stand in its margin and are placed in per cent, so that
+text keeps its size while the area takes the width of the page. Lines lie in a nested <svg> of
+1000 x 1000 units that is stretched over the area.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gen_jax.figures.markup import Html, element, join, number
+
+SIDE = 1000  # units of the plotting area, in both directions
+MAX_POINTS = 400  # drawn of one curve: more cannot be told apart
+_SMOOTHED_FROM = 30  # points; shorter curves are drawn as they are
+_LOG_RATIO = 20.0  # a positive curve whose values span more than this is drawn on a log scale
+_COLOURS = 5  # series classes that the style sheet knows
+
+Floats = npt.NDArray[np.float64]
+
+
+class Series(NamedTuple):
+    """One curve: `values` f64 [K] at `steps` f64 [K], which rise."""
+
+    name: str
+    steps: Floats
+    values: Floats
+
+
+class Axis(NamedTuple):
+    """A range of values, and whether equal ratios (log) or equal differences take equal lengths."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def place(self, values: npt.ArrayLike) -> Floats:
+        """Returns where values lie between `low` (0) and `high` (1).
+
+        Example:
+          >>> Axis(1.0, 100.0, log=True).place([1.0, 10.0]).tolist()
+          [0.0, 0.5]
+        """
+        low, high, values = self.low, self.high, np.asarray(values, np.float64)
+        if self.log:
+            low, high, values = math.log(low), math.log(high), np.log(values)
+        return (values - low) / (high - low)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """Returns about `count` round values of the range: 1, 2 or 5 times a power of ten apart.
+
+        Example:
+          >>> Axis(0.0, 3000.0).ticks(), Axis(0.008, 1.3, log=True).ticks()
+          ([0.0, 1000.0, 2000.0, 3000.0], [0.01, 0.1, 1.0])
+        """
+        if self.log:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            for factors in ((1, 2, 5), (1,)):
+                values = [factor * 10.0**decade for decade in decades for factor in factors]
+                values = [value for value in values if self.low <= value <= self.high]
+                if len(values) <= count + 1:
+                    return values
+            return values[:: math.ceil(len(values) / count)]
+        rough = (self.high - self.low) / count
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [i * step for i in range(first, last + 1)]
+
+
+def smooth(values: Floats, half: int) -> Floats:
+    """Returns the mean over the window of `half` values on either side, which does not lag behind the curve.
+
+    Near the start the window shrinks on both sides, so that a steep first fall is kept; near the end
+    only its right side does, so that the last value is a mean too.
+
+    Example:
+      >>> smooth(np.array([9.0, 3.0, 0.0, 3.0]), half=1).tolist()
+      [9.0, 4.0, 2.0, 1.5]
+    """
+    index = np.arange(len(values))
+    first, last = index - np.minimum(half, index), np.minimum(index + np.minimum(half, index), len(values) - 1)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return (sums[last + 1] - sums[first]) / (last + 1 - first)
+
+
+def is_noisy(values: Floats) -> bool:
+    """Returns whether more than a quarter of the values are turning points; of white noise two thirds are.
+
+    Example:
+      >>> is_noisy(np.linspace(0.0, 1.0, 10)), is_noisy(np.array([0.0, 1.0, 0.2, 0.9, 0.1]))
+      (False, True)
+    """
+    turns = np.diff(np.sign(np.diff(values))) != 0
+    return bool(turns.mean() > 0.25)
+
+
+def value_axis(series: Sequence[Series]) -> Axis:
+    """Returns the range of all values: on a log scale where they are positive and span a ratio over 20."""
+    values = np.concatenate([one.values for one in series])
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high / low > _LOG_RATIO:
+        margin = (high / low) ** 0.04
+        return Axis(low / margin, high * margin, log=True)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    floor = 0.0 if 0 <= low < 0.3 * high else low - margin  # a range that nearly reaches zero shows it
+    return Axis(floor, high + margin)
+
+
+def chart(series: Sequence[Series], title: str) -> Html:
+    """Returns curves over the training step as one figure with axes, legend and read-out.
+
+    Long noisy curves are drawn as points with a smoothed line above; the legend says so. The values that the
+    pointer reads out are the unsmoothed ones.
+
+    Args:
+      series: curves with at least one point each, all finite.
+      title: of the figure: what the values are, with their unit.
+    """
+    last_step = max(float(one.steps[-1]) for one in series)
+    x, y = Axis(0.0, max(last_step, 1.0)), value_axis(series)
+    labels = [
+        (element("line", x1=0, x2="100%", y1=at, y2=at), element("text", number(tick), x=-8, y=at, dy="0.32em"))
+        for tick in y.ticks()
+        for at in [_percent(1 - float(y.place(tick)))]
+    ]
+    steps = [
+        element("text", f"{tick:,.10g}", x=_percent(float(x.place(tick))), y="100%", dy="1.5em") for tick in x.ticks(4)
+    ]
+    lines, legend, points = [], [], []
+    for index, one in enumerate(series):
+        colour = f"series-{index % _COLOURS}"
+        shown = _thinned(len(one.steps))
+        across, up = x.place(one.steps), 1 - y.place(one.values)
+        note = ""
+        if len(one.steps) >= _SMOOTHED_FROM and is_noisy(one.values):
+            half = math.ceil(len(one.steps) / 50)
+            lines.append(element("path", d=_dots(across[shown], up[shown]), class_=f"dots {colour}"))
+            up = 1 - y.place(smooth(one.values, half))
+            note = f", line: mean over {2 * half + 1} points"
+        elif len(one.steps) == 1:
+            lines.append(element("path", d=_dots(across, up), class_=f"dots {colour}"))
+        lines.append(element("path", d=_line(across[shown], up[shown]), class_=f"line {colour}"))
+        legend.append(element("li", element("span", class_=f"key {colour}"), one.name, note))
+        points.append(
+            {
+                "name": one.name,
+                "steps": one.steps[shown].tolist(),
+                "places": across[shown].round(4).tolist(),
+                "values": [number(float(value)) for value in one.values[shown]],
+            }
+        )
+    ends = "; ".join(
+        f"{one.name} from {number(float(one.values[0]))} to {number(float(one.values[-1]))}" for one in series
+    )
+    plot = element(
+        "svg",
+        element("g", *(part for pair in labels for part in pair), class_="y-axis"),
+        element(
+            "g", *steps, element("text", "step", x="100%", y="100%", dy="2.9em", class_="x-label"), class_="x-axis"
+        ),
+        element("svg", *lines, viewBox=f"0 0 {SIDE} {SIDE}", preserveAspectRatio="none", width="100%", height="100%"),
+        element("line", class_="cursor", y1=0, y2="100%", visibility="hidden"),
+        class_="plot",
+        role="img",
+        tabindex=0,
+        aria_label=f"Curve of {title} up to step {last_step:,.0f}: {ends}. Arrow keys read out values.",
+        data_points=json.dumps(points),
+    )
+    heading = join(title, element("small", " log scale") if y.log else None)
+    return element(
+        "figure",
+        element("figcaption", element("strong", heading), element("ul", *legend)),
+        plot,
+        element("output", class_="read-out", aria_live="polite"),
+        class_="chart",
+    )
+
+
+def _thinned(count: int) -> npt.NDArray[np.int64]:
+    return np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).round().astype(np.int64))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"
+
+
+def _line(across: Floats, up: Floats) -> str:
+    return "M" + "L".join(f"{SIDE * a:.1f},{SIDE * b:.1f}" for a, b in zip(across, up, strict=True))
+
+
+def _dots(across: Floats, up: Floats) -> str:
+    """A line of no length with round ends is a dot that stays round where the area is stretched."""
+    return "".join(f"M{SIDE * a:.1f},{SIDE * b:.1f}h0" for a, b in zip(across, up, strict=True))

@@ -1,0 +1,94 @@
+"""Many images as one, and images as PNG. numpy in, arrays or files out."""
+
+from __future__ import annotations
+
+import io
+import math
+import pathlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+Images = npt.NDArray[np.uint8]
+
+
+def grid(images: Images, columns: int = 0, padding: int = 2, background: int = 0) -> Images:
+    """Returns images side by side, row by row.
+
+    Args:
+      images: uint8 [N, H, W, C], C 1 (grey) or 3 (RGB).
+      columns: images a row; 0 makes the grid as square as it can be.
+      padding: pixels between two images; there are none around the whole.
+      background: value of the padding and of cells that no image fills.
+
+    Returns:
+      uint8 [rows * (H + padding) - padding, columns * (W + padding) - padding, C].
+
+    Example:
+      >>> grid(np.full((4, 8, 8, 1), 255, np.uint8)).shape
+      (18, 18, 1)
+    """
+    images = checked(images)
+    count, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cells = np.full((rows * columns, height + padding, width + padding, channels), background, np.uint8)
+    cells[:count, :height, :width] = images
+    whole = cells.reshape(rows, columns, height + padding, width + padding, channels).swapaxes(1, 2)
+    whole = whole.reshape(rows * (height + padding), columns * (width + padding), channels)
+    return whole[: whole.shape[0] - padding, : whole.shape[1] - padding]
+
+
+def checked(images: Images) -> Images:
+    """Returns `images`, which must be uint8 [N, H, W, C] with N > 0 and C 1 or 3; raises ValueError otherwise."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"needs images uint8 [N, H, W, 1 or 3], has {images.dtype} {list(images.shape)}")
+    return images
+
+
+def enlarge(image: Images, factor: int) -> Images:
+    """Returns `image` [H, W, C] with every pixel repeated `factor` times in both directions.
+
+    Example:
+      >>> enlarge(np.array([[[1], [2]]], np.uint8), 2)[..., 0].tolist()
+      [[1, 1, 2, 2], [1, 1, 2, 2]]
+    """
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def to_pil(image: Images) -> PIL.Image.Image:
+    """Returns `image` uint8 [H, W, C], C 1 or 3, as Pillow's."""
+    import PIL.Image
+
+    return PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def png_bytes(image: Images) -> bytes:
+    """Returns `image` uint8 [H, W, C], C 1 or 3, as a PNG file.
+
+    Example:
+      >>> png_bytes(np.zeros((2, 2, 1), np.uint8))[1:4]
+      b'PNG'
+    """
+    stream = io.BytesIO()
+    to_pil(image).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def save_png(path: pathlib.Path, image: Images) -> None:
+    """Writes `image` uint8 [H, W, C] as a PNG file; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png_bytes(image))
+
+
+def load_png(path: pathlib.Path) -> Images:
+    """Returns a PNG file as uint8 [H, W, C]: C is 1 where the file is grey, otherwise 3."""
+    import PIL.Image
+
+    with PIL.Image.open(path, formats=("PNG",)) as picture:
+        image = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+    return image.reshape(*image.shape[:2], -1)

@@ -1,0 +1,54 @@
+"""Self-attention over the positions of an image, or of any sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax.method import Array
+
+Initializer = nn.initializers.Initializer
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product attention (Vaswani et al. 2017) over all positions; query, key and value are one matmul.
+
+    Attributes:
+      num_heads: has to divide the number of channels.
+      qkv_bias: the DDPM paper has it; a key's bias changes nothing (softmax cancels it), and Adam makes steps
+        of its rounding noise, so networks of our own leave it out.
+      kernel_init, out_kernel_init: of the projection into and out of the heads.
+      dtype: of the computation; softmax is f32, parameters are f32.
+
+    Example:
+      >>> x = jnp.ones((2, 4, 4, 8))
+      >>> y, _ = SelfAttention(num_heads=2).init_with_output(jax.random.key(0), x)
+      >>> y.shape
+      (2, 4, 4, 8)
+    """
+
+    num_heads: int = 1
+    qkv_bias: bool = False
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    out_kernel_init: Initializer = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, ..., C] like `x`; the axes between are the positions."""
+        batch, channels = x.shape[0], x.shape[-1]
+        if channels % self.num_heads:
+            raise ValueError(f"{channels} channels do not divide into {self.num_heads} heads")
+        width = channels // self.num_heads
+        tokens = x.reshape(batch, -1, channels)
+        qkv = nn.Dense(
+            3 * channels, use_bias=self.qkv_bias, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv"
+        )(tokens)
+        q, k, v = jnp.moveaxis(qkv.reshape(batch, -1, 3, self.num_heads, width), (2, 3), (0, 2))  # [B, heads, N, width]
+        logits = jnp.einsum("bhnd,bhmd->bhnm", q * width**-0.5, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        mixed = jnp.moveaxis(jnp.einsum("bhnm,bhmd->bhnd", weights, v), 1, 2).reshape(x.shape)
+        return nn.Dense(channels, kernel_init=self.out_kernel_init, dtype=self.dtype, name="out")(mixed)

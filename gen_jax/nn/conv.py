@@ -1,0 +1,209 @@
+"""Convolutions of images; parameters are named and laid out as flax.linen's, so that checkpoints are exchangeable.
+
+The transposed convolution has a form of its own on CPUs. There XLA runs the weight gradient of a dilated
+convolution about 50 times slower than the gradients of the plain convolutions that it is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jax import lax
+
+from gen_jax.method import Array
+
+Padding = str | Sequence[tuple[int, int]]
+"""SAME, VALID, or (before, after) for height and width."""
+
+
+def conv(x: Array, kernel: Array, strides: Sequence[int] = (1, 1), padding: Padding = "SAME") -> Array:
+    """Returns the correlation of images with a kernel (flax.linen.Conv without its bias).
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [h, w, C, F].
+      strides: of height and width.
+      padding: as lax.conv_general_dilated has it.
+
+    Returns:
+      [B, H', W', F].
+
+    Example:
+      >>> conv(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
+      [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
+    """
+    if not isinstance(padding, str):
+        x, padding = _pad_beyond_kernel(x, kernel, padding)
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _pad_beyond_kernel(
+    x: Array, kernel: Array, padding: Sequence[tuple[int, int]]
+) -> tuple[Array, list[tuple[int, int]]]:
+    """Returns `x` padded, or cropped, by what is not in 0..kernel-1 of `padding`, and the rest.
+
+    A convolution with a negative padding before an axis and a positive one after it reads foreign memory on a CPU
+    (jaxlib 0.10.2), and padding beyond the kernel becomes negative in the gradient.
+    """
+    inside = [tuple(min(max(p, 0), k - 1) for p in pair) for k, pair in zip(kernel.shape, padding, strict=False)]
+    beyond = [(p - q, r - s, 0) for (p, r), (q, s) in zip(padding, inside, strict=True)]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *beyond, (0, 0, 0)]), inside
+
+
+def conv_transpose(x: Array, kernel: Array, strides: Sequence[int] = (1, 1), padding: Padding = "SAME") -> Array:
+    """Returns the transposed convolution of images (flax.linen.ConvTranspose without its bias).
+
+    The kernel is not flipped: one of torch has to be, in both spatial axes. On a CPU it is one convolution an output
+    phase, elsewhere XLA's own; the platform is known when the program is lowered.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [h, w, C, F].
+      strides: of height and width: an output has that many times as many pixels.
+      padding: of the input with strides - 1 zeros between its pixels; SAME gives strides * (H, W).
+
+    Returns:
+      [B, H', W', F].
+
+    Example:
+      >>> conv_transpose(jnp.array([[[[1.0], [2.0]]]]), jnp.ones((1, 2, 1, 1)), strides=(1, 2)).ravel().tolist()
+      [1.0, 1.0, 2.0, 2.0]
+    """
+    names = (padding, padding) if isinstance(padding, str) else padding
+    pads = [_transposed_padding(k, s, p) for k, s, p in zip(kernel.shape, strides, names, strict=False)]
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: _conv_transpose_by_phase(x, kernel, strides, pads),
+        default=lambda x, kernel: _conv_transpose_dilated(x, kernel, strides, pads),
+    )
+
+
+def _transposed_padding(size: int, stride: int, padding: str | tuple[int, int]) -> tuple[int, int]:
+    """Zeros before and after the dilated input, as in lax.conv_transpose."""
+    if not isinstance(padding, str):
+        return padding
+    if padding == "VALID":
+        return size - 1, stride - 1 + max(size - stride, 0)
+    if padding == "SAME":
+        total = size + stride - 2
+        before = size - 1 if stride >= size else (total + 1) // 2
+        return before, total - before
+    raise ValueError(f"padding is SAME, VALID or pairs of numbers, not {padding!r}")
+
+
+def _conv_transpose_dilated(x: Array, kernel: Array, strides: Sequence[int], pads: Sequence[tuple[int, int]]) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), pads, lhs_dilation=strides, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _conv_transpose_by_phase(x: Array, kernel: Array, strides: Sequence[int], pads: Sequence[tuple[int, int]]) -> Array:
+    """One convolution for the outputs of each remainder modulo `strides`, interleaved."""
+    batch, features = x.shape[0], kernel.shape[-1]
+    height, rows = _phases(x.shape[1], kernel.shape[0], strides[0], pads[0])
+    width, columns = _phases(x.shape[2], kernel.shape[1], strides[1], pads[1])
+    shape = (batch, -(-height // strides[0]), -(-width // strides[1]), features)
+
+    def phase(row: _Phase, column: _Phase) -> Array:
+        taps = kernel[row.taps, column.taps]
+        if taps.size == 0:  # the kernel is shorter than the stride
+            return jnp.zeros(shape, x.dtype)
+        return conv(x, taps, padding=(row.padding, column.padding))
+
+    # One axis after the other: no transpose is needed.
+    wide = [jnp.stack([phase(row, column) for column in columns], axis=3) for row in rows]
+    y = jnp.stack([part.reshape(*shape[:2], -1, features) for part in wide], axis=2)
+    return y.reshape(batch, -1, *y.shape[3:])[:, :height, :width]
+
+
+class _Phase(NamedTuple):
+    """Along one axis: what makes the outputs of one remainder modulo the stride."""
+
+    taps: slice  # of the kernel
+    padding: tuple[int, int]  # of the input
+
+
+def _phases(size: int, taps: int, stride: int, padding: tuple[int, int]) -> tuple[int, list[_Phase]]:
+    """Returns the length of the output and its phases, each of ceil(length / stride) outputs.
+
+    Output stride * m + p meets zeros of the dilated input at all taps but first, first + stride, ... with
+    first = (before - p) mod stride; the i-th of these lies on input m + i - start.
+    """
+    before, after = padding
+    length = stride * (size - 1) + 1 + before + after - taps + 1
+    count = -(-length // stride)
+    phases = []
+    for p in range(stride):
+        first = (before - p) % stride
+        start = (before - p - first) // stride
+        end = count - size - start + len(range(first, taps, stride)) - 1
+        phases.append(_Phase(slice(first, None, stride), (start, end)))
+    return length, phases
+
+
+class Conv(nn.Module):
+    """Convolution of images [B, H, W, C], as flax.linen.Conv.
+
+    Attributes:
+      features: channels of the output.
+      kernel_size: height and width.
+      strides: of height and width.
+      padding: SAME, VALID, or (before, after) for height and width.
+      use_bias: whether a learned value a feature is added.
+      dtype: of the computation; None: what input and parameters promote to.
+      param_dtype: of the parameters.
+      kernel_init: of `kernel` [h, w, C, F].
+      bias_init: of `bias` [F].
+
+    Example:
+      >>> x = jnp.ones((1, 4, 4, 2))
+      >>> Conv(3, (3, 3), strides=(2, 2)).init_with_output(jax.random.key(0), x)[0].shape
+      (1, 2, 2, 3)
+    """
+
+    features: int
+    kernel_size: Sequence[int]
+    strides: Sequence[int] = (1, 1)
+    padding: Padding = "SAME"
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, H', W', features]."""
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = self.operation(x, kernel)
+        return y if bias is None else y + bias
+
+    def operation(self, x: Array, kernel: Array) -> Array:
+        """What the kernel does to the images."""
+        return conv(x, kernel, self.strides, self.padding)
+
+
+class ConvTranspose(Conv):
+    """Transposed convolution of images [B, H, W, C], as flax.linen.ConvTranspose; see `conv_transpose`.
+
+    Attributes:
+      features: channels of the output; the others as in `Conv`.
+
+    Example:
+      >>> x = jnp.ones((1, 4, 4, 2))
+      >>> ConvTranspose(3, (4, 4), strides=(2, 2)).init_with_output(jax.random.key(0), x)[0].shape
+      (1, 8, 8, 3)
+    """
+
+    def operation(self, x: Array, kernel: Array) -> Array:
+        """What the kernel does to the images."""
+        return conv_transpose(x, kernel, self.strides, self.padding)

@@ -1,0 +1,151 @@
+"""Optimizers from a config, and `apply`: mean over devices, clip, update, EMA.
+
+optax does the work; what lives here is the order of things and the moving average of the parameters
+that are sampled. Gradients are averaged over minibatches by `value_and_grad`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax import parallel
+from gen_jax.method import Array, Batch, PyTree, Scalars, State, UserError
+
+LossFn = Callable[[PyTree, Batch], tuple[Array, Scalars]]
+
+
+class Optimizer(NamedTuple):
+    """What a method needs of an optimizer.
+
+    Attributes:
+      init: params -> optimizer state.
+      apply: (state, network's name, its gradients) -> (state with that network's params, optimizer state
+        and EMA renewed, scalars {"grad_norm", "learning_rate"}). Does not count the step.
+    """
+
+    init: Callable[[PyTree], PyTree]
+    apply: Callable[[State, str, PyTree], tuple[State, Scalars]]
+
+
+OPTIMIZERS: dict[str, Callable[[Any, optax.Schedule], optax.GradientTransformation]] = {
+    "adam": lambda c, lr: optax.adam(lr, b1=c.b1, b2=c.b2, eps=c.eps),
+    "adamw": lambda c, lr: optax.adamw(lr, b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay),
+    "sgd": lambda c, lr: optax.sgd(lr, momentum=c.b1 or None),
+    "rmsprop": lambda c, lr: optax.rmsprop(lr, decay=c.b2, eps=c.eps),
+}
+
+DECAYS: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "none": lambda peak, steps: optax.constant_schedule(peak),
+    "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
+    "cosine": lambda peak, steps: optax.cosine_decay_schedule(peak, steps),
+}
+
+
+def learning_rate(config: Any, num_steps: int) -> optax.Schedule:
+    """Returns step -> learning rate: linear warm-up, a plateau, then decay to zero at `num_steps`.
+
+    Args:
+      config: `config.optimizer`: learning_rate, warmup_steps, decay ("none", "linear", "cosine") and
+        decay_share, the share of the run that decays.
+      num_steps: length of the run.
+
+    Example:
+      >>> import ml_collections
+      >>> c = ml_collections.ConfigDict(dict(learning_rate=1.0, warmup_steps=10, decay="linear", decay_share=0.5))
+      >>> rate = learning_rate(c, 100)
+      >>> [round(float(rate(s)), 6) for s in (0, 9, 50, 75, 100)]
+      [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    warm = optax.linear_schedule(config.learning_rate / max(1, config.warmup_steps), config.learning_rate,
+                                 max(1, config.warmup_steps - 1))  # fmt: skip
+    decay_steps = max(1, round(num_steps * config.decay_share))
+    return optax.join_schedules(
+        [warm, optax.constant_schedule(config.learning_rate), DECAYS[config.decay](config.learning_rate, decay_steps)],
+        [config.warmup_steps, max(config.warmup_steps, num_steps - decay_steps)],
+    )
+
+
+def ema_decay(step: Array | int, decay: float) -> Array:
+    """Returns the decay of the moving average at 0-based `step`: min(decay, step / (step + 10)).
+
+    The warm-up forgets the random start at once (the first decay is 0) and keeps the average over about
+    the last tenth of a young run.
+
+    Example:
+      >>> [round(float(ema_decay(s, 0.99)), 3) for s in (0, 10, 10_000)]
+      [0.0, 0.5, 0.99]
+    """
+    step = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(decay, step / (step + 10.0))
+
+
+def make(config: Any, num_steps: int, ema: float) -> Optimizer:
+    """Returns the optimizer of a config.
+
+    Args:
+      config: `config.optimizer`: name, learning_rate, b1, b2, eps, weight_decay, clip_norm (0: none) and
+        what `learning_rate` reads.
+      num_steps: length of the run in steps.
+      ema: decay of the moving average, 0 <= ema < 1; 0 keeps a plain copy.
+
+    Raises:
+      UserError: a value that cannot be.
+    """
+    if not 0 <= ema < 1:
+        raise UserError(f"config.ema is {ema}: the decay of a moving average lies in [0, 1)")
+    if not 0 < config.decay_share <= 1:
+        raise UserError(f"config.optimizer.decay_share is {config.decay_share}: a share lies in (0, 1]")
+    rate = learning_rate(config, num_steps)
+    transform = OPTIMIZERS[config.name](config, rate)
+
+    def init(params: PyTree) -> PyTree:
+        return transform.init(params)
+
+    def apply(state: State, network: str, grads: PyTree) -> tuple[State, Scalars]:
+        grads = parallel.mean_over_devices(grads)
+        norm = optax.global_norm(grads)
+        if config.clip_norm:
+            factor = jnp.minimum(1.0, config.clip_norm / jnp.maximum(norm, 1e-12))
+            grads = jax.tree.map(lambda g: g * factor, grads)
+        updates, opt_state = transform.update(grads, state.opt_state[network], state.params[network])
+        params = optax.apply_updates(state.params[network], updates)
+        state = state.replace(
+            params=state.params | {network: params}, opt_state=state.opt_state | {network: opt_state}
+        )
+        if network in state.ema:
+            keep = ema_decay(state.step, ema)
+            average = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.ema[network], params)
+            state = state.replace(ema=state.ema | {network: average})
+        return state, {"grad_norm": norm, "learning_rate": jnp.asarray(rate(state.step), jnp.float32)}
+
+    return Optimizer(init, apply)
+
+
+def value_and_grad(loss_fn: LossFn, params: PyTree, batch: Batch, minibatches: int) -> tuple[Scalars, PyTree]:
+    """Returns (scalars, gradients) of the mean loss over a batch, in `minibatches` pieces.
+
+    Args:
+      loss_fn: (params, batch) -> (loss f32 [], scalars), both means over their batch.
+      params: what is differentiated.
+      batch: leaves [B, ...], or [minibatches, B / minibatches, ...] where there are several.
+      minibatches: gradient accumulation; 1 for none.
+    """
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    if minibatches == 1:
+        grads, scalars = grad_fn(params, batch)
+        return scalars, grads
+
+    def add(total, minibatch):
+        return jax.tree.map(jnp.add, total, grad_fn(params, minibatch)), None
+
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, params, jax.tree.map(lambda x: x[0], batch))
+    )
+    total, _ = parallel.loop(add, zeros, batch)
+    grads, scalars = jax.tree.map(lambda x: x / minibatches, total)
+    return scalars, grads

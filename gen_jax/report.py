@@ -1,0 +1,540 @@
+"""The page of a run: report.html, made from the files of the run's directory and from nothing else.
+
+It needs no data set, model or device, so it can be rebuilt anywhere, and at any time: of a run that is not
+finished, or that lacks parts, it shows what there is and says what there is not. `read` knows the files,
+the functions below it one section of the page each, and `SECTIONS` their order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import statistics
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from gen_jax.figures import animation, bars, curve, page
+from gen_jax.figures.grid import Images, checked, grid, load_png
+from gen_jax.figures.markup import Html, element, join, number
+from gen_jax.figures.pictures import load_picture
+from gen_jax.method import Picture, UserError
+
+_NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
+_MAX_PROGRESS = 24  # sample grids shown of those that training left
+_GIF_WIDTH = 240  # pixels, about: a GIF is looked at outside of the page, where nothing enlarges it
+_ACRONYM = 5  # letters: shorter names of methods are acronyms
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_BETTER = {"lower": "lower is better", "higher": "higher is better"}
+# What a damaged or half-written file raises, by way of json, zipfile, numpy or Pillow.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+
+T = TypeVar("T")
+
+
+class Samples(NamedTuple):
+    """The first of the run's samples, unselected."""
+
+    images: Images  # [N, H, W, C], N at most _NUM_GRID
+    labels: tuple[str, ...]  # one an image, or ()
+    total: int  # how many the file holds
+
+
+class Metric(NamedTuple):
+    """One line of report.json's `metrics`."""
+
+    name: str
+    value: float
+    protocol: str = ""
+    reference: float | None = None
+    standard_error: float | None = None
+    better: str | None = None
+
+
+@dataclasses.dataclass
+class Run:
+    """What a run's directory holds, as far as it could be read."""
+
+    name: str
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)  # config.json
+    curves: dict[str, curve.Series] = dataclasses.field(default_factory=dict)  # by "group/name"
+    step: int = 0  # the last one logged
+    seconds: float = 0.0  # of training, over all its starts
+    pictures: dict[str, Picture] = dataclasses.field(default_factory=dict)  # by file name, in order
+    samples: Samples | None = None
+    progress: dict[int, Images] = dataclasses.field(default_factory=dict)  # step -> grid [H, W, C]
+    metrics: list[Metric] = dataclasses.field(default_factory=list)  # report.json
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # report.json
+    histogram: dict[str, Any] = dataclasses.field(default_factory=dict)  # report.json
+    notes: list[str] = dataclasses.field(default_factory=list)  # what could not be read, or must be known
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The resolved config."""
+        return _as_dict(self.config.get("config"))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The data set that the run was really trained on, as DataSpec.to_dict gives it."""
+        return _as_dict(self.config.get("data"))
+
+    @property
+    def num_steps(self) -> int | None:
+        return self.settings.get("num_steps")
+
+    @property
+    def parameters(self) -> dict[str, list[dict[str, Any]]]:
+        """By network: a row a module."""
+        return _as_dict(self.config.get("parameters"))
+
+    def command(self, mode: str) -> Html:
+        """The command of the run with another mode."""
+        return element("code", f"{self.config.get('command', 'python -m gen_jax.main')} --mode={mode}")
+
+
+def write(workdir: pathlib.Path | str) -> pathlib.Path:
+    """Writes report.html, and a GIF beside each animation, from the files of a run's directory.
+
+    Args:
+      workdir: of a run, finished or not.
+
+    Returns:
+      Path of the page.
+
+    Raises:
+      UserError: there is no such directory.
+    """
+    workdir = pathlib.Path(workdir)
+    if not workdir.is_dir():
+        raise UserError(f"no run's directory at {workdir}")
+    run = read(workdir)
+    for name, picture in run.pictures.items():
+        if picture.kind == "animation":
+            _write_gif(workdir / "pictures" / name, picture)
+    path = workdir / "report.html"
+    unfinished = path.with_suffix(".html.part")
+    unfinished.write_text(draw(run), "utf-8")
+    os.replace(unfinished, path)  # a reader never meets half a page
+    return path
+
+
+def read(workdir: pathlib.Path) -> Run:
+    """Returns what the files of a run's directory hold; what is damaged becomes a note."""
+    run = Run(workdir.resolve().name)
+
+    def load(path: pathlib.Path, reader: Callable[[pathlib.Path], T], default: T) -> T:
+        try:
+            return reader(path) if path.exists() else default
+        except _DAMAGE as error:
+            name = str(path.relative_to(workdir))
+            reason = str(error).replace(str(path), name)  # a page that is passed on names no folder of its maker
+            run.notes.append(f"{name} could not be read and is left out ({type(error).__name__}: {reason}).")
+            return default
+
+    run.config = load(workdir / "config.json", _read_object, {})
+    run.name = "-".join(str(part) for part in (run.config.get("name"), run.config.get("variant")) if part) or run.name
+    lines = load(workdir / "metrics.jsonl", functools.partial(_read_lines, notes=run.notes), [])
+    run.curves = _curves(lines, run.notes)
+    run.step = max((int(line["step"]) for line in lines), default=0)
+    run.seconds = _seconds(lines)
+    for path in sorted((workdir / "pictures").glob("[0-9]*_*.npz")):
+        if picture := load(path, load_picture, None):
+            run.pictures[path.name] = picture
+    run.samples = load(
+        workdir / "samples.npz", functools.partial(_read_samples, class_names=run.data.get("class_names")), None
+    )
+    for path in _progress_files(workdir / "samples"):
+        if (image := load(path, load_png, None)) is not None:
+            run.progress[int(path.stem)] = image
+    report = load(workdir / "report.json", _read_object, {})
+    run.facts, run.histogram = _as_dict(report.get("facts")), _as_dict(report.get("histogram"))
+    metrics = report.get("metrics")
+    for values in metrics if isinstance(metrics, list) else []:
+        try:
+            run.metrics.append(_metric(values))
+        except _DAMAGE:
+            run.notes.append(f"A metric of report.json cannot be read and is left out: {json.dumps(values)}")
+    return run
+
+
+def draw(run: Run) -> str:
+    """Returns the page of a run."""
+    made = [(name, heading, _made(make, run)) for name, heading, make in SECTIONS]
+    shown = [(name, heading, body) for name, heading, body in made if body is not None]
+    return page.document(
+        f"{run.name}: gen_jax report",
+        element(
+            "main",
+            element("header", element("h1", run.name), _made(_summary, run)),
+            page.notice(run.notes),
+            page.contents((name, heading) for name, heading, _ in shown),
+            *(page.section(name, heading, body) for name, heading, body in shown),
+        ),
+        element("footer", "Made by gen_jax from the files of the run alone. The page loads nothing from elsewhere."),
+    )
+
+
+def _made(make: Callable[[Run], Html | None], run: Run) -> Html | None:
+    """One part of the page: files of another version, or edited by hand, must not take the others with them."""
+    try:
+        return make(run)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return _missing(f"The run's files hold this in a form that cannot be shown ({type(error).__name__}: {error}).")
+
+
+def _summary(run: Run) -> Html:
+    of = f" of {run.num_steps:,}" if run.num_steps else ""
+    known: list[tuple[str, object]] = [("trained for", f"{run.step:,}{of} steps")]
+    if run.parameters:
+        known.append(("parameters", f"{sum(map(_count, run.parameters.values())):,}"))
+    if run.seconds:
+        known.append(("training time", duration(run.seconds)))
+    if devices := run.config.get("devices"):
+        known.append(("device", f"{devices.get('count', 1)} {_TIMES} {devices.get('kind') or devices.get('platform')}"))
+    method = str(run.settings.get("method", "model"))
+    method = method.upper() if len(method) <= _ACRONYM else method.replace("_", " ")
+    return join(
+        element("p", method, " trained on ", _describe_data(run.data), ".", class_="lead"),
+        page.notice(_warnings(run)),
+        page.facts(known),
+    )
+
+
+def _describe_data(data: dict[str, Any]) -> Html:
+    if not data:
+        return Html("a data set that the run does not name")
+    height, width, channels = data.get("image_shape", (0, 0, 0))
+    colours = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
+    classes = data.get("class_names")
+    return join(
+        element("strong", data.get("name", "an unnamed data set")),
+        f": {data.get('num_examples', 0):,} {colours} images of {height} {_TIMES} {width} pixels",
+        f" in {len(classes)} classes" if classes else ", without labels",
+    )
+
+
+def _warnings(run: Run) -> list[str]:
+    """What a reader of the numbers must not miss."""
+    warnings = []
+    if run.num_steps and run.num_steps - run.step >= run.settings.get("log_every", 1):
+        warnings.append(f"This run is not finished: step {run.step:,} of {run.num_steps:,} was the last one logged.")
+    asked, used = run.settings.get("data", {}).get("name"), run.data.get("name")
+    if asked and used and asked != used:
+        warnings.append(f"The config asks for the data set {asked}; this run was trained on {used} instead.")
+    measured = run.facts.get("checkpoint_step")
+    if run.metrics and measured is not None and measured != run.step:
+        warnings.append(f"The key figures were measured at step {measured:,}; the last step logged is {run.step:,}.")
+    return warnings
+
+
+def _headline(run: Run) -> Html:
+    if run.samples is None:
+        return _missing("No samples yet. ", run.command("sample"), " writes samples.npz.")
+    images, labels, total = run.samples
+    count = min(_NUM_LARGE, len(images))
+    return join(
+        element("div", page.labelled(images[:count], labels[:count], "Generated sample"), class_="headline"),
+        element("p", f"The first {count} of {total:,} samples, in the order drawn: none were picked.", class_="note"),
+    )
+
+
+def _key_figures(run: Run) -> Html:
+    if not run.metrics:
+        return _missing("Not measured yet. ", run.command("eval"), " writes report.json.")
+    by_protocol: dict[str, list[Metric]] = {}
+    for metric in run.metrics:
+        by_protocol.setdefault(metric.protocol, []).append(metric)
+    groups = (
+        element(
+            "div",
+            element("dl", *(_card(metric) for metric in metrics)),
+            element("p", "How it was measured: ", protocol or "not stated", class_="note"),
+            class_="metrics",
+        )
+        for protocol, metrics in by_protocol.items()
+    )
+    facts = page.facts((name.replace("_", " "), _value(value)) for name, value in run.facts.items())
+    return join(*groups, facts if run.facts else None)
+
+
+def _card(metric: Metric) -> Html:
+    label, slash, protocol = metric.name.partition("/")
+    remarks = [
+        f"standard error {number(metric.standard_error, 2)}" if metric.standard_error is not None else "",
+        f"real test images {number(metric.reference)}" if metric.reference is not None else "",
+        _BETTER.get(metric.better or "", ""),
+    ]
+    return element(
+        "div",
+        element("dt", label.replace("_", " ").capitalize(), element("code", label, slash, Html("<wbr>"), protocol)),
+        element("dd", number(metric.value), class_="value"),
+        *(element("dd", remark) for remark in remarks if remark),
+    )
+
+
+def _grid(run: Run) -> Html | None:
+    if run.samples is None or len(run.samples.images) <= _NUM_LARGE:
+        return None
+    images = run.samples.images
+    caption = f"The first {len(images)} samples, in the order drawn."
+    return join(
+        page.image(grid(images), f"Grid of {len(images)} generated samples", "pixels wide"),
+        element("p", caption, class_="note"),
+    )
+
+
+def _pictures(run: Run) -> Html:
+    if not run.pictures:
+        return _missing("No pictures of the method yet: they are drawn when training ends.")
+    return join(*(page.picture(picture) for picture in run.pictures.values()))
+
+
+def _histogram(run: Run) -> Html | None:
+    if not run.histogram:
+        return None
+    names, shares = run.histogram.get("names", []), run.histogram.get("share", [])
+    reference = run.histogram.get("reference")
+    drawn = bars.bars([str(name) for name in names], shares, reference)
+    beside = "; the line across each bar is the share among real images" if reference else ""
+    return join(
+        drawn, element("p", f"Share of the samples that the classifier puts into each class{beside}.", class_="note")
+    )
+
+
+def _loss_curves(run: Run) -> Html:
+    return _charts(run, lambda group: group != "speed") or _missing("No step has been logged yet.")
+
+
+def _charts(run: Run, wanted: Callable[[str], bool]) -> Html | None:
+    """Curves of one name in one chart (train/loss beside eval/loss), those of losses first."""
+    by_name: dict[str, list[curve.Series]] = {}
+    for key, series in run.curves.items():
+        group, _, name = key.partition("/")
+        if wanted(group):
+            by_name.setdefault(name, []).append(series)
+    ordered = sorted(by_name.items(), key=lambda item: "loss" not in item[0])
+    charts = [curve.chart(series, name.replace("_", " ")) for name, series in ordered]
+    return element("div", *charts, class_="charts") if charts else None
+
+
+def _training_progress(run: Run) -> Html | None:
+    if not run.progress:
+        return None
+    last = list(run.progress.values())[-1].shape
+    kept = {step: image for step, image in run.progress.items() if image.shape == last}
+    labels = [f"step {step:,}" for step in kept]
+    caption = "Samples that were drawn while the model was trained; the slider moves through training."
+    return join(
+        page.player(np.stack(list(kept.values()))[:, None], labels, "Samples as training went"),
+        element("p", caption, class_="note"),
+    )
+
+
+def _parameters(run: Run) -> Html | None:
+    if not run.parameters:
+        return None
+    rows: list[tuple[object, ...]] = []
+    for network, modules in run.parameters.items():
+        rows += [(network, element("code", row["module"]), f"{row['parameters']:,}") for row in modules]
+        rows.append(tuple(element("strong", cell) for cell in (network, "all modules", f"{_count(modules):,}")))
+    return page.table(("network", "module", "parameters"), rows, frozenset({2}))
+
+
+def _speed(run: Run) -> Html | None:
+    rates = [series.values for key, series in run.curves.items() if key == "speed/images_per_second"]
+    known: list[tuple[str, object]] = []
+    if rates:
+        known.append(("images per second (median)", number(statistics.median(rates[0].tolist()), 3)))
+    if run.seconds:
+        known.append(("training time", duration(run.seconds)))
+        known.append(("time per step, all included", f"{number(1000 * run.seconds / max(run.step, 1), 3)} ms"))
+    charts = _charts(run, lambda group: group == "speed")
+    return join(page.facts(known), charts) if known or charts else None
+
+
+def _config(run: Run) -> Html | None:
+    rows = [(element("code", key), element("code", _value(value))) for key, value in flatten(run.settings)]
+    return page.details(f"{len(rows)} values", page.table(("key", "value"), rows)) if rows else None
+
+
+def _reproduce(run: Run) -> Html:
+    if not (command := run.config.get("command")):
+        return _missing("config.json does not hold the command of this run.")
+    known = [("git commit", run.config.get("git_commit") or "not known"), ("processes", run.config.get("processes", 1))]
+    known += [(f"device {key}", value) for key, value in run.config.get("devices", {}).items()]
+    known.append(("data fingerprint", run.data.get("fingerprint") or "not known"))
+    known += list(run.config.get("versions", {}).items())
+    rows = [(name, element("code", _value(value))) for name, value in known]
+    return join(page.code(command), page.table(("made with", ""), rows))
+
+
+SECTIONS: tuple[tuple[str, str, Callable[[Run], Html | None]], ...] = (
+    ("samples", "Samples", _headline),
+    ("figures", "Key figures", _key_figures),
+    ("grid", "A hundred samples", _grid),
+    ("model", "Inside the model", _pictures),
+    ("classes", "Classes", _histogram),
+    ("curves", "Curves", _loss_curves),
+    ("training", "Samples as training went", _training_progress),
+    ("parameters", "Parameters", _parameters),
+    ("speed", "Speed", _speed),
+    ("config", "Config", _config),
+    ("reproduce", "Reproduce", _reproduce),
+)
+"""Anchor, heading and maker of each part of the page, in order; a maker returns None where the part does not apply."""
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Returns the leaves of a nested config with their dotted keys, as one overrides them.
+
+    Example:
+      >>> flatten({"seed": 0, "sample": {"num": 10}})
+      [('seed', 0), ('sample.num', 10)]
+    """
+    leaves = []
+    for key, value in config.items():
+        leaves += flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [(prefix + key, value)]
+    return leaves
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as a person would say it.
+
+    Example:
+      >>> duration(42.4), duration(492.0), duration(7322.0)
+      ('42 s', '8 min 12 s', '2 h 2 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _count(modules: list[dict[str, Any]]) -> int:
+    return sum(row["parameters"] for row in modules)
+
+
+def _as_dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _missing(*what: object) -> Html:
+    return element("p", *what, class_="missing")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value if isinstance(value, str) else json.dumps(value)
+    return number(value)
+
+
+def _read_object(path: pathlib.Path) -> dict[str, Any]:
+    values = json.loads(path.read_text("utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    return values
+
+
+def _metric(values: dict[str, Any]) -> Metric:
+    """A metric of report.json, with what it may lack as None; raises where it has no name or value."""
+    known = {name: values[name] for name in Metric._fields if values.get(name) is not None}
+    known |= {name: float(known[name]) for name in ("value", "reference", "standard_error") if name in known}
+    return Metric(**known)
+
+
+def _read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl; the last line may be one that is just being written."""
+    lines, broken = [], 0
+    texts = path.read_text("utf-8", errors="replace").splitlines()
+    for index, line in enumerate(texts):
+        try:
+            record = json.loads(line)
+            lines.append({**record, "step": int(record["step"])})
+        except (ValueError, KeyError, TypeError):
+            broken += index < len(texts) - 1
+    if broken:
+        notes.append(f"{path.name} has {broken} lines that could not be read: they are left out.")
+    return lines
+
+
+def _curves(lines: list[dict[str, Any]], notes: list[str]) -> dict[str, curve.Series]:
+    """One curve a key `group/name`; of two values at one step the later line counts."""
+    points: dict[str, dict[int, float]] = {}
+    for line in lines:
+        for key, value in line.items():
+            if "/" in key and isinstance(value, (int, float)):
+                points.setdefault(key, {})[line["step"]] = value
+    curves = {}
+    for key, values in points.items():
+        finite = sorted((step, value) for step, value in values.items() if math.isfinite(value))
+        if len(finite) < len(values):
+            first = min(step for step, value in values.items() if not math.isfinite(value))
+            notes.append(f"{key} was not finite at {len(values) - len(finite)} logged steps, first at step {first:,}.")
+        if finite:
+            curves[key] = curve.Series(key, *np.array(finite, np.float64).T)
+    return curves
+
+
+def _seconds(lines: list[dict[str, Any]]) -> float:
+    """Time over all starts of the run: the clock of a resumed run may begin anew."""
+    total = before = 0.0
+    for line in lines:
+        if isinstance(now := line.get("seconds"), (int, float)):
+            total += now - before if now >= before else now
+            before = now
+    return total
+
+
+def _read_samples(path: pathlib.Path, class_names: list[str] | None) -> Samples:
+    with zipfile.ZipFile(path) as archive:
+        images, total = _first_rows(archive, "arr_0.npy")
+        labels = _first_rows(archive, "arr_1.npy")[0].tolist() if "arr_1.npy" in archive.namelist() else []
+    names = tuple(class_names[i] if class_names and 0 <= i < len(class_names) else str(i) for i in labels)
+    return Samples(checked(images), names, total)
+
+
+def _first_rows(archive: zipfile.ZipFile, member: str) -> tuple[np.ndarray, int]:
+    """The first rows of an array of an .npz and how many it has: the file may hold far more than fits memory."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = header(file)
+        if fortran_order or dtype.hasobject or not shape:
+            raise ValueError(f"{member} is no plain array with rows")
+        rows = min(shape[0], _NUM_GRID)
+        content = file.read(rows * math.prod(shape[1:]) * dtype.itemsize)
+    return np.frombuffer(content, dtype).reshape(rows, *shape[1:]), shape[0]
+
+
+def _progress_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Files `<step>.png` in order of steps, evenly thinned, the first and the last among them."""
+    paths = sorted((path for path in folder.glob("*.png") if path.stem.isdecimal()), key=lambda path: int(path.stem))
+    kept = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), _MAX_PROGRESS)).round().astype(int))
+    return [paths[i] for i in kept]
+
+
+def _write_gif(source: pathlib.Path, picture: Picture) -> None:
+    path = source.with_suffix(".gif")
+    if path.exists() and path.stat().st_mtime >= source.stat().st_mtime:
+        return
+    frames = animation.draw_frames(np.asarray(picture.images), picture.columns)
+    animation.write_gif(path, frames, factor=max(1, round(_GIF_WIDTH / frames.shape[2])))

@@ -1,0 +1,238 @@
+"""A run is its directory: where its files lie, how they are written, and who trains in it.
+
+Every file is written whole or not at all (`write_bytes`, `write_json`), and a failure to write is one
+line for the user (`writing`). What the files mean is the business of the rooms that write them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import json
+import math
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from gen_jax.method import UserError
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Turns what the system says against a write (full, read-only, gone) into one line that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that a crash at any moment leaves the old content or the new, never a part.
+
+    Raises:
+      UserError: if it cannot be written; the old content stays.
+
+    Example:
+      >>> import tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "a"
+      >>> write_bytes(path, b"1"), write_bytes(path, b"22")
+      (None, None)
+      >>> path.read_bytes()
+      b'22'
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)  # or a power cut could take back the new name
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Makes new names in `folder` last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Returns legal JSON: arrays become lists, and what is not finite, which JSON cannot say, becomes null.
+
+    Example:
+      >>> to_json({"loss": float("nan"), "n": 2})
+      '{"loss": null, "n": 2}'
+    """
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # arrays and scalars of numpy and JAX
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes `value` as legal JSON (see `to_json`), whole or not at all (see `write_bytes`)."""
+    write_bytes(path, (to_json(value, indent=2) + "\n").encode())
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The directory of a run, with a name for everything in it.
+
+    Example:
+      >>> import tempfile
+      >>> run = Run(tempfile.mkdtemp())
+      >>> run.write_config({"seed": 3})
+      >>> run.read_config()["seed"], run.config_path.name
+      (3, 'config.json')
+    """
+
+    workdir: pathlib.Path
+
+    def __init__(self, workdir: str | os.PathLike[str]):
+        object.__setattr__(self, "workdir", pathlib.Path(workdir))
+
+    @property
+    def config_path(self) -> pathlib.Path:
+        """Resolved config, DataSpec, versions, devices, commit, data set."""
+        return self.workdir / "config.json"
+
+    @property
+    def metrics(self) -> pathlib.Path:
+        """The record of training, one JSON object a line."""
+        return self.workdir / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> pathlib.Path:
+        """Events: a copy of `metrics`."""
+        return self.workdir / "tensorboard"
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.workdir / "checkpoints"
+
+    @property
+    def pictures(self) -> pathlib.Path:
+        """What the report shows, with one stored batch so that it is redrawn without data."""
+        return self.workdir / "pictures"
+
+    @property
+    def samples(self) -> pathlib.Path:
+        """Grids made while training."""
+        return self.workdir / "samples"
+
+    @property
+    def samples_npz(self) -> pathlib.Path:
+        return self.workdir / "samples.npz"
+
+    @property
+    def report_json(self) -> pathlib.Path:
+        """Every metric with its protocol."""
+        return self.workdir / "report.json"
+
+    @property
+    def report_html(self) -> pathlib.Path:
+        return self.workdir / "report.html"
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Writes config.json; makes the directory if need be."""
+        with writing(self.workdir):
+            self.workdir.mkdir(parents=True, exist_ok=True)
+        write_json(self.config_path, config)
+
+    def read_config(self) -> dict[str, Any]:
+        """Returns what `write_config` wrote; raises UserError where there is no run, or none that can be read."""
+        try:
+            return json.loads(self.config_path.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{self.workdir} holds no run: there is no {self.config_path.name} in it") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {self.config_path}: {error}") from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from training here; the system lets go when this one ends, however it ends.
+
+        Raises:
+          UserError: if another process holds it (the line names that process), or the directory cannot be written.
+        """
+        with writing(self.workdir):
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            file = (self.workdir / "lock").open("a+")
+        with file:
+            file.seek(0)
+            holder = _read_holder(file.read())
+            if not _take(file.fileno(), holder):
+                raise UserError(f"{self.workdir} is in use by {_describe(holder)}; end that one first, or wait")
+            with writing(self.workdir):
+                file.truncate(0)
+                file.write(to_json(_this_process()))
+                file.flush()
+            try:
+                yield
+            finally:
+                file.truncate(0)
+
+
+def _take(descriptor: int, holder: dict[str, Any] | None) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks (some mounts of Lustre): believe what the file says
+        return holder is None or _has_ended(holder)
+    return True
+
+
+def _this_process() -> dict[str, Any]:
+    now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "started": _start_time(os.getpid())}
+
+
+def _start_time(pid: int) -> int | None:
+    """Returns when a process of this machine began, in clock ticks since boot, or None where that is not known."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # Field 22 of proc(5); the second field, the name, may itself hold spaces and brackets.
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def _read_holder(content: str) -> dict[str, Any] | None:
+    """Returns what `_this_process` was when the lock was taken, or None if nobody holds it or it was cut short."""
+    try:
+        holder = json.loads(content)
+    except ValueError:
+        return None
+    return holder if isinstance(holder, dict) and holder.keys() == _this_process().keys() else None
+
+
+def _has_ended(holder: dict[str, Any]) -> bool:
+    """Whether the process is known to be gone; another one that was given its number since began at another time."""
+    return holder["host"] == socket.gethostname() and _start_time(holder["pid"]) != holder["started"]
+
+
+def _describe(holder: dict[str, Any] | None) -> str:
+    if holder is None:
+        return "another process"
+    name = f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
+    return f"what {name} left running" if _has_ended(holder) else name  # a child of it holds the lock

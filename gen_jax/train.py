@@ -1,0 +1,362 @@
+"""The one loop. It knows no method: it draws batch `step`, calls one compiled function, and lets hooks look.
+
+Resuming needs nothing but the newest checkpoint: batch n and the random numbers of step n are functions
+of (seed, n).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import __version__
+from gen_jax import config as configs
+from gen_jax import evaluate, methods, parallel, report, sample
+from gen_jax.checkpoint import Checkpoints
+from gen_jax.data import dataset
+from gen_jax.figures.grid import grid, save_png
+from gen_jax.figures.pictures import save_picture
+from gen_jax.method import Method, PyTree, State, UserError, count_parameters, stream
+from gen_jax.run import Run
+from gen_jax.writers import Progress, Writer
+
+NUM_IN_SHEET = 64  # samples drawn as training goes
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
+    """`--mode=train`: trains, or goes on training, until `config.num_steps`; then samples, judges and reports.
+
+    Args:
+      config: resolved and checked.
+      run: the directory that everything is written to.
+      name: of the config's file.
+      variant: of the config.
+      command: what reproduces this run, for config.json and the report.
+
+    Raises:
+      UserError: what the user can mend; one line.
+    """
+    with run.lock():
+        mesh = parallel.make_mesh(config.num_devices)
+        _check_batch(config, mesh)
+        refuse_changes(run, config)
+        data = dataset.load(config.data)
+        method = methods.make(config, data.spec)
+        abstract = parallel.abstract_state(method.init, mesh)
+        record = describe(config, data.spec, abstract, mesh, name, variant, command)
+        refuse_other_data(run, data.spec)
+        chief = jax.process_index() == 0
+        with Checkpoints(run.checkpoints) as checkpoints:
+            checkpoints.clean()
+            state = checkpoints.restore(abstract)
+            start = 0 if state is None else int(state.step)
+            if start >= config.num_steps and _is_reported(run, start):
+                print(_finished(run, start))
+                return
+            if chief:
+                run.write_config(record)
+                print(_headline(record, run, start))
+            if state is None:
+                state = parallel.init_state(method.init, config.seed, mesh)
+            if start < config.num_steps:
+                state = _loop(config, run, method, data, mesh, checkpoints, state, start)
+        _finish(config, run, method, data, mesh, state)
+
+
+def _loop(
+    config: Any,
+    run: Run,
+    method: Method,
+    data: dataset.Dataset,
+    mesh: jax.sharding.Mesh,
+    checkpoints: Checkpoints,
+    state: State,
+    start: int,
+) -> State:
+    chief = jax.process_index() == 0
+    executor = parallel.make_executor(config.executor, mesh, config.fast_compile_options)
+    feed, lead = make_feed(config, method, data, executor)
+    update = executor.compile_step(many_steps(method.step, config.steps_per_call), state, feed(start), lead)
+    finite = jax.jit(_all_finite)
+    losses = evaluate.make_losses(config, method, data, mesh)
+    print(_plan(config, update, state, feed, start), flush=True)
+
+    writer = Writer(run.workdir, start) if chief else None
+    progress = Progress(config.num_steps, start)
+    window, window_step, scalars, saved = time.perf_counter(), start, {}, start
+    with _stop_requests() as stop_requested:
+        for step in range(start, config.num_steps, config.steps_per_call):
+            jax.block_until_ready(scalars)  # at most two calls in flight: bounded memory, quick signals
+            state, scalars = update(state, feed(step))
+            done = step + config.steps_per_call
+            last = done == config.num_steps or stop_requested()
+
+            if done % config.log_every == 0 or last:
+                values = {k: float(v) for k, v in scalars.items()}
+                now = time.perf_counter()
+                speed = config.batch_size * (done - window_step) / (now - window)
+                _stop_if_not_finite(values, state, done, checkpoints)
+                if writer:
+                    writer.write(done, {f"train/{k}": v for k, v in values.items()} | {"speed/images_per_second": speed})
+                progress.update(done, values["loss"], speed)
+                window, window_step = now, done
+
+            pause = time.perf_counter()
+            if done % config.eval_every == 0 and done < config.num_steps:
+                scores = losses(state)
+                images, _ = sample.generate(method, config, data.spec, state, mesh, NUM_IN_SHEET)
+                if writer:
+                    writer.write(done, {f"eval/{k}": v for k, (v, _) in scores.items()})
+                    save_png(run.samples / f"{done:08d}.png", grid(images))
+            if done % config.checkpoint_every == 0 or last:
+                if not bool(finite(state)):
+                    _stop_if_not_finite({}, state, done, checkpoints)
+                checkpoints.save(state)
+                saved = done
+            window += time.perf_counter() - pause  # speed is that of training alone
+            if stop_requested():
+                break
+    progress.close()
+    if writer:
+        writer.close()
+    checkpoints.wait()
+    if stop_requested():
+        raise SystemExit(f"stopped at step {saved} of {config.num_steps}, saved; the same command goes on from here")
+    return state
+
+
+def _finish(
+    config: Any, run: Run, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh, state: State
+) -> None:
+    """Samples, pictures, metrics and the page of a trained model."""
+    chief = jax.process_index() == 0
+    images, labels = sample.generate(
+        method, config, data.spec, state, mesh, config.sample.num, progress=chief
+    )
+    pictures = make_pictures(method, data, state)
+    report_values = evaluate.judge(config, method, data, mesh, state, images)
+    if not chief:
+        return
+    sample.write_samples(run, images, labels)
+    for number, (name, picture) in enumerate((pictures | evaluate.nearest_picture(images, data)).items()):
+        save_picture(run.pictures / f"{number:02d}_{name}.npz", picture)
+    evaluate.write_report(run, report_values)
+    page = report.write(run.workdir)
+    print(evaluate.table(report_values))
+    print(f"report: {page}")
+
+
+def make_feed(
+    config: Any, method: Method, data: dataset.Dataset, executor: parallel.Executor
+) -> tuple[Callable[[int], PyTree], int]:
+    """Returns step -> this process's rows of the batches of one call, on the devices; and the axis of their rows.
+
+    Leaves are [B, ...], with an axis in front for `accumulate` or the method's batches, and one more for
+    `steps_per_call`.
+    """
+    batches = dataset.Batches(
+        data.train, config.batch_size, config.seed, jax.process_index(), jax.process_count(), method.batches_per_step
+    )
+    pieces, calls = config.accumulate, config.steps_per_call
+    lead = (method.batches_per_step > 1) + (pieces > 1) + (calls > 1)
+
+    def rows(step: int) -> dict[str, np.ndarray]:
+        batch = batches.batch(step)
+        if pieces > 1:
+            batch = {k: np.stack(np.split(v, pieces)) for k, v in batch.items()}
+        return batch
+
+    def feed(step: int) -> PyTree:
+        if calls == 1:
+            return executor.put(rows(step), lead)
+        several = [rows(s) for s in range(step, step + calls)]
+        return executor.put({k: np.stack([r[k] for r in several]) for k in several[0]}, lead)
+
+    return feed, lead
+
+
+def many_steps(step: Callable, calls: int) -> Callable:
+    """Returns a step that takes `calls` batches, stacked in front; its scalars are those of the last one."""
+    if calls == 1:
+        return step
+
+    def steps(state: State, batches: PyTree) -> tuple[State, PyTree]:
+        state, scalars = parallel.loop(step, state, batches)
+        return state, jax.tree.map(lambda x: x[-1], scalars)
+
+    return steps
+
+
+def make_pictures(method: Method, data: dataset.Dataset, state: State) -> dict[str, Any]:
+    """Returns the method's pictures, made with the first examples of the test (else training) split."""
+    rows = data.train if data.test is None else data.test
+    batch = {k: jnp.asarray(np.asarray(v[:16])) for k, v in rows.items()} | {"index": jnp.arange(16)}
+    return jax.jit(method.pictures)(state, stream(state.key, "pictures"), batch)
+
+
+def refuse_changes(run: Run, config: Any) -> None:
+    """Raises a UserError where the directory holds a run of another config, naming each key."""
+    if not run.config_path.is_file():
+        return
+    lines = configs.changes(run.read_config()["config"], config.to_dict())
+    if lines:
+        raise UserError(
+            f"{run.workdir} holds a run of another config ({'; '.join(lines)}); "
+            "give these values back, or another --workdir, or delete the directory to start afresh"
+        )
+
+
+def refuse_other_data(run: Run, spec: dataset.DataSpec) -> None:
+    """Raises a UserError where the directory holds a run on other data."""
+    if not run.config_path.is_file():
+        return
+    stored = dataset.DataSpec.from_dict(run.read_config()["data"])
+    if stored.fingerprint != spec.fingerprint:
+        raise UserError(
+            f"{run.workdir} was trained on {stored.name} (fingerprint {stored.fingerprint[:12]}), but the data at hand "
+            f"is {spec.name} ({spec.fingerprint[:12]}); bring that data back, or give another --workdir"
+        )
+
+
+def describe(
+    config: Any, spec: dataset.DataSpec, abstract: State, mesh: jax.sharding.Mesh, name: str, variant: str, command: str
+) -> dict[str, Any]:
+    """Returns what config.json holds: the resolved config, the data, the machine and the parameters by module."""
+    device = mesh.devices.flat[0]
+    return {
+        "name": name,
+        "variant": variant,
+        "config": config.to_dict(),
+        "data": spec.to_dict(),
+        "versions": {"gen_jax": __version__, "python": platform.python_version()}
+        | {p: importlib.metadata.version(p) for p in PACKAGES},
+        "devices": {"platform": device.platform, "kind": device.device_kind, "count": mesh.devices.size},
+        "processes": jax.process_count(),
+        "git_commit": _git_commit(),
+        "command": command,
+        "parameters": {
+            network: [{"module": module, "parameters": count_parameters(tree)} for module, tree in params.items()]
+            for network, params in abstract.params.items()
+        },
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this package runs from, if it is one."""
+    call = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _check_batch(config: Any, mesh: jax.sharding.Mesh) -> None:
+    size, devices = config.batch_size // config.accumulate, mesh.devices.size
+    if size % devices:
+        pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
+        near = max(1, round(size / devices)) * devices * config.accumulate
+        raise UserError(
+            f"config.batch_size {config.batch_size}{pieces} does not divide over {devices} devices of "
+            f"{jax.process_count()} process(es); the nearest that does is {near}"
+        )
+
+
+def _all_finite(state: State) -> jax.Array:
+    leaves = jax.tree.leaves((state.params, state.ema, state.variables))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]))
+
+
+def _stop_if_not_finite(values: dict[str, float], state: State, done: int, checkpoints: Checkpoints) -> None:
+    bad = [k for k, v in values.items() if not np.isfinite(v)]
+    if values and not bad:
+        return
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+        if not np.all(np.isfinite(parallel.fetch(leaf))):
+            bad.append("params" + jax.tree_util.keystr(path))
+            break
+    raise UserError(
+        f"not finite at step {done}: {', '.join(bad)}; the newest good checkpoint is that of step "
+        f"{checkpoints.latest() or 0}; try a smaller config.optimizer.learning_rate or clip_norm"
+    )
+
+
+class _stop_requests:  # noqa: N801  used as a context manager
+    """Turns the first SIGTERM or Ctrl-C into a request to save and stop; the second Ctrl-C acts at once."""
+
+    def __enter__(self) -> Callable[[], bool]:
+        self._asked = False
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        return lambda: self._asked
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self._asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _headline(record: dict[str, Any], run: Run, start: int) -> str:
+    devices, data, config = record["devices"], record["data"], record["config"]
+    total = sum(row["parameters"] for rows in record["parameters"].values() for row in rows)
+    shape = "x".join(str(n) for n in data["image_shape"])
+    doing = f"resuming at step {start}" if start else "starting"
+    return (
+        f"{run.workdir}: {doing}\n"
+        f"  data        {data['name']}, {data['num_examples']:,} images of {shape}\n"
+        f"  parameters  {total:,} ({', '.join(record['parameters'])})\n"
+        f"  batch       {config['batch_size']} = {record['processes']} process(es) x "
+        f"{devices['count'] // record['processes']} {devices['platform']} device(s) x "
+        f"{config['batch_size'] // devices['count']}"
+    )
+
+
+def _plan(config: Any, update: Any, state: State, feed: Callable[[int], PyTree], start: int) -> str:
+    """Memory and time of the run, measured on a copy of the state before training."""
+    analysis = update.memory_analysis()
+    held = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+    copy = jax.tree.map(jnp.copy, state)
+    seconds = []
+    for step in range(start, start + 4):
+        before = time.perf_counter()
+        copy, scalars = update(copy, feed(step))
+        jax.block_until_ready((copy, scalars))
+        seconds.append(time.perf_counter() - before)
+    call = min(seconds[1:])
+    left = call * (config.num_steps - start) / config.steps_per_call
+    memory = f"{held / 2**20:,.0f} MiB of state"
+    if analysis is not None:
+        memory += f", {analysis.temp_size_in_bytes / 2**20:,.0f} MiB for a step (a device)"
+    each = 1000 * call / config.steps_per_call
+    return f"  memory      {memory}\n  time        about {_minutes(left)} ({each:,.1f} ms a step, measured)"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:,.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
+
+
+def _is_reported(run: Run, step: int) -> bool:
+    if not (run.report_json.is_file() and run.report_html.is_file()):
+        return False
+    return json.loads(run.report_json.read_text())["facts"]["checkpoint_step"] == step
+
+
+def _finished(run: Run, step: int) -> str:
+    return (
+        f"{run.workdir} has finished at step {step}: {run.report_html}\n"
+        f"To train further: the same command with --config.num_steps={2 * step}. "
+        f"To start afresh: another --workdir, or delete {run.workdir}."
+    )

@@ -1,0 +1,193 @@
+"""What a run says while it trains: metrics.jsonl (the record), TensorBoard events (a copy), a progress bar."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from typing import Any, TextIO
+
+import tqdm
+
+from gen_jax.run import Run, to_json, write_bytes, writing
+
+
+class Writer:
+    """Appends scalars to metrics.jsonl and TensorBoard.
+
+    On opening, the record is cut back to the step that training resumes from, and the events are written
+    anew from it: a run that was killed and resumed has every step once in both, as a straight one has.
+
+    Args:
+      workdir: directory of the run.
+      step: the last step that counts, 0 for a new run.
+
+    Example:
+      >>> import tempfile
+      >>> workdir = tempfile.mkdtemp()
+      >>> with Writer(workdir, 0) as writer:
+      ...     writer.write(1, {"loss": 0.5})
+      ...     writer.write(2, {"loss": 0.25})
+      >>> Writer(workdir, 1).close()
+      >>> [record["loss"] for record in read_metrics(workdir)]
+      [0.5]
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], step: int):
+        run = Run(workdir)
+        self._path = run.metrics
+        with writing(run.workdir):
+            run.tensorboard.mkdir(parents=True, exist_ok=True)
+        kept = [record for record in read_metrics(workdir) if record["step"] <= step]
+        write_bytes(self._path, "".join(to_json(record) + "\n" for record in kept).encode())
+        with writing(run.tensorboard):
+            self._events = _Events(run)
+            for record in kept:
+                self._events.write(record)
+            self._events.flush()
+        with writing(self._path):
+            self._metrics = self._path.open("a")
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Appends one line; what is not finite becomes null, and is left out of the events.
+
+        Raises:
+          UserError: if the disk is full or the directory can no longer be written.
+        """
+        record = {"step": step, "time": round(time.time(), 3), **scalars}
+        with writing(self._path):
+            self._metrics.write(to_json(record) + "\n")
+            self._metrics.flush()
+            self._events.write(record)
+            self._events.flush()
+
+    def close(self) -> None:
+        with writing(self._path):
+            self._metrics.close()
+            self._events.close()
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns the lines of metrics.jsonl, [{"step": 100, "time": seconds since 1970, "loss": 0.1}, ...].
+
+    Lines that are no record (the last one, if the process was killed inside it) are left out.
+    """
+    path = Run(workdir).metrics
+    records = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+class _Events:
+    """TensorBoard's event file, written at once: SummaryWriter's thread loses what it holds when the process is
+    killed, and blocks for ever once it has died of a full disk."""
+
+    def __init__(self, run: Run):
+        from tensorboardX.event_file_writer import EventsWriter
+
+        for old in run.tensorboard.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = EventsWriter(str(run.tensorboard / "events"))
+
+    def write(self, record: dict[str, Any]) -> None:
+        # Both classes are made when their modules are imported, out of a type checker's sight.
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in record.items()
+            if name not in ("step", "time") and value is not None and math.isfinite(value)
+        ]
+        summary = Summary(value=values)
+        self._writer.write_event(Event(step=record["step"], wall_time=record.get("time", 0.0), summary=summary))
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Progress:
+    """Shows how far a run is, its loss, images/s and time left.
+
+    A bar on a terminal; elsewhere (a log file, a batch system) a plain line every ten seconds.
+
+    Args:
+      total: steps of the whole run.
+      initial: steps done before this start.
+      stream: where to; standard error by default.
+
+    Example:
+      >>> import io
+      >>> stream = io.StringIO()
+      >>> with Progress(total=4, stream=stream) as progress:
+      ...     for step in range(1, 5):
+      ...         progress.update(step, loss=0.5, images_per_second=1200.0)
+      >>> stream.getvalue().splitlines()[-1]
+      '4/4 steps, loss 0.5, 1,200 images/s, 00:00 left'
+    """
+
+    def __init__(self, total: int, initial: int = 0, stream: TextIO | None = None):
+        out: Any = sys.stderr if stream is None else stream
+        terminal = out.isatty()
+        line = "{n_fmt}/{total_fmt} steps{postfix}, {remaining} left"
+        self._bar = tqdm.tqdm(
+            total=total,
+            initial=initial,
+            bar_format="{percentage:3.0f}%|{bar}| " + line if terminal else line,
+            dynamic_ncols=terminal,
+            mininterval=0.2 if terminal else 10.0,
+            miniters=1,
+            file=out if terminal else _Lines(out),
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, step: int, loss: float | None = None, images_per_second: float | None = None) -> None:
+        """Says that `step` steps are done; the numbers stay shown until the next ones come."""
+        shown = {"loss {:.4g}": loss, "{:,.0f} images/s": images_per_second}
+        texts = [form.format(value) for form, value in shown.items() if value is not None]
+        if texts:
+            self._bar.set_postfix_str(", ".join(texts), refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """Shows the last state and ends the line."""
+        self._bar.close()
+
+
+class _Lines:
+    """A stream on which what tqdm draws over and over becomes plain lines, each one once."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self._last = ""
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if line and line != self._last:
+            self._stream.write(line + "\n")
+            self._last = line
+
+    def flush(self) -> None:
+        self._stream.flush()

@@ -1,0 +1,98 @@
+"""Fixtures of all tests: where the real data lies (if anywhere), and a small made-up data set."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+# Eight virtual devices; and tests compile far more than they compute, so the compiler takes it easy.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true",
+)
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder with real data beside the checkout; tests that need it skip where it is absent."""
+    folder = pathlib.Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the real data in ../shared, which is not here")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps the caches of tests out of the user's."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+# Three by five points for each digit, a row an octal number.
+DIGITS = ("75557", "26227", "71747", "71717", "55711", "74717", "74757", "71111", "75757", "75717")
+
+
+def made_up_digit(label: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns a digit as uint8 [8, 8]: a font of 3x5 points, shifted by up to a pixel, of random brightness, noisy."""
+    image = rng.integers(0, 40, (8, 8))
+    points = np.array([[int(row) >> shift & 1 for shift in (2, 1, 0)] for row in DIGITS[label]])
+    top, left = rng.integers(1, 3), rng.integers(2, 4)
+    image[top : top + 5, left : left + 3] += points * rng.integers(150, 215)
+    return image.astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def made_up_tfds(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A data_dir of TFDS with small prepared sets, 512 + 128 images each: found by name in any process.
+
+    `made_up_digits` (8x8x1, 10 classes), `made_up_unlabelled` (the same without labels), `made_up_colours`
+    (9x12x3, 3 classes) and `made_up_mnist` (28x28x1, 10 classes).
+    """
+    import PIL.Image
+    import tensorflow_datasets as tfds
+
+    def digit(label: int, rng: np.random.Generator) -> np.ndarray:
+        return made_up_digit(label, rng)[..., None]
+
+    def large_digit(label: int, rng: np.random.Generator) -> np.ndarray:
+        return np.pad(np.kron(made_up_digit(label, rng), np.ones((3, 3), np.uint8)), 2)[..., None]
+
+    def colour(label: int, rng: np.random.Generator) -> np.ndarray:
+        image = rng.integers(0, 100, (9, 12, 3))
+        image[..., label] += 120
+        return image.astype(np.uint8)
+
+    def prepare(title: str, draw, shape: tuple[int, int, int], class_names: list[str] | None) -> None:
+        class MadeUp(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+            name = title
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                features = {"image": tfds.features.Image(shape=shape)}
+                if class_names is not None:
+                    features["label"] = tfds.features.ClassLabel(names=class_names)
+                return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+            def _split_generators(self, dl_manager):
+                return {"train": self._generate_examples(0, 512), "test": self._generate_examples(1, 128)}
+
+            def _generate_examples(self, seed, num_examples):
+                rng = np.random.default_rng(seed)
+                for number in range(num_examples):
+                    label = int(rng.integers(len(class_names or DIGITS)))
+                    pixels = draw(label, rng)
+                    # As a PIL image: TFDS encodes arrays with TensorFlow.
+                    example = {"image": PIL.Image.fromarray(pixels[..., 0] if shape[-1] == 1 else pixels)}
+                    yield number, example if class_names is None else example | {"label": label}
+
+        MadeUp(data_dir=folder, file_format="array_record").download_and_prepare()
+
+    folder = tmp_path_factory.mktemp("tfds")
+    tfds.disable_progress_bar()
+    digits = [str(number) for number in range(10)]
+    prepare("made_up_digits", digit, (8, 8, 1), digits)
+    prepare("made_up_unlabelled", digit, (8, 8, 1), None)
+    prepare("made_up_colours", colour, (9, 12, 3), ["red", "green", "blue"])
+    prepare("made_up_mnist", large_digit, (28, 28, 1), digits)
+    return folder

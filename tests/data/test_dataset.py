@@ -1,0 +1,109 @@
+import types
+
+import numpy as np
+import pytest
+
+from gen_jax.data import dataset
+from gen_jax.method import UserError
+
+
+def _arrays(num_examples: int) -> dict[str, np.ndarray]:
+    """Examples whose label is their number."""
+    number = np.arange(num_examples)
+    return {"image": number.astype(np.uint8).reshape(-1, 1, 1, 1), "label": number.astype(np.int32)}
+
+
+def _labels(batches: dataset.Batches, steps: range) -> np.ndarray:
+    return np.concatenate([batches.batch(step)["label"].ravel() for step in steps])
+
+
+def test_shapes_and_types_of_a_batch():
+    batch = dataset.Batches(_arrays(10), batch_size=4, seed=0).batch(0)
+    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
+        "image": ((4, 1, 1, 1), np.uint8),
+        "label": ((4,), np.int32),
+        "index": ((4,), np.int32),
+    }
+    np.testing.assert_array_equal(batch["index"], range(4))
+    np.testing.assert_array_equal(batch["image"].ravel(), batch["label"])
+
+
+@pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 4), (10, 5), (3, 8), (1, 4), (7, 7)])
+def test_every_epoch_holds_every_example_once(num_examples: int, batch_size: int):
+    batches = dataset.Batches(_arrays(num_examples), batch_size, seed=3)
+    labels = _labels(batches, range(num_examples * 3))
+    epochs = labels[: len(labels) // num_examples * num_examples].reshape(-1, num_examples)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.broadcast_to(np.arange(num_examples), epochs.shape))
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    forwards, backwards = (dataset.Batches(_arrays(10), 4, seed=0) for _ in range(2))
+    there = [forwards.batch(step)["label"] for step in range(20)]
+    back = [backwards.batch(step)["label"] for step in reversed(range(20))]
+    np.testing.assert_array_equal(there, back[::-1])
+
+
+def test_orders_of_epochs_and_of_seeds_differ():
+    orders = [dataset.permutation(seed, epoch, 100) for seed in range(4) for epoch in range(4)]
+    assert len({tuple(order) for order in orders}) == 16
+
+
+def test_order_is_that_of_philox_raw_output():
+    raw = np.random.Philox(np.random.SeedSequence([5, 2])).random_raw(50).tolist()
+    assert dataset.permutation(5, 2, 50).tolist() == sorted(range(50), key=raw.__getitem__)
+
+
+def test_permutations_are_uniform():
+    counts = np.zeros((4, 4))
+    for epoch in range(2_000):
+        counts[np.arange(4), dataset.permutation(0, epoch, 4)] += 1
+    np.testing.assert_allclose(counts, 500, atol=5 * np.sqrt(2_000 * 0.25 * 0.75))
+
+
+@pytest.mark.parametrize("batches_per_step", [1, 3])
+def test_processes_share_the_global_batch(batches_per_step: int):
+    whole = dataset.Batches(_arrays(11), 8, seed=0, batches_per_step=batches_per_step)
+    parts = [dataset.Batches(_arrays(11), 8, 0, process, 4, batches_per_step) for process in range(4)]
+    for step in range(6):
+        joined = [part.batch(step) for part in parts]
+        for name, expected in whole.batch(step).items():
+            axis = 0 if batches_per_step == 1 else 1
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in joined], axis), expected)
+
+
+def test_several_batches_a_step_are_the_next_batches_stacked():
+    one, three = (dataset.Batches(_arrays(10), 4, 0, batches_per_step=k) for k in (1, 3))
+    for step in range(5):
+        for name, stacked in three.batch(step).items():
+            expected = np.stack([one.batch(3 * step + i)[name] for i in range(3)])
+            np.testing.assert_array_equal(stacked, expected)
+
+
+def test_unlabelled_sets_have_no_labels():
+    images = {"image": np.zeros((5, 2, 2, 3), np.uint8)}
+    assert set(dataset.Batches(images, 2, 0).batch(0)) == {"image", "index"}
+
+
+def test_refuses_a_batch_that_does_not_divide_by_the_processes():
+    with pytest.raises(UserError, match="batch_size 10 does not divide by 4 processes"):
+        dataset.Batches(_arrays(20), 10, 0, process_count=4)
+
+
+def test_refuses_arrays_of_different_lengths():
+    with pytest.raises(ValueError, match="of one length"):
+        dataset.Batches({"image": np.zeros((3, 1, 1, 1)), "label": np.zeros(4)}, 2, 0)
+
+
+def test_a_prefix_chooses_the_loader_and_tfds_is_the_default(monkeypatch: pytest.MonkeyPatch):
+    def module_that_names_itself(module: str) -> types.SimpleNamespace:
+        return types.SimpleNamespace(load=lambda name, config: (module, name))
+
+    monkeypatch.setattr("importlib.import_module", module_that_names_itself)
+    monkeypatch.setitem(dataset.LOADERS, "folder", "folders")
+    found = {name: dataset.load(types.SimpleNamespace(name=name)) for name in ("folder:/a:b", "tfds:x", "x:1.0.0", "x")}
+    assert found == {
+        "folder:/a:b": ("folders", "/a:b"),
+        "tfds:x": ("gen_jax.data.tfds", "x"),
+        "x:1.0.0": ("gen_jax.data.tfds", "x:1.0.0"),
+        "x": ("gen_jax.data.tfds", "x"),
+    }

@@ -1,0 +1,127 @@
+"""The U-Net: the paper's sizes, padding, labels, dropout, half precision, every option."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax.diffusion.unet import UNet
+from gen_jax.method import UserError, count_parameters
+
+TINY = {
+    "out_channels": 1,
+    "channels": 8,
+    "multipliers": (1, 2),
+    "num_blocks": 1,
+    "num_groups": 4,
+    "attention_sizes": (4,),
+}
+OURS = TINY | {"patch": 2, "norm": "rms", "film": True, "shuffle": True, "use_bias": False}
+X_T = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)), jnp.float32)
+TIME = jnp.array([3.0, 999.0])
+
+
+def num_parameters(shape, **fields):
+    shapes = jax.eval_shape(UNet(**fields).init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1))
+    return count_parameters(shapes)
+
+
+def random_params(net, **kwargs):
+    """Parameters away from the start, where zero-initialised layers hide what lies behind them."""
+    params = jax.jit(net.init)(jax.random.key(0), X_T, TIME, **kwargs)
+    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+
+
+def test_cifar10_network_of_the_paper_has_its_number_of_parameters():
+    assert num_parameters((32, 32, 3)) == 35_746_307
+
+
+def test_256_network_of_the_paper_has_its_number_of_parameters():
+    assert num_parameters((256, 256, 3), multipliers=(1, 1, 2, 2, 4, 4)) == 113_673_219
+
+
+@pytest.mark.parametrize(  # sizes of the paper's network for MNIST, counted on two independent builds
+    ("channels", "multipliers", "attention_size", "expected"),
+    [
+        (32, (1, 2, 2), 14, 1_623_169),
+        (64, (1, 2, 2), 14, 6_469_889),
+        (32, (1, 2, 2, 2), 16, 2_244_609),  # padded to 32
+        (64, (1, 2, 2, 2), 16, 8_949_761),
+        (128, (1, 2, 2, 2), 16, 35_741_697),
+    ],
+)
+def test_mnist_networks_of_the_paper_have_their_number_of_parameters(channels, multipliers, attention_size, expected):
+    fields = {"channels": channels, "multipliers": multipliers, "attention_sizes": (attention_size,)}
+    assert num_parameters((28, 28, 1), out_channels=1, **fields) == expected
+
+
+@pytest.mark.parametrize("fields", [TINY, OURS])
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+def test_prediction_has_the_shape_of_the_image_whatever_its_size(fields, size):
+    x_t = jnp.ones((2, *size, 1))
+    out, _ = jax.jit(UNet(**fields).init_with_output)(jax.random.key(0), x_t, TIME)
+    assert out.shape == x_t.shape
+    assert out.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("fields", [TINY, OURS])
+def test_examples_do_not_see_each_other_and_time_matters(fields):
+    net = UNet(**fields)
+    params = random_params(net)
+    out = net.apply(params, X_T, TIME)
+    np.testing.assert_allclose(net.apply(params, X_T[:1], TIME[:1])[0], out[0], atol=1e-4)
+    assert abs(net.apply(params, X_T, TIME + 100) - out).max() > 1e-3
+
+
+@pytest.mark.parametrize("fields", [TINY, OURS])
+def test_every_parameter_gets_a_gradient(fields):
+    net = UNet(**fields)
+    params = random_params(net)
+    gradients = jax.jit(jax.grad(lambda p: jnp.square(net.apply(p, X_T, TIME)).sum()))(params)
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        assert jnp.isfinite(gradient).all()
+        assert jnp.abs(gradient).max() > 0, jax.tree_util.keystr(path)
+
+
+def test_networks_of_our_own_have_no_bias_that_a_norm_or_softmax_takes_away():
+    params = jax.eval_shape(UNet(**OURS).init, jax.random.key(0), X_T, TIME)["params"]
+    assert "bias" not in params["down_0_0"]["conv_0"]
+    assert "bias" not in params["middle_attention"]["attention"]["qkv"]
+
+
+def test_label_conditions_and_a_label_outside_the_classes_is_none():
+    net = UNet(**OURS, num_classes=3)
+    params = random_params(net)
+    label = jnp.array([1, 2])
+    out = net.apply(params, X_T, TIME, label=label)
+    assert abs(out - net.apply(params, X_T, TIME)).max() > 1e-3
+    mixed = net.apply(params, X_T, TIME, label=jnp.array([1, -1]))
+    np.testing.assert_allclose(mixed[0], out[0], atol=1e-5)
+    np.testing.assert_allclose(mixed[1], net.apply(params, X_T, TIME)[1], atol=1e-5)
+
+
+def test_dropout_acts_in_training_only_and_by_index():
+    net = UNet(**OURS, dropout=0.5)
+    params = random_params(net)
+    rngs = {"dropout": jax.random.key(1)}
+    out = net.apply(params, X_T, TIME, index=jnp.arange(2), train=True, rngs=rngs)
+    second = net.apply(params, X_T[1:], TIME[1:], index=jnp.array([1]), train=True, rngs=rngs)
+    np.testing.assert_allclose(second[0], out[1], rtol=1e-4, atol=1e-4)
+    assert abs(out - net.apply(params, X_T, TIME)).max() > 1e-3
+
+
+@pytest.mark.parametrize("fields", [TINY, OURS])
+def test_half_precision_computes_near_single_with_single_parameters(fields):
+    params = jax.jit(UNet(**fields, dtype=jnp.bfloat16).init)(jax.random.key(0), X_T, TIME)
+    assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    params = random_params(UNet(**fields))
+    half, single = (UNet(**fields, dtype=d).apply(params, X_T, TIME) for d in (jnp.bfloat16, jnp.float32))
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, single, atol=0.05 * float(jnp.abs(single).max()))
+
+
+def test_mistakes_are_refused_in_one_line():
+    with pytest.raises(UserError, match="no norm is called 'batch'; there are"):
+        UNet(**TINY | {"norm": "batch"}).init(jax.random.key(0), X_T, TIME)
+    with pytest.raises(UserError, match="num_classes"):
+        UNet(**TINY).init(jax.random.key(0), X_T, TIME, label=jnp.array([0, 1]))

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from gen_jax.figures.grid import enlarge, grid, load_png, png_bytes, save_png
+
+
+def test_grid_places_images_row_by_row():
+    images = np.arange(1, 4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 2, 1), np.uint8)
+    assert grid(images, columns=2, padding=1, background=9)[..., 0].tolist() == [
+        [1, 1, 9, 2, 2],
+        [9, 9, 9, 9, 9],
+        [3, 3, 9, 9, 9],
+    ]
+
+
+@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (2, (1, 2)), (5, (2, 3)), (9, (3, 3)), (10, (3, 4))])
+def test_grid_is_as_square_as_it_can_be(count, shape):
+    assert grid(np.zeros((count, 1, 1, 3), np.uint8), padding=0).shape == (*shape, 3)
+
+
+def test_grid_keeps_colours():
+    images = np.arange(12, dtype=np.uint8).reshape(2, 1, 2, 3)
+    assert grid(images, columns=1, padding=0).tolist() == images.reshape(2, 2, 3).tolist()
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((0, 2, 2, 1), np.uint8), np.zeros((1, 2, 2, 2), np.uint8), np.zeros((1, 2, 2, 1))]
+)
+def test_what_is_no_image_is_refused(images):
+    with pytest.raises(ValueError, match="needs images uint8"):
+        grid(images)
+
+
+def test_enlarge_repeats_pixels():
+    image = np.array([[[1], [2]], [[3], [4]]], np.uint8)
+    assert enlarge(image, 2)[..., 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_keeps_every_value(tmp_path, channels):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
+    save_png(tmp_path / "new" / "a.png", image)
+    np.testing.assert_array_equal(load_png(tmp_path / "new" / "a.png"), image)
+    assert (tmp_path / "new" / "a.png").read_bytes() == png_bytes(image)

@@ -1,0 +1,47 @@
+"""Self-attention against float64 numpy, its biases, and that it knows no order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax.nn.attention import SelfAttention
+
+X = np.random.default_rng(0).normal(size=(2, 3, 4, 8)).astype(np.float32)
+
+
+def attention(x, params, heads):
+    """One head after the other, in float64."""
+    tokens = np.float64(x).reshape(2, 12, 8)
+    qkv = tokens @ np.float64(params["qkv"]["kernel"]) + params["qkv"].get("bias", 0)
+    q, k, v = np.split(qkv, 3, axis=-1)
+    out = []
+    for i in range(heads):
+        part = slice(i * 8 // heads, (i + 1) * 8 // heads)
+        logits = q[..., part] @ k[..., part].swapaxes(1, 2) / np.sqrt(8 / heads)
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        out.append(weights / weights.sum(-1, keepdims=True) @ v[..., part])
+    mixed = np.concatenate(out, axis=-1) @ np.float64(params["out"]["kernel"]) + params["out"]["bias"]
+    return mixed.reshape(x.shape)
+
+
+@pytest.mark.parametrize(("heads", "bias"), [(1, True), (2, False), (4, True)])
+def test_is_the_definition_head_by_head(heads, bias):
+    layer = SelfAttention(heads, bias)
+    params = layer.init(jax.random.key(0), X)["params"]
+    assert ("bias" in params["qkv"]) == bias
+    params = jax.tree.map(lambda p: p + 0.1, params)
+    np.testing.assert_allclose(jax.jit(layer.apply)({"params": params}, X), attention(X, params, heads), atol=1e-5)
+
+
+def test_positions_have_no_order():
+    layer = SelfAttention(2)
+    params = layer.init(jax.random.key(0), X)
+    order = np.random.default_rng(1).permutation(12)
+    tokens = X.reshape(2, 12, 8)
+    np.testing.assert_allclose(layer.apply(params, tokens[:, order]), layer.apply(params, tokens)[:, order], atol=1e-5)
+
+
+def test_refuses_heads_that_do_not_divide():
+    with pytest.raises(ValueError, match="8 channels"):
+        SelfAttention(3).init(jax.random.key(0), jnp.zeros((1, 4, 8)))

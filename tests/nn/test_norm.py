@@ -1,0 +1,80 @@
+"""Norms against float64 numpy, with and without a condition; gradients by finite differences."""
+
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import pytest
+from flax import linen
+
+from gen_jax.nn.norm import GroupNorm, RMSNorm
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(3, 2, (2, 3, 5, 8)).astype(np.float32)
+SCALE, SHIFT = RNG.normal(size=(2, 2, 8)).astype(np.float32)
+GAIN, BIAS = RNG.normal(size=(2, 8)).astype(np.float32)
+
+
+def group_norm(x, groups):
+    x = np.float64(x).reshape(2, 15, groups, -1)
+    return ((x - x.mean((1, 3), keepdims=True)) / np.sqrt(x.var((1, 3), keepdims=True) + 1e-6)).reshape(X.shape)
+
+
+def rms_norm(x):
+    return np.float64(x) / np.sqrt(np.square(np.float64(x)).mean(-1, keepdims=True) + 1e-6)
+
+
+def film(y):
+    return y * (1 + SCALE[:, None, None]) + SHIFT[:, None, None]
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_group_norm_is_the_definition(groups):
+    params = {"params": {"scale": GAIN, "bias": BIAS}}
+    expected = group_norm(X, groups) * GAIN + BIAS
+    layer = GroupNorm(groups)
+    np.testing.assert_allclose(layer.apply(params, X), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(layer.apply(params, X, SCALE, SHIFT), film(expected), rtol=1e-4, atol=2e-4)
+
+
+def test_group_norm_has_the_parameters_and_values_of_flax():
+    ours, theirs = GroupNorm(4), linen.GroupNorm(4)
+    params = theirs.init(jax.random.key(0), X)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, ours.init(jax.random.key(0), X))
+    np.testing.assert_allclose(ours.apply(params, X), theirs.apply(params, X), atol=1e-5)
+
+
+def test_group_norm_refuses_groups_that_do_not_divide():
+    with pytest.raises(ValueError, match="8 channels"):
+        GroupNorm(3).init(jax.random.key(0), X)
+
+
+def test_rms_norm_is_the_definition():
+    params = {"params": {"scale": GAIN}}
+    expected = rms_norm(X) * GAIN
+    np.testing.assert_allclose(RMSNorm().apply(params, X), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(RMSNorm().apply(params, X, SCALE, SHIFT), film(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [GroupNorm(4), RMSNorm()])
+def test_half_precision_in_and_out_statistics_in_single(layer):
+    x = jnp.asarray(X, jnp.bfloat16)
+    params = layer.init(jax.random.key(0), x)
+    y = layer.apply(params, x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), layer.apply(params, x.astype(jnp.float32)), atol=0.04)
+
+
+@pytest.mark.parametrize("layer", [GroupNorm(4), RMSNorm()])
+def test_gradient_agrees_with_differences(layer):
+    params = layer.init(jax.random.key(0), X)
+    jax.test_util.check_grads(lambda x: layer.apply(params, x, SCALE, SHIFT), (X,), order=1, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("layer", [GroupNorm(4), RMSNorm()])
+def test_finite_with_finite_gradient_on_constants(layer):
+    x = jnp.zeros((1, 2, 2, 8))
+    params = layer.init(jax.random.key(0), x)
+    value, gradient = jax.value_and_grad(lambda x: layer.apply(params, x).sum())(x)
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(gradient).all()

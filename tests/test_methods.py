@@ -1,0 +1,180 @@
+"""The contract that every method keeps, over METHODS: adding a method adds a line to CONFIGS and nothing else."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax import config as configs
+from gen_jax import methods, parallel
+from gen_jax.method import DataSpec, stream
+
+ROOT = pathlib.Path(__file__).parents[1]
+SPEC = DataSpec("made_up", (8, 8, 1), 64, tuple("0123456789"))
+BATCH = 16
+CONFIGS = {
+    "ddpm": ("configs/ddpm_mnist.py:tiny", ["--config.network.multipliers=(1,)", "--config.network.attention_sizes=()"])
+}
+
+
+@functools.cache
+def make(name, *overrides):
+    file, words = CONFIGS[name]
+    config = configs.load(str(ROOT / file))[2]
+    config = configs.override(config, [f"--config.batch_size={BATCH}", *words, *overrides])
+    configs.check(config)
+    return config, methods.make(config, SPEC)
+
+
+def batch_of(seed):
+    """Bars of random place and brightness: something that can be learnt in a few steps."""
+    rng = np.random.default_rng(seed)
+    images = np.zeros((BATCH, 8, 8, 1), np.uint8)
+    for image in images:
+        image[:, rng.integers(0, 6) :][:, :2] = rng.integers(150, 256)
+    return {"image": images, "label": np.arange(BATCH, dtype=np.int32) % 10, "index": np.arange(BATCH, dtype=np.int32)}
+
+
+def train(name, *overrides, devices=1, executor="jit", num_steps=10, fixed_batch=False):
+    """The state after some steps, the last scalars and how often the step was traced."""
+    config, method = make(name, *overrides)
+    mesh = parallel.make_mesh(devices)
+    run = parallel.make_executor(executor, mesh)
+    state = parallel.init_state(method.init, 0, mesh)
+    traces = []
+
+    def counted(state, batch):
+        traces.append(1)
+        return method.step(state, batch)
+
+    pieces = config.accumulate
+    lead = int(pieces > 1)
+
+    def feed(step):
+        rows = batch_of(0 if fixed_batch else step)
+        return run.put({k: np.stack(np.split(v, pieces)) if lead else v for k, v in rows.items()}, lead)
+
+    update = run.compile_step(counted, state, feed(0), lead)
+    scalars = {}
+    for step in range(num_steps):
+        state, scalars = update(state, feed(step))
+    return state, scalars, len(traces)
+
+
+def params_of(state):
+    return jax.tree.map(np.asarray, state.params)
+
+
+FAST = ("--config.num_steps=60", "--config.optimizer.learning_rate=1e-2", "--config.ema=0.5")
+SGD = ("--config.optimizer.name=sgd", "--config.optimizer.b1=0", "--config.optimizer.learning_rate=0.1")
+
+
+@pytest.fixture(scope="module", params=methods.METHODS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def sgd_params(name):
+    return params_of(train(name, *SGD)[0])
+
+
+def test_every_method_is_under_contract():
+    assert CONFIGS.keys() == methods.METHODS.keys()
+
+
+def test_init_depends_on_the_seed_alone(name):
+    _, method = make(name)
+    mesh = parallel.make_mesh(1)
+    one, two, other = (parallel.init_state(method.init, seed, mesh) for seed in (3, 3, 4))
+    same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), params_of(one), params_of(two))
+    assert all(jax.tree.leaves(same))
+    differ = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), params_of(one), params_of(other))
+    assert any(jax.tree.leaves(differ))
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(one.params))
+
+
+def test_training_lowers_the_loss_of_a_fixed_batch_and_the_step_is_traced_once(name):
+    _, method = make(name, *FAST)
+    mesh = parallel.make_mesh(1)
+    before = parallel.init_state(method.init, 0, mesh)
+    after, scalars, traces = train(name, *FAST, num_steps=60, fixed_batch=True)
+    evaluate = jax.jit(method.evaluate)
+    batch, key = batch_of(0), stream(before.key, "eval")
+    values = [evaluate(state, batch, key)["loss"] for state in (before, after)]
+    assert all(v.shape == (BATCH,) for v in values)
+    assert float(jnp.mean(values[1])) < 0.9 * float(jnp.mean(values[0]))
+    assert int(after.step) == 60
+    assert traces == 1
+    assert all(np.isfinite(float(v)) for v in scalars.values())
+
+
+def test_samples_have_the_shape_of_the_data_and_belong_to_their_keys(name):
+    _, method = make(name)
+    state = parallel.init_state(method.init, 0, parallel.make_mesh(1))
+    keys = jax.random.split(jax.random.key(5), 6)
+    label = jnp.arange(6) if method.conditional else None
+    sample = jax.jit(method.sample)
+    six = sample(state, keys, label)
+    two = sample(state, keys[:2], None if label is None else label[:2])
+    assert six.shape == (6, 8, 8, 1)
+    assert six.dtype == jnp.float32
+    assert bool(jnp.all(jnp.isfinite(six)))
+    assert float(jnp.max(jnp.abs(six))) <= 1.0
+    np.testing.assert_allclose(six[:2], two, atol=1e-5)
+    assert float(jnp.max(jnp.abs(six[0] - six[1]))) > 1e-3
+
+
+def test_evaluation_of_an_example_does_not_depend_on_its_batch(name):
+    _, method = make(name)
+    state = parallel.init_state(method.init, 0, parallel.make_mesh(1))
+    batch, key = batch_of(1), jax.random.key(2)
+    evaluate = jax.jit(method.evaluate)
+    whole = evaluate(state, batch, key)
+    part = evaluate(state, {k: v[4:8] for k, v in batch.items()}, key)
+    for measure in whole:
+        np.testing.assert_allclose(whole[measure][4:8], part[measure], rtol=1e-5)
+
+
+def test_pictures_can_be_drawn(name):
+    _, method = make(name)
+    state = parallel.init_state(method.init, 0, parallel.make_mesh(1))
+    pictures = jax.jit(method.pictures)(state, jax.random.key(0), batch_of(0))
+    assert pictures
+    for picture in pictures.values():
+        assert picture.images.dtype == jnp.uint8
+        assert picture.images.ndim == (5 if picture.kind == "animation" else 4)
+        assert len(picture.labels) in (0, len(picture.images))
+        assert picture.title
+        assert picture.caption
+
+
+@pytest.mark.parametrize(("executor", "devices"), [("jit", 8), ("pmap", 8), ("pmap", 1)])
+def test_devices_and_executors_train_to_the_same_parameters(name, executor, devices, sgd_params):
+    # SGD: under Adam a leaf whose exact gradient is zero turns rounding noise into full steps.
+    state, _, _ = train(name, *SGD, executor=executor, devices=devices)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), params_of(state), sgd_params)
+
+
+def test_accumulation_equals_the_whole_batch(name, sgd_params):
+    state, _, _ = train(name, *SGD, "--config.accumulate=2")
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), params_of(state), sgd_params)
+
+
+def test_the_step_on_8_devices_gathers_no_batch(name):
+    _, method = make(name)
+    mesh = parallel.make_mesh(8)
+    run = parallel.make_executor("jit", mesh)
+    state = parallel.init_state(method.init, 0, mesh)
+    text = run.compile_step(method.step, state, run.put(batch_of(0), 0), 0).as_text()
+    assert "all-reduce" in text
+    assert "all-gather" not in text
+
+
+def test_bfloat16_computes_but_does_not_store(name):
+    state, scalars, _ = train(name, "--config.compute_dtype=bfloat16", num_steps=2)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((state.params, state.ema)))
+    assert np.isfinite(float(scalars["loss"]))

@@ -1,0 +1,346 @@
+import html.parser
+import json
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+from browser import Browser, find_chromium
+
+from gen_jax import report
+from gen_jax.figures.grid import grid, save_png
+from gen_jax.figures.pictures import save_picture
+from gen_jax.method import DataSpec, Picture, UserError
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+EVIL = '"><script>document.title = "hacked"</script><img src=x onerror=alert(1)>'
+
+
+def write_run(folder: pathlib.Path, name: str = "ddpm_mnist", steps: int = 100) -> pathlib.Path:
+    """Writes the files of a finished run of 100 steps, every text in them containing `name`."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (120, 8, 8, 1), np.uint8)
+    (folder / "pictures").mkdir(parents=True)
+    config = {
+        "name": name,
+        "variant": "",
+        "config": {
+            "method": "ddpm",
+            "num_steps": 100,
+            "log_every": 2,
+            "data": {"name": name},
+            "optimizer": {"name": name},
+        },
+        "data": DataSpec(name, (8, 8, 1), 1000, tuple(f"{name} {i}" for i in range(10)), "abc123").to_dict(),
+        "versions": {"python": "3.11", "jax": name},
+        "devices": {"platform": "cpu", "kind": name, "count": 1},
+        "processes": 1,
+        "git_commit": None,
+        "command": f"python -m gen_jax.main --config={name}",
+        "parameters": {name: [{"module": name, "parameters": 1200}, {"module": "up_0", "parameters": 34}]},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    lines = [
+        {
+            "step": step,
+            "train/loss": 1 / step,
+            f"train/{name}": 1.0,
+            "speed/images_per_second": 512.0,
+            "seconds": step / 2,
+        }
+        for step in range(2, steps + 1, 2)
+    ]
+    lines += [{"step": step, "eval/loss": 1 / step} for step in range(50, steps + 1, 50)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for index, (kind, labels) in enumerate([("strip", (name,) * 6), ("animation", (name,) * 6), ("grid", ())]):
+        shown = images[:24].reshape(6, 4, 8, 8, 1) if kind == "animation" else images[:6]
+        save_picture(folder / f"pictures/{index:02}_{kind}.npz", Picture(shown, f"{kind} {name}", name, kind, labels))
+    np.savez(folder / "samples.npz", images, np.arange(120) % 10)
+    for step in (50, 100):
+        save_png(folder / f"samples/{step:06}.png", grid(images[:16]))
+    metric = {"name": f"{name}/classifier_1k", "value": 12.345, "reference": 3.21, "standard_error": 0.456}
+    evaluation = {
+        "metrics": [metric | {"better": "lower", "protocol": f"1,000 samples of {name}"}],
+        "histogram": {"names": [f"{name} {i}" for i in range(10)], "share": [0.1] * 10, "reference": [0.1] * 10},
+        "facts": {"checkpoint_step": 100, "sampler": name},
+    }
+    (folder / "report.json").write_text(json.dumps(evaluation))
+    return folder
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would find in a page: elements, text, and whether every element is closed."""
+
+    def __init__(self, content: str):
+        super().__init__()
+        self.elements, self.texts, self.open = [], [], []
+        self.feed(content)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "input", "wbr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.texts.append(data.strip())
+
+    @property
+    def text(self) -> str:
+        return " ".join(filter(None, self.texts))
+
+    def named(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def sections(self) -> list[str]:
+        return [attributes["id"] for attributes in self.named("section")]
+
+
+def page_of(folder: pathlib.Path) -> Page:
+    return Page(report.write(folder).read_text("utf-8"))
+
+
+def test_a_finished_run_shows_every_part_in_order(tmp_path):
+    page = page_of(write_run(tmp_path / "run"))
+    assert not page.open
+    assert page.sections == [name for name, _, _ in report.SECTIONS]
+    assert [attributes["href"] for attributes in page.named("a")] == [f"#{name}" for name in page.sections]
+    for words in (
+        f"DDPM trained on ddpm_mnist : 1,000 grey images of 8 {TIMES} 8 pixels in 10 classes.",
+        f"trained for 100 of 100 steps parameters 1,234 training time 50 s device 1 {TIMES} ddpm_mnist",
+        "12.35 standard error 0.46 real test images 3.21 lower is better",
+        "How it was measured: 1,000 samples of ddpm_mnist",
+        "The first 5 of 120 samples",
+        "The first 100 samples",
+        "ddpm_mnist all modules 1,234",
+        "images per second (median) 512",
+        "optimizer.name ddpm_mnist",
+        "python -m gen_jax.main --config=ddpm_mnist Copy",
+    ):
+        assert words in page.text
+    assert not page.named("aside")
+
+
+def test_every_text_is_escaped(tmp_path):
+    """Against the same page with a harmless name: no text adds an element, or an attribute."""
+    content = report.write(write_run(tmp_path / "run", EVIL)).read_text("utf-8")
+    evil, harmless = Page(content), page_of(write_run(tmp_path / "harmless"))
+    assert [(tag, sorted(attributes)) for tag, attributes in evil.elements] == [
+        (tag, sorted(attributes)) for tag, attributes in harmless.elements
+    ]
+    assert evil.text.count(EVIL) > 20
+    assert len(re.findall("<script", content)) == 1
+
+
+def test_nothing_comes_from_elsewhere(tmp_path):
+    content = report.write(write_run(tmp_path / "run")).read_text("utf-8")
+    for tag, attributes in Page(content).elements:
+        for name in ("src", "href", "srcset", "data", "action", "poster", "background"):
+            assert attributes.get(name, "data:").startswith(("data:", "#")), (tag, attributes)
+        assert not {"style", "onclick", "onload"} & set(attributes)
+    assert not re.search(r"url\(|@import|https?:", content)
+
+
+def test_every_picture_and_control_has_a_name(tmp_path):
+    page = page_of(write_run(tmp_path / "run"))
+    assert all(attributes["alt"] for attributes in page.named("img"))
+    for tag in ("input", "canvas", "section", "nav"):
+        assert all(attributes["aria-label"] for attributes in page.named(tag))
+    assert all("aria-label" in attributes for attributes in page.named("svg") if attributes.get("role") == "img")
+
+
+def test_an_empty_directory_gives_a_page_that_says_what_is_missing(tmp_path):
+    page = page_of(tmp_path)
+    for words in ("No samples yet", "Not measured yet", "--mode=eval", "No step has been logged yet"):
+        assert words in page.text
+
+
+def test_no_directory_is_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match="no run's directory"):
+        report.write(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "config.json",
+        "metrics.jsonl",
+        "report.json",
+        "pictures/00_strip.npz",
+        "samples/000050.png",
+    ],
+)
+def test_any_part_may_be_missing_or_cut_short(tmp_path, part):
+    folder = write_run(tmp_path / "run")
+    path = folder / part
+    if path.is_file() and path.suffix != ".jsonl":
+        path.write_bytes(path.read_bytes()[:-40])
+        page = page_of(folder)
+        assert f"{part} could not be read" in page.text
+        assert str(tmp_path) not in page.text
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = page_of(folder)
+    assert "could not be read" not in page.text
+    assert "reproduce" in page.sections
+
+
+@pytest.mark.parametrize("key", ["config", "data", "devices", "parameters", "versions", "name", "command"])
+@pytest.mark.parametrize("value", [None, [], [1], {"a": 1}, -1, EVIL])
+def test_a_config_of_another_form_does_not_break_the_page(tmp_path, key, value):
+    folder = write_run(tmp_path / "run")
+    for unneeded in ("pictures", "samples"):
+        shutil.rmtree(folder / unneeded)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    page = page_of(folder)
+    assert not page.open
+    assert "12.35" in page.text
+
+
+def test_a_run_that_goes_on_says_how_far_it_is(tmp_path):
+    folder = write_run(tmp_path / "run", steps=60)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 62, "train/lo')
+    text = page_of(folder).text
+    assert "not finished: step 60 of 100" in text
+    assert "measured at step 100; the last step logged is 60" in text
+    assert "could not be read" not in text
+
+
+def test_a_last_step_between_two_logs_counts_as_finished(tmp_path):
+    folder = write_run(tmp_path / "run")
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"num_steps": 100', '"num_steps": 101'))  # logged every 2
+    assert "not finished" not in page_of(folder).text
+
+
+def test_data_other_than_asked_for_is_said_aloud(tmp_path):
+    folder = write_run(tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    config["data"]["name"] = "drawn_digits"
+    (folder / "config.json").write_text(json.dumps(config))
+    text = page_of(folder).text
+    assert "DDPM trained on drawn_digits" in text
+    assert "asks for the data set ddpm_mnist; this run was trained on drawn_digits instead" in text
+
+
+def test_values_that_are_not_finite_are_named(tmp_path):
+    folder = write_run(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 102, "train/loss": NaN}\n{"step": 104, "train/loss": Infinity}\n')
+    assert "train/loss was not finite at 2 logged steps, first at step 102" in page_of(folder).text
+
+
+def test_lines_are_read_once_a_step_and_time_over_all_starts(tmp_path):
+    lines = [(10, 5.0, 1.0), (20, 9.0, 0.5), (20, 2.0, 0.25), (30, 6.0, 0.2)]  # the third began anew
+    records = [json.dumps({"step": step, "seconds": seconds, "train/loss": loss}) for step, seconds, loss in lines]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([records[0], "not json", *records[1:]]))
+    run = report.read(tmp_path)
+    assert run.curves["train/loss"].steps.tolist() == [10, 20, 30]
+    assert run.curves["train/loss"].values.tolist() == [1.0, 0.25, 0.2]
+    assert run.seconds == 9 + 6
+    assert run.notes == ["metrics.jsonl has 1 lines that could not be read: they are left out."]
+
+
+def test_only_the_first_samples_are_read(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (500, 4, 4, 3), np.uint8)
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "samples.npz", images)
+        samples = report.read(tmp_path).samples
+        np.testing.assert_array_equal(samples.images, images[:100])
+        assert (samples.labels, samples.total) == ((), 500)
+
+
+def test_labels_are_shown_by_name(tmp_path):
+    assert report.read(write_run(tmp_path / "run")).samples.labels[:2] == ("ddpm_mnist 0", "ddpm_mnist 1")
+
+
+def test_of_many_sample_grids_the_first_and_the_last_are_kept(tmp_path):
+    for step in range(0, 1000, 10):
+        save_png(tmp_path / f"samples/{step}.png", np.zeros((2, 2, 1), np.uint8))
+    kept = list(report.read(tmp_path).progress)
+    assert len(kept) == 24
+    assert (kept[0], kept[-1], kept) == (0, 990, sorted(kept))
+
+
+def test_animations_are_written_as_gif_once(tmp_path):
+    folder = write_run(tmp_path / "run")
+    report.write(folder)
+    [gif] = (folder / "pictures").glob("*.gif")
+    before = gif.stat().st_mtime_ns
+    report.write(folder)
+    assert gif.name == "01_animation.gif"
+    assert gif.stat().st_mtime_ns == before
+
+
+def test_the_page_of_a_normal_run_can_be_mailed(tmp_path):
+    folder = write_run(tmp_path / "run")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 16, 32, 32, 3), np.uint8)  # nothing compresses worse
+    save_picture(folder / "pictures/05_noise.npz", Picture(noise, "noise", kind="animation"))
+    assert report.write(folder).stat().st_size < 3_000_000
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if find_chromium() is None:
+        pytest.skip("needs a Chromium, and none is installed")
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.mark.parametrize("name", ["ddpm_mnist", EVIL])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_the_page_without_complaint(browser, tmp_path, name, width):
+    path = report.write(write_run(tmp_path / "run", name))
+    browser.open(path, width=width)
+    assert browser.messages == []
+    assert all(url.startswith("data:") or url.endswith("/run/report.html") for url in browser.requests)
+    assert browser.evaluate("document.title") == f"{name}: gen_jax report"
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    assert browser.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
+
+
+def test_the_keyboard_moves_the_slider_and_the_read_out(browser, tmp_path):
+    folder = write_run(tmp_path / "run")
+    frames = np.arange(6, dtype=np.uint8)[:, None, None, None, None] * np.full((1, 1, 4, 4, 1), 40, np.uint8)
+    labels = tuple(f"t = {index}" for index in range(6))
+    save_picture(folder / "pictures/01_animation.npz", Picture(frames, "t", kind="animation", labels=labels))
+    browser.open(report.write(folder))
+    pixel = "document.querySelector('.player canvas').getContext('2d').getImageData(1, 1, 1, 1).data[0]"
+    label = "document.querySelector('.player output').textContent"
+    assert (browser.evaluate(pixel), browser.evaluate(label)) == (200, "t = 5")
+    browser.evaluate("document.querySelector('.player input').focus()")
+    browser.press("ArrowLeft", 37)
+    browser.press("ArrowLeft", 37)
+    assert (browser.evaluate(pixel), browser.evaluate(label)) == (120, "t = 3")
+    browser.press("Home", 36)
+    assert (browser.evaluate(pixel), browser.evaluate(label)) == (0, "t = 0")
+    button = "document.querySelector('.player button').textContent"
+    assert browser.evaluate(button) == "Play"
+    browser.press(" ", 32)
+    assert browser.evaluate(button) == "Pause"
+    browser.press(" ", 32)
+    assert browser.evaluate(button) == "Play"
+    browser.evaluate("document.querySelector('.chart .plot').focus()")
+    browser.press("End", 35)
+    assert (
+        browser.evaluate("document.querySelector('.read-out').textContent")
+        == "step 100: train/loss 0.01, eval/loss 0.01"
+    )
+    browser.press("Home", 36)
+    read_out = browser.evaluate("document.querySelector('.read-out').textContent")
+    assert read_out == "step 2: train/loss 0.5, eval/loss 0.02 (step 50)"
+
+
+def test_dark_and_light_differ(browser, tmp_path):
+    path = report.write(write_run(tmp_path / "run"))
+    colours = []
+    for dark in (False, True):
+        browser.open(path, dark=dark)
+        colours.append(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colours == ["rgb(251, 250, 248)", "rgb(20, 22, 26)"]

@@ -1,0 +1,121 @@
+"""A run's directory: files are whole or absent, and one process trains in it at a time."""
+
+import contextlib
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from gen_jax import run as run_module
+from gen_jax.method import UserError
+from gen_jax.run import Run, to_json, write_bytes, write_json
+
+HOLD = """
+    import sys, time
+    from gen_jax.run import Run
+    with Run(sys.argv[1]).lock():
+        print("held", flush=True)
+        time.sleep(60)
+"""
+
+
+def _hold_lock(workdir: pathlib.Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLD), str(workdir)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A full disk that needs no file system of its own: no file of this process may grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_second_process_is_told_who_holds_the_lock_and_a_killed_holder_leaves_none(tmp_path):
+    first = _hold_lock(tmp_path)
+    try:
+        with pytest.raises(UserError, match=rf"in use by process {first.pid} on ") as error, Run(tmp_path).lock():
+            pass
+        assert "\n" not in str(error.value)
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == first.pid  # left behind, and harmless
+    with Run(tmp_path).lock():
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_lock_is_free_again_after_its_block_and_after_an_exception(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), Run(tmp_path / "new").lock():
+            raise ZeroDivisionError
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_reused_pid_is_not_mistaken_for_the_process_that_held_the_lock(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no locks on this file system")
+
+    monkeypatch.setattr(run_module.fcntl, "flock", refuse)
+    run = Run(tmp_path)
+    with run.lock(), pytest.raises(UserError, match=f"process {os.getpid()}"), run.lock():
+        pass
+    # Another process of the same number, which began at another time: as after a crash and a wrap of numbers.
+    (tmp_path / "lock").write_text(to_json(run_module._this_process() | {"started": 1}))
+    with run.lock():
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', "\x00"])
+def test_lock_file_with_any_content_can_be_taken(tmp_path, content):
+    (tmp_path / "lock").write_text(content)
+    with Run(tmp_path).lock():
+        pass
+
+
+def test_config_is_read_as_written_and_errors_are_one_line(tmp_path):
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"holds no run: there is no config\.json"):
+        run.read_config()
+    config = {"seed": 1, "name": "größe", "betas": [0.9, 0.99], "none": None}
+    run.write_config(config)
+    assert run.read_config() == config
+    run.config_path.write_text("{")
+    with pytest.raises(UserError, match="cannot read"):
+        run.read_config()
+
+
+def test_failed_write_keeps_the_old_content_and_leaves_no_temporary_file(tmp_path):
+    path = tmp_path / "report.json"
+    write_json(path, {"old": 1})
+    with files_of_at_most(10), pytest.raises(UserError, match=r"cannot write .*report\.json: File too large"):
+        write_bytes(path, b"x" * 100)
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_write_into_a_missing_folder_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="No such file or directory"):
+        write_bytes(tmp_path / "absent" / "file", b"")
+
+
+def test_json_is_legal_for_arrays_and_what_is_not_finite():
+    value = {"a": np.float32(np.nan), "b": [np.inf, -np.inf], "c": np.array([1.0, np.nan]), "d": (np.int64(3), True)}
+    assert json.loads(to_json(value)) == {"a": None, "b": [None, None], "c": [1.0, None], "d": [3, True]}
