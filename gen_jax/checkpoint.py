@@ -23,6 +23,7 @@ import pathlib
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -297,6 +298,7 @@ def _quieten_orbax() -> None:
     Nothing is lost: the failure itself reaches us as an exception. What others say goes through as before.
     """
     logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
     previous = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

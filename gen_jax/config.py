@@ -13,12 +13,14 @@ import importlib.util
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_collections
 
 from gen_jax import optimizer, parallel
 from gen_jax.method import UserError
+
+Config: TypeAlias = Any  # an ml_collections.ConfigDict, whose values no type checker knows
 
 # What a resumed run may set anew: none of these changes a bit of what is trained at a step, but for
 # num_steps (the learning rate's decay spans the run) and placement (equal to rounding).
@@ -39,7 +41,7 @@ CHOICES = {
 }
 
 
-def base_config() -> ml_collections.ConfigDict:
+def base_config() -> Config:
     """Returns what every config has, with the defaults that suit a small model."""
     return ml_collections.ConfigDict(
         {
@@ -86,9 +88,7 @@ def base_config() -> ml_collections.ConfigDict:
     )
 
 
-def with_variant(
-    config: ml_collections.ConfigDict, variant: str, variants: Mapping[str, Mapping[str, Any]]
-) -> ml_collections.ConfigDict:
+def with_variant(config: Config, variant: str, variants: Mapping[str, Mapping[str, Any]]) -> Config:
     """Returns the config with the few values that a variant changes.
 
     Args:
@@ -110,7 +110,7 @@ def with_variant(
     return config
 
 
-def load(path: str) -> tuple[str, str, ml_collections.ConfigDict]:
+def load(path: str) -> tuple[str, str, Config]:
     """Returns (name, variant, config) of `configs/<name>.py[:<variant>]`.
 
     Raises:
@@ -131,7 +131,7 @@ def load(path: str) -> tuple[str, str, ml_collections.ConfigDict]:
     return target.stem, variant, module.get_config(variant)
 
 
-def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+def from_dict(values: Mapping[str, Any]) -> Config:
     """Returns the config that a run's config.json holds (lists are tuples)."""
 
     def restore(value):
@@ -142,7 +142,7 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(restore(values))
 
 
-def flatten(config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any] | Config, prefix: str = "") -> dict[str, Any]:
     """Returns {dotted key: value} of a nested config.
 
     Example:
@@ -158,7 +158,7 @@ def flatten(config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str =
     return flat
 
 
-def override(config: ml_collections.ConfigDict, words: Iterable[str]) -> ml_collections.ConfigDict:
+def override(config: Config, words: Iterable[str]) -> Config:
     """Returns the config with the values of `--config.<key>=<value>` words.
 
     Raises:
@@ -213,15 +213,16 @@ def parse_value(key: str, text: str, default: Any) -> Any:
         value = int(value)
     if isinstance(default, tuple) and isinstance(value, int | float):
         value = (value,)
-    if type(value) is not type(default) or (
-        isinstance(default, tuple) and default and {type(v) for v in value} - {type(v) for v in default}
-    ):
+    mixed = (
+        isinstance(value, tuple) and isinstance(default, tuple) and {*map(type, value)} - {*map(type, default or value)}
+    )
+    if type(value) is not type(default) or mixed:
         kind = {"int": "a whole number", "float": "a number", "tuple": "a list of numbers"}[type(default).__name__]
         raise UserError(f"config.{key} is {kind} such as {_shown(default)}, not '{text}'")
     return value
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: Config) -> None:
     """Refuses values that no run can have, before any work.
 
     Raises:

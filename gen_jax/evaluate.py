@@ -57,7 +57,7 @@ def make_losses(
     """
     if method.evaluate is None or data.test is None:
         return lambda state: {}
-    num = min(config.eval.num_examples, len(data.test["image"]))
+    test, num = data.test, min(config.eval.num_examples, len(data.test["image"]))
     devices, processes = mesh.devices.size, jax.process_count()
     size = -(-min(config.batch_size, num) // devices) * devices
     evaluate = method.evaluate
@@ -73,7 +73,7 @@ def make_losses(
         for start in range(0, num, size):
             index = np.minimum(np.arange(start, start + size), num - 1)
             mine = np.split(index, processes)[jax.process_index()]
-            rows = {k: np.asarray(v[mine]) for k, v in data.test.items()} | {"index": mine.astype(np.int32)}
+            rows = {k: np.asarray(v[mine]) for k, v in test.items()} | {"index": mine.astype(np.int32)}
             for name, measured in call(state, parallel.put_rows(rows, mesh)).items():
                 values.setdefault(name, []).append(parallel.fetch(measured)[: num - start].astype(np.float64))
         return {name: _mean(np.concatenate(pieces)) for name, pieces in values.items()}
@@ -104,7 +104,7 @@ def judge(
     for name, (value, error) in make_losses(config, method, data, mesh)(state).items():
         num = min(config.eval.num_examples, len(data.test["image"])) if data.test else 0
         protocol = f"mean over {num:,} test examples, averaged weights, step {step:,}"
-        rows.append(_metric(f"test_{name}", value, "lower", protocol, error=error))
+        rows.append(_metric(f"test_{name}", value, "lower", protocol, None, error))
     histogram = None
     if data.spec.num_classes is not None:
         judged, histogram = _judge_by_classifier(config, data, images, step)
@@ -124,54 +124,39 @@ def _judge_by_classifier(
     num, n = len(images), short(len(images))
     fake, train = classifier.features(images), classifier.train_features
     probabilities = classifier.probabilities(images)
-    where = (
-        f"{num:,} samples ({_sampler(config)}, step {step:,}); features and classes of a classifier trained on "
-        f"{data.spec.name} (test accuracy {classifier.test_accuracy:.2%})"
+    neighbours = min(num, MAX_REFERENCE)
+    protocol = (
+        f"{num:,} samples ({_sampler(config)}, step {step:,}), judged by a classifier trained on {data.spec.name} "
+        f"(test accuracy {classifier.test_accuracy:.2%}). Frechet distance: its features, against all "
+        f"{len(train):,} training images; not FID. Precision, recall (k = 3), density, coverage (k = 5): against "
+        f"{neighbours:,} training images. Confident share: classified with more than 0.9 confidence. "
+        f"Reference: real test images, {num:,} at most"
     )
     real_probabilities = real = None
     if data.test is not None:
         real = classifier.features(data.test["image"][:num])
         real_probabilities = classifier.probabilities(data.test["image"])
 
+    def row(measure: str, better: str, value: float, reference: float | None, error: float | None = None):
+        return _metric(f"{measure}/classifier_{n}", value, better, protocol, reference, error)
+
     rows = []
     if num > fake.shape[1]:
-        rows.append(
-            _metric(
-                f"frechet_distance/classifier_{n}",
-                frechet_distance(fake, train),
-                "lower",
-                f"{where}; against all {len(train):,} training images. Not FID",
-                None if real is None or len(real) <= real.shape[1] else frechet_distance(real, train),
-                reference_protocol=None if real is None else f"{len(real):,} real test images in place of the samples",
-            )
-        )
+        reference = frechet_distance(real, train) if real is not None and len(real) > real.shape[1] else None
+        rows.append(row("frechet_distance", "lower", frechet_distance(fake, train), reference))
     if num > NEIGHBOURS:
-        some = thin(train, min(num, MAX_REFERENCE))
-        judged = thin(fake, MAX_REFERENCE)
-        names = ("precision", "recall", "density", "coverage")
-        values = precision_recall(some, judged) + density_coverage(some, judged)
+        some = thin(train, neighbours)
+        values = precision_recall(some, thin(fake)) + density_coverage(some, thin(fake))
         references = [None] * 4 if real is None else precision_recall(some, real) + density_coverage(some, real)
-        for name, value, reference in zip(names, values, references, strict=True):
-            k = 3 if name in ("precision", "recall") else 5
-            protocol = f"{where}; against {len(some):,} training images, k = {k}"
-            rows.append(_metric(f"{name}/classifier_{n}", value, "higher", protocol, reference))
+        names = ("precision", "recall", "density", "coverage")
+        rows += [row(*each) for each in zip(names, ["higher"] * 4, values, references, strict=True)]
     sure = classifiers.confident_share(probabilities)
-    rows.append(
-        _metric(
-            f"confident_share/classifier_{n}",
-            sure,
-            "higher",
-            f"share classified with more than 0.9 confidence; {where}",
-            None if real_probabilities is None else classifiers.confident_share(real_probabilities),
-            error=float(np.sqrt(sure * (1 - sure) / num)),
-        )
-    )
+    reference = None if real_probabilities is None else classifiers.confident_share(real_probabilities)
+    rows.append(row("confident_share", "higher", sure, reference, float(np.sqrt(sure * (1 - sure) / num))))
     histogram = {
         "names": list(data.spec.class_names or ()),
         "share": classifiers.class_histogram(probabilities).tolist(),
-        "reference": None
-        if real_probabilities is None
-        else classifiers.class_histogram(real_probabilities).tolist(),
+        "reference": None if real_probabilities is None else classifiers.class_histogram(real_probabilities).tolist(),
     }
     return rows, histogram
 
@@ -192,11 +177,8 @@ def _metric(
     better: str,
     protocol: str,
     reference: float | None = None,
-    reference_protocol: str | None = None,
     error: float | None = None,
 ) -> dict[str, Any]:
-    if reference_protocol:
-        protocol += f"; reference: {reference_protocol}"
     return {
         "name": name,
         "value": value,
@@ -216,10 +198,12 @@ def nearest_picture(images: np.ndarray, data: dataset.Dataset) -> dict[str, Pict
     """Returns a few samples, each beside its nearest training images by distance of pixels."""
     queries = images[:NUM_NEAREST]
     index, _ = nearest(queries, data.train["image"], NEIGHBOURS)
-    rows = [np.concatenate([query[None], data.train["image"][near]]) for query, near in zip(queries, index, strict=True)]
+    rows = [
+        np.concatenate([query[None], data.train["image"][near]]) for query, near in zip(queries, index, strict=True)
+    ]
     return {
         "nearest": Picture(
-            np.concatenate(rows),
+            np.concatenate(rows),  # pyright: ignore[reportArgumentType]  a picture is drawn from either kind of array
             title="Nearest training images",
             caption=f"Left: a sample. Beside it: the {NEIGHBOURS} training images whose pixels are closest. A sample "
             "that is a copy would stand beside its original.",

@@ -27,12 +27,15 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m gen_jax.main",
         description="Train, sample and judge generative models of images.",
-        epilog=f"modes:\n{modes}\n\nAny config value can be set: --config.seed=1 --config.optimizer.learning_rate=1e-3\n"
+        epilog=f"modes:\n{modes}\n\n"
+        "Any config value can be set: --config.seed=1 --config.optimizer.learning_rate=1e-3\n"
         "A value that is unknown or of another type is refused.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="e.g. configs/ddpm_mnist.py or configs/ddpm_mnist.py:tiny")
+    parser.add_argument(
+        "--config", metavar="FILE[:VARIANT]", help="e.g. configs/ddpm_mnist.py or configs/ddpm_mnist.py:tiny"
+    )
     parser.add_argument("--workdir", metavar="DIR", help="the run's directory; default: runs/<config name>[-<variant>]")
     parser.add_argument("--mode", choices=list(MODES), default="train", help="what to do with the run (see below)")
     several = parser.add_argument_group("several processes (found by themselves on TPU pods and under SLURM)")

@@ -114,9 +114,7 @@ def make(config: Any, num_steps: int, ema: float) -> Optimizer:
             grads = jax.tree.map(lambda g: g * factor, grads)
         updates, opt_state = transform.update(grads, state.opt_state[network], state.params[network])
         params = optax.apply_updates(state.params[network], updates)
-        state = state.replace(
-            params=state.params | {network: params}, opt_state=state.opt_state | {network: opt_state}
-        )
+        state = state.replace(params=state.params | {network: params}, opt_state=state.opt_state | {network: opt_state})
         if network in state.ema:
             keep = ema_decay(state.step, ema)
             average = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.ema[network], params)

@@ -20,9 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax import __version__
+from gen_jax import __version__, evaluate, methods, parallel, report, sample
 from gen_jax import config as configs
-from gen_jax import evaluate, methods, parallel, report, sample
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset
 from gen_jax.figures.grid import grid, save_png
@@ -95,7 +94,8 @@ def _loop(
 
     writer = Writer(run.workdir, start) if chief else None
     progress = Progress(config.num_steps, start)
-    window, window_step, scalars, saved = time.perf_counter(), start, {}, start
+    window_step, scalars, saved = start, {}, start
+    began = window = time.perf_counter()
     with _stop_requests() as stop_requested:
         for step in range(start, config.num_steps, config.steps_per_call):
             jax.block_until_ready(scalars)  # at most two calls in flight: bounded memory, quick signals
@@ -109,16 +109,17 @@ def _loop(
                 speed = config.batch_size * (done - window_step) / (now - window)
                 _stop_if_not_finite(values, state, done, checkpoints)
                 if writer:
-                    writer.write(done, {f"train/{k}": v for k, v in values.items()} | {"speed/images_per_second": speed})
+                    scores = {f"train/{k}": v for k, v in values.items()}
+                    writer.write(done, scores | {"speed/images_per_second": speed, "seconds": now - began})
                 progress.update(done, values["loss"], speed)
                 window, window_step = now, done
 
             pause = time.perf_counter()
             if done % config.eval_every == 0 and done < config.num_steps:
-                scores = losses(state)
                 images, _ = sample.generate(method, config, data.spec, state, mesh, NUM_IN_SHEET)
+                scores = {f"eval/{k}": v for k, (v, _) in losses(state).items()}
                 if writer:
-                    writer.write(done, {f"eval/{k}": v for k, (v, _) in scores.items()})
+                    writer.write(done, scores)
                     save_png(run.samples / f"{done:08d}.png", grid(images))
             if done % config.checkpoint_every == 0 or last:
                 if not bool(finite(state)):
@@ -142,9 +143,7 @@ def _finish(
 ) -> None:
     """Samples, pictures, metrics and the page of a trained model."""
     chief = jax.process_index() == 0
-    images, labels = sample.generate(
-        method, config, data.spec, state, mesh, config.sample.num, progress=chief
-    )
+    images, labels = sample.generate(method, config, data.spec, state, mesh, config.sample.num, progress=chief)
     pictures = make_pictures(method, data, state)
     report_values = evaluate.judge(config, method, data, mesh, state, images)
     if not chief:

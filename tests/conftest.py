@@ -23,6 +23,30 @@ def shared() -> pathlib.Path:
     return folder
 
 
+TINY = (  # what makes a run of configs/ddpm_mnist.py:tiny still smaller, for 8x8 images
+    "--config.data.name=made_up_digits", "--config.batch_size=16", "--config.network.multipliers=(1,)",
+    "--config.network.attention_sizes=()", "--config.num_steps=12", "--config.log_every=2", "--config.eval_every=6",
+    "--config.checkpoint_every=4", "--config.sample.num=70", "--config.sample.batch_size=70",
+    "--config.sample.num_steps=3", "--config.eval.num_examples=20", "--config.eval.classifier_steps=10",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_run(made_up_tfds: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A finished run of the smallest DDPM; tests read it and must not change it."""
+    from gen_jax import main
+
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    main.main([*tiny_words(made_up_tfds), f"--workdir={workdir}"])
+    return workdir
+
+
+def tiny_words(data_dir: pathlib.Path) -> list[str]:
+    """The command line of `tiny_run`, without its --workdir."""
+    config = pathlib.Path(__file__).resolve().parents[1] / "configs/ddpm_mnist.py"
+    return [f"--config={config}:tiny", f"--config.data.data_dir={data_dir}", *TINY]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keeps the caches of tests out of the user's."""
@@ -65,6 +89,7 @@ def made_up_tfds(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
     def prepare(title: str, draw, shape: tuple[int, int, int], class_names: list[str] | None) -> None:
         class MadeUp(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+            __module__ = "made_up"  # in a package, TFDS would look for the builder's files there
             name = title
             VERSION = tfds.core.Version("1.0.0")
 

@@ -11,7 +11,8 @@ import difflib
 import hashlib
 import os
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -21,12 +22,14 @@ from gen_jax.data import cache
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, UserError
 
+Builder: TypeAlias = Any  # tfds.core.DatasetBuilder, whose own annotations do not fit what it returns
+
 _CHUNK = 512  # examples that one thread decodes at a time
 
 
 def load(name: str, config: Any) -> Dataset:
     """Returns the set `name` ("mnist", "mnist:3.0.1", "set/config"); `config` as in `dataset.load`."""
-    builder = tfds.builder_from_directory(find(name, data_dir(config.data_dir)))
+    builder: Builder = tfds.builder_from_directory(find(name, data_dir(config.data_dir)))
     if builder.info.file_format.value != "array_record":
         raise UserError(
             f"{name!r} is prepared as {builder.info.file_format.value}, which cannot be read without TensorFlow: "
@@ -104,9 +107,7 @@ def _version_key(version: str) -> tuple[tuple[bool, int, str], ...]:
     return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in version.split("."))
 
 
-def _split(
-    builder: tfds.core.DatasetBuilder, split: str, class_names: tuple[str, ...] | None, config: Any
-) -> cache.Stored:
+def _split(builder: Builder, split: str, class_names: tuple[str, ...] | None, config: Any) -> cache.Stored:
     try:
         info = builder.info.splits[split]
     except (KeyError, ValueError):
@@ -124,7 +125,7 @@ def _split(
     return cache.fetch(cache.root(config.cache_dir) / "data", f"{builder.name}-{split}", key, build)
 
 
-def _digest(paths: list[os.PathLike[str]]) -> str:
+def _digest(paths: Sequence[pathlib.Path]) -> str:
     """Returns the SHA-256 of the shards' bytes, so that a set prepared anew is decoded anew."""
     digest = hashlib.sha256()
     for path in paths:
@@ -133,7 +134,7 @@ def _digest(paths: list[os.PathLike[str]]) -> str:
     return digest.hexdigest()
 
 
-def _decode(builder: tfds.core.DatasetBuilder, split: str, class_names: tuple[str, ...] | None) -> cache.Arrays:
+def _decode(builder: Builder, split: str, class_names: tuple[str, ...] | None) -> cache.Arrays:
     """Returns the split's `image` uint8 [N, H, W, C] and, where there are classes, `label` i32 [N]."""
     unread = {name: tfds.decode.SkipDecoding() for name in builder.info.features if name not in ("image", "label")}
     source = builder.as_data_source(split=split, decoders=unread)

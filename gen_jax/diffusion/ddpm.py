@@ -32,7 +32,6 @@ from gen_jax.method import (
     Scalars,
     State,
     UserError,
-    broadcast_to_images,
     draw,
     stream,
     to_model,
@@ -87,17 +86,16 @@ def make(config: Any, spec: DataSpec) -> Method:
             frozen={},
         )
 
-    def add_noise(x0: Array, t: Array, key: Key, index: Array) -> tuple[Array, Array, schedules.Level]:
+    def noisy(x0: Array, t: Array, key: Key, index: Array) -> tuple[Array, Array, schedules.Level]:
         level = schedule.level(t)
         eps = draw(key, index, lambda k: jax.random.normal(k, spec.image_shape))
-        x_t = broadcast_to_images(level.alpha, x0) * x0 + broadcast_to_images(level.sigma, x0) * eps
-        return x_t, eps, level
+        return schedules.add_noise(x0, eps, level), eps, level
 
     def losses(params: PyTree, batch: Batch, t: Array, key_noise: Key, key_dropout: Key | None) -> Array:
         """Weighted squared error, mean over pixels: f32 [B]."""
         x0 = to_model(batch["image"])
-        x_t, eps, level = add_noise(x0, t, key_noise, batch["index"])
-        output = network.apply(
+        x_t, eps, level = noisy(x0, t, key_noise, batch["index"])
+        output: Array = network.apply(  # pyright: ignore[reportAssignmentType]
             {"params": params},
             x_t,
             level.time,
@@ -138,7 +136,9 @@ def make(config: Any, spec: DataSpec) -> Method:
 
     def denoiser(state: State, label: Array | None) -> Callable[[Array, schedules.Level], Array]:
         def denoise(x_t: Array, level: schedules.Level) -> Array:
-            output = network.apply({"params": state.ema["denoiser"]}, x_t, level.time, label=label)
+            output: Array = network.apply(  # pyright: ignore[reportAssignmentType]
+                {"params": state.ema["denoiser"]}, x_t, level.time, label=label
+            )
             return prediction.to_x0(output, x_t, level)
 
         return samplers.clipped(denoise) if config.sample.clip else denoise
@@ -149,7 +149,9 @@ def make(config: Any, spec: DataSpec) -> Method:
     def pictures(state: State, key: Key, batch: Batch) -> dict[str, Picture]:
         x0 = to_model(batch["image"][:1])
         times = np.linspace(0, schedule.num_steps - 1, NUM_STRIP - 1).round().astype(np.int32)
-        noised, _, _ = add_noise(jnp.repeat(x0, len(times), 0), times, key, jnp.zeros(len(times), jnp.int32))
+        noised, _, _ = add_noise(
+            jnp.repeat(x0, len(times), 0), jnp.asarray(times), key, jnp.zeros(len(times), jnp.int32)
+        )
         forward = Picture(
             to_pixels(jnp.concatenate([x0, noised])),
             title="Forward process",

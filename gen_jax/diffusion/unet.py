@@ -24,13 +24,9 @@ from gen_jax.nn.blocks import (
     upsample_nearest,
     zero_init,
 )
+from gen_jax.nn.conv import Conv
 from gen_jax.nn.embedding import sinusoidal
 from gen_jax.nn.norm import GroupNorm, RMSNorm
-
-try:
-    from gen_jax.nn.conv import Conv
-except ImportError:
-    from flax.linen import Conv
 
 NORMS: dict[str, Callable[..., Callable[..., nn.Module]]] = {
     "group": lambda num_groups: functools.partial(GroupNorm, num_groups=num_groups),

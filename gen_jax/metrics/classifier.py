@@ -113,8 +113,9 @@ def train(data: Dataset, cache_dir: str = "", recipe: Recipe | None = None) -> C
     def build() -> tuple[cache.Arrays, dict[str, Any]]:
         params = _fit(data, num_classes, recipe)
         features = [features for _, features in _apply(params, num_classes, data.train["image"])]
-        arrays = flax.traverse_util.flatten_dict({"params": jax.device_get(params)}, sep=".")
-        return {**arrays, "train_features": np.concatenate(features)}, {}
+        tree = {"params": jax.device_get(params), "train_features": np.concatenate(features)}
+        arrays: Any = flax.traverse_util.flatten_dict(tree, sep=".")
+        return arrays, {}
 
     stored = cache.fetch(cache.root(cache_dir) / "classifier", spec.name, key, build, verify=True).arrays
     tree = flax.traverse_util.unflatten_dict(stored, sep=".")
@@ -204,7 +205,7 @@ def _apply(params: PyTree, num_classes: int, images: np.ndarray) -> Iterator[tup
 @functools.cache
 def _compiled(num_classes: int) -> Any:
     @functools.partial(jax.jit, compiler_options=parallel.compiler_options())
-    def forward(params: PyTree, images: Array) -> tuple[Array, Array]:
+    def forward(params: PyTree, images: Array) -> tuple[Array, Any]:
         logits, features = Network(num_classes).apply({"params": params}, images)
         return nn.softmax(logits), features
 

@@ -10,12 +10,8 @@ import jax.numpy as jnp
 
 from gen_jax.method import Array
 from gen_jax.nn.attention import SelfAttention
+from gen_jax.nn.conv import Conv
 from gen_jax.nn.dropout import Dropout
-
-try:
-    from gen_jax.nn.conv import Conv
-except ImportError:
-    from flax.linen import Conv
 
 # Ho et al. 2020 (released code): uniform, fan-avg; scale 1e-10 where a residual branch ends: it starts as identity.
 kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -68,6 +64,7 @@ class ResidualBlock(nn.Module):
       dtype: of the computation.
 
     Example:
+      >>> import jax
       >>> from gen_jax.nn.norm import RMSNorm
       >>> x, condition = jnp.ones((1, 4, 4, 8)), jnp.ones((1, 16))
       >>> y, _ = ResidualBlock(8, norm=RMSNorm).init_with_output(jax.random.key(0), x, condition)
@@ -111,6 +108,7 @@ class AttentionBlock(nn.Module):
     """Norm, self-attention over all positions, residual (Ho et al. 2020, appendix B).
 
     Example:
+      >>> import jax
       >>> from gen_jax.nn.norm import RMSNorm
       >>> x = jnp.ones((1, 4, 4, 8))
       >>> y, _ = AttentionBlock(norm=RMSNorm).init_with_output(jax.random.key(0), x)

@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
-from jax import lax
 
 from gen_jax.method import Array
 
@@ -39,20 +38,20 @@ def conv(x: Array, kernel: Array, strides: Sequence[int] = (1, 1), padding: Padd
     """
     if not isinstance(padding, str):
         x, padding = _pad_beyond_kernel(x, kernel, padding)
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _pad_beyond_kernel(
     x: Array, kernel: Array, padding: Sequence[tuple[int, int]]
-) -> tuple[Array, list[tuple[int, int]]]:
+) -> tuple[Array, Sequence[tuple[int, int]]]:
     """Returns `x` padded, or cropped, by what is not in 0..kernel-1 of `padding`, and the rest.
 
     A convolution with a negative padding before an axis and a positive one after it reads foreign memory on a CPU
     (jaxlib 0.10.2), and padding beyond the kernel becomes negative in the gradient.
     """
-    inside = [tuple(min(max(p, 0), k - 1) for p in pair) for k, pair in zip(kernel.shape, padding, strict=False)]
-    beyond = [(p - q, r - s, 0) for (p, r), (q, s) in zip(padding, inside, strict=True)]
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *beyond, (0, 0, 0)]), inside
+    inside = [(min(max(p, 0), k - 1), min(max(q, 0), k - 1)) for k, (p, q) in zip(kernel.shape, padding, strict=False)]
+    beyond = [(p - in_p, q - in_q, 0) for (p, q), (in_p, in_q) in zip(padding, inside, strict=True)]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *beyond, (0, 0, 0)]), inside
 
 
 def conv_transpose(x: Array, kernel: Array, strides: Sequence[int] = (1, 1), padding: Padding = "SAME") -> Array:
@@ -76,7 +75,7 @@ def conv_transpose(x: Array, kernel: Array, strides: Sequence[int] = (1, 1), pad
     """
     names = (padding, padding) if isinstance(padding, str) else padding
     pads = [_transposed_padding(k, s, p) for k, s, p in zip(kernel.shape, strides, names, strict=False)]
-    return lax.platform_dependent(
+    return jax.lax.platform_dependent(
         x,
         kernel,
         cpu=lambda x, kernel: _conv_transpose_by_phase(x, kernel, strides, pads),
@@ -98,7 +97,7 @@ def _transposed_padding(size: int, stride: int, padding: str | tuple[int, int]) 
 
 
 def _conv_transpose_dilated(x: Array, kernel: Array, strides: Sequence[int], pads: Sequence[tuple[int, int]]) -> Array:
-    return lax.conv_general_dilated(
+    return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), pads, lhs_dilation=strides, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 

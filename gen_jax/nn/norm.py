@@ -61,8 +61,8 @@ class RMSNorm(nn.Module):
 
     Example:
       >>> y, _ = RMSNorm().init_with_output(jax.random.key(0), jnp.array([[[3.0, 4.0]]]))
-      >>> y.round(4).tolist()  # divided by sqrt(12.5)
-      [[[0.8485, 1.1314]]]
+      >>> y.ravel().round(4)  # divided by sqrt(12.5)
+      Array([0.8485, 1.1314], dtype=float32)
     """
 
     epsilon: float = 1e-6

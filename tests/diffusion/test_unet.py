@@ -1,5 +1,7 @@
 """The U-Net: the paper's sizes, padding, labels, dropout, half precision, every option."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,10 +28,13 @@ def num_parameters(shape, **fields):
     return count_parameters(shapes)
 
 
-def random_params(net, **kwargs):
-    """Parameters away from the start, where zero-initialised layers hide what lies behind them."""
-    params = jax.jit(net.init)(jax.random.key(0), X_T, TIME, **kwargs)
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+@functools.cache
+def network(name, **fields):
+    """Returns a compiled `apply`, and parameters away from the start, where zeros hide what lies behind them."""
+    net = UNet(**{"paper": TINY, "ours": OURS}[name], **fields)
+    params = jax.jit(net.init)(jax.random.key(0), X_T, TIME)
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    return jax.jit(net.apply, static_argnames="train"), params
 
 
 def test_cifar10_network_of_the_paper_has_its_number_of_parameters():
@@ -59,25 +64,23 @@ def test_mnist_networks_of_the_paper_have_their_number_of_parameters(channels, m
 @pytest.mark.parametrize("size", [(8, 8), (7, 10)])
 def test_prediction_has_the_shape_of_the_image_whatever_its_size(fields, size):
     x_t = jnp.ones((2, *size, 1))
-    out, _ = jax.jit(UNet(**fields).init_with_output)(jax.random.key(0), x_t, TIME)
+    out, _ = jax.eval_shape(UNet(**fields).init_with_output, jax.random.key(0), x_t, TIME)
     assert out.shape == x_t.shape
     assert out.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("fields", [TINY, OURS])
-def test_examples_do_not_see_each_other_and_time_matters(fields):
-    net = UNet(**fields)
-    params = random_params(net)
-    out = net.apply(params, X_T, TIME)
-    np.testing.assert_allclose(net.apply(params, X_T[:1], TIME[:1])[0], out[0], atol=1e-4)
-    assert abs(net.apply(params, X_T, TIME + 100) - out).max() > 1e-3
+@pytest.mark.parametrize("name", ["paper", "ours"])
+def test_examples_do_not_see_each_other_and_time_matters(name):
+    apply, params = network(name)
+    out = apply(params, X_T, TIME)
+    np.testing.assert_allclose(apply(params, X_T.at[1].add(1), TIME.at[1].add(-100))[0], out[0], atol=1e-5)
+    assert abs(apply(params, X_T, TIME + 100) - out).max() > 1e-3
 
 
-@pytest.mark.parametrize("fields", [TINY, OURS])
-def test_every_parameter_gets_a_gradient(fields):
-    net = UNet(**fields)
-    params = random_params(net)
-    gradients = jax.jit(jax.grad(lambda p: jnp.square(net.apply(p, X_T, TIME)).sum()))(params)
+@pytest.mark.parametrize("name", ["paper", "ours"])
+def test_every_parameter_gets_a_gradient(name):
+    apply, params = network(name)
+    gradients = jax.jit(jax.grad(lambda p: jnp.square(apply(p, X_T, TIME)).sum()))(params)
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         assert jnp.isfinite(gradient).all()
         assert jnp.abs(gradient).max() > 0, jax.tree_util.keystr(path)
@@ -90,34 +93,36 @@ def test_networks_of_our_own_have_no_bias_that_a_norm_or_softmax_takes_away():
 
 
 def test_label_conditions_and_a_label_outside_the_classes_is_none():
-    net = UNet(**OURS, num_classes=3)
-    params = random_params(net)
-    label = jnp.array([1, 2])
-    out = net.apply(params, X_T, TIME, label=label)
-    assert abs(out - net.apply(params, X_T, TIME)).max() > 1e-3
-    mixed = net.apply(params, X_T, TIME, label=jnp.array([1, -1]))
+    apply, params = network("ours", num_classes=3)
+    out, mixed, none = (apply(params, X_T, TIME, label=jnp.array(label)) for label in ([1, 2], [1, -1], [-1, 3]))
+    assert abs(out - none).max() > 1e-3
     np.testing.assert_allclose(mixed[0], out[0], atol=1e-5)
-    np.testing.assert_allclose(mixed[1], net.apply(params, X_T, TIME)[1], atol=1e-5)
+    np.testing.assert_allclose(mixed[1], none[1], atol=1e-5)
+    np.testing.assert_allclose(apply(params, X_T, TIME), none, atol=1e-5)
 
 
 def test_dropout_acts_in_training_only_and_by_index():
-    net = UNet(**OURS, dropout=0.5)
-    params = random_params(net)
-    rngs = {"dropout": jax.random.key(1)}
-    out = net.apply(params, X_T, TIME, index=jnp.arange(2), train=True, rngs=rngs)
-    second = net.apply(params, X_T[1:], TIME[1:], index=jnp.array([1]), train=True, rngs=rngs)
-    np.testing.assert_allclose(second[0], out[1], rtol=1e-4, atol=1e-4)
-    assert abs(out - net.apply(params, X_T, TIME)).max() > 1e-3
+    apply, params = network("ours", dropout=0.5)
+    rngs, index = {"dropout": jax.random.key(1)}, jnp.arange(2)
+    out = apply(params, X_T, TIME, index=index, train=True, rngs=rngs)
+    turned = apply(params, X_T[::-1], TIME[::-1], index=index[::-1], train=True, rngs=rngs)
+    np.testing.assert_allclose(turned[::-1], out, atol=1e-5)
+    plain, _ = network("ours")
+    assert abs(out - plain(params, X_T, TIME)).max() > 1e-3
 
 
-@pytest.mark.parametrize("fields", [TINY, OURS])
-def test_half_precision_computes_near_single_with_single_parameters(fields):
-    params = jax.jit(UNet(**fields, dtype=jnp.bfloat16).init)(jax.random.key(0), X_T, TIME)
-    assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    params = random_params(UNet(**fields))
-    half, single = (UNet(**fields, dtype=d).apply(params, X_T, TIME) for d in (jnp.bfloat16, jnp.float32))
-    assert half.dtype == jnp.float32
-    np.testing.assert_allclose(half, single, atol=0.05 * float(jnp.abs(single).max()))
+@pytest.mark.parametrize("name", ["paper", "ours"])
+def test_half_precision_computes_near_single(name):
+    single, params = network(name)
+    half, _ = network(name, dtype=jnp.bfloat16)
+    expected, out = single(params, X_T, TIME), half(params, X_T, TIME)
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, expected, atol=0.05 * float(jnp.abs(expected).max()))
+
+
+def test_parameters_are_single_precision_whatever_the_dtype():
+    shapes = jax.eval_shape(UNet(**OURS, dtype=jnp.bfloat16).init, jax.random.key(0), X_T, TIME)
+    assert {p.dtype for p in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
 def test_mistakes_are_refused_in_one_line():

@@ -68,6 +68,6 @@ def test_dead_features_stay_finite():
 
 
 def test_refuses_no_more_samples_than_features():
-    with pytest.raises(UserError, match="5 samples are too few .* more than 5"):
+    with pytest.raises(UserError, match=r"5 samples are too few .* more than 5"):
         frechet.frechet_distance(_features(0, num_samples=5), _features(1))
     assert frechet.frechet_distance(_features(0, num_samples=6), _features(1)) > 0

@@ -1,0 +1,47 @@
+# Everything that a newcomer needs: `make run`, `make test`. VENV and PYTHON can be set from outside.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CONFIG ?= configs/ddpm_mnist.py
+
+.PHONY: run test test-slow check smoke bench clean
+
+run: $(VENV)/.installed  ## train the main config (CONFIG=...), with samples, metrics and report
+	$(BIN)/python -m gen_jax.main --config=$(CONFIG)
+
+test: $(VENV)/.test  ## the fast tests, and every docstring's example
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test  ## the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.test  ## style, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+smoke: $(VENV)/.installed  ## the smallest variant of every config, end to end
+	for config in configs/*.py; do $(BIN)/python -m gen_jax.main --config=$$config:tiny || exit 1; done
+
+bench: $(VENV)/.bench  ## train step and sampler beside eager PyTorch; the loop, data and start-up
+	$(BIN)/python -m benchmarks.ddpm
+	$(BIN)/python -m benchmarks.loop
+
+clean:  ## removes the environment and caches of tools; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gen_jax needs Python 3.11 or newer: make PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	touch $@ $(VENV)/.installed

@@ -1,0 +1,171 @@
+"""Convolutions against flax.linen, XLA's own transposed convolution and loops in numpy."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax import parallel
+from gen_jax.nn.conv import Conv, ConvTranspose, conv, conv_transpose
+
+STRIDES = [(1, 1), (2, 2), (3, 2)]
+KERNELS = [(1, 1), (3, 2), (4, 4), (5, 5)]
+PADDINGS = ["SAME", "VALID", ((2, 3), (2, 3)), ((0, 0), (1, 4)), ((-1, 2), (1, -1))]
+SIZES = [(5, 4), (1, 7)]
+DERIVATIVE_CASES = [
+    ((2, 2), (4, 4), "SAME"),
+    ((3, 2), (3, 2), "VALID"),
+    ((2, 2), (5, 5), ((2, 3), (2, 3))),
+    ((2, 3), (2, 2), ((-1, 2), (1, 4))),
+]
+
+
+def arrays(kernel, size, channels=3, features=2):
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(2, *size, channels)), rng.normal(size=(*kernel, channels, features))
+    return x.astype(np.float32), w.astype(np.float32)
+
+
+def xla(x, kernel, strides, padding):
+    return jax.lax.conv_transpose(x, kernel, strides, padding)
+
+
+def assert_close(actual, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), actual, expected)
+
+
+def correlate(x, kernel, padding):
+    """In float64 numpy; a negative padding crops."""
+    x = np.pad(x.astype(np.float64), [(0, 0), *[(max(a, 0), max(b, 0)) for a, b in padding], (0, 0)])
+    (top, bottom), (left, right) = [(max(-a, 0), max(-b, 0)) for a, b in padding]
+    x = x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
+    height, width = kernel.shape[:2]
+    rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
+    return sum(
+        x[:, i : i + rows, j : j + columns] @ kernel[i, j].astype(np.float64)
+        for i, j in itertools.product(range(height), range(width))
+    )
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("strides", STRIDES)
+def test_transposed_equals_xla(strides, kernel, padding):
+    for size in SIZES:
+        x, w = arrays(kernel, size)
+        expected = jax.eval_shape(lambda x, w: xla(x, w, strides, padding), x, w).shape
+        if min(expected) > 0:
+            y = jax.jit(lambda x, w: conv_transpose(x, w, strides, padding))(x, w)
+            assert_close(y, xla(x, w, strides, padding))
+
+
+@pytest.mark.parametrize("padding", [((1, 2), (0, 3)), ((-1, 2), (1, -1))])
+def test_transposed_equals_correlation_with_zeros_between_pixels(padding):
+    x, w = arrays((3, 4), (4, 5))
+    dilated = np.zeros((2, 7, 13, 3))
+    dilated[:, ::2, ::3] = x
+    assert_close(conv_transpose(x, w, (2, 3), padding), correlate(dilated, w, padding))
+
+
+@pytest.mark.parametrize(("strides", "kernel", "padding"), DERIVATIVE_CASES)
+def test_transposed_has_the_derivatives_of_xla(strides, kernel, padding):
+    x, w = arrays(kernel, (5, 4))
+    dx, dw = np.cos(x), np.cos(w)
+
+    def derivatives(operation):
+        def loss(x, w):
+            return jnp.sum(jnp.sin(operation(x, w, strides, padding)))
+
+        def penalty(x, w):  # as a GAN's gradient penalty: reverse over reverse
+            return sum(jnp.sum(g**2) for g in jax.grad(loss, (0, 1))(x, w))
+
+        def everything(x, w):
+            forward = jax.jvp(lambda x, w: operation(x, w, strides, padding), (x, w), (dx, dw))
+            hessian = jax.jvp(jax.grad(loss, (0, 1)), (x, w), (dx, dw))  # forward over reverse
+            return forward, hessian, jax.grad(penalty, (0, 1))(x, w)
+
+        return jax.jit(everything)(x, w)
+
+    actual, expected = derivatives(conv_transpose), derivatives(xla)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * scale), actual, expected)
+
+
+def test_transposed_under_vmap_of_images_and_of_kernels():
+    x, w = arrays((4, 4), (3, 3))
+    xs, ws = np.stack([x, 2 * x, -x]), np.stack([w, w + 1, w - 1])
+    over_images = jax.vmap(lambda x: conv_transpose(x, w, (2, 2)))(xs)
+    over_both = jax.jit(jax.vmap(lambda x, w: conv_transpose(x, w, (2, 2))))(xs, ws)
+    for i in range(3):
+        assert_close(over_images[i], xla(xs[i], w, (2, 2), "SAME"))
+        assert_close(over_both[i], xla(xs[i], ws[i], (2, 2), "SAME"))
+
+
+@pytest.mark.parametrize(("platform", "dilated"), [("cpu", False), ("cuda", True), ("tpu", True)])
+def test_platform_chooses_the_form_when_lowered(platform, dilated):
+    x, w = arrays((4, 4), (4, 4))
+    step = jax.jit(jax.grad(lambda w, x: jnp.sum(conv_transpose(x, w, (2, 2)) ** 2)))
+    text = step.trace(w, x).lower(lowering_platforms=(platform,)).as_text()
+    assert ("lhs_dilate = [2, 2]" in text) == dilated
+
+
+def test_no_branch_is_left_in_the_compiled_program():
+    x, w = arrays((4, 4), (4, 4))
+    step = jax.jit(jax.grad(lambda w, x: jnp.sum(conv_transpose(x, w, (2, 2)) ** 2)))
+    assert "conditional" not in step.lower(w, x).compile().as_text()
+
+
+def test_unknown_padding_is_refused():
+    x, w = arrays((3, 3), (4, 4))
+    with pytest.raises(ValueError, match="CIRCULAR"):
+        conv_transpose(x, w, (2, 2), "CIRCULAR")
+
+
+@pytest.mark.parametrize("padding", [((-1, 1), (0, 0)), ((3, 0), (3, 0)), ((0, 5), (-2, 1))])
+def test_any_padding_is_exact_with_its_gradients(padding):
+    """XLA on CPU alone reads foreign memory at the first, and in the input gradient of the second."""
+    x, w = arrays((2, 4), (6, 7))
+    y, pullback = jax.jit(lambda x, w: jax.vjp(lambda x, w: conv(x, w, padding=padding), x, w))(x, w)
+    expected = correlate(x, w, padding)
+    assert_close(y, expected)
+    dx, dw = pullback(jnp.asarray(expected, jnp.float32))
+    for d, array, shifted in [(dx, x, lambda u: (x + u, w)), (dw, w, lambda u: (x, w + u))]:
+        direction = np.random.default_rng(1).normal(size=array.shape)
+        change = correlate(*shifted(direction), padding) - expected  # exact: linear in each argument
+        np.testing.assert_allclose(np.sum(d * direction), np.sum(expected * change), rtol=1e-4)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 2), (0, 1))])
+@pytest.mark.parametrize(("ours", "flax"), [(Conv, nn.Conv), (ConvTranspose, nn.ConvTranspose)])
+def test_layers_take_the_parameters_of_flax(ours, flax, padding, use_bias):
+    x, _ = arrays((3, 3), (5, 6))
+    settings = {"strides": (2, 2), "padding": padding, "use_bias": use_bias, "bias_init": nn.initializers.ones}
+    theirs = flax(4, (3, 3), **settings)
+    params = theirs.init(jax.random.key(0), x)
+    layer = ours(4, (3, 3), **settings)
+    assert_close(layer.init(jax.random.key(0), x), params)
+    assert_close(layer.apply(params, x), theirs.apply(params, x))
+
+
+@pytest.mark.parametrize("layer", [Conv, ConvTranspose])
+def test_half_precision_keeps_parameters_in_full(layer):
+    y, params = layer(4, (3, 3), dtype=jnp.bfloat16).init_with_output(jax.random.key(0), jnp.ones((1, 4, 4, 2)))
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("layer", [Conv(8, (3, 3), (2, 2)), Conv(8, (1, 1)), ConvTranspose(8, (4, 4), (2, 2))])
+def test_compiler_options_change_rounding_only(layer):
+    x, _ = arrays((1, 1), (8, 8), channels=8)
+    params = layer.init(jax.random.key(0), x)
+
+    def step(params, x):
+        return jax.value_and_grad(lambda p: jnp.mean(nn.silu(layer.apply(p, x)) ** 2))(params)
+
+    fast = jax.jit(step, compiler_options=parallel.compiler_options())(params, x)
+    plain = jax.jit(step)(params, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), fast, plain)

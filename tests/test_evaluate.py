@@ -1,0 +1,54 @@
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax import config as configs
+from gen_jax import evaluate, main, parallel
+from gen_jax.data.dataset import Dataset
+from gen_jax.method import DataSpec, Method, State, UserError
+
+
+def test_1003_examples_count_1003():
+    # One value an example, known in advance: the first pixel. Padding of the last batch must not count.
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1003, 2, 2, 1)).astype(np.uint8)
+    data = Dataset(DataSpec("x", (2, 2, 1), 1003), {"image": images}, {"image": images})
+    pixel = lambda state, batch, key: {"loss": batch["image"][:, 0, 0, 0].astype(jnp.float32)}  # noqa: E731
+    method = Method(*[None] * 3, pixel, None)  # pyright: ignore
+    state = State(jnp.int32(0), jax.random.key(0), {}, {}, {}, {}, {})
+    config = configs.base_config()
+    config.eval.num_examples = 5000
+    for devices in (1, 8):
+        mesh = parallel.make_mesh(devices)
+        placed = jax.device_put(state, parallel.replicated(mesh))
+        value, error = evaluate.make_losses(config, method, data, mesh)(placed)["loss"]
+        first = images[:, 0, 0, 0].astype(np.float64)
+        assert value == pytest.approx(first.mean(), rel=1e-12)
+        assert error == pytest.approx(first.std(ddof=1) / np.sqrt(1003), rel=1e-12)
+
+
+def test_the_mode_judges_and_keeps_other_figures_of_the_checkpoint(tiny_run, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_run, copy)
+    main.main([f"--workdir={copy}", "--mode=eval", "--config.eval.num_samples=80", "--config.sample.batch_size=80"])
+    report = json.loads((copy / "report.json").read_text())
+    names = [row["name"] for row in report["metrics"]]
+    assert len(names) == len(set(names))
+    assert {"recall/classifier_80", "recall/classifier_70", "test_loss"} <= set(names)
+    assert sum(report["histogram"]["share"]) == pytest.approx(1)
+    assert "recall/classifier_80" in capsys.readouterr().out
+    assert "classifier_80" in (copy / "report.html").read_text() or "80 samples" in (copy / "report.html").read_text()
+
+
+def test_other_data_than_it_was_trained_on_is_refused(tiny_run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_run, copy)
+    stored = json.loads((copy / "config.json").read_text())
+    stored["data"]["fingerprint"] = "0" * 64
+    (copy / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="000000000000"):
+        main.main([f"--workdir={copy}", "--mode=eval"])

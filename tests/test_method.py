@@ -1,0 +1,37 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.method import DataSpec, draw, stream, to_model, to_pixels
+
+
+def test_to_model_and_to_pixels_invert_each_other_over_all_256_values():
+    values = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(to_pixels(to_model(values)), values)
+    np.testing.assert_array_equal(jax.jit(lambda v: to_pixels(to_model(v)))(values), values)
+
+
+def test_pixels_are_rounded_and_clipped_not_cut():
+    # 200.6 / 127.5 - 1 is nearest to 201; beyond the range is the end of the range
+    np.testing.assert_array_equal(to_pixels(jnp.array([200.6 / 127.5 - 1, -9.0, 9.0])), [201, 0, 255])
+
+
+def test_streams_are_independent():
+    names = ("init", "step", "sample", "eval", "pictures")
+    first = [float(jax.random.normal(stream(jax.random.key(0), name))) for name in names]
+    assert len(set(first)) == len(names)
+
+
+def test_a_draw_belongs_to_its_example_whatever_the_batch():
+    key = jax.random.key(3)
+    whole = draw(key, jnp.arange(8), lambda k: jax.random.normal(k, (4,)))
+    for order in ([5, 2], [2], [7, 6, 5, 2]):
+        part = jax.jit(lambda i: draw(key, i, lambda k: jax.random.normal(k, (4,))))(jnp.array(order))
+        np.testing.assert_array_equal(part, whole[jnp.array(order)])
+
+
+def test_a_data_spec_survives_json():
+    import json
+
+    spec = DataSpec("x", (8, 8, 1), 10, ("a", "b"), "f00")
+    assert DataSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec

@@ -1,0 +1,156 @@
+"""The loop: a run from end to end, and what survives its death."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_words
+
+from gen_jax import config as configs
+from gen_jax import main, methods, parallel
+from gen_jax.checkpoint import Checkpoints
+from gen_jax.method import DataSpec, UserError
+from gen_jax.run import Run
+from gen_jax.writers import read_metrics
+
+
+def final_state(workdir):
+    run = Run(workdir)
+    stored = run.read_config()
+    method = methods.make(configs.from_dict(stored["config"]), DataSpec.from_dict(stored["data"]))
+    with Checkpoints(run.checkpoints) as checkpoints:
+        return checkpoints.restore(parallel.abstract_state(method.init, parallel.make_mesh()))
+
+
+def assert_same_bits(one, two):
+    def compare(a, b):
+        if jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+    jax.tree.map(compare, one, two)
+
+
+def command(words, workdir):
+    return [sys.executable, "-m", "gen_jax.main", *words, f"--workdir={workdir}"]
+
+
+def without_times(records):
+    clocks = ("time", "seconds", "speed/images_per_second")
+    return [{k: v for k, v in record.items() if k not in clocks} for record in records]
+
+
+def test_a_run_leaves_what_it_promises(tiny_run):
+    assert (tiny_run / "report.html").stat().st_size > 10_000
+    steps = sorted(int(p.name) for p in (tiny_run / "checkpoints").iterdir() if p.name.isdigit())
+    assert steps == [4, 8, 12]
+    records = read_metrics(tiny_run)
+    assert [r["step"] for r in records if "train/loss" in r] == [2, 4, 6, 8, 10, 12]
+    assert [r["step"] for r in records if "eval/loss" in r] == [6]
+    assert [p.name for p in (tiny_run / "samples").iterdir()] == ["00000006.png"]
+    assert np.load(tiny_run / "samples.npz")["arr_0"].shape == (70, 8, 8, 1)
+    names = {row["name"] for row in json.loads((tiny_run / "report.json").read_text())["metrics"]}
+    assert {"test_loss", "frechet_distance/classifier_70", "recall/classifier_70"} <= names
+    config = json.loads((tiny_run / "config.json").read_text())
+    assert config["data"]["name"] == "made_up_digits"
+    assert sum(row["parameters"] for row in config["parameters"]["denoiser"]) > 1000
+    assert list((tiny_run / "tensorboard").glob("events*"))
+
+
+def test_a_finished_run_says_so_and_how_to_go_on(tiny_run, made_up_tfds, capsys):
+    before = (tiny_run / "report.html").stat().st_mtime_ns
+    main.main([*tiny_words(made_up_tfds), f"--workdir={tiny_run}"])
+    said = capsys.readouterr().out
+    assert "finished at step 12" in said
+    assert "--config.num_steps=24" in said
+    assert (tiny_run / "report.html").stat().st_mtime_ns == before
+
+
+def test_killed_and_resumed_is_the_same_run_bit_by_bit(tiny_run, made_up_tfds, tmp_path):
+    words = tiny_words(made_up_tfds)
+    process = subprocess.Popen(command(words, tmp_path / "run"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while process.poll() is None and not any((tmp_path / "run/checkpoints").glob("[0-9]*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed_at = max([r["step"] for r in read_metrics(tmp_path / "run")], default=0)
+    assert not (tmp_path / "run/report.html").exists()
+
+    main.main([*words, f"--workdir={tmp_path / 'run'}"])
+    assert killed_at < 12
+    assert_same_bits(final_state(tmp_path / "run"), final_state(tiny_run))
+    assert without_times(read_metrics(tmp_path / "run")) == without_times(read_metrics(tiny_run))
+    samples = [np.load(w / "samples.npz")["arr_0"] for w in (tmp_path / "run", tiny_run)]
+    np.testing.assert_array_equal(*samples)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tiny_run, made_up_tfds, tmp_path):
+    words = [*tiny_words(made_up_tfds), "--config.num_steps=100000", "--config.checkpoint_every=100000",
+             "--config.optimizer.decay=none"]  # fmt: skip
+    process = subprocess.Popen(command(words, tmp_path), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 200
+    while process.poll() is None and len(read_metrics(tmp_path)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert "saved; the same command goes on" in said
+    assert process.returncode != 0
+    (saved,) = [int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
+    assert saved == max(r["step"] for r in read_metrics(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--config.seed=5"], "seed: 0 -> 5"),
+        (["--config.batch_size=12"], "does not divide over 8 devices"),
+        (["--config.data.name=made_up_digit"], "made_up_digits"),
+        (["--config.diffusion.prediction=eps"], "v or x"),
+        (["--config.diffusion.schedule=cosin"], "did you mean cosine?"),
+        (["--config.method=dpm"], "did you mean ddpm?"),
+        (["--config.sample.num_steps=0"], "0"),
+        (["--config.sample.spacing=even"], "trailing"),
+        (["--config.num_devices=9"], "has 8"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_lost(tiny_run, made_up_tfds, words, line):
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in (tiny_run / "checkpoints").iterdir())
+    with pytest.raises(UserError) as error:
+        main.main([*tiny_words(made_up_tfds), *words, f"--workdir={tiny_run}"])
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in (tiny_run / "checkpoints").iterdir()) == before
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_is_never_saved(made_up_tfds, tmp_path):
+    words = [*tiny_words(made_up_tfds), "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30",
+             "--config.optimizer.clip_norm=0", "--config.optimizer.warmup_steps=0"]  # fmt: skip
+    with pytest.raises(UserError, match="not finite at step"):
+        main.main([*words, f"--workdir={tmp_path}"])
+    assert not [p for p in (tmp_path / "checkpoints").glob("*") if p.name.isdigit()]
+
+
+def test_several_steps_a_call_train_as_single_steps_do(tiny_run, made_up_tfds, tmp_path):
+    main.main([*tiny_words(made_up_tfds), "--config.steps_per_call=2", f"--workdir={tmp_path}"])
+    one, two = final_state(tiny_run), final_state(tmp_path)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), one.params, two.params)
+
+
+def test_the_command_line_ends_a_mistake_with_one_line(tmp_path):
+    for words, code in ((["--config.seed=1"], 2), (["--config=nowhere.py"], 2), (["--mode=dream"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-m", "gen_jax.main", *words], cwd=tmp_path, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(main.pathlib.Path(main.__file__).parents[1])}, timeout=100,
+        )  # fmt: skip
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
