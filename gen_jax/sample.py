@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -111,7 +110,7 @@ def generate(
     options = parallel.compiler_options() if config.fast_compile_options else {}
     call = jax.jit(draw, out_shardings=parallel.sharded(mesh), compiler_options=options)
     pieces = []
-    with tqdm.tqdm(total=num, unit="img", desc="sampling", disable=not progress or not sys.stderr.isatty()) as bar:
+    with tqdm.tqdm(total=num, unit="img", desc="sampling", disable=None if progress else True) as bar:
         for start in range(0, num, size):
             index = np.minimum(np.arange(start, start + size), num - 1)  # the last batch is padded
             rows = {"index": index.astype(np.int32)} | ({} if labels is None else {"label": labels[index]})

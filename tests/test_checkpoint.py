@@ -341,7 +341,7 @@ def _kill_while_saving(directory: pathlib.Path, kills: int) -> int:
 
 
 def test_killed_inside_a_write_the_newest_checkpoint_is_whole(tmp_path):
-    assert _kill_while_saving(tmp_path, 4) > 0
+    assert _kill_while_saving(tmp_path, 3) > 0
 
 
 @pytest.mark.slow

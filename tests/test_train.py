@@ -109,26 +109,44 @@ def test_sigterm_saves_and_the_same_command_goes_on(tiny_run, made_up_tfds, tmp_
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("word", "line"),
     [
-        (["--config.seed=5"], "seed: 0 -> 5"),
-        (["--config.batch_size=12"], "does not divide over 8 devices"),
-        (["--config.data.name=made_up_digit"], "made_up_digits"),
-        (["--config.diffusion.prediction=eps"], "v or x"),
-        (["--config.diffusion.schedule=cosin"], "did you mean cosine?"),
-        (["--config.method=dpm"], "did you mean ddpm?"),
-        (["--config.sample.num_steps=0"], "0"),
-        (["--config.sample.spacing=even"], "trailing"),
-        (["--config.num_devices=9"], "has 8"),
+        ("--config.batch_size=12", "does not divide over 8 devices"),
+        ("--config.num_devices=9", "has 8"),
+        ("--config.data.name=made_up_digit", "made_up_digits"),
+        ("--config.method=dpm", "did you mean ddpm?"),
+        ("--config.diffusion.prediction=eps", "use 'v' or 'x'"),
+        ("--config.diffusion.schedule=cosin", "did you mean cosine?"),
+        ("--config.sample.sampler=ddimm", "did you mean ddim?"),
+        ("--config.sample.num_steps=0", "0"),
+        ("--config.sample.num_steps=1001", "1000"),
+        ("--config.sample.spacing=even", "trailing"),
+        ("--config.sample.variance=medium", "small"),
+        ("--config.network.norm=batch", "rms"),
+        ("--config.ema=1.5", "[0, 1)"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_lost(tiny_run, made_up_tfds, words, line):
-    before = sorted((p.name, p.stat().st_mtime_ns) for p in (tiny_run / "checkpoints").iterdir())
+def test_what_cannot_be_is_refused_in_one_line_before_any_work(made_up_tfds, tmp_path, word, line):
+    sampler = ["--config.sample.sampler=ancestral"] if "variance" in word else []
     with pytest.raises(UserError) as error:
-        main.main([*tiny_words(made_up_tfds), *words, f"--workdir={tiny_run}"])
+        main.main([*tiny_words(made_up_tfds), *sampler, word, f"--workdir={tmp_path}"])
     assert line in str(error.value)
     assert "\n" not in str(error.value)
-    assert sorted((p.name, p.stat().st_mtime_ns) for p in (tiny_run / "checkpoints").iterdir()) == before
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_another_config_in_the_same_directory_is_refused_and_nothing_is_lost(tiny_run, made_up_tfds):
+    def files():
+        return sorted((p, p.stat().st_mtime_ns) for p in tiny_run.rglob("*") if p.is_file() and p.name != "lock")
+
+    before = files()
+    with pytest.raises(
+        UserError, match="\(seed: 0 -> 5\); give these values back"
+    ):
+        main.main([*tiny_words(made_up_tfds), "--config.seed=5", f"--workdir={tiny_run}"])
+    with pytest.raises(UserError, match="data.name"):
+        main.main([*tiny_words(made_up_tfds), "--config.data.name=made_up_unlabelled", f"--workdir={tiny_run}"])
+    assert files() == before
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_is_never_saved(made_up_tfds, tmp_path):

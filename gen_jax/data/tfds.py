@@ -157,7 +157,7 @@ def _decode(builder: Builder, split: str, class_names: tuple[str, ...] | None) -
 
     with (
         concurrent.futures.ThreadPoolExecutor() as pool,  # decoding lets go of Python's lock
-        tqdm.tqdm(total=num_examples, desc=f"decoding {builder.name} {split}", unit="images") as progress,
+        tqdm.tqdm(total=num_examples, desc=f"decoding {builder.name} {split}", unit="images", disable=None) as progress,
     ):
         for count in pool.map(decode, range(0, num_examples, _CHUNK)):
             progress.update(count)

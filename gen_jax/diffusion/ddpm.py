@@ -149,9 +149,7 @@ def make(config: Any, spec: DataSpec) -> Method:
     def pictures(state: State, key: Key, batch: Batch) -> dict[str, Picture]:
         x0 = to_model(batch["image"][:1])
         times = np.linspace(0, schedule.num_steps - 1, NUM_STRIP - 1).round().astype(np.int32)
-        noised, _, _ = add_noise(
-            jnp.repeat(x0, len(times), 0), jnp.asarray(times), key, jnp.zeros(len(times), jnp.int32)
-        )
+        noised, _, _ = noisy(jnp.repeat(x0, len(times), 0), jnp.asarray(times), key, jnp.zeros(len(times), jnp.int32))
         forward = Picture(
             to_pixels(jnp.concatenate([x0, noised])),
             title="Forward process",

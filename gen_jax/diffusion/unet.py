@@ -113,12 +113,16 @@ class UNet(nn.Module):
             one_hot = jax.nn.one_hot(jnp.full(time.shape, -1) if label is None else label, self.num_classes)
             condition += dense(4 * self.channels, use_bias=False, name="label")(one_hot)
 
-        def level(h: Array, name: str, features: int) -> Array:
-            block = ResidualBlock(features, norm, self.film, self.dropout, self.use_bias, self.dtype, name=name)
-            h = block(h, condition, index, train=train)
-            if h.shape[1] in self.attention_sizes:
-                h = AttentionBlock(norm, self.num_heads, self.use_bias, self.dtype, name=f"{name}_attention")(h)
-            return h
+        def residual(h: Array, name: str, features: int) -> Array:
+            layer = ResidualBlock(features, norm, self.film, self.dropout, self.use_bias, self.dtype, name=name)
+            return layer(h, condition, index, train=train)
+
+        def attend(h: Array, name: str) -> Array:
+            return AttentionBlock(norm, self.num_heads, self.use_bias, self.dtype, name=name)(h)
+
+        def block(h: Array, name: str, features: int) -> Array:
+            h = residual(h, name, features)
+            return attend(h, f"{name}_attention") if h.shape[1] in self.attention_sizes else h
 
         def down(h: Array, name: str, features: int) -> Array:
             if self.shuffle:
@@ -138,27 +142,27 @@ class UNet(nn.Module):
         skips = [h]
         for i, features in enumerate(widths):
             for j in range(self.num_blocks):
-                h = level(h, f"down_{i}_{j}", features)
+                h = block(h, f"down_{i}_{j}", features)
                 skips.append(h)
             if i + 1 < len(widths):
                 h = down(h, f"down_{i}", features)
                 skips.append(h)
 
-        middle = functools.partial(ResidualBlock, widths[-1], norm, self.film, self.dropout, self.use_bias, self.dtype)
-        h = middle(name="middle_0")(h, condition, index, train=train)
-        h = AttentionBlock(norm, self.num_heads, self.use_bias, self.dtype, name="middle_attention")(h)
-        h = middle(name="middle_1")(h, condition, index, train=train)
+        h = residual(h, "middle_0", widths[-1])
+        h = attend(h, "middle_attention")
+        h = residual(h, "middle_1", widths[-1])
 
         for i, features in reversed(list(enumerate(widths))):
             for j in range(self.num_blocks + 1):
-                h = level(jnp.concatenate([h, skips.pop()], axis=-1), f"up_{i}_{j}", features)
+                h = block(jnp.concatenate([h, skips.pop()], axis=-1), f"up_{i}_{j}", features)
             if i > 0:
                 h = up(h, f"up_{i}", features)
 
         h = nn.silu(norm(name="out_norm")(h))
         out = conv(self.out_channels * self.patch**2, kernel_init=zero_init, name="out")(h)
         out = depth_to_space(out, self.patch)
-        return out[:, pads[0][0] :, pads[1][0] :][:, :height, :width].astype(jnp.float32)
+        top, left = (before for before, _ in pads)
+        return out[:, top : top + height, left : left + width].astype(jnp.float32)
 
 
 def _even_padding(size: int, multiple: int) -> tuple[int, int]:

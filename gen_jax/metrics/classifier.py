@@ -165,7 +165,9 @@ def _fit(data: Dataset, num_classes: int, recipe: Recipe) -> PyTree:
         updates, opt_state = optimizer.update(jax.grad(loss_fn)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    for step in tqdm.trange(recipe.num_steps, desc=f"training a classifier of {data.spec.name}", unit="steps"):
+    for step in tqdm.trange(
+        recipe.num_steps, desc=f"training a classifier of {data.spec.name}", unit="steps", disable=None
+    ):
         batch = batches.batch(step)
         params, opt_state = update(params, opt_state, batch["image"], batch["label"], step)
     return params

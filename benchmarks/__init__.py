@@ -1,0 +1,1 @@
+"""Speed and memory, beside peers. Nothing of the package imports this folder."""
