@@ -32,9 +32,34 @@ class Optimizer(NamedTuple):
     apply: Callable[[State, str, PyTree], tuple[State, Scalars]]
 
 
+def _muon(c: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for kernels, seen as matrices [inputs, outputs]; Nadam for the rest.
+
+    A kernel's momentum is replaced by the nearest (nearly) orthogonal matrix, which gives all its directions steps of
+    the same length. The rest is trained at a tenth of the rate.
+    """
+    from optax import contrib
+
+    def matrices(params: PyTree) -> PyTree:
+        def of(leaf: Array) -> contrib.MuonDimensionNumbers | None:
+            return contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1) if leaf.ndim > 1 else None
+
+        return jax.tree.map(of, params)
+
+    return contrib.muon(
+        rate,
+        eps=c.eps,
+        adam_b1=c.b1,
+        adam_b2=c.b2,
+        adam_learning_rate=lambda step: 0.1 * rate(step),
+        muon_weight_dimension_numbers=matrices,
+    )
+
+
 OPTIMIZERS: dict[str, Callable[[Any, optax.Schedule], optax.GradientTransformation]] = {
     "adam": lambda c, lr: optax.adam(lr, b1=c.b1, b2=c.b2, eps=c.eps),
     "adamw": lambda c, lr: optax.adamw(lr, b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay),
+    "muon": _muon,
     "sgd": lambda c, lr: optax.sgd(lr, momentum=c.b1 or None),
     "rmsprop": lambda c, lr: optax.rmsprop(lr, decay=c.b2, eps=c.eps),
 }

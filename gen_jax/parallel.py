@@ -163,7 +163,10 @@ def fetch(array: Array) -> np.ndarray:
 
 def init_state(init: Callable[[Array], State], seed: int, mesh: Mesh) -> State:
     """Returns the initial State, replicated: made under jit, which works with several processes too."""
-    return jax.jit(lambda s: init(make_key(s)), out_shardings=replicated(mesh))(np.uint32(seed))
+    # It runs once: on a CPU, code that is not optimised is there four times sooner.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    call = jax.jit(lambda s: init(make_key(s)), out_shardings=replicated(mesh), compiler_options=options)
+    return call(np.uint32(seed))
 
 
 def abstract_state(init: Callable[[Array], State], mesh: Mesh) -> State:

@@ -6,6 +6,7 @@ of (seed, n).
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import pathlib
@@ -47,7 +48,8 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
     Raises:
       UserError: what the user can mend; one line.
     """
-    with run.lock():
+    chief = jax.process_index() == 0
+    with run.lock() if chief else contextlib.nullcontext():
         mesh = parallel.make_mesh(config.num_devices)
         _check_batch(config, mesh)
         refuse_changes(run, config)
@@ -56,7 +58,6 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
         abstract = parallel.abstract_state(method.init, mesh)
         record = describe(config, data.spec, abstract, mesh, name, variant, command)
         refuse_other_data(run, data.spec)
-        chief = jax.process_index() == 0
         with Checkpoints(run.checkpoints) as checkpoints:
             checkpoints.clean()
             state = checkpoints.restore(abstract)
@@ -92,11 +93,12 @@ def _loop(
     losses = evaluate.make_losses(config, method, data, mesh)
     print(_plan(config, update, state, feed, start), flush=True)
 
-    writer = Writer(run.workdir, start) if chief else None
-    progress = Progress(config.num_steps, start)
     window_step, scalars, saved = start, {}, start
     began = window = time.perf_counter()
-    with _stop_requests() as stop_requested:
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(Writer(run.workdir, start)) if chief else None
+        progress = stack.enter_context(Progress(config.num_steps, start))
+        stop_requested = stack.enter_context(_stop_requests())
         for step in range(start, config.num_steps, config.steps_per_call):
             jax.block_until_ready(scalars)  # at most two calls in flight: bounded memory, quick signals
             state, scalars = update(state, feed(step))
@@ -129,9 +131,6 @@ def _loop(
             window += time.perf_counter() - pause  # speed is that of training alone
             if stop_requested():
                 break
-    progress.close()
-    if writer:
-        writer.close()
     checkpoints.wait()
     if stop_requested():
         raise SystemExit(f"stopped at step {saved} of {config.num_steps}, saved; the same command goes on from here")

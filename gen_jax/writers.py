@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -156,6 +157,8 @@ class Progress:
             miniters=1,
             file=out if terminal else _Lines(out),
         )
+        # A bar that is still open when Python 3.13 ends (after an exception, say) is drawn once more, and crashes it.
+        atexit.register(self._bar.close)
 
     def __enter__(self) -> Progress:
         return self
@@ -174,6 +177,7 @@ class Progress:
     def close(self) -> None:
         """Shows the last state and ends the line."""
         self._bar.close()
+        atexit.unregister(self._bar.close)
 
 
 class _Lines:

@@ -140,9 +140,7 @@ def test_another_config_in_the_same_directory_is_refused_and_nothing_is_lost(tin
         return sorted((p, p.stat().st_mtime_ns) for p in tiny_run.rglob("*") if p.is_file() and p.name != "lock")
 
     before = files()
-    with pytest.raises(
-        UserError, match="\(seed: 0 -> 5\); give these values back"
-    ):
+    with pytest.raises(UserError, match=r"\(seed: 0 -> 5\); give these values back"):
         main.main([*tiny_words(made_up_tfds), "--config.seed=5", f"--workdir={tiny_run}"])
     with pytest.raises(UserError, match="data.name"):
         main.main([*tiny_words(made_up_tfds), "--config.data.name=made_up_unlabelled", f"--workdir={tiny_run}"])

@@ -5,6 +5,8 @@ import json
 import math
 import os
 import struct
+import subprocess
+import sys
 
 import pytest
 from test_run import files_of_at_most
@@ -128,3 +130,10 @@ def test_no_terminal_gets_few_plain_lines():
     assert "\r" not in stream.getvalue()
     assert len(lines) <= 3
     assert lines[-1].startswith("5000/5000 steps, loss 1, 10 images/s")
+
+
+def test_process_ends_well_with_its_bar_still_open():
+    program = "from gen_jax.writers import Progress; progress = Progress(total=5); progress.update(2, loss=1.0)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1].startswith("2/5 steps")

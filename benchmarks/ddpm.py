@@ -1,0 +1,159 @@
+"""Train step and sampler of configs/ddpm_mnist.py beside the same network in eager PyTorch, in both its layouts.
+
+    python -m benchmarks.ddpm [--rounds=20]
+
+A train step is all of it: bytes to the model's range, noise, loss, gradients, clipping, Adam, moving average. Before
+anything is timed both networks must have the same number of parameters and the same output. Contenders alternate
+within one run, because only ratios from one machine at one time mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812  as everyone calls it
+
+from benchmarks import timing, torch_unet
+from gen_jax import config as configs
+from gen_jax import methods, parallel
+from gen_jax.diffusion import schedule as schedules
+from gen_jax.diffusion.unet import UNet
+from gen_jax.method import DataSpec, State, count_parameters
+
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "ddpm_mnist.py"
+SPEC = DataSpec("mnist", (28, 28, 1), 60_000, tuple("0123456789"))
+SAMPLER_STEPS = 10
+# What the peer is written for; the network is the config's.
+WORDS = [
+    "--config.optimizer.name=adam",
+    "--config.diffusion.prediction=v",
+    "--config.diffusion.weighting=v",
+    "--config.network.dropout=0.0",
+    "--config.accumulate=1",
+    "--config.sample.sampler=ddim",
+    "--config.sample.eta=0.0",
+    f"--config.sample.num_steps={SAMPLER_STEPS}",
+]
+Calls = tuple[Callable[[], object], Callable[[], object]]  # train step, sampler
+
+
+def jax_calls(config: Any, state: State, images: np.ndarray, options: dict[str, Any]) -> Calls:
+    """Returns our two calls, compiled under `options`."""
+    method = methods.make(config, SPEC)
+    batch = {"image": jnp.asarray(images), "index": jnp.arange(len(images))}
+    keys = jax.random.split(jax.random.key(1), len(images))
+    update = jax.jit(method.step, donate_argnums=0, compiler_options=options)
+    draw = jax.jit(lambda state, keys: method.sample(state, keys, None), compiler_options=options)
+    held = [jax.tree.map(jnp.copy, state)]  # the step gives its old state away
+
+    def step() -> object:
+        held[0], scalars = update(held[0], batch)
+        return jax.block_until_ready((held[0], scalars))
+
+    return step, lambda: jax.block_until_ready(draw(state, keys))
+
+
+def torch_calls(
+    config: Any, schedule: schedules.Schedule, network: torch_unet.UNet, images: np.ndarray, layout: torch.memory_format
+) -> Calls:
+    """Returns the peer's two calls."""
+    network = network.to(memory_format=layout)
+    image = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    parameters = list(network.parameters())
+    average = [p.detach().clone() for p in parameters]
+    c = config.optimizer
+    adam = torch.optim.Adam(parameters, lr=c.learning_rate, betas=(c.b1, c.b2), eps=c.eps, fused=True)
+    time, alpha, sigma = (torch.from_numpy(table).float() for table in (schedule.time, schedule.alpha, schedule.sigma))
+    steps = [int(t) for t in schedule.steps(SAMPLER_STEPS, config.sample.spacing)]
+
+    def step() -> object:
+        x0 = image.float() / 127.5 - 1
+        t = torch.randint(schedule.num_steps, (len(x0),))
+        eps = torch.randn_like(x0)
+        alpha_t, sigma_t = alpha[t][:, None, None, None], sigma[t][:, None, None, None]
+        v = alpha_t * eps - sigma_t * x0
+        loss = F.mse_loss(network(alpha_t * x0 + sigma_t * eps, time[t]), v)
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, c.clip_norm, foreach=True)
+        adam.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(average, parameters, 1 - config.ema)
+        return loss.item()
+
+    @torch.inference_mode()
+    def draw() -> object:
+        x = torch.randn(image.shape).contiguous(memory_format=layout)
+        for t, s in zip(steps, [*steps[1:], None], strict=True):
+            v = network(x, time[t].expand(len(x)))
+            x0_hat = (alpha[t] * x - sigma[t] * v).clamp(-1, 1)
+            if s is None:
+                return x0_hat
+            eps_hat = (x - alpha[t] * x0_hat) / sigma[t]
+            x = alpha[s] * x0_hat + sigma[s] * eps_hat
+        return x
+
+    return step, draw
+
+
+def check_equal(config: Any, params: Any, network: torch_unet.UNet, images: np.ndarray) -> str:
+    """Returns the sentence that both networks are the same, or raises an AssertionError."""
+    x = (images / 127.5 - 1).astype(np.float32)
+    time = np.linspace(0, 999, len(x), dtype=np.float32)
+    ours = jax.jit(UNet(out_channels=SPEC.image_shape[-1], **config.network).apply)({"params": params}, x, time)
+    with torch.inference_mode():
+        theirs = network(torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(time)).permute(0, 2, 3, 1).numpy()
+    count = count_parameters(params)
+    assert sum(p.numel() for p in network.parameters()) == count
+    difference = float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+    assert difference < 1e-4, difference
+    return f"{count:,} parameters in both; outputs differ by {difference:.0e} of the largest"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train step and sampler beside eager PyTorch.")
+    parser.add_argument("--rounds", type=int, default=20, help=f"turns of {timing.CALLS_A_TURN} calls a contender")
+    rounds = parser.parse_args().rounds
+    torch.manual_seed(0)
+    config = configs.override(configs.load(str(CONFIG))[2], WORDS)
+    configs.check(config)
+    schedule = schedules.SCHEDULES[config.diffusion.schedule](
+        config.diffusion.num_timesteps, config.diffusion.zero_terminal_snr
+    )
+    images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *SPEC.image_shape), np.uint8)
+    state = jax.jit(methods.make(config, SPEC).init)(parallel.make_key(0))
+    # The last layers of a young network are zero: random ones make the comparison of outputs mean something.
+    noisy = jax.tree.map(lambda p: p + 0.02 * np.random.default_rng(p.size).normal(size=p.shape), state.params)
+    state = state.replace(params=jax.tree.map(jnp.float32, noisy), ema=jax.tree.map(jnp.float32, noisy))
+
+    def peer() -> torch_unet.UNet:
+        network = torch_unet.UNet(SPEC.image_shape[0], SPEC.image_shape[2], SPEC.image_shape[2], **config.network)
+        torch_unet.copy_parameters(state.params["denoiser"], network)
+        return network
+
+    same = check_equal(config, state.params["denoiser"], peer(), images)
+    contenders = {
+        "gen_jax": jax_calls(config, state, images, parallel.compiler_options()),
+        "gen_jax, no compiler options": jax_calls(config, state, images, {}),
+        "PyTorch, NCHW": torch_calls(config, schedule, peer(), images, torch.contiguous_format),
+        "PyTorch, channels_last": torch_calls(config, schedule, peer(), images, torch.channels_last),
+    }
+    steps = timing.alternate({name: calls[0] for name, calls in contenders.items()}, rounds)
+    draws = timing.alternate({name: calls[1] for name, calls in contenders.items()}, rounds)
+    rows = [[name, f"{1000 * steps[name]:.1f}", f"{1000 * draws[name]:.1f}"] for name in contenders]
+    ratios = [f"{t['gen_jax'] / min(v for k, v in t.items() if 'PyTorch' in k):.2f}" for t in (steps, draws)]
+    rows.append(["gen_jax / faster PyTorch", *ratios])
+    print(f"{timing.machine('torch')}; batch {config.batch_size}; medians of {rounds * timing.CALLS_A_TURN} calls")
+    print(same)
+    print(timing.table(["", "train step, ms", f"{SAMPLER_STEPS} sampler steps, ms"], rows))
+
+
+if __name__ == "__main__":
+    main()
