@@ -85,7 +85,7 @@ def torch_calls(
         torch.nn.utils.clip_grad_norm_(parameters, c.clip_norm, foreach=True)
         adam.step()
         with torch.no_grad():
-            torch._foreach_lerp_(average, parameters, 1 - config.ema)
+            average.update_parameters(network)
         return loss.item()
 
     @torch.inference_mode()

@@ -37,9 +37,7 @@ def evaluate(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> No
             f"{data.spec.name} ({data.spec.fingerprint[:12]})"
         )
     chief = jax.process_index() == 0
-    images, _ = sample.generate(
-        model.method, config, model.spec, model.state, model.mesh, config.eval.num_samples, progress=chief
-    )
+    images, _ = model.generate(model.state, config.eval.num_samples, progress=chief)
     values = judge(config, model.method, data, model.mesh, model.state, images)
     if chief:
         write_report(run, values)

@@ -7,8 +7,10 @@ seed, i) alone, so that 16 samples are the first 16 of 1,000.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,6 +26,8 @@ from gen_jax.method import DataSpec, Method, State, UserError, stream, to_pixels
 from gen_jax.run import Run, write_bytes
 
 NUM_IN_GRID = 100
+
+Generator = Callable[..., tuple[np.ndarray, np.ndarray | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,12 @@ class Model:
           labels: i32 [num], classes asked for, where the model takes any; by default they take turns.
           seed: another seed than `config.sample.seed` gives other images.
         """
-        return generate(self.method, self.config, self.spec, self.state, self.mesh, num, labels, seed)[0]
+        return self.generate(self.state, num, labels, seed)[0]
+
+    @functools.cached_property
+    def generate(self) -> Generator:
+        """`make_generator` of this model: compiled once."""
+        return make_generator(self.method, self.config, self.spec, self.mesh)
 
 
 def load(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> Model:
@@ -82,44 +91,42 @@ def restore(run: Run, config: Any, spec: DataSpec) -> Model:
     return Model(config, spec, method, state, mesh)
 
 
-def generate(
-    method: Method,
-    config: Any,
-    spec: DataSpec,
-    state: State,
-    mesh: Mesh,
-    num: int,
-    labels: np.ndarray | None = None,
-    seed: int | None = None,
-    progress: bool = False,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns (images uint8 [num, H, W, C], labels i32 [num] or None), in compiled batches over all devices.
+def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Generator:
+    """Returns (state, num, labels=None, seed=None, progress=False) -> (images uint8 [num, H, W, C], labels or None).
 
-    Raises:
+    Images are made in batches over all devices, each size of batch compiled once.
+
+    Raises (the returned function):
       UserError: labels that the method does not take, of another number, or outside the classes.
     """
-    labels = _checked_labels(method, spec, num, labels)
-    devices = mesh.devices.size
-    size = -(-min(config.sample.batch_size, num) // devices) * devices
-    root = config.sample.seed if seed is None else seed
+    devices, processes = mesh.devices.size, jax.process_count()
 
-    def draw(state: State, index: jax.Array, label: jax.Array | None) -> jax.Array:
-        key = jax.random.fold_in(stream(state.key, "sample"), root)
-        return to_pixels(method.sample(state, jax.vmap(lambda i: jax.random.fold_in(key, i))(index), label))
+    def draw(state: State, seed: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
+        key = jax.random.fold_in(stream(state.key, "sample"), seed)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(rows["index"])
+        return to_pixels(method.sample(state, keys, rows.get("label")))
 
     options = parallel.compiler_options() if config.fast_compile_options else {}
     call = jax.jit(draw, out_shardings=parallel.sharded(mesh), compiler_options=options)
-    pieces = []
-    with tqdm.tqdm(total=num, unit="img", desc="sampling", disable=None if progress else True) as bar:
-        for start in range(0, num, size):
-            index = np.minimum(np.arange(start, start + size), num - 1)  # the last batch is padded
-            rows = {"index": index.astype(np.int32)} | ({} if labels is None else {"label": labels[index]})
-            mine = np.split(np.arange(size), jax.process_count())[jax.process_index()]
-            batch = parallel.put_rows({k: v[mine] for k, v in rows.items()}, mesh)
-            images = parallel.fetch(call(state, batch["index"], batch.get("label")))
-            pieces.append(images[: num - start])
-            bar.update(len(pieces[-1]))
-    return np.concatenate(pieces), labels
+
+    def generate(
+        state: State, num: int, labels: np.ndarray | None = None, seed: int | None = None, progress: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        labels = _checked_labels(method, spec, num, labels)
+        root = np.uint32(config.sample.seed if seed is None else seed)
+        size = -(-min(config.sample.batch_size, num) // devices) * devices
+        pieces = []
+        with tqdm.tqdm(total=num, unit="img", desc="sampling", disable=None if progress else True) as bar:
+            for start in range(0, num, size):
+                index = np.minimum(np.arange(start, start + size), num - 1)  # the last batch is padded
+                index = np.split(index, processes)[jax.process_index()].astype(np.int32)
+                rows = {"index": index} | ({} if labels is None else {"label": labels[index]})
+                images = parallel.fetch(call(state, root, parallel.put_rows(rows, mesh)))
+                pieces.append(images[: num - start])
+                bar.update(len(pieces[-1]))
+        return np.concatenate(pieces), labels
+
+    return generate
 
 
 def _checked_labels(method: Method, spec: DataSpec, num: int, labels: np.ndarray | None) -> np.ndarray | None:
@@ -147,9 +154,7 @@ def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None
     model = load(workdir, overrides)
     run = Run(workdir)
     num = model.config.sample.num
-    images, labels = generate(
-        model.method, model.config, model.spec, model.state, model.mesh, num, progress=jax.process_index() == 0
-    )
+    images, labels = model.generate(model.state, num, progress=jax.process_index() == 0)
     if jax.process_index() == 0:
         write_samples(run, images, labels)
         print(f"{num} samples of {run.workdir} (step {int(model.state.step)}): {run.samples_npz}, and samples.png")

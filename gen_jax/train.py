@@ -91,19 +91,23 @@ def _loop(
     update = executor.compile_step(many_steps(method.step, config.steps_per_call), state, feed(start), lead)
     finite = jax.jit(_all_finite)
     losses = evaluate.make_losses(config, method, data, mesh)
-    print(_plan(config, update, state, feed, start), flush=True)
+    generate = sample.make_generator(method, config, data.spec, mesh)
+    plan = _plan(config, update, state, feed, start)
+    if chief:
+        print(plan, flush=True)
 
     window_step, scalars, saved = start, {}, start
     began = window = time.perf_counter()
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(Writer(run.workdir, start)) if chief else None
-        progress = stack.enter_context(Progress(config.num_steps, start))
-        stop_requested = stack.enter_context(_stop_requests())
+        progress = stack.enter_context(Progress(config.num_steps, start)) if chief else None
+        stop_requested = stack.enter_context(_StopRequests())
         for step in range(start, config.num_steps, config.steps_per_call):
             jax.block_until_ready(scalars)  # at most two calls in flight: bounded memory, quick signals
             state, scalars = update(state, feed(step))
             done = step + config.steps_per_call
-            last = done == config.num_steps or stop_requested()
+            stop = stop_requested()
+            last = done == config.num_steps or stop
 
             if done % config.log_every == 0 or last:
                 values = {k: float(v) for k, v in scalars.items()}
@@ -113,12 +117,13 @@ def _loop(
                 if writer:
                     scores = {f"train/{k}": v for k, v in values.items()}
                     writer.write(done, scores | {"speed/images_per_second": speed, "seconds": now - began})
-                progress.update(done, values["loss"], speed)
+                if progress:
+                    progress.update(done, values["loss"], speed)
                 window, window_step = now, done
 
             pause = time.perf_counter()
             if done % config.eval_every == 0 and done < config.num_steps:
-                images, _ = sample.generate(method, config, data.spec, state, mesh, NUM_IN_SHEET)
+                images, _ = generate(state, NUM_IN_SHEET)
                 scores = {f"eval/{k}": v for k, (v, _) in losses(state).items()}
                 if writer:
                     writer.write(done, scores)
@@ -129,10 +134,10 @@ def _loop(
                 checkpoints.save(state)
                 saved = done
             window += time.perf_counter() - pause  # speed is that of training alone
-            if stop_requested():
+            if stop:
                 break
     checkpoints.wait()
-    if stop_requested():
+    if saved < config.num_steps:
         raise SystemExit(f"stopped at step {saved} of {config.num_steps}, saved; the same command goes on from here")
     return state
 
@@ -142,7 +147,8 @@ def _finish(
 ) -> None:
     """Samples, pictures, metrics and the page of a trained model."""
     chief = jax.process_index() == 0
-    images, labels = sample.generate(method, config, data.spec, state, mesh, config.sample.num, progress=chief)
+    generate = sample.make_generator(method, config, data.spec, mesh)
+    images, labels = generate(state, config.sample.num, progress=chief)
     pictures = make_pictures(method, data, state)
     report_values = evaluate.judge(config, method, data, mesh, state, images)
     if not chief:
@@ -290,7 +296,7 @@ def _stop_if_not_finite(values: dict[str, float], state: State, done: int, check
     )
 
 
-class _stop_requests:  # noqa: N801  used as a context manager
+class _StopRequests:
     """Turns the first SIGTERM or Ctrl-C into a request to save and stop; the second Ctrl-C acts at once."""
 
     def __enter__(self) -> Callable[[], bool]:
