@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  as everyone calls it
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks import timing, torch_unet
 from gen_jax import config as configs
@@ -64,10 +65,10 @@ def torch_calls(
     config: Any, schedule: schedules.Schedule, network: torch_unet.UNet, images: np.ndarray, layout: torch.memory_format
 ) -> Calls:
     """Returns the peer's two calls."""
-    network = network.to(memory_format=layout)
+    network = network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]  missing in torch's stubs
     image = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
     parameters = list(network.parameters())
-    average = [p.detach().clone() for p in parameters]
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
     c = config.optimizer
     adam = torch.optim.Adam(parameters, lr=c.learning_rate, betas=(c.b1, c.b2), eps=c.eps, fused=True)
     time, alpha, sigma = (torch.from_numpy(table).float() for table in (schedule.time, schedule.alpha, schedule.sigma))
@@ -84,8 +85,7 @@ def torch_calls(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, c.clip_norm, foreach=True)
         adam.step()
-        with torch.no_grad():
-            average.update_parameters(network)
+        average.update_parameters(network)
         return loss.item()
 
     @torch.inference_mode()

@@ -16,20 +16,23 @@ def get_config(variant: str = "") -> ConfigDict:
     config.method = "ddpm"
     config.data.name = "mnist"
 
-    config.batch_size = 64
-    config.num_steps = 3200
-    config.ema = 0.995
-    config.optimizer.learning_rate = 3e-3
+    config.batch_size = 32
+    config.num_steps = 4000
+    config.eval_every = 1000
+    config.ema = 0.998
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 0.02
+    config.optimizer.b2 = 0.99
     config.optimizer.warmup_steps = 100
     config.optimizer.decay = "linear"
-    config.optimizer.decay_share = 0.6
 
     config.network = ConfigDict(
         {
             "channels": 32,  # of the first level
             "multipliers": (1, 2),
-            "num_blocks": 2,
-            "attention_sizes": (7,),
+            "num_blocks": 1,
+            "attention_sizes": (),  # only in the middle
+            "num_heads": 1,
             "patch": 2,  # 28x28x1 -> 14x14x4
             "norm": "rms",
             "film": True,
@@ -51,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample.sampler = "ddim"
     config.sample.num_steps = 50
     config.sample.spacing = "trailing"
-    config.sample.eta = 0.0  # ddim: 0 is deterministic, 1 as noisy as ancestral
+    config.sample.eta = 1.0  # ddim: 0 is deterministic, 1 as noisy as ancestral
     config.sample.variance = "small"  # ancestral: or large
     config.sample.clip = True  # x0_hat stays in [-1, 1]
 
@@ -61,7 +64,7 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "tiny": {
                 "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20,
-                "network.channels": 8, "network.multipliers": (1, 2), "network.num_blocks": 1,
+                "network.channels": 8,
                 "sample.num": 100, "sample.num_steps": 10, "eval.num_examples": 256, "eval.num_samples": 200,
                 "eval.classifier_steps": 200,
             },

@@ -88,7 +88,7 @@ def learning_rate(config: Any, num_steps: int) -> optax.Schedule:
     """
     warm = optax.linear_schedule(config.learning_rate / max(1, config.warmup_steps), config.learning_rate,
                                  max(1, config.warmup_steps - 1))  # fmt: skip
-    decay_steps = max(1, round(num_steps * config.decay_share))
+    decay_steps = max(1, min(round(num_steps * config.decay_share), num_steps - config.warmup_steps))
     return optax.join_schedules(
         [warm, optax.constant_schedule(config.learning_rate), DECAYS[config.decay](config.learning_rate, decay_steps)],
         [config.warmup_steps, max(config.warmup_steps, num_steps - decay_steps)],

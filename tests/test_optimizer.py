@@ -93,6 +93,13 @@ def test_the_learning_rate_warms_up_and_ends_as_it_says(decay):
     assert float(rate(100)) == pytest.approx(2.0 if decay == "none" else 0.0, abs=1e-6)
 
 
+def test_a_decay_over_the_whole_run_begins_after_the_warm_up_and_ends_at_zero():
+    config = configs.base_config().optimizer
+    config.update(learning_rate=1.0, warmup_steps=20, decay="linear", decay_share=1.0)
+    rate = optimizer.learning_rate(config, 100)
+    assert [float(rate(s)) for s in (19, 20, 60, 100)] == pytest.approx([1.0, 1.0, 0.5, 0.0])
+
+
 def test_impossible_values_are_refused():
     with pytest.raises(UserError, match=r"config.ema is 1.5.*\[0, 1\)"):
         make(ema=1.5)

@@ -1,0 +1,176 @@
+"""What the loop, the data and the start cost beside the train step; and whether the host's memory stays flat.
+
+    python -m benchmarks.loop [--num_steps=10000]
+
+The loop is measured with a step so small that its own time shows; the share that counts is that of the main
+job's step. The start of the main job needs its data (TFDS_DATA_DIR) and is left out where that is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import timing
+from gen_jax import config as configs
+from gen_jax import methods, parallel, train, writers
+from gen_jax.checkpoint import Checkpoints
+from gen_jax.data.dataset import Batches, Dataset
+from gen_jax.method import DataSpec
+from gen_jax.run import Run
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "ddpm_mnist.py"
+TINY = ["--config.batch_size=4", "--config.network.multipliers=(1,)", "--config.network.attention_sizes=()",
+        "--config.eval.num_examples=16", "--config.sample.num_steps=4"]  # fmt: skip
+MIB = 2**20
+
+
+def made_up(num_examples: int, shape: tuple[int, int, int]) -> Dataset:
+    """Returns images of noise."""
+    images = np.random.default_rng(0).integers(0, 256, (num_examples, *shape), np.uint8)
+    splits = {"image": images, "label": np.arange(num_examples, dtype=np.int32) % 10}
+    return Dataset(DataSpec("noise", shape, num_examples, tuple("0123456789")), splits, splits)
+
+
+def make_step(config: Any, data: Dataset):
+    """Returns a call that runs the bare compiled step on one batch until it is done."""
+    method = methods.make(config, data.spec)
+    mesh = parallel.make_mesh()
+    executor = parallel.make_executor("jit", mesh)
+    feed, lead = train.make_feed(config, method, data, executor)
+    batch = feed(0)
+    held = [parallel.init_state(method.init, 0, mesh)]
+    update = executor.compile_step(method.step, held[0], batch, lead)
+
+    def step() -> object:
+        held[0], scalars = update(held[0], batch)
+        return jax.block_until_ready((held[0], scalars))
+
+    return step
+
+
+def median_seconds(call, repeats: int) -> float:
+    """Returns the median time of a call, after three that are not counted."""
+    seconds = []
+    for _ in range(repeats + 3):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[3:]))
+
+
+@contextlib.contextmanager
+def watched_memory(every_seconds: float = 0.25) -> Iterator[list[int]]:
+    """Yields a list that grows by the bytes that this process holds in memory."""
+    sizes: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every_seconds):
+            pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+            sizes.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield sizes
+    finally:
+        done.set()
+        thread.join()
+
+
+def run_loop(config: Any, data: Dataset) -> tuple[float, list[int]]:
+    """Returns the loop's median seconds a step (pictures and checkpoints apart) and the memory as it went."""
+    method = methods.make(config, data.spec)
+    mesh = parallel.make_mesh()
+    with tempfile.TemporaryDirectory() as folder, watched_memory() as sizes:
+        run = Run(folder)
+        with Checkpoints(run.checkpoints) as checkpoints, contextlib.redirect_stdout(io.StringIO()):
+            state = parallel.init_state(method.init, 0, mesh)
+            train._loop(config, run, method, data, mesh, checkpoints, state, 0)
+        speeds = [row["speed/images_per_second"] for row in writers.read_metrics(folder) if "train/loss" in row]
+    return config.batch_size / float(np.median(speeds)), sizes
+
+
+def seconds_of_import(module: str) -> float:
+    """Returns the time that a fresh interpreter takes to import a module, without its own start."""
+
+    def run(code: str) -> None:
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+    times = timing.alternate({"import": lambda: run(f"import {module}"), "nothing": lambda: run("pass")}, 3)
+    return times["import"] - times["nothing"]
+
+
+def seconds_to_first_step(cache: str) -> float | None:
+    """Returns the time from the main job's command to its first trained steps, or None where it has no data."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "gen_jax.main", f"--config={CONFIG}", f"--workdir={folder}/run"]
+        start = time.perf_counter()
+        with subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | {"XDG_CACHE_HOME": cache}, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            ready = any("ms a step, measured" in line for line in process.stdout)
+            seconds = time.perf_counter() - start
+            process.kill()
+    return seconds if ready else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Costs of the loop, the data and the start.")
+    parser.add_argument("--num_steps", type=int, default=10_000, help="steps of a tiny model through the loop")
+    num_steps = parser.parse_args().num_steps
+    main_config = configs.load(str(CONFIG))[2]
+    words = [f"--config.{name}={num_steps // 20}" for name in ("log_every", "eval_every", "checkpoint_every")]
+    tiny_config = configs.override(
+        configs.load(f"{CONFIG}:tiny")[2], [*TINY, f"--config.num_steps={num_steps}", *words]
+    )
+    digits = made_up(60_000, (28, 28, 1))
+
+    main_step = median_seconds(make_step(main_config, digits), 20)
+    tiny_data = made_up(64, (8, 8, 1))
+    bare_step = make_step(tiny_config, tiny_data)
+    before = median_seconds(bare_step, 500)
+    in_loop, sizes = run_loop(tiny_config, tiny_data)
+    bare = (before + median_seconds(bare_step, 500)) / 2
+    batches = Batches(digits.train, main_config.batch_size, seed=0)
+    batch = median_seconds(lambda steps=iter(range(10**6)): batches.batch(next(steps)), 1000)
+    with tempfile.TemporaryDirectory() as cache:
+        starts = [seconds_to_first_step(cache) for _ in range(2)]
+
+    quarter = len(sizes) // 4
+    rows = [
+        ["main job, bare step", f"{1000 * main_step:.1f} ms"],
+        ["tiny model, bare step", f"{1000 * bare:.2f} ms"],
+        ["tiny model, step in the loop", f"{1000 * in_loop:.2f} ms"],
+        ["the loop's own time, of the main job's step", f"{(in_loop - bare) / main_step:.2%}"],
+        ["one batch of data", f"{1000 * batch:.3f} ms"],
+        ["import gen_jax", f"{seconds_of_import('gen_jax'):.2f} s"],
+        *(
+            [f"command to first steps, {kind}", f"{s:.1f} s" if s else "no data"]
+            for kind, s in zip(("cold", "warm"), starts, strict=True)
+        ),
+        [f"host memory after a quarter of {num_steps:,} steps", f"{sizes[quarter] / MIB:,.0f} MiB"],
+        ["the same at the end", f"{sizes[-1] / MIB:,.0f} MiB"],
+    ]
+    print(timing.machine())
+    print(timing.table(["", "measured"], rows))
+
+
+if __name__ == "__main__":
+    main()
