@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import pathlib
 import subprocess
@@ -149,7 +150,8 @@ def main() -> None:
     in_loop, sizes = run_loop(tiny_config, tiny_data)
     bare = (before + median_seconds(bare_step, 500)) / 2
     batches = Batches(digits.train, main_config.batch_size, seed=0)
-    batch = median_seconds(lambda steps=iter(range(10**6)): batches.batch(next(steps)), 1000)
+    steps = itertools.count()
+    batch = median_seconds(lambda: batches.batch(next(steps)), 1000)
     with tempfile.TemporaryDirectory() as cache:
         starts = [seconds_to_first_step(cache) for _ in range(2)]
 

@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.name = "mnist"
 
     config.batch_size = 32
-    config.num_steps = 4000
+    config.num_steps = 3500
     config.eval_every = 1000
     config.ema = 0.998
     config.optimizer.name = "muon"
@@ -48,11 +48,11 @@ def get_config(variant: str = "") -> ConfigDict:
             "zero_terminal_snr": True,
             "prediction": "v",
             "weighting": "v",
-            "conditional": False,  # on the class label
+            "conditional": True,  # on the class label
         }
     )
-    config.sample.sampler = "ddim"
-    config.sample.num_steps = 50
+    config.sample.sampler = "ancestral"
+    config.sample.num_steps = 25
     config.sample.spacing = "trailing"
     config.sample.eta = 1.0  # ddim: 0 is deterministic, 1 as noisy as ancestral
     config.sample.variance = "small"  # ancestral: or large
@@ -68,6 +68,6 @@ def get_config(variant: str = "") -> ConfigDict:
                 "sample.num": 100, "sample.num_steps": 10, "eval.num_examples": 256, "eval.num_samples": 200,
                 "eval.classifier_steps": 200,
             },
-            "long": {"num_steps": 20_000},
+            "long": {"num_steps": 12_000, "eval_every": 2000, "checkpoint_every": 1000},
         },
     )  # fmt: skip

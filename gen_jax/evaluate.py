@@ -37,8 +37,8 @@ def evaluate(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> No
             f"{data.spec.name} ({data.spec.fingerprint[:12]})"
         )
     chief = jax.process_index() == 0
-    images, _ = model.generate(model.state, config.eval.num_samples, progress=chief)
-    values = judge(config, model.method, data, model.mesh, model.state, images)
+    images, labels = model.generate(model.state, config.eval.num_samples, progress=chief)
+    values = judge(config, model.method, data, model.mesh, model.state, images, labels)
     if chief:
         write_report(run, values)
         print(table(values))
@@ -85,7 +85,13 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
 
 
 def judge(
-    config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh, state: State, images: np.ndarray
+    config: Any,
+    method: Method,
+    data: dataset.Dataset,
+    mesh: jax.sharding.Mesh,
+    state: State,
+    images: np.ndarray,
+    labels: np.ndarray | None,
 ) -> dict[str, Any]:
     """Returns what report.json holds: every metric of `images` and of the model, each with its protocol.
 
@@ -96,6 +102,7 @@ def judge(
       mesh: where the loss is computed.
       state: what is judged.
       images: its samples, uint8 [N, H, W, C].
+      labels: i32 [N], the classes asked for, or None.
     """
     step = int(state.step)
     rows = []
@@ -105,7 +112,7 @@ def judge(
         rows.append(_metric(f"test_{name}", value, "lower", protocol, None, error))
     histogram = None
     if data.spec.num_classes is not None:
-        judged, histogram = _judge_by_classifier(config, data, images, step)
+        judged, histogram = _judge_by_classifier(config, data, images, labels, step)
         rows += judged
     return {
         "metrics": rows,
@@ -115,7 +122,7 @@ def judge(
 
 
 def _judge_by_classifier(
-    config: Any, data: dataset.Dataset, images: np.ndarray, step: int
+    config: Any, data: dataset.Dataset, images: np.ndarray, labels: np.ndarray | None, step: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     recipe = classifiers.Recipe(num_steps=config.eval.classifier_steps)
     classifier = classifiers.train(data, config.data.cache_dir, recipe)
@@ -128,7 +135,8 @@ def _judge_by_classifier(
         f"(test accuracy {classifier.test_accuracy:.2%}). Frechet distance: its features, against all "
         f"{len(train):,} training images; not FID. Precision, recall (k = 3), density, coverage (k = 5): against "
         f"{neighbours:,} training images. Confident share: classified with more than 0.9 confidence. "
-        f"Reference: real test images, {num:,} at most"
+        + ("" if labels is None else "Class agreement: classified as the class asked for. ")
+        + f"Reference: real test images, {num:,} at most"
     )
     real_probabilities = real = None
     if data.test is not None:
@@ -150,13 +158,21 @@ def _judge_by_classifier(
         rows += [row(*each) for each in zip(names, ["higher"] * 4, values, references, strict=True)]
     sure = classifiers.confident_share(probabilities)
     reference = None if real_probabilities is None else classifiers.confident_share(real_probabilities)
-    rows.append(row("confident_share", "higher", sure, reference, float(np.sqrt(sure * (1 - sure) / num))))
+    rows.append(row("confident_share", "higher", sure, reference, _binomial_error(sure, num)))
+    if labels is not None:
+        agreed = float(np.mean(probabilities.argmax(axis=1) == labels))
+        rows.append(row("class_agreement", "higher", agreed, classifier.test_accuracy, _binomial_error(agreed, num)))
     histogram = {
         "names": list(data.spec.class_names or ()),
         "share": classifiers.class_histogram(probabilities).tolist(),
         "reference": None if real_probabilities is None else classifiers.class_histogram(real_probabilities).tolist(),
     }
     return rows, histogram
+
+
+def _binomial_error(share: float, num: int) -> float:
+    """Standard error of a share of `num` independent samples."""
+    return float(np.sqrt(share * (1 - share) / num))
 
 
 def short(num: int) -> str:

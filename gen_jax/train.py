@@ -150,7 +150,7 @@ def _finish(
     generate = sample.make_generator(method, config, data.spec, mesh)
     images, labels = generate(state, config.sample.num, progress=chief)
     pictures = make_pictures(method, data, state)
-    report_values = evaluate.judge(config, method, data, mesh, state, images)
+    report_values = evaluate.judge(config, method, data, mesh, state, images, labels)
     if not chief:
         return
     sample.write_samples(run, images, labels)
