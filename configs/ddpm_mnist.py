@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.name = "mnist"
 
     config.batch_size = 32
-    config.num_steps = 3500
+    config.num_steps = 3000
     config.eval_every = 1000
     config.ema = 0.998
     config.optimizer.name = "muon"
@@ -68,6 +68,6 @@ def get_config(variant: str = "") -> ConfigDict:
                 "sample.num": 100, "sample.num_steps": 10, "eval.num_examples": 256, "eval.num_samples": 200,
                 "eval.classifier_steps": 200,
             },
-            "long": {"num_steps": 12_000, "eval_every": 2000, "checkpoint_every": 1000},
+            "long": {"num_steps": 10_000, "eval_every": 2000, "checkpoint_every": 1000},
         },
     )  # fmt: skip

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from gen_jax.method import Array, UserError
 from gen_jax.nn.blocks import (
     AttentionBlock,
-    PositionMixer,
     ResidualBlock,
     depth_to_space,
     kernel_init,
@@ -34,11 +33,6 @@ NORMS: dict[str, Callable[..., Callable[..., nn.Module]]] = {
     "rms": lambda num_groups: RMSNorm,
 }
 
-MIXERS: dict[str, Callable[[Any, Callable[..., nn.Module], str], nn.Module]] = {
-    "attention": lambda net, norm, name: AttentionBlock(norm, net.num_heads, net.use_bias, net.dtype, name=name),
-    "positions": lambda net, norm, name: PositionMixer(norm, dtype=net.dtype, name=name),
-}
-
 
 class UNet(nn.Module):
     """Residual blocks at falling, then rising sizes; each block of the way up sees one of the way down.
@@ -50,8 +44,8 @@ class UNet(nn.Module):
       channels: width of the first level, and half the number of sines and cosines of the time.
       multipliers: width of each level, in `channels`; between two levels the size is halved.
       num_blocks: residual blocks a level on the way down; one more on the way up.
-      mixer: a name in MIXERS: how positions far from each other meet, in the middle and at `attention_sizes`.
-      attention_sizes: heights of the levels that mix after every block; after patch and padding.
+      attention_sizes: heights of the levels (after patch and padding) that have attention after every block, besides
+        the middle.
       num_heads: of attention.
       patch: pixels of a side that become channels of one position at the input, and back at the output.
       norm: a name in NORMS.
@@ -75,7 +69,6 @@ class UNet(nn.Module):
     channels: int = 128
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     num_blocks: int = 2
-    mixer: str = "attention"
     attention_sizes: tuple[int, ...] = (16,)
     num_heads: int = 1
     patch: int = 1
@@ -107,9 +100,8 @@ class UNet(nn.Module):
           index: i32 [B], positions in the global batch, for dropout.
           train: whether dropout drops.
         """
-        for kind, name, table in (("norm", self.norm, NORMS), ("mixer", self.mixer, MIXERS)):
-            if name not in table:
-                raise UserError(f"no {kind} is called {name!r}; there are {', '.join(table)}")
+        if self.norm not in NORMS:
+            raise UserError(f"no norm is called {self.norm!r}; there are {', '.join(NORMS)}")
         if label is not None and not self.num_classes:
             raise UserError("a label was given to a network without num_classes")
         norm = NORMS[self.norm](self.num_groups)
@@ -126,12 +118,12 @@ class UNet(nn.Module):
             layer = ResidualBlock(features, norm, self.film, self.dropout, self.use_bias, self.dtype, name=name)
             return layer(h, condition, index, train=train)
 
-        def mix(h: Array, name: str) -> Array:
-            return MIXERS[self.mixer](self, norm, name)(h)
+        def attend(h: Array, name: str) -> Array:
+            return AttentionBlock(norm, self.num_heads, self.use_bias, self.dtype, name=f"{name}_attention")(h)
 
         def block(h: Array, name: str, features: int) -> Array:
             h = residual(h, name, features)
-            return mix(h, f"{name}_{self.mixer}") if h.shape[1] in self.attention_sizes else h
+            return attend(h, name) if h.shape[1] in self.attention_sizes else h
 
         def down(h: Array, name: str, features: int) -> Array:
             if self.shuffle:
@@ -158,7 +150,7 @@ class UNet(nn.Module):
                 skips.append(h)
 
         h = residual(h, "middle_0", widths[-1])
-        h = mix(h, f"middle_{self.mixer}")
+        h = attend(h, "middle")
         h = residual(h, "middle_1", widths[-1])
 
         for i, features in reversed(list(enumerate(widths))):

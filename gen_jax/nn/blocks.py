@@ -128,38 +128,3 @@ class AttentionBlock(nn.Module):
         return x + SelfAttention(
             self.num_heads, self.use_bias, kernel_init, out_kernel_init=zero_init, dtype=self.dtype, name="attention"
         )(h)
-
-
-class PositionMixer(nn.Module):
-    """Norm, a perceptron over all positions (the same one for every channel), residual (Tolstikhin et al. 2021, eq. 1).
-
-    What attention is for, but it knows where each position lies, which tells a lot in pictures that are centred; and
-    it is cheap. Its parameters belong to one image size.
-
-    Attributes:
-      norm: makes a normalisation layer.
-      expansion: hidden units a position.
-      dtype: of the computation.
-
-    Example:
-      >>> import jax
-      >>> from gen_jax.nn.norm import RMSNorm
-      >>> x = jnp.ones((1, 4, 4, 8))
-      >>> y, _ = PositionMixer(norm=RMSNorm).init_with_output(jax.random.key(0), x)
-      >>> bool(jnp.allclose(y, x, atol=1e-3))  # starts as identity
-      True
-    """
-
-    norm: Callable[..., nn.Module]
-    expansion: int = 4
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Returns [B, H, W, C] like `x`."""
-        batch, height, width, channels = x.shape
-        positions = height * width
-        h = self.norm(name="norm")(x).reshape(batch, positions, channels).swapaxes(1, 2)
-        h = nn.Dense(self.expansion * positions, kernel_init=kernel_init, dtype=self.dtype, name="hidden")(h)
-        h = nn.Dense(positions, kernel_init=zero_init, dtype=self.dtype, name="out")(nn.silu(h))
-        return x + h.swapaxes(1, 2).reshape(x.shape)

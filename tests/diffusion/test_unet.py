@@ -18,7 +18,7 @@ TINY = {
     "num_groups": 4,
     "attention_sizes": (4,),
 }
-OURS = TINY | {"mixer": "positions", "patch": 2, "norm": "rms", "film": True, "shuffle": True, "use_bias": False}
+OURS = TINY | {"patch": 2, "norm": "rms", "film": True, "shuffle": True, "use_bias": False}
 X_T = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)), jnp.float32)
 TIME = jnp.array([3.0, 999.0])
 
@@ -89,7 +89,6 @@ def test_every_parameter_gets_a_gradient(name):
 def test_networks_of_our_own_have_no_bias_that_a_norm_or_softmax_takes_away():
     params = jax.eval_shape(UNet(**OURS).init, jax.random.key(0), X_T, TIME)["params"]
     assert "bias" not in params["down_0_0"]["conv_0"]
-    params = jax.eval_shape(UNet(**OURS | {"mixer": "attention"}).init, jax.random.key(0), X_T, TIME)["params"]
     assert "bias" not in params["middle_attention"]["attention"]["qkv"]
 
 
@@ -129,7 +128,5 @@ def test_parameters_are_single_precision_whatever_the_dtype():
 def test_mistakes_are_refused_in_one_line():
     with pytest.raises(UserError, match="no norm is called 'batch'; there are"):
         UNet(**TINY | {"norm": "batch"}).init(jax.random.key(0), X_T, TIME)
-    with pytest.raises(UserError, match="no mixer is called 'fourier'; there are attention, positions"):
-        UNet(**TINY | {"mixer": "fourier"}).init(jax.random.key(0), X_T, TIME)
     with pytest.raises(UserError, match="num_classes"):
         UNet(**TINY).init(jax.random.key(0), X_T, TIME, label=jnp.array([0, 1]))

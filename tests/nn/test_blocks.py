@@ -9,7 +9,6 @@ import pytest
 
 from gen_jax.nn.blocks import (
     AttentionBlock,
-    PositionMixer,
     ResidualBlock,
     depth_to_space,
     space_to_depth,
@@ -67,20 +66,7 @@ def test_first_convolution_has_a_bias_only_where_asked():
     assert ["bias" in s for s in shapes] == [False, True]
 
 
-@pytest.mark.parametrize("block", [AttentionBlock(RMSNorm, num_heads=2), PositionMixer(RMSNorm)])
-def test_mixing_blocks_start_as_identity(block):
+def test_an_attention_block_starts_as_identity():
+    block = AttentionBlock(RMSNorm, num_heads=2)
     params = block.init(jax.random.key(0), X)
     np.testing.assert_allclose(block.apply(params, X), X, atol=1e-3)
-
-
-def test_position_mixer_is_one_perceptron_over_the_positions_of_each_channel():
-    mixer = PositionMixer(RMSNorm, expansion=2)
-    params = jax.tree.map(lambda p: p + 0.1, mixer.init(jax.random.key(0), X)["params"])
-    norm = X / np.sqrt(np.square(X).mean(-1, keepdims=True) + 1e-6) * params["norm"]["scale"]
-    expected = np.empty(X.shape)
-    for example in range(2):
-        for channel in range(8):
-            hidden = norm[example, ..., channel].ravel() @ params["hidden"]["kernel"] + params["hidden"]["bias"]
-            out = (hidden / (1 + np.exp(-hidden))) @ params["out"]["kernel"] + params["out"]["bias"]
-            expected[example, ..., channel] = X[example, ..., channel] + out.reshape(4, 6)
-    np.testing.assert_allclose(mixer.apply({"params": params}, X), expected, atol=1e-4)
