@@ -36,6 +36,7 @@ WORDS = [
     "--config.optimizer.name=adam",
     "--config.diffusion.prediction=v",
     "--config.diffusion.weighting=v",
+    "--config.diffusion.conditional=false",
     "--config.network.dropout=0.0",
     "--config.accumulate=1",
     "--config.sample.sampler=ddim",

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import io
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,12 +47,12 @@ class Model:
     state: State
     mesh: Mesh
 
-    def sample(self, num: int, labels: np.ndarray | None = None, seed: int | None = None) -> np.ndarray:
+    def sample(self, num: int, labels: Sequence[int] | np.ndarray | None = None, seed: int | None = None) -> np.ndarray:
         """Returns `num` new images, uint8 [num, H, W, C].
 
         Args:
           num: how many.
-          labels: i32 [num], classes asked for, where the model takes any; by default they take turns.
+          labels: [num], classes asked for, where the model takes any; by default they take turns.
           seed: another seed than `config.sample.seed` gives other images.
         """
         return self.generate(self.state, num, labels, seed)[0]
@@ -110,7 +110,11 @@ def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> G
     call = jax.jit(draw, out_shardings=parallel.sharded(mesh), compiler_options=options)
 
     def generate(
-        state: State, num: int, labels: np.ndarray | None = None, seed: int | None = None, progress: bool = False
+        state: State,
+        num: int,
+        labels: Sequence[int] | np.ndarray | None = None,
+        seed: int | None = None,
+        progress: bool = False,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         labels = _checked_labels(method, spec, num, labels)
         root = np.uint32(config.sample.seed if seed is None else seed)
@@ -129,7 +133,9 @@ def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> G
     return generate
 
 
-def _checked_labels(method: Method, spec: DataSpec, num: int, labels: np.ndarray | None) -> np.ndarray | None:
+def _checked_labels(
+    method: Method, spec: DataSpec, num: int, labels: Sequence[int] | np.ndarray | None
+) -> np.ndarray | None:
     if not method.conditional:
         if labels is not None:
             raise UserError("this model takes no labels: it was trained without")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import difflib
 import hashlib
+import logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -137,6 +138,8 @@ def _digest(paths: Sequence[pathlib.Path]) -> str:
 def _decode(builder: Builder, split: str, class_names: tuple[str, ...] | None) -> cache.Arrays:
     """Returns the split's `image` uint8 [N, H, W, C] and, where there are classes, `label` i32 [N]."""
     unread = {name: tfds.decode.SkipDecoding() for name in builder.info.features if name not in ("image", "label")}
+    # TFDS warns that OpenCV would decode faster; Pillow decodes too, and is what is declared.
+    logging.getLogger("absl").addFilter(lambda record: "OpenCV" not in record.getMessage())
     source = builder.as_data_source(split=split, decoders=unread)
     num_examples = len(source)
     image = np.empty((num_examples, *source[0]["image"].shape), np.uint8)
