@@ -153,7 +153,7 @@ def make(config: Any, spec: DataSpec) -> Method:
         forward = Picture(
             to_pixels(jnp.concatenate([x0, noised])),
             title="Forward process",
-            caption="One training image and its noisy versions x_t = alpha_t x0 + sigma_t eps, with the same eps "
+            caption="One image of the data and its noisy versions x_t = alpha_t x0 + sigma_t eps, with the same eps "
             f"throughout, under the {_described(c)}.",
             kind="strip",
             labels=("x0", *(f"t = {t}" for t in times)),
