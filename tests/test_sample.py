@@ -30,7 +30,8 @@ def test_the_mode_writes_as_many_as_asked_for(tiny_run, tmp_path):
         (copy / name).symlink_to(tiny_run / name)
     main.main([f"--workdir={copy}", "--mode=sample", "--config.sample.num=5", "--config.sample.batch_size=3"])
     stored = np.load(copy / "samples.npz")
-    assert stored.files == ["arr_0"]
+    assert stored.files == ["arr_0", "arr_1"]
+    assert stored["arr_1"].tolist() == [0, 1, 2, 3, 4]  # classes take turns
     assert stored["arr_0"].shape == (5, 8, 8, 1)
     assert stored["arr_0"].dtype == np.uint8
     assert (copy / "samples.png").stat().st_size > 100
@@ -46,7 +47,13 @@ def test_a_model_is_judged_and_drawn_as_it_was_trained_to_be(tiny_run):
 def test_refusals(tiny_run, tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         gen_jax.load(tmp_path)
+    model = gen_jax.load(tiny_run)
+    for labels in ([0, 10], [-1, 0], [0]):
+        with pytest.raises(UserError, match="labels must be 2 whole numbers in 0..9"):
+            model.sample(2, labels=labels)
+    unconditional = model.method._replace(conditional=False)
+    generate = sample.make_generator(unconditional, model.config, model.spec, model.mesh)
     with pytest.raises(UserError, match="takes no labels"):
-        gen_jax.load(tiny_run).sample(2, labels=np.zeros(2))
+        generate(model.state, 2, labels=[0, 0])
     with pytest.raises(UserError, match="did you mean sample.num"):
         main.main([f"--workdir={tiny_run}", "--mode=sample", "--config.sample.nun=3"])

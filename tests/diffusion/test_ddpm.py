@@ -59,7 +59,7 @@ def test_training_and_sampling_tell_the_network_the_same_times(monkeypatch):
     keys = jax.random.split(jax.random.key(0), 2)
     for n, last_told in ((1, 0.9), (10, 0.0)):  # a sample is x0_hat of the last step: t = T - 1 for n = 1, 0 for n = T
         method = make(monkeypatch, f"--config.sample.num_steps={n}")
-        samples = method.sample(method.init(jax.random.key(0)), keys, None)
+        samples = method.sample(method.init(jax.random.key(0)), keys, jnp.array([0, 1]))
         np.testing.assert_allclose(samples, last_told, atol=1e-6)
 
 
@@ -67,7 +67,8 @@ def test_a_batch_of_the_size_of_the_schedule_trains_at_every_time_once(monkeypat
     # The loss of a step: mean over the batch of (t / 10 + 1)^2, t = 0..9 each once.
     method = make(monkeypatch, "--config.batch_size=10")
     expected = np.mean([(t / 10 + 1) ** 2 for t in range(10)])
-    batch = {"image": np.zeros((10, 4, 4, 1), np.uint8), "index": np.arange(10, dtype=np.int32)}
+    numbers = np.arange(10, dtype=np.int32)
+    batch = {"image": np.zeros((10, 4, 4, 1), np.uint8), "index": numbers, "label": numbers % 3}
     state = method.init(jax.random.key(0))
     for _ in range(3):
         state, scalars = method.step(state, batch)
@@ -75,7 +76,7 @@ def test_a_batch_of_the_size_of_the_schedule_trains_at_every_time_once(monkeypat
 
 
 def test_labels_reach_the_network_where_it_is_conditional(monkeypatch):
-    method = make(monkeypatch, "--config.diffusion.conditional=true")
+    method = make(monkeypatch)
     assert method.conditional
     Echo.seen_labels.clear()
     state = method.init(jax.random.key(0))
@@ -83,15 +84,15 @@ def test_labels_reach_the_network_where_it_is_conditional(monkeypatch):
     assert Echo.seen_labels[-1] is not None
     method.sample(state, jax.random.split(jax.random.key(0), 3), jnp.array([2, 0, 1]))
     assert Echo.seen_labels[-1].shape == (3,)
-    unconditional = make(monkeypatch)
+    unconditional = make(monkeypatch, "--config.diffusion.conditional=false")
     times_trained_at(unconditional, 4, 0)
     assert Echo.seen_labels[-1] is None
 
 
 def test_refusals(monkeypatch):
     with pytest.raises(UserError, match="made_up has none"):
-        make(monkeypatch, "--config.diffusion.conditional=true", spec=DataSpec("made_up", (4, 4, 1), 64))
+        make(monkeypatch, spec=DataSpec("made_up", (4, 4, 1), 64))
     with pytest.raises(UserError, match="'v' or 'x'"):
         make(monkeypatch, "--config.diffusion.prediction=eps")
     with pytest.raises(UserError, match="has float32"):
-        make(monkeypatch, spec=DataSpec("points", (1, 1, 2), 64, dtype="float32"))
+        make(monkeypatch, spec=DataSpec("points", (1, 1, 2), 64, ("a",), dtype="float32"))
