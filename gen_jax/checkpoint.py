@@ -287,8 +287,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error)
-    system = re.search(r"([^:]+) \[os_error_code=", text)  # as TensorStore reports what the system said
-    return system.group(1).strip() if system else (text.splitlines() or [type(error).__name__])[0][:200]
+    system = re.search(r"\[os_error_code='?(\d+)", text)  # as TensorStore reports what the system said
+    return os.strerror(int(system.group(1))) if system else (text.splitlines() or [type(error).__name__])[0][:200]
 
 
 @functools.cache

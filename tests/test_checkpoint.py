@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import pytest
 
+from gen_jax import checkpoint
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.method import State, UserError
 
@@ -382,6 +383,16 @@ FAILING_DISK = """
     except UserError as error:
         sys.exit(str(error))
 """
+
+
+def test_the_reason_is_what_the_system_said_wherever_tensorstore_puts_it():
+    # TensorStore lists attributes of an error in no fixed order, some of them with text of their own.
+    for text in (
+        "OUT_OF_RANGE: Failed writing: 'a': Failed to write 9 bytes: File too large [os_error_code='27']",
+        "OUT_OF_RANGE: File too large [context='{\"x\": true}'] [os_error_code='27']\nmore lines",
+    ):
+        assert checkpoint._reason(RuntimeError(text)) == "File too large"
+    assert checkpoint._reason(RuntimeError("first line\nsecond")) == "first line"
 
 
 @pytest.mark.parametrize(
