@@ -96,15 +96,17 @@ def _loop(
     if chief:
         print(plan, flush=True)
 
-    window_step, scalars, saved = start, {}, start
+    window_step, in_flight, scalars, saved = start, {}, {}, start
     began = window = time.perf_counter()
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(Writer(run.workdir, start)) if chief else None
         progress = stack.enter_context(Progress(config.num_steps, start)) if chief else None
         stop_requested = stack.enter_context(_StopRequests())
         for step in range(start, config.num_steps, config.steps_per_call):
-            jax.block_until_ready(scalars)  # at most two calls in flight: bounded memory, quick signals
-            state, scalars = update(state, feed(step))
+            batch = feed(step)  # drawn and sent while the device computes
+            jax.block_until_ready(in_flight)  # at most two calls at once: bounded memory, quick signals
+            in_flight = scalars
+            state, scalars = update(state, batch)
             done = step + config.steps_per_call
             stop = stop_requested()
             last = done == config.num_steps or stop
