@@ -1,9 +1,10 @@
-"""DDPM on MNIST: new digits in ten minutes on two CPU cores.
+"""Class-conditional DDPM on MNIST: new digits in less than ten minutes on two CPU cores.
 
     python -m gen_jax.main --config=configs/ddpm_mnist.py
 
-Variants: `:tiny` shows that everything works in under a minute; `:long` goes on for better digits.
-On an accelerator: --config.batch_size=512, and `:long`'s number of steps.
+About 92% of the samples are classified with more than 0.9 confidence (of real digits 96%).
+Variants: `:tiny` shows that everything works in under a minute; `:long` goes on for about 20 minutes.
+On an accelerator: --config.batch_size=512.
 """
 
 from ml_collections import ConfigDict
