@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gen_jax import optimizer
 from gen_jax.config import require_choice
+from gen_jax.diffusion import pictures
 from gen_jax.diffusion import prediction as predictions
 from gen_jax.diffusion import sampler as samplers
 from gen_jax.diffusion import schedule as schedules
@@ -35,11 +35,9 @@ from gen_jax.method import (
     draw,
     stream,
     to_model,
-    to_pixels,
 )
 
-NUM_FRAMES = 41  # of the reverse process's animation
-NUM_STRIP = 9  # pictures along a process
+NUM_SHOWN = 9  # images whose way from noise the report shows
 
 
 def make(config: Any, spec: DataSpec) -> Method:
@@ -86,15 +84,12 @@ def make(config: Any, spec: DataSpec) -> Method:
             frozen={},
         )
 
-    def noisy(x0: Array, t: Array, key: Key, index: Array) -> tuple[Array, Array, schedules.Level]:
-        level = schedule.level(t)
-        eps = draw(key, index, lambda k: jax.random.normal(k, spec.image_shape))
-        return schedules.add_noise(x0, eps, level), eps, level
-
     def losses(params: PyTree, batch: Batch, t: Array, key_noise: Key, key_dropout: Key | None) -> Array:
         """Weighted squared error, mean over pixels: f32 [B]."""
         x0 = to_model(batch["image"])
-        x_t, eps, level = noisy(x0, t, key_noise, batch["index"])
+        eps = draw(key_noise, batch["index"], lambda k: jax.random.normal(k, spec.image_shape))
+        level = schedule.level(t)
+        x_t = schedules.add_noise(x0, eps, level)
         output: Array = network.apply(  # pyright: ignore[reportAssignmentType]
             {"params": params},
             x_t,
@@ -146,54 +141,19 @@ def make(config: Any, spec: DataSpec) -> Method:
     def sample(state: State, keys: Array, label: Array | None) -> Array:
         return samplers.sample(denoiser(state, label), schedule, sampler, steps, keys, spec.image_shape)
 
-    def pictures(state: State, key: Key, batch: Batch) -> dict[str, Picture]:
-        x0 = to_model(batch["image"][:1])
-        times = np.linspace(0, schedule.num_steps - 1, NUM_STRIP - 1).round().astype(np.int32)
-        noised, _, _ = noisy(jnp.repeat(x0, len(times), 0), jnp.asarray(times), key, jnp.zeros(len(times), jnp.int32))
-        forward = Picture(
-            to_pixels(jnp.concatenate([x0, noised])),
-            title="Forward process",
-            caption="One image of the data and its noisy versions x_t = alpha_t x0 + sigma_t eps, with the same eps "
-            f"throughout, under the {_described(c)}.",
-            kind="strip",
-            labels=("x0", *(f"t = {t}" for t in times)),
-        )
-
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(9))
-        label = jnp.arange(9) % network.num_classes if c.conditional else None
-        way = samplers.trajectory(denoiser(state, label), schedule, sampler, steps, keys, spec.image_shape)
-        x_t = jnp.concatenate([way.x_t, way.x0[None]])  # [S + 1, 9, H, W, C]: from pure noise to the sample
-        strip = np.linspace(0, len(steps), NUM_STRIP).round().astype(int)
-        frames = np.linspace(0, len(steps), min(NUM_FRAMES, len(steps) + 1)).round().astype(int)
-        names = (*(f"t = {t}" for t in steps), "sample")
+    def show(state: State, key: Key, batch: Batch) -> dict[str, Picture]:
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(NUM_SHOWN))
+        label = jnp.arange(NUM_SHOWN) % network.num_classes if c.conditional else None
         how = f"{len(steps)} {config.sample.sampler} steps with {config.sample.spacing} spacing"
+        end = " with zero terminal SNR" if c.zero_terminal_snr else ""
+        under = f"{c.schedule.replace('_', ' ')} schedule of {c.num_timesteps} steps{end}"
+        eps = jax.random.normal(key, spec.image_shape)
         return {
-            "forward": forward,
-            "reverse": Picture(
-                to_pixels(x_t[strip, 0]),
-                title="Reverse process",
-                caption=f"From pure noise to a sample in {how}.",
-                kind="strip",
-                labels=tuple(names[i] for i in strip),
-            ),
-            "x0_hat": Picture(
-                to_pixels(way.x0_hat[np.minimum(strip, len(steps) - 1), 0]),
-                title="What the network believes",
-                caption="The estimate x0_hat of the clean image at the same steps: first the mean of all data, "
-                "then ever more certain.",
-                kind="strip",
-                labels=tuple(names[min(i, len(steps) - 1)] for i in strip),
-            ),
-            "reverse_animation": Picture(
-                to_pixels(x_t[frames]),
-                title="Reverse process, step by step",
-                caption=f"Nine images at once, {how}.",
-                kind="animation",
-                labels=tuple(names[i] for i in frames),
-            ),
+            "forward": pictures.forward(to_model(batch["image"][0]), eps, schedule, under),
+            **pictures.reverse(denoiser(state, label), schedule, sampler, steps, keys, spec.image_shape, how),
         }
 
-    return Method(init, step, sample, evaluate, pictures, conditional=c.conditional)
+    return Method(init, step, sample, evaluate, show, conditional=c.conditional)
 
 
 def _sampler(c: Any) -> samplers.Sampler:
@@ -204,8 +164,3 @@ def _sampler(c: Any) -> samplers.Sampler:
 
 def _no_label(x: Array) -> Array:
     return jnp.full(x.shape[:1], -1, jnp.int32)
-
-
-def _described(c: Any) -> str:
-    end = " with zero terminal SNR" if c.zero_terminal_snr else ""
-    return f"{c.schedule.replace('_', ' ')} schedule of {c.num_timesteps} steps{end}"
