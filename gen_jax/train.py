@@ -65,6 +65,11 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
             if start >= config.num_steps and _is_reported(run, start):
                 print(_finished(run, start))
                 return
+            if (config.num_steps - start) % config.steps_per_call:
+                raise UserError(
+                    f"the {config.num_steps - start} steps that are left of {run.workdir} are no multiple of "
+                    f"config.steps_per_call={config.steps_per_call}; go on with --config.steps_per_call=1"
+                )
             if chief:
                 run.write_config(record)
                 print(_headline(record, run, start))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,13 @@ def test_several_steps_a_call_train_as_single_steps_do(tiny_run, made_up_tfds, t
     main.main([*tiny_words(made_up_tfds), "--config.steps_per_call=2", f"--workdir={tmp_path}"])
     one, two = final_state(tiny_run), final_state(tmp_path)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), one.params, two.params)
+
+
+def test_a_rest_that_calls_cannot_divide_is_refused(tiny_run, made_up_tfds, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    words = [f"--config.{key}=20" for key in ("num_steps", "log_every", "eval_every", "checkpoint_every")]
+    with pytest.raises(UserError, match=r"the 8 steps that are left.*--config.steps_per_call=1"):
+        main.main([*tiny_words(made_up_tfds), *words, "--config.steps_per_call=5", f"--workdir={tmp_path / 'run'}"])
 
 
 def test_the_command_line_ends_a_mistake_with_one_line(tmp_path):
