@@ -3,7 +3,7 @@
     python -m gen_jax.main --config=configs/ddpm_mnist.py
 
 About 92% of the samples are classified with more than 0.9 confidence (of real digits 96%).
-Variants: `:tiny` shows that everything works in under a minute; `:long` goes on for about 20 minutes.
+Variants: `:tiny` shows that everything works in under a minute; `:long` goes on for 10,000 steps.
 On an accelerator: --config.batch_size=512.
 """
 

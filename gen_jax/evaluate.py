@@ -16,7 +16,7 @@ import numpy as np
 
 from gen_jax import parallel, report, sample
 from gen_jax.data import dataset
-from gen_jax.method import Method, Picture, State, UserError, stream
+from gen_jax.method import Method, Picture, State, stream
 from gen_jax.metrics import classifier as classifiers
 from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, nearest, precision_recall, thin
@@ -31,11 +31,7 @@ def evaluate(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> No
     model = sample.load(workdir, overrides)
     config, run = model.config, Run(workdir)
     data = dataset.load(config.data)
-    if data.spec.fingerprint != model.spec.fingerprint:
-        raise UserError(
-            f"{run.workdir} was trained on {model.spec.name} ({model.spec.fingerprint[:12]}), but the data at hand is "
-            f"{data.spec.name} ({data.spec.fingerprint[:12]})"
-        )
+    dataset.refuse_other(model.spec, data.spec, run.workdir)
     chief = jax.process_index() == 0
     images, labels = model.generate(model.state, config.eval.num_samples, progress=chief)
     values = judge(config, model.method, data, model.mesh, model.state, images, labels)
@@ -59,7 +55,7 @@ def make_losses(
     devices, processes = mesh.devices.size, jax.process_count()
     size = -(-min(config.batch_size, num) // devices) * devices
     evaluate = method.evaluate
-    options = parallel.compiler_options() if config.fast_compile_options else {}
+    options = parallel.compiler_options(config.fast_compile_options)
     call = jax.jit(
         lambda state, batch: evaluate(state, batch, stream(state.key, "eval")),
         out_shardings=parallel.sharded(mesh),

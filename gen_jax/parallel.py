@@ -54,14 +54,14 @@ def _is_tpu_pod() -> bool:
 
 
 @functools.cache
-def compiler_options() -> dict[str, str | bool | int | float]:
+def compiler_options(fast: bool = True) -> dict[str, str | bool | int | float]:
     """Returns the options under which this project compiles train steps and samplers on this platform.
 
-    On a CPU: matrix products and reductions go to XLA's library of fused kernels, which makes a small U-Net's train
-    step about 1.6 times as fast; results change in the last digits. Elsewhere, and where the installed
-    jaxlib does not know the option, nothing.
+    On a CPU: matrix products go to XLA's library of fused kernels, which makes a small U-Net's train step and sampler
+    faster (`benchmarks/ddpm.py` says by how much); results change in the last digits. Elsewhere, where the installed
+    jaxlib does not know the option, and where `fast` is false: nothing.
     """
-    if jax.default_backend() != "cpu":
+    if not fast or jax.default_backend() != "cpu":
         return {}
     options: dict[str, str | bool | int | float] = {
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
@@ -224,4 +224,4 @@ def make_executor(name: str, mesh: Mesh, fast_compile_options: bool = True) -> E
       mesh: see `make_mesh`.
       fast_compile_options: whether `compiler_options` are used (jit only).
     """
-    return EXECUTORS[name](mesh, compiler_options() if fast_compile_options else {})
+    return EXECUTORS[name](mesh, compiler_options(fast_compile_options))

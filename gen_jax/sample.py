@@ -77,11 +77,7 @@ def load(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> Model:
     stored = run.read_config()
     config = configs.override(configs.from_dict(stored["config"]), overrides)
     configs.check(config)
-    return restore(run, config, DataSpec.from_dict(stored["data"]))
-
-
-def restore(run: Run, config: Any, spec: DataSpec) -> Model:
-    """Returns the model of a run under a config that may sample differently than the stored one."""
+    spec = DataSpec.from_dict(stored["data"])
     method = methods.make(config, spec)
     mesh = parallel.make_mesh(config.num_devices)
     with Checkpoints(run.checkpoints) as checkpoints:
@@ -106,7 +102,7 @@ def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> G
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(rows["index"])
         return to_pixels(method.sample(state, keys, rows.get("label")))
 
-    options = parallel.compiler_options() if config.fast_compile_options else {}
+    options = parallel.compiler_options(config.fast_compile_options)
     call = jax.jit(draw, out_shardings=parallel.sharded(mesh), compiler_options=options)
 
     def generate(

@@ -57,7 +57,8 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
         method = methods.make(config, data.spec)
         abstract = parallel.abstract_state(method.init, mesh)
         record = describe(config, data.spec, abstract, mesh, name, variant, command)
-        refuse_other_data(run, data.spec)
+        if run.config_path.is_file():
+            dataset.refuse_other(dataset.DataSpec.from_dict(run.read_config()["data"]), data.spec, run.workdir)
         with Checkpoints(run.checkpoints) as checkpoints:
             checkpoints.clean()
             state = checkpoints.restore(abstract)
@@ -226,18 +227,6 @@ def refuse_changes(run: Run, config: Any) -> None:
         raise UserError(
             f"{run.workdir} holds a run of another config ({'; '.join(lines)}); "
             "give these values back, or another --workdir, or delete the directory to start afresh"
-        )
-
-
-def refuse_other_data(run: Run, spec: dataset.DataSpec) -> None:
-    """Raises a UserError where the directory holds a run on other data."""
-    if not run.config_path.is_file():
-        return
-    stored = dataset.DataSpec.from_dict(run.read_config()["data"])
-    if stored.fingerprint != spec.fingerprint:
-        raise UserError(
-            f"{run.workdir} was trained on {stored.name} (fingerprint {stored.fingerprint[:12]}), but the data at hand "
-            f"is {spec.name} ({spec.fingerprint[:12]}); bring that data back, or give another --workdir"
         )
 
 

@@ -60,6 +60,15 @@ def load(config: Any) -> Dataset:
     return importlib.import_module(LOADERS[prefix]).load(rest, config)
 
 
+def refuse_other(stored: DataSpec, at_hand: DataSpec, workdir: Any) -> None:
+    """Raises a UserError where the data at hand is not what the run in `workdir` was trained on."""
+    if stored.fingerprint != at_hand.fingerprint:
+        raise UserError(
+            f"{workdir} was trained on {stored.name} (fingerprint {stored.fingerprint[:12]}), but the data at hand is "
+            f"{at_hand.name} ({at_hand.fingerprint[:12]}); bring that data back, or use another --workdir"
+        )
+
+
 class Batches:
     """Batches in an order that is a function of (seed, step) alone.
 
