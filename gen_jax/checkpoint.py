@@ -80,8 +80,12 @@ class Checkpoints:
         import orbax.checkpoint as ocp  # half a second: only for runs that save or restore
 
         _quieten_orbax()
-        # It neither makes, lists nor removes folders: all that happens around our commit.
-        options = ocp.CheckpointManagerOptions(create=False, max_to_keep=None, save_root_metadata=False)
+        # It neither makes, lists nor removes folders: all that happens around our commit. Were the folders made in the
+        # background, a failure there (a full disk) would leave threads that wait 20 minutes for them, and us for those.
+        in_front = ocp.AsyncOptions(create_directories_asynchronously=False)
+        options = ocp.CheckpointManagerOptions(
+            create=False, max_to_keep=None, save_root_metadata=False, async_options=in_front
+        )
         return ocp.CheckpointManager(self._unfinished, options=options)
 
     def save(self, state: State) -> None:
