@@ -26,7 +26,7 @@ Config: TypeAlias = Any  # an ml_collections.ConfigDict, whose values no type ch
 # num_steps (the learning rate's decay spans the run) and placement (equal to rounding).
 MAY_CHANGE = (
     "num_steps", "log_every", "eval_every", "checkpoint_every", "sample.*", "eval.*", "data.data_dir", "data.cache_dir",
-    "executor", "num_devices", "steps_per_call", "accumulate", "fast_compile_options",
+    "data.stream", "data.workers", "executor", "num_devices", "steps_per_call", "accumulate", "fast_compile_options",
 )  # fmt: skip
 
 COUNTS = ("batch_size", "num_steps", "log_every", "eval_every", "checkpoint_every", "steps_per_call", "accumulate",
@@ -65,6 +65,13 @@ def base_config() -> Config:
                 "cache_dir": "",  # "": gen_jax in the user's cache directory
                 "train_split": "train",
                 "test_split": "test",
+                "offline_substitute": "",  # drawn instead where the set is neither prepared nor to be downloaded
+                "image_size": 0,  # 0: as stored; else a centre crop of this height and width, antialiased
+                "channels": 0,  # 0: as stored; 1: grey; 3: colour
+                "background": 255,  # grey value that shows through transparent pixels
+                "on_error": "stop",  # at a damaged file; or skip
+                "stream": False,  # read anew in every epoch what is too large for the cache and memory
+                "workers": 0,  # processes that read a streamed set ahead; 0: threads of this one
             },
             "optimizer": {
                 "name": "adam",
@@ -238,6 +245,8 @@ def check(config: Config) -> None:
         raise UserError(f"config.seed is {flat['seed']}; a seed lies in 0..{2**32 - 1}")
     if flat["num_devices"] < 0:
         raise UserError(f"config.num_devices is {flat['num_devices']}; use 0 for all devices")
+    if flat["data.workers"] < 0:
+        raise UserError(f"config.data.workers is {flat['data.workers']}; use 0 to read without further processes")
     if flat["batch_size"] % flat["accumulate"]:
         raise UserError(f"config.batch_size {flat['batch_size']} does not divide into accumulate={flat['accumulate']}")
     for key in ("num_steps", "log_every", "eval_every", "checkpoint_every"):

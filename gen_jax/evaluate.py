@@ -30,6 +30,8 @@ def evaluate(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> No
     """`--mode=eval`: judges `config.eval.num_samples` new samples of a run; writes report.json and the page."""
     model = sample.load(workdir, overrides)
     config, run = model.config, Run(workdir)
+    if model.spec.name == config.data.offline_substitute:
+        config.data.name = model.spec.name  # there may be a network by now, but this is what it was trained on
     data = dataset.load(config.data)
     dataset.refuse_other(model.spec, data.spec, run.workdir)
     chief = jax.process_index() == 0

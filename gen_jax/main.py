@@ -7,10 +7,8 @@ ends in one line on stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
 import shlex
-import sys
 
 MODES = {
     "train": "train, or go on training, then sample, judge and write the report (the default)",
@@ -107,21 +105,7 @@ def _use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def run_as_command() -> None:
-    """`main` for a shell: one line and exit code 2 for a user's mistake."""
-    from gen_jax.method import UserError
-
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.stderr.write(f"gen_jax: {error}\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("gen_jax: interrupted; the same command goes on from the newest checkpoint\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        os._exit(1)
-
-
 if __name__ == "__main__":
-    run_as_command()
+    from gen_jax import command
+
+    command.run(main, "the same command goes on from the newest checkpoint")

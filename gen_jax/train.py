@@ -6,6 +6,7 @@ of (seed, n).
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import importlib.metadata
 import json
@@ -14,8 +15,8 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +25,14 @@ import numpy as np
 from gen_jax import __version__, evaluate, methods, parallel, report, sample
 from gen_jax import config as configs
 from gen_jax.checkpoint import Checkpoints
-from gen_jax.data import dataset
+from gen_jax.data import dataset, streaming
 from gen_jax.figures.grid import grid, save_png
 from gen_jax.figures.pictures import save_picture
 from gen_jax.method import Method, PyTree, State, UserError, count_parameters, stream
 from gen_jax.run import Run
 from gen_jax.writers import Progress, Writer
+
+Rows: TypeAlias = dict[str, np.ndarray]
 
 NUM_IN_SHEET = 64  # samples drawn as training goes
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
@@ -74,10 +77,8 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
             if chief:
                 run.write_config(record)
                 print(_headline(record, run, start))
-            if state is None:
-                state = parallel.init_state(method.init, config.seed, mesh)
-            if start < config.num_steps:
-                state = _loop(config, run, method, data, mesh, checkpoints, state, start)
+            if state is None or start < config.num_steps:
+                state = _loop(config, run, method, data, mesh, checkpoints, abstract, state)
         _finish(config, run, method, data, mesh, state)
 
 
@@ -88,13 +89,20 @@ def _loop(
     data: dataset.Dataset,
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
-    state: State,
-    start: int,
+    abstract: State,
+    restored: State | None,
 ) -> State:
     chief = jax.process_index() == 0
+    start = 0 if restored is None else int(restored.step)
     executor = parallel.make_executor(config.executor, mesh, config.fast_compile_options)
     feed, lead = make_feed(config, method, data, executor)
-    update = executor.compile_step(many_steps(method.step, config.steps_per_call), state, feed(start), lead)
+    with concurrent.futures.ThreadPoolExecutor(1) as side:
+        # Either takes seconds on a CPU, and mostly one core: side by side.
+        first = side.submit(
+            lambda: parallel.init_state(method.init, config.seed, mesh) if restored is None else restored
+        )
+        update = executor.compile_step(many_steps(method.step, config.steps_per_call), abstract, feed(start), lead)
+        state = first.result()
     finite = jax.jit(_all_finite)
     losses = evaluate.make_losses(config, method, data, mesh)
     generate = sample.make_generator(method, config, data.spec, mesh)
@@ -103,13 +111,14 @@ def _loop(
         print(plan, flush=True)
 
     window_step, in_flight, scalars, saved = start, {}, {}, start
-    began = window = time.perf_counter()
+    steps = range(start, config.num_steps, config.steps_per_call)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(Writer(run.workdir, start)) if chief else None
         progress = stack.enter_context(Progress(config.num_steps, start)) if chief else None
         stop_requested = stack.enter_context(_StopRequests())
-        for step in range(start, config.num_steps, config.steps_per_call):
-            batch = feed(step)  # drawn and sent while the device computes
+        batches = stack.enter_context(batches_of(steps, config, method, data, executor))
+        began = window = time.perf_counter()
+        for step, batch in zip(steps, batches, strict=True):  # a batch is drawn and sent while the device computes
             jax.block_until_ready(in_flight)  # at most two calls at once: bounded memory, quick signals
             in_flight = scalars
             state, scalars = update(state, batch)
@@ -173,7 +182,24 @@ def _finish(
 def make_feed(
     config: Any, method: Method, data: dataset.Dataset, executor: parallel.Executor
 ) -> tuple[Callable[[int], PyTree], int]:
-    """Returns step -> this process's rows of the batches of one call, on the devices; and the axis of their rows.
+    """Returns step -> the batches of one call, on the devices; and the axis of their rows."""
+    draw, lead = _make_draw(config, method, data)
+    return lambda step: executor.put(draw(step), lead), lead
+
+
+@contextlib.contextmanager
+def batches_of(
+    steps: range, config: Any, method: Method, data: dataset.Dataset, executor: parallel.Executor
+) -> Iterator[Iterator[PyTree]]:
+    """Gives an iterator over what `make_feed`'s function returns for `steps`; a streamed set is read ahead."""
+    draw, lead = _make_draw(config, method, data)
+    ahead = streaming.ahead(draw, steps, config.data.workers) if data.streamed else None
+    with ahead or contextlib.nullcontext(map(draw, steps)) as drawn:
+        yield (executor.put(rows, lead) for rows in drawn)
+
+
+def _make_draw(config: Any, method: Method, data: dataset.Dataset) -> tuple[Callable[[int], Rows], int]:
+    """Returns step -> this process's rows of the batches of one call, on the host; and the axis of their rows.
 
     Leaves are [B, ...], with an axis in front for `accumulate` or the method's batches, and one more for
     `steps_per_call`.
@@ -184,19 +210,19 @@ def make_feed(
     pieces, calls = config.accumulate, config.steps_per_call
     lead = (method.batches_per_step > 1) + (pieces > 1) + (calls > 1)
 
-    def rows(step: int) -> dict[str, np.ndarray]:
+    def rows(step: int) -> Rows:
         batch = batches.batch(step)
         if pieces > 1:
             batch = {k: np.stack(np.split(v, pieces)) for k, v in batch.items()}
         return batch
 
-    def feed(step: int) -> PyTree:
+    def draw(step: int) -> Rows:
         if calls == 1:
-            return executor.put(rows(step), lead)
+            return rows(step)
         several = [rows(s) for s in range(step, step + calls)]
-        return executor.put({k: np.stack([r[k] for r in several]) for k in several[0]}, lead)
+        return {k: np.stack([r[k] for r in several]) for k in several[0]}
 
-    return feed, lead
+    return draw, lead
 
 
 def many_steps(step: Callable, calls: int) -> Callable:

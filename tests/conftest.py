@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,15 @@ def tiny_words(data_dir: pathlib.Path) -> list[str]:
     """The command line of `tiny_run`, without its --workdir."""
     config = pathlib.Path(__file__).resolve().parents[1] / "configs/ddpm_mnist.py"
     return [f"--config={config}:tiny", f"--config.data.data_dir={data_dir}", *TINY]
+
+
+def data_config(data_dir: pathlib.Path | str, name: str, **changes: Any) -> Any:
+    """`config.data` of the set `name` in a folder of TFDS."""
+    from gen_jax.config import base_config
+
+    config = base_config().data
+    config.update(name=name, data_dir=str(data_dir), **changes)
+    return config
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import sys
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,14 +19,23 @@ import numpy as np
 
 from gen_jax.method import DataSpec, UserError
 
-LOADERS: dict[str, str] = {"tfds": "gen_jax.data.tfds"}
-"""From the prefix of a name ("tfds:mnist") to the module whose `load(name, config)` reads it, imported when asked
-for. A name without one of these prefixes is a name of TFDS."""
+LOADERS: dict[str, str] = {
+    "tfds": "gen_jax.data.tfds",
+    "stroke_digits": "gen_jax.data.stroke_digits",
+    "image_folder": "gen_jax.data.image_folder",
+}
+"""From the prefix of a name ("tfds:mnist", "stroke_digits") to the module whose `load(rest, config)` reads it,
+imported when asked for; `rest` is what stands behind the colon. A name without one of these prefixes is a name of
+TFDS."""
+
+
+class UnavailableError(UserError):
+    """The set is not here, and there is no network to download it: another may take its place."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set in memory: each split is a dict of arrays, memory-mapped from the cache.
+    """A data set: each split is a dict of arrays, memory-mapped from the cache, or read where they are indexed.
 
     Attributes:
       spec: what methods and reports need to know, with the fingerprint of the training split.
@@ -33,31 +44,64 @@ class Dataset:
     """
 
     spec: DataSpec
-    train: dict[str, np.ndarray]
-    test: dict[str, np.ndarray] | None
+    train: dict[str, Any]
+    test: dict[str, Any] | None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether training images are `streaming.Images`: too many to hold, and worth reading ahead."""
+        return not isinstance(self.train["image"], np.ndarray)
 
 
 def load(config: Any) -> Dataset:
     """Returns the data set that `config` names.
 
+    A set of TFDS that is not prepared yet is downloaded and prepared. Where there is no network, the set that
+    `offline_substitute` names is read instead, and stderr says so; `spec.name` is always that of the data read.
+
     Args:
-      config: `name` ("mnist", "tfds:mnist", with version "mnist:3.0.1"); `data_dir` ("" for TFDS's own folder);
-        `cache_dir` ("" for the user's); `train_split`; `test_split` ("" for none). Splits may be slices
-        ("train[:10%]").
+      config: as `data` of `config.base_config()`: `name` ("mnist", "tfds:mnist", with version "mnist:3.0.1",
+        "stroke_digits", "image_folder:<dir>"); `data_dir` ("" for TFDS's own folder); `cache_dir` ("" for the
+        user's); `train_split`; `test_split` ("" for none); `image_size`, `channels`, `background`;
+        `offline_substitute` ("" for none). Splits may be slices ("train[:10%]").
 
     Raises:
       UserError: there is no such set, or it does not hold images of one size; one line that says what to do.
 
     Example:
-      >>> import types
-      >>> load(types.SimpleNamespace(name="mnist", data_dir="/nowhere", cache_dir=""))
+      >>> from gen_jax.config import base_config
+      >>> config = base_config().data
+      >>> config.update(name="mnits", data_dir="/nowhere")
+      >>> load(config)
       Traceback (most recent call last):
-      gen_jax.method.UserError: nothing is prepared for 'mnist' in /nowhere: ...
+      gen_jax.method.UserError: there is no set 'mnits', neither prepared in /nowhere nor known to TFDS: did you mean
+      'mnist'? ...
     """
-    prefix, colon, rest = config.name.partition(":")
-    if not colon or prefix not in LOADERS:
-        prefix, rest = "tfds", config.name
+    try:
+        return _load(config.name, config)
+    except UnavailableError as error:
+        if not config.offline_substitute:
+            raise
+        _warn_of_substitute(config.name, config.offline_substitute, str(error))
+        return _load(config.offline_substitute, config)
+
+
+def _load(name: str, config: Any) -> Dataset:
+    prefix, _, rest = name.partition(":")
+    if prefix not in LOADERS:
+        prefix, rest = "tfds", name
     return importlib.import_module(LOADERS[prefix]).load(rest, config)
+
+
+def _warn_of_substitute(name: str, substitute: str, reason: str) -> None:
+    lines = [
+        f"gen_jax: THIS IS NOT {name}: the data is {substitute} instead.",
+        *textwrap.wrap(reason, 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
+        f"  Every file of the run names {substitute}.",
+        '  --config.data.offline_substitute="" makes this an error.',
+    ]
+    frame = "=" * max(map(len, lines))
+    print(frame, *lines, frame, sep="\n", file=sys.stderr, flush=True)
 
 
 def refuse_other(stored: DataSpec, at_hand: DataSpec, workdir: Any) -> None:
@@ -85,14 +129,14 @@ class Batches:
 
     def __init__(
         self,
-        arrays: Mapping[str, np.ndarray],
+        arrays: Mapping[str, Any],
         batch_size: int,
         seed: int,
         process_index: int = 0,
         process_count: int = 1,
         batches_per_step: int = 1,
     ):
-        """Takes the arrays of one split, [N, ...] each.
+        """Takes the arrays of one split, [N, ...] each; nothing is read of them before a batch is.
 
         Args:
           arrays: `image`, and `label` where there are any.
@@ -118,10 +162,7 @@ class Batches:
         offset = np.arange(batches_per_step)[:, None] * batch_size + index  # [k, B]
         self._index = np.broadcast_to(index, offset.shape) if batches_per_step > 1 else index
         self._offset = offset.reshape(self._index.shape)
-        # Two: a batch may run over the end of a permutation.
-        self._permutation = functools.lru_cache(maxsize=2)(
-            functools.partial(permutation, seed=seed, num_examples=self.num_examples)
-        )
+        self._seed = seed
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """Returns this process's share of the batch of `step`: the arrays' dtypes, [B, ...] or [k, B, ...].
@@ -132,7 +173,7 @@ class Batches:
         rows = np.empty_like(position)
         for each in np.unique(epoch):
             here = epoch == each
-            rows[here] = self._permutation(epoch=int(each))[position[here]]
+            rows[here] = _recent_permutation(self._seed, int(each), self.num_examples)[position[here]]
         return {name: array[rows] for name, array in self._arrays.items()} | {"index": self._index.copy()}
 
 
@@ -145,3 +186,7 @@ def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """
     # Ranks of Philox's raw output: numpy promises that stream for ever, but not that of Generator.permutation.
     return np.argsort(np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(num_examples), kind="stable")
+
+
+# Two: a batch may run over the end of a permutation. Here, not in `Batches`, which goes to worker processes as it is.
+_recent_permutation = functools.lru_cache(maxsize=2)(permutation)

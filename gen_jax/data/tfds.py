@@ -1,53 +1,52 @@
 """Image sets that TFDS has prepared as array_record, read without TensorFlow.
 
 A set is found by the files in its folder, not by TFDS's own code for it, so that any set reads by name, whoever
-built it. Decoded once, then memory-mapped from the cache.
+built it; a set of TFDS that is not there is prepared first. Decoded once, then memory-mapped from the cache.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import difflib
+import functools
 import hashlib
-import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import PIL.Image
 import tensorflow_datasets as tfds
 import tqdm
 
-from gen_jax.data import cache
+from gen_jax.data import cache, images, streaming
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, UserError
 
 Builder: TypeAlias = Any  # tfds.core.DatasetBuilder, whose own annotations do not fit what it returns
 
 _CHUNK = 512  # examples that one thread decodes at a time
+_MAKE_EQUAL = "set --config.data.image_size, and --config.data.channels where some are grey"
 
 
 def load(name: str, config: Any) -> Dataset:
     """Returns the set `name` ("mnist", "mnist:3.0.1", "set/config"); `config` as in `dataset.load`."""
-    builder: Builder = tfds.builder_from_directory(find(name, data_dir(config.data_dir)))
+    images.check(config)
+    builder: Builder = tfds.builder_from_directory(_place(name, config))
     if builder.info.file_format.value != "array_record":
         raise UserError(
             f"{name!r} is prepared as {builder.info.file_format.value}, which cannot be read without TensorFlow: "
             'prepare it again with file_format="array_record"'
         )
-    features = dict(builder.info.features.items())
-    image = features.get("image")
-    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
-        raise UserError(f"{name!r} has no feature 'image' of uint8 (it has {', '.join(sorted(features))})")
-    label = features.get("label")
+    require_image(builder)
+    label = dict(builder.info.features.items()).get("label")
     class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
 
-    train = _split(builder, config.train_split, class_names, config)
+    train = _split(builder, config.train_split, class_names, config, config.stream)
     test = _split(builder, config.test_split, class_names, config) if config.test_split else None
     height, width, channels = train.arrays["image"].shape[1:]
     if test is not None and test.arrays["image"].shape[1:] != (height, width, channels):
-        raise UserError(f"the splits of {name!r} hold images of different sizes")
+        raise UserError(f"the splits of {name!r} hold images of different sizes: {_MAKE_EQUAL}")
     spec = DataSpec(
         name=name.partition(":")[0],
         image_shape=(height, width, channels),
@@ -56,6 +55,24 @@ def load(name: str, config: Any) -> Dataset:
         fingerprint=train.fingerprint,
     )
     return Dataset(spec, train.arrays, None if test is None else test.arrays)
+
+
+def require_image(builder: Builder) -> None:
+    """Raises a UserError where a set of TFDS holds no images of bytes under that name."""
+    features = dict(builder.info.features.items())
+    image = features.get("image")
+    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
+        raise UserError(f"{builder.name!r} has no feature 'image' of uint8 (it has {', '.join(sorted(features))})")
+
+
+def _place(name: str, config: Any) -> pathlib.Path:
+    """Returns where the set is prepared; prepares it there if need be."""
+    folder = data_dir(config.data_dir)
+    if name.partition(":")[0] in prepared(folder):
+        return find(name, folder)
+    from gen_jax.data import prepare  # it uses this module
+
+    return prepare.prepare(name, config)
 
 
 def data_dir(configured: str = "") -> pathlib.Path:
@@ -78,7 +95,8 @@ def prepared(folder: pathlib.Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for depth in ("*/*", "*/*/*"):
         for info in folder.glob(f"{depth}/dataset_info.json"):
-            found.setdefault(info.parent.parent.relative_to(folder).as_posix(), []).append(info.parent.name)
+            if not info.parent.name.startswith("incomplete."):  # cut short by TFDS's death
+                found.setdefault(info.parent.parent.relative_to(folder).as_posix(), []).append(info.parent.name)
     return {name: sorted(versions, key=_version_key) for name, versions in sorted(found.items())}
 
 
@@ -86,17 +104,14 @@ def find(name: str, folder: pathlib.Path) -> pathlib.Path:
     """Returns the directory of a prepared set in its newest version, or in the one named ("mnist:3.0.1").
 
     Raises:
-      UserError: it is not there; one line with the nearest right name, or with what to do.
+      UserError: it is not there; one line that says what to do.
     """
     bare, _, version = name.partition(":")
     sets = prepared(folder)
     if bare not in sets:
-        nearest = difflib.get_close_matches(bare, sets, n=1)
-        hint = f"did you mean {nearest[0]!r}? Otherwise set" if nearest else "set"
         raise UserError(
-            f"nothing is prepared for {bare!r} in {folder}: {hint} TFDS_DATA_DIR or --config.data.data_dir to a folder "
-            f'that holds it, or prepare it with `pip install "gen-jax[tf]"` and `tfds build {bare} '
-            "--file_format=array_record`"
+            f"nothing is prepared for {bare!r} in {folder}: run `python -m gen_jax.data {bare}`, or set TFDS_DATA_DIR "
+            "or --config.data.data_dir to a folder that holds it"
         )
     if version and version not in sets[bare]:
         raise UserError(f"{bare!r} is prepared in {folder} as version {', '.join(sets[bare])}, not {version}")
@@ -108,7 +123,9 @@ def _version_key(version: str) -> tuple[tuple[bool, int, str], ...]:
     return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in version.split("."))
 
 
-def _split(builder: Builder, split: str, class_names: tuple[str, ...] | None, config: Any) -> cache.Stored:
+def _split(
+    builder: Builder, split: str, class_names: tuple[str, ...] | None, config: Any, streamed: bool = False
+) -> cache.Stored:
     try:
         info = builder.info.splits[split]
     except (KeyError, ValueError):
@@ -118,12 +135,23 @@ def _split(builder: Builder, split: str, class_names: tuple[str, ...] | None, co
         ) from None
     if not info.num_examples:
         raise UserError(f"the split {split!r} of {builder.name!r} is empty")
-    key = {"name": builder.info.full_name, "split": split, "shards": _digest(info.filepaths), "labels": class_names}
+    size, background = config.image_size, config.background
+    stored = builder.info.features["image"].shape[-1]
+    channels = config.channels or (stored if stored in (1, 3) else 0)
+    key = {
+        "name": builder.info.full_name,
+        "split": split,
+        "shards": _stamps(info.filepaths) if streamed else _digest(info.filepaths),
+        "labels": class_names,
+        "fit": [size, channels, background],
+    }
 
-    def build() -> tuple[cache.Arrays, dict[str, Any]]:
-        return _decode(builder, split, class_names), {}
-
-    return cache.fetch(cache.root(config.cache_dir) / "data", f"{builder.name}-{split}", key, build)
+    fit = functools.partial(images.fit, size=size, channels=channels, background=background)
+    folder, title = cache.root(config.cache_dir) / "data", f"{builder.name}-{split}"
+    if streamed:
+        num_classes = None if class_names is None else len(class_names)
+        return streaming.fetch(folder, title, key, _source(builder, split, fit), num_classes, config.workers)
+    return cache.fetch(folder, title, key, lambda: (_decode(builder, split, class_names, fit), {}))
 
 
 def _digest(paths: Sequence[pathlib.Path]) -> str:
@@ -135,14 +163,24 @@ def _digest(paths: Sequence[pathlib.Path]) -> str:
     return digest.hexdigest()
 
 
-def _decode(builder: Builder, split: str, class_names: tuple[str, ...] | None) -> cache.Arrays:
+def _stamps(paths: Sequence[pathlib.Path]) -> list[tuple[str, int, int]]:
+    """Returns names, sizes and times of change: what `_digest` is to a set that takes minutes to read."""
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in map(pathlib.Path, paths)]
+
+
+def _source(builder: Builder, split: str, fit: Callable[[PIL.Image.Image], np.ndarray]) -> streaming.Fitted:
+    # Left as files, images too: TFDS would decode palettes and CMYK as if they were colours.
+    unread = {name: tfds.decode.SkipDecoding() for name in builder.info.features if name != "label"}
+    return streaming.Fitted(builder.as_data_source(split=split, decoders=unread), fit)
+
+
+def _decode(
+    builder: Builder, split: str, class_names: tuple[str, ...] | None, fit: Callable[[PIL.Image.Image], np.ndarray]
+) -> cache.Arrays:
     """Returns the split's `image` uint8 [N, H, W, C] and, where there are classes, `label` i32 [N]."""
-    unread = {name: tfds.decode.SkipDecoding() for name in builder.info.features if name not in ("image", "label")}
-    # TFDS warns that OpenCV would decode faster; Pillow decodes too, and is what is declared.
-    logging.getLogger("absl").addFilter(lambda record: "OpenCV" not in record.getMessage())
-    source = builder.as_data_source(split=split, decoders=unread)
+    source = _source(builder, split, fit)
     num_examples = len(source)
-    image = np.empty((num_examples, *source[0]["image"].shape), np.uint8)
+    image = np.empty((num_examples, *source.__getitems__([0])[0]["image"].shape), np.uint8)
     label = np.empty(num_examples, np.int32)
 
     def decode(start: int) -> int:
@@ -151,7 +189,7 @@ def _decode(builder: Builder, split: str, class_names: tuple[str, ...] | None) -
             if example["image"].shape != image.shape[1:]:
                 raise UserError(
                     f"{builder.name!r} holds images of different sizes ({example['image'].shape} beside "
-                    f"{image.shape[1:]}): only sets with one size can be read"
+                    f"{image.shape[1:]}): {_MAKE_EQUAL}"
                 )
             image[row] = example["image"]
             if class_names is not None:

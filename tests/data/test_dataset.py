@@ -100,10 +100,56 @@ def test_a_prefix_chooses_the_loader_and_tfds_is_the_default(monkeypatch: pytest
 
     monkeypatch.setattr("importlib.import_module", module_that_names_itself)
     monkeypatch.setitem(dataset.LOADERS, "folder", "folders")
-    found = {name: dataset.load(types.SimpleNamespace(name=name)) for name in ("folder:/a:b", "tfds:x", "x:1.0.0", "x")}
+    names = ("folder:/a:b", "tfds:x", "x:1.0.0", "x", "stroke_digits")
+    found = {name: dataset.load(types.SimpleNamespace(name=name)) for name in names}
     assert found == {
         "folder:/a:b": ("folders", "/a:b"),
         "tfds:x": ("gen_jax.data.tfds", "x"),
         "x:1.0.0": ("gen_jax.data.tfds", "x:1.0.0"),
         "x": ("gen_jax.data.tfds", "x"),
+        "stroke_digits": ("gen_jax.data.stroke_digits", ""),
     }
+
+
+def _loaders(monkeypatch: pytest.MonkeyPatch) -> dataset.Dataset:
+    """Makes TFDS unavailable; returns what stroke_digits gives."""
+    data = dataset.Dataset(dataset.DataSpec("stroke_digits", (1, 1, 1), 4), _arrays(4), None)
+
+    def unavailable(name: str, config: types.SimpleNamespace) -> dataset.Dataset:
+        raise dataset.UnavailableError(f"{name!r} cannot be downloaded")
+
+    modules = {
+        "gen_jax.data.tfds": types.SimpleNamespace(load=unavailable),
+        "gen_jax.data.stroke_digits": types.SimpleNamespace(load=lambda name, config: data),
+    }
+    monkeypatch.setattr("importlib.import_module", modules.__getitem__)
+    return data
+
+
+def test_where_nothing_can_be_downloaded_the_substitute_is_read_and_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    expected = _loaders(monkeypatch)
+    data = dataset.load(types.SimpleNamespace(name="mnist", offline_substitute="stroke_digits"))
+    assert data is expected
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == lines[-1] == "=" * len(lines[0])
+    assert lines[1] == "gen_jax: THIS IS NOT mnist: the data is stroke_digits instead."
+    assert "'mnist' cannot be downloaded" in lines[2]
+    assert '--config.data.offline_substitute=""' in lines[-2]
+
+
+def test_without_a_substitute_it_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    _loaders(monkeypatch)
+    with pytest.raises(UserError, match="'mnist' cannot be downloaded"):
+        dataset.load(types.SimpleNamespace(name="mnist", offline_substitute=""))
+    assert not capsys.readouterr().err
+
+
+def test_only_a_missing_network_is_a_reason_to_substitute(monkeypatch: pytest.MonkeyPatch):
+    def broken(name: str, config: types.SimpleNamespace) -> dataset.Dataset:
+        raise UserError("no split 'trian'")
+
+    monkeypatch.setattr("importlib.import_module", lambda module: types.SimpleNamespace(load=broken))
+    with pytest.raises(UserError, match="no split"):
+        dataset.load(types.SimpleNamespace(name="mnist", offline_substitute="stroke_digits"))

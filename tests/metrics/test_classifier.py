@@ -1,10 +1,10 @@
 import dataclasses
 import pathlib
-import types
 
 import jax
 import numpy as np
 import pytest
+from conftest import data_config
 
 from gen_jax.data import dataset
 from gen_jax.data.dataset import Dataset
@@ -15,10 +15,7 @@ SHORT = classifier.Recipe(num_steps=150, max_shift=1)
 
 
 def _load(folder: pathlib.Path, name: str) -> Dataset:
-    config = types.SimpleNamespace(
-        name=name, data_dir=str(folder), cache_dir="", train_split="train", test_split="test"
-    )
-    return dataset.load(config)
+    return dataset.load(data_config(folder, name))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,158 @@
+"""`python -m gen_jax.data <name>`: prepares a data set and describes it, with a sheet of its pictures.
+
+Without a name it lists what is prepared and what is known. A user's mistake ends in one line on stderr and exit
+code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import re
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+
+from gen_jax import command
+from gen_jax.data import dataset
+from gen_jax.method import DataSpec, UserError
+
+OPTIONS = ("data_dir", "cache_dir", "train_split", "test_split", "image_size", "channels", "background", "on_error")
+"""Keys of `config.base_config().data` that are flags here."""
+
+MAX_ROWS, MAX_COLUMNS = 20, 12  # of the sheet
+_CELL = 56  # pixels that a picture on the sheet has at least
+_GAP = 4  # pixels
+
+
+def main(argv: list[str]) -> None:
+    """Prepares and describes the set that `argv` names, or lists the sets.
+
+    Raises:
+      UserError: a mistake of the user's.
+    """
+    from gen_jax.config import base_config
+
+    config = base_config().data
+    parser = argparse.ArgumentParser(
+        prog="python -m gen_jax.data",
+        description="Prepare and describe a data set: mnist, fashion_mnist, cifar10, any image set of TFDS, "
+        "stroke_digits, image_folder:<dir>.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", nargs="?", default="", help="as config.data.name; without it: what is there")
+    parser.add_argument("--sheet", metavar="FILE", help="where the sheet of pictures goes; default: <name>.png")
+    for key in OPTIONS:
+        parser.add_argument(f"--{key}", type=type(config[key]), default=config[key], help=f"as --config.data.{key}")
+    flags = parser.parse_args(argv)
+    config.update({key: getattr(flags, key) for key in OPTIONS}, name=flags.name)
+    if not flags.name:
+        print(listing(config))
+        return
+    data = dataset.load(config)
+    print(description(data, config))
+    path = pathlib.Path(flags.sheet or f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', data.spec.name)}.png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet(data.train, data.spec.class_names).save(path, "PNG")
+    except OSError as error:
+        raise UserError(
+            f"cannot write the sheet {path} ({error.strerror}): choose another place with --sheet"
+        ) from None
+    print(f"  a sheet of pictures: {path}")
+
+
+def listing(config: Any) -> str:
+    """Returns what is prepared in the folder that `config` names, and which sets are known."""
+    from gen_jax.data import prepare, tfds
+
+    folder = tfds.data_dir(config.data_dir)
+    sets = tfds.prepared(folder)
+    lines = [f"prepared in {folder}:", *(f"  {name} {', '.join(versions)}" for name, versions in sets.items())]
+    if not sets:
+        lines.append("  nothing")
+    return "\n".join(
+        [
+            *lines,
+            "drawn without a download: stroke_digits",
+            "your own pictures: image_folder:<dir>",
+            "known to TFDS (those with an image each, of bytes, can be read; not all of them are pictures):",
+            textwrap.fill(", ".join(prepare.known()), 100, initial_indent="  ", subsequent_indent="  "),
+        ]
+    )
+
+
+def description(data: dataset.Dataset, config: Any) -> str:
+    """Returns a few lines that say what a set holds and where it lies."""
+    from gen_jax.data import tfds
+
+    spec = data.spec
+    lines = [f"{spec.name}: {'x'.join(map(str, spec.image_shape))}, {_classes(spec)}"]
+    for split, arrays in (("train", data.train), ("test", data.test)):
+        if arrays is not None:
+            lines.append(f"  {split}: {len(arrays['image']):,} examples{_balance(arrays, spec.num_classes)}")
+    lines.append(f"  fingerprint: {spec.fingerprint}")
+    folder = tfds.data_dir(config.data_dir)
+    if spec.name in tfds.prepared(folder):
+        lines.append(f"  prepared in {tfds.find(spec.name, folder)}")
+    return "\n".join(lines)
+
+
+def _classes(spec: DataSpec) -> str:
+    if spec.class_names is None:
+        return "no labels"
+    shown = ", ".join(spec.class_names[:MAX_ROWS]) + (", ..." if len(spec.class_names) > MAX_ROWS else "")
+    return f"{len(spec.class_names)} classes ({shown})"
+
+
+def _balance(arrays: Mapping[str, Any], num_classes: int | None) -> str:
+    if num_classes is None:
+        return ""
+    count = np.bincount(arrays["label"], minlength=num_classes)
+    return f", {count.min():,} to {count.max():,} a class"
+
+
+def sheet(arrays: Mapping[str, Any], class_names: tuple[str, ...] | None) -> PIL.Image.Image:
+    """Returns the first pictures of a split on one sheet: a row a class behind its name, or rows without names.
+
+    Args:
+      arrays: `image` uint8 [N, H, W, C], C 1 or 3, and `label` i32 [N] where there are classes.
+      class_names: one a class, or None.
+
+    Example:
+      >>> sheet({"image": np.zeros((5, 28, 28, 1), np.uint8)}, None).size  # each 56x56, four pixels between two
+      (296, 56)
+    """
+    if class_names is None:
+        number = np.arange(min(len(arrays["image"]), MAX_ROWS * MAX_COLUMNS))
+        rows = [number[start : start + MAX_COLUMNS] for start in range(0, len(number), MAX_COLUMNS)]
+        names = [""] * len(rows)
+    else:
+        names = list(class_names[:MAX_ROWS])
+        rows = [np.flatnonzero(arrays["label"] == label)[:MAX_COLUMNS] for label in range(len(names))]
+    height, width = arrays["image"].shape[1:3]
+    factor = -(-_CELL // max(height, width))
+    height, width = height * factor, width * factor
+
+    ruler = PIL.ImageDraw.Draw(PIL.Image.new("RGB", (1, 1)))
+    margin = max(int(ruler.textlength(name)) + 2 * _GAP if name else 0 for name in names)
+    columns = max(map(len, rows))
+    size = margin + columns * (width + _GAP) - _GAP, len(rows) * (height + _GAP) - _GAP
+    canvas = PIL.Image.new("RGB", size, "white")
+    pen = PIL.ImageDraw.Draw(canvas)
+    for top, (name, row) in enumerate(zip(names, rows, strict=True)):
+        y = top * (height + _GAP)
+        pen.text((_GAP, y + height // 2), name, fill="black", anchor="lm")
+        for left, pixels in enumerate(arrays["image"][row]):
+            picture = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+            enlarged = picture.resize((width, height), PIL.Image.Resampling.NEAREST)
+            canvas.paste(enlarged, (margin + left * (width + _GAP), y))
+    return canvas
+
+
+if __name__ == "__main__":
+    command.run(main, "the same command starts again")

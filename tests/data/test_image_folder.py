@@ -1,0 +1,313 @@
+import logging
+import os
+import pathlib
+import shutil
+import tarfile
+import types
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from gen_jax.data import cache, image_folder
+from gen_jax.method import UserError
+
+
+def _load(folder: pathlib.Path | str, **changes):
+    values = {"cache_dir": "", "train_split": "train", "test_split": "", "image_size": 0, "channels": 0}
+    values |= {"background": 255, "on_error": "stop", "stream": False}
+    return image_folder.load(str(folder), types.SimpleNamespace(**values | changes))
+
+
+def _picture(path: pathlib.Path | str, value: int, size: tuple[int, int] = (2, 2), mode: str = "L") -> None:
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new(mode, size, value if mode == "L" else (value, 0, 0)).save(path)
+
+
+def _values(arrays: dict[str, np.ndarray] | None) -> list[int]:
+    assert arrays is not None
+    return arrays["image"][:, 0, 0, 0].tolist()
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "pictures"
+
+
+def test_a_flat_folder_in_the_order_of_paths_has_no_labels(folder: pathlib.Path):
+    for name, value in (("b.png", 1), ("a.png", 0), ("B.png", 2), ("ä.png", 3)):
+        _picture(folder / name, value)
+    data = _load(folder)
+    assert set(data.train) == {"image"}
+    assert _values(data.train) == [2, 0, 1, 3]  # as bytes: B < a < b < ä
+    assert data.test is None
+    assert data.spec.name == "image_folder:pictures"
+    assert data.spec.class_names is None
+    assert data.spec.image_shape == (2, 2, 1)
+    assert data.spec.num_examples == 4
+    assert data.spec.fingerprint == cache.fingerprint(data.train)
+
+
+def test_sub_folders_are_classes_with_all_below_them(folder: pathlib.Path):
+    _picture(folder / "dog" / "1.png", 1)
+    _picture(folder / "cat" / "old" / "2.png", 2)
+    _picture(folder / "cat" / "3.png", 3)
+    (folder / "empty").mkdir()
+    data = _load(folder)
+    assert data.spec.class_names == ("cat", "dog")
+    assert data.train["label"].dtype == np.int32
+    assert dict(zip(_values(data.train), data.train["label"].tolist(), strict=True)) == {3: 0, 2: 0, 1: 1}
+
+
+def test_pictures_beside_sub_folders_are_refused(folder: pathlib.Path):
+    _picture(folder / "cat" / "1.png", 1)
+    _picture(folder / "2.png", 2)
+    with pytest.raises(UserError, match="'2.png' beside 'cat'"):
+        _load(folder)
+
+
+@pytest.mark.parametrize("other", ["test", "val", "validation"])
+def test_folders_of_splits_are_splits(folder: pathlib.Path, other: str):
+    for number, path in enumerate(("train/x/0.png", "train/y/1.png", f"{other}/y/2.png", "beside/3.png", "4.png")):
+        _picture(folder / path, number)
+    data = _load(folder, test_split="test")
+    assert data.spec.class_names == ("x", "y")
+    assert (_values(data.train), _values(data.test)) == ([0, 1], [2])
+    assert data.test is not None
+    assert data.test["label"].tolist() == [1]
+    assert _load(folder).test is None
+
+
+def test_the_test_split_is_the_one_that_is_named(folder: pathlib.Path):
+    for number, path in enumerate(("train/0.png", "test/1.png", "val/2.png")):
+        _picture(folder / path, number)
+    assert _values(_load(folder, test_split="test").test) == [1]
+    assert _values(_load(folder, test_split="val").test) == [2]
+    with pytest.raises(UserError, match="no split 'best' .it has test, train, val."):
+        _load(folder, test_split="best")
+
+
+def test_a_tenth_is_held_out_by_the_hash_of_the_path(folder: pathlib.Path):
+    for number in range(40):
+        _picture(folder / f"{number}.png", number)
+    data = _load(folder, test_split="test")
+    # sha256sum of the 40 names: these four come first.
+    held_out = [0, 6, 8, 33]
+    assert sorted(_values(data.test)) == held_out
+    assert sorted(_values(data.train)) == sorted({*range(40)} - {*held_out})
+    assert len(_load(folder).train["image"]) == 40
+
+
+def test_at_most_ten_thousand_are_held_out(monkeypatch: pytest.MonkeyPatch):
+    files = [image_folder._File(f"{number}.png", 1, 1) for number in range(200)]
+    assert len(image_folder._held_out(files)) == 20
+    monkeypatch.setattr(image_folder, "_MAX_HELD_OUT", 7)
+    assert len(image_folder._held_out(files)) == 7
+    assert image_folder._held_out(files[:9]) == set()
+
+
+def test_any_names(folder: pathlib.Path):
+    folder.mkdir()
+    names = [b"with space.png", "日本.png".encode(), b'it\'s "so".png', b"\xff\xfe.png", b"new\nline.png", b"UPPER.PNG"]
+    for number, name in enumerate(names):
+        _picture(folder / "x.png", number)
+        os.rename(folder / "x.png", os.fsencode(folder) + b"/" + name)
+    assert _values(_load(folder).train) == [names.index(name) for name in sorted(names)]
+
+
+def test_names_of_classes_are_text_that_can_be_written(folder: pathlib.Path):
+    _picture(folder / "x" / "0.png", 0)
+    os.rename(folder / "x", os.fsencode(folder) + b"/caf\xe9")
+    names = _load(folder).spec.class_names
+    assert names == ("caf\\xe9",)
+    names[0].encode("utf-8")
+
+
+def test_every_kind_of_file_by_its_suffix_alone(folder: pathlib.Path):
+    folder.mkdir()
+    for name in ("a.jpg", "b.JPEG", "c.png", "d.gif", "e.webp", "f.bmp"):
+        PIL.Image.new("RGB", (8, 8), (200, 200, 200)).save(folder / name)
+    (folder / "notes.txt").write_text("not a picture")
+    data = _load(folder)
+    assert data.spec.num_examples == 6
+    np.testing.assert_allclose(data.train["image"], 200, atol=2)
+
+
+def test_hidden_files_and_links_that_lead_back_are_left_out(folder: pathlib.Path):
+    _picture(folder / "cat" / "1.png", 1)
+    _picture(folder / ".trash" / "2.png", 2)
+    _picture(folder / "cat" / "3.png", 3)
+    (folder / "cat" / "3.png").rename(folder / "cat" / "._1.png")
+    (folder / "cat" / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / "self").symlink_to("self")
+    (folder / "elsewhere").symlink_to(folder / "cat", target_is_directory=True)  # a link that leads on is followed
+    data = _load(folder)
+    assert (_values(data.train), data.spec.class_names) == ([1, 1], ("cat", "elsewhere"))
+
+
+@pytest.mark.parametrize("grey_first", [True, False])
+def test_grey_among_colour_becomes_colour(folder: pathlib.Path, grey_first: bool):
+    _picture(folder / ("a.png" if grey_first else "z.png"), 7)
+    _picture(folder / "m.png", 9, mode="RGB")
+    pixels = _load(folder).train["image"][:, 0, 0].tolist()
+    assert pixels == [[7, 7, 7], [9, 0, 0]][:: 1 if grey_first else -1]
+    assert _load(folder, channels=1).train["image"].shape == (2, 2, 2, 1)
+
+
+def test_one_size_that_is_not_square_is_fine(folder: pathlib.Path):
+    for name in "ab":
+        _picture(folder / f"{name}.png", 1, (5, 3))
+    assert _load(folder).spec.image_shape == (3, 5, 1)
+
+
+def test_several_sizes_need_image_size(folder: pathlib.Path):
+    _picture(folder / "a.png", 1, (5, 3))
+    _picture(folder / "b.png", 2, (4, 4))
+    with pytest.raises(UserError, match="'b.png' in .* has 4x4 pixels, 'a.png' has 5x3: set --config.data.image_size"):
+        _load(folder)
+    assert _load(folder, image_size=2).spec.image_shape == (2, 2, 1)
+
+
+def _noise(path: pathlib.Path) -> None:
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+
+
+def _damage(kind: str, folder: pathlib.Path) -> str:
+    """Leaves one damaged file among two sound ones, and returns its name."""
+    folder.mkdir()
+    for name in ("a.png", "z.png"):
+        _noise(folder / name)
+    name = "it.png" if kind == "cut png" else "it.jpg"
+    path = folder / name
+    _noise(path)
+    if kind.startswith("cut"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif kind == "link to nowhere":
+        path.unlink()
+        path.symlink_to("nowhere.jpg")
+    else:
+        path.write_bytes({"empty": b"", "text": b"<html>404</html>"}[kind])
+    return name
+
+
+DAMAGES = ("cut jpg", "cut png", "empty", "text", "link to nowhere")
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_file_stops_with_its_name(folder: pathlib.Path, kind: str):
+    name = _damage(kind, folder)
+    with pytest.raises(UserError, match=rf"^'{name}' in .* is damaged \(.+\): remove it, or set .*on_error=skip$"):
+        _load(folder)
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_skip_counts_damaged_files(folder: pathlib.Path, kind: str, caplog: pytest.LogCaptureFixture):
+    name = _damage(kind, folder)
+    for _ in range(2):  # from the cache, too
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            data = _load(folder, on_error="skip")
+        assert [record.message for record in caplog.records] == [
+            f"image_folder:pictures: skipped 1 damaged files of 3: '{name}'"
+        ]
+    assert data.spec.num_examples == 2
+
+
+def test_skip_keeps_labels_and_splits_in_step(folder: pathlib.Path):
+    for number in range(4):
+        _picture(folder / "train" / "xy"[number % 2] / f"{number}.png", number)
+    _picture(folder / "test" / "y" / "9.png", 9)
+    (folder / "train" / "x" / "0.png").write_bytes(b"")
+    data = _load(folder, on_error="skip", test_split="test")
+    assert (_values(data.train), data.train["label"].tolist()) == ([2, 1, 3], [0, 1, 1])
+    assert (_values(data.test), data.spec.num_examples) == ([9], 3)
+
+
+def test_nothing_sound_is_refused(folder: pathlib.Path):
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"")
+    with pytest.raises(UserError, match="all 1 training pictures in .* are damaged"):
+        _load(folder, on_error="skip")
+
+
+def test_a_decompression_bomb_is_damage(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    _picture(folder / "bomb.png", 1, (40, 40))
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match="'bomb.png' in .* is damaged .*decompression bomb"):
+        _load(folder)
+
+
+def test_streaming_is_refused_since_it_would_change_nothing(folder: pathlib.Path):
+    with pytest.raises(UserError, match="memory-mapped.*leave out data.stream"):
+        _load(folder, stream=True)
+
+
+def test_another_value_of_on_error_is_refused(folder: pathlib.Path):
+    with pytest.raises(UserError, match="config.data.on_error is 'skp'; did you mean skip"):
+        _load(folder, on_error="skp")
+
+
+def test_no_pictures_and_no_folder(tmp_path: pathlib.Path, folder: pathlib.Path):
+    folder.mkdir()
+    (folder / "a.txt").write_text("")
+    with pytest.raises(UserError, match="no pictures in .*pictures: "):
+        _load(folder)
+    with pytest.raises(UserError, match=f"no folder {tmp_path}/picture: did you mean {folder}"):
+        _load(tmp_path / "picture")
+    with pytest.raises(UserError, match=f"the nearest that exists is {folder}$"):
+        _load(folder / "x" / "y")
+    with pytest.raises(UserError, match=r"a.txt is a file"):
+        _load(folder / "a.txt")
+    with pytest.raises(UserError, match="names no folder"):
+        _load("")
+
+
+def test_the_cache_is_found_again_until_a_file_changes(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    _picture(folder / "a.png", 1)
+    _load(folder)
+    read = image_folder._read
+    monkeypatch.setattr(image_folder, "_read", lambda *_, **__: "must not be read")
+    assert _values(_load(folder).train) == [1]
+    moved = folder.with_name("moved")
+    shutil.copytree(folder, moved)  # keeps the times
+    shutil.rmtree(folder)
+    moved.rename(folder)
+    assert _values(_load(folder).train) == [1]
+    monkeypatch.setattr(image_folder, "_read", read)
+    before = (folder / "a.png").stat()
+    _picture(folder / "a.png", 2)
+    os.utime(folder / "a.png", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert _values(_load(folder).train) == [2]
+
+
+def test_content_alone_decides_the_fingerprint(tmp_path: pathlib.Path):
+    for name, when in (("one", 1), ("two", 2)):
+        _picture(tmp_path / name / "a.png", 5)
+        os.utime(tmp_path / name / "a.png", (when, when))
+    one, two = (_load(tmp_path / name).spec for name in ("one", "two"))
+    assert one.fingerprint == two.fingerprint
+    assert one.fingerprint != _load(tmp_path / "two", channels=3).spec.fingerprint
+
+
+def test_order_does_not_depend_on_which_thread_is_first(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(image_folder, "_CHUNK", 3)
+    for number in range(100):
+        _picture(folder / f"{number:02}.png", number)
+    assert _values(_load(folder).train) == list(range(100))
+
+
+def test_leaves_no_file_in_the_cache_but_the_entry(tmp_path: pathlib.Path, folder: pathlib.Path):
+    _damage("empty", folder)
+    with pytest.raises(UserError, match="damaged"):
+        _load(folder, cache_dir=str(tmp_path / "cache"))
+    assert [path.suffix for path in (tmp_path / "cache" / "data").iterdir()] == [".lock"]
+
+
+def test_reads_the_cats(shared: pathlib.Path, tmp_path: pathlib.Path):
+    with tarfile.open(shared / "images" / "cats64.tar.gz") as tar:
+        members = [member for member in tar if member.isfile()][:50]
+        tar.extractall(tmp_path / "cats", members, filter="data")
+    data = _load(tmp_path / "cats" / "cats64", test_split="test")
+    assert data.spec.image_shape == (64, 64, 3)
+    assert (len(data.train["image"]), data.test and len(data.test["image"])) == (45, 5)
+    assert data.spec.class_names is None
