@@ -101,8 +101,8 @@ def run_loop(config: Any, data: Dataset) -> tuple[float, list[int]]:
     with tempfile.TemporaryDirectory() as folder, watched_memory() as sizes:
         run = Run(folder)
         with Checkpoints(run.checkpoints) as checkpoints, contextlib.redirect_stdout(io.StringIO()):
-            state = parallel.init_state(method.init, 0, mesh)
-            train._loop(config, run, method, data, mesh, checkpoints, state, 0)
+            abstract = parallel.abstract_state(method.init, mesh)
+            train._loop(config, run, method, data, mesh, checkpoints, abstract, None)
         speeds = [row["speed/images_per_second"] for row in writers.read_metrics(folder) if "train/loss" in row]
     return config.batch_size / float(np.median(speeds)), sizes
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -160,6 +161,30 @@ def test_several_steps_a_call_train_as_single_steps_do(tiny_run, made_up_tfds, t
     main.main([*tiny_words(made_up_tfds), "--config.steps_per_call=2", f"--workdir={tmp_path}"])
     one, two = final_state(tiny_run), final_state(tmp_path)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), one.params, two.params)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run_as_a_single_one_does(made_up_tfds, tmp_path):
+    # Plain descent: Adam and Muon turn a difference in the last digit of a small gradient into a step.
+    words = [*tiny_words(made_up_tfds), "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.1"]
+
+    def start(workdir, devices, *more):
+        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        return subprocess.Popen([*command(words, workdir), *more], env=environment, stderr=subprocess.PIPE, text=True)
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"--coordinator=localhost:{free.getsockname()[1]}"
+    together = [start(tmp_path / "two", 2, address, "--num_processes=2", f"--process_id={i}") for i in range(2)]
+    for process in [*together, start(tmp_path / "one", 4)]:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    one, two = final_state(tmp_path / "one"), final_state(tmp_path / "two")
+    assert int(one.step) == int(two.step) == 12
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one.params, two.params)
+    samples = [np.load(tmp_path / name / "samples.npz")["arr_0"].astype(int) for name in ("one", "two")]
+    np.testing.assert_allclose(*samples, atol=2)
+    assert (tmp_path / "two/report.html").is_file()
 
 
 def test_a_rest_that_calls_cannot_divide_is_refused(tiny_run, made_up_tfds, tmp_path):
