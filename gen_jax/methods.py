@@ -10,6 +10,7 @@ from gen_jax.method import DataSpec, Method
 
 METHODS = {
     "ddpm": "gen_jax.diffusion.ddpm",
+    "vae": "gen_jax.vae.vae",
 }
 
 

@@ -16,7 +16,7 @@ LAYERS = [
     {"sample"},
     {"report"},
     {"methods"},
-    {"diffusion"},
+    {"diffusion", "vae"},
     {"metrics"},
     {"figures"},
     {"data"},
@@ -26,6 +26,7 @@ LAYERS = [
     {"optimizer"},
     {"nn"},
     {"parallel"},
+    {"command"},
     {"method"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -16,7 +16,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 SPEC = DataSpec("made_up", (8, 8, 1), 64, tuple("0123456789"))
 BATCH = 16
 CONFIGS = {
-    "ddpm": ("configs/ddpm_mnist.py:tiny", ["--config.network.multipliers=(1,)", "--config.network.attention_sizes=()"])
+    "ddpm": (
+        "configs/ddpm_mnist.py:tiny",
+        ["--config.network.multipliers=(1,)", "--config.network.attention_sizes=()"],
+    ),
+    "vae": ("configs/vae_mnist.py:tiny", []),
 }
 
 

@@ -1,0 +1,108 @@
+"""A VAE's parts as pure functions of its parameters: what a Method hides, for whoever wants latents or likelihoods."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax.config import require_choice
+from gen_jax.method import Array, DataSpec, Key, PyTree, UserError, stream
+from gen_jax.vae import networks
+from gen_jax.vae.gaussian import LOG_VAR_LIMIT, Gaussian, soft_bound
+from gen_jax.vae.likelihood import BINARISATIONS, LIKELIHOODS, Likelihood
+
+
+class Autoencoder(NamedTuple):
+    """Encoder, decoder and likelihood of a config. Its parameters stand in a State under "vae".
+
+    Attributes:
+      init: key -> {"encoder": ..., "decoder": ...}.
+      observe: (image of a batch, key, index [B]) -> x, f32 [B, H, W, C] in [0, 1], binarised as the config asks.
+      encode: (params, x) -> q(z | x), the posterior, [B, Z].
+      decode: (params, z [B, Z]) -> outputs f32 [B, H, W, num_outputs C], which `likelihood` reads.
+      likelihood: p(x | z).
+      latents: Z.
+      protocol: the binarisation as it stands in the name of a metric, or "".
+      normalised: whether `likelihood` sums or integrates to one over data of this kind.
+    """
+
+    init: Callable[[Key], PyTree]
+    observe: Callable[[Array, Key, Array], Array]
+    encode: Callable[[PyTree, Array], Gaussian]
+    decode: Callable[[PyTree, Array], Array]
+    likelihood: Likelihood
+    latents: int
+    protocol: str
+    normalised: bool
+
+
+def make(config: Any, spec: DataSpec) -> Autoencoder:
+    """Returns the autoencoder of `config.vae` and `config.network`, for data like `spec`.
+
+    Raises:
+      UserError: an unknown name, or a likelihood that does not fit the data.
+    """
+    c = config.vae
+    require_choice("vae.likelihood", c.likelihood, LIKELIHOODS)
+    require_choice("vae.binarisation", c.binarisation, BINARISATIONS)
+    if c.latents < 1:
+        raise UserError(f"config.vae.latents is {c.latents}; it must be at least 1")
+    factory = LIKELIHOODS[c.likelihood]
+    likelihood = factory(**{name: c[name] for name in inspect.signature(factory).parameters})
+    binary = c.binarisation != "none" or (spec.dtype == "uint8" and spec.value_range == (0, 1))
+    _refuse_unfit(c, likelihood, spec, binary)
+    binarise = BINARISATIONS[c.binarisation]
+    encoder, decoder = networks.make(
+        config.network, spec.image_shape, c.latents, likelihood.num_outputs, jnp.dtype(config.compute_dtype)
+    )
+
+    def init(key: Key) -> PyTree:
+        key_encoder, key_decoder = jax.random.split(stream(key, "init"))
+        return {
+            "encoder": encoder.init(key_encoder, jnp.zeros((1, *spec.image_shape)))["params"],
+            "decoder": decoder.init(key_decoder, jnp.zeros((1, c.latents)))["params"],
+        }
+
+    def observe(image: Array, key: Key, index: Array) -> Array:
+        x = image.astype(jnp.float32)
+        if spec.dtype == "uint8":
+            low, high = spec.value_range
+            x = (x - low) / (high - low)
+        return binarise(x, key, index)
+
+    def encode(params: PyTree, x: Array) -> Gaussian:
+        output: Array = encoder.apply({"params": params["encoder"]}, x)  # pyright: ignore[reportAssignmentType]
+        mean, log_var = jnp.split(output.astype(jnp.float32), 2, axis=-1)
+        return Gaussian(mean, soft_bound(log_var, LOG_VAR_LIMIT))
+
+    def decode(params: PyTree, z: Array) -> Array:
+        output: Array = decoder.apply({"params": params["decoder"]}, z)  # pyright: ignore[reportAssignmentType]
+        return output.astype(jnp.float32)
+
+    return Autoencoder(
+        init,
+        observe,
+        encode,
+        decode,
+        likelihood,
+        c.latents,
+        protocol="" if c.binarisation == "none" else f"{c.binarisation}_binarisation",
+        normalised=likelihood.support != "binary" or binary,
+    )
+
+
+def _refuse_unfit(c: Any, likelihood: Likelihood, spec: DataSpec, binary: bool) -> None:
+    low, high = spec.value_range
+    if spec.dtype != "uint8" and (low < 0 or high > 1):
+        raise UserError(
+            f"the {c.likelihood} likelihood is one of values in [0, 1]; data set {spec.name} has values in "
+            f"[{low:g}, {high:g}]"
+        )
+    if binary and likelihood.support != "binary":
+        raise UserError(f"binary data has no {c.likelihood} likelihood; use --config.vae.likelihood=bernoulli")
+    if likelihood.support == "bytes" and (spec.dtype != "uint8" or (low, high) != (0, 255)):
+        raise UserError(f"the {c.likelihood} likelihood is one of bytes 0..255; data set {spec.name} has other values")

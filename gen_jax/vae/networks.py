@@ -1,0 +1,289 @@
+"""Encoders and decoders: dense, convolutional and residual, found by name.
+
+An encoder turns images [B, H, W, C] in [0, 1] into 2 Z numbers, the mean and the log variance of the posterior; a
+decoder turns z [B, Z] into what a likelihood reads, [B, H, W, num_outputs C].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from gen_jax.config import require_choice
+from gen_jax.method import Array, UserError
+from gen_jax.nn.blocks import ResidualBlock, depth_to_space, space_to_depth
+from gen_jax.nn.conv import Conv, ConvTranspose
+from gen_jax.nn.norm import RMSNorm
+
+
+class Activation(NamedTuple):
+    """A non-linearity, the number of inputs it takes for an output, and the start of the kernel before it."""
+
+    inputs: int
+    function: Callable[[Array], Array]
+    kernel_init: nn.initializers.Initializer
+
+
+ACTIVATIONS = {
+    "relu": Activation(1, nn.relu, nn.initializers.he_normal()),
+    "tanh": Activation(1, jnp.tanh, nn.initializers.lecun_normal()),
+    "gated": Activation(2, nn.glu, nn.initializers.he_normal()),  # (A x + b) sigmoid(C x + d): Tomczak & Welling 2018
+}
+
+
+class Hidden(nn.Module):
+    """Dense layers, each with its activation.
+
+    Example:
+      >>> import jax
+      >>> Hidden((3, 5), "gated").init_with_output(jax.random.key(0), jnp.ones((2, 4)))[0].shape
+      (2, 5)
+    """
+
+    widths: tuple[int, ...]
+    activation: str = "relu"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, widths[-1]] for `x` [B, D]; `x` itself where there are no widths."""
+        require_choice("network.activation", self.activation, ACTIVATIONS)
+        inputs, function, kernel_init = ACTIVATIONS[self.activation]
+        for number, width in enumerate(self.widths):
+            layer = nn.Dense(inputs * width, kernel_init=kernel_init, dtype=self.dtype, name=f"dense_{number}")
+            x = function(layer(x))
+        return x
+
+
+class DenseEncoder(nn.Module):
+    """Dense layers over all pixels (Kingma & Welling 2014, appendix C; gated: Tomczak & Welling 2018).
+
+    Example:
+      >>> import jax
+      >>> x = jnp.ones((2, 8, 8, 1))
+      >>> DenseEncoder(latents=3, hidden=(16,)).init_with_output(jax.random.key(0), x)[0].shape
+      (2, 6)
+    """
+
+    latents: int
+    hidden: tuple[int, ...] = (300, 300)
+    activation: str = "gated"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, 2 latents]."""
+        h = Hidden(self.hidden, self.activation, self.dtype, name="hidden")(x.reshape(len(x), -1))
+        return nn.Dense(2 * self.latents, dtype=self.dtype, name="posterior")(h)
+
+
+class DenseDecoder(nn.Module):
+    """The encoder's dense layers the other way round.
+
+    Example:
+      >>> import jax
+      >>> decoder = DenseDecoder(image_shape=(8, 8, 1), hidden=(16,))
+      >>> decoder.init_with_output(jax.random.key(0), jnp.ones((2, 3)))[0].shape
+      (2, 8, 8, 1)
+    """
+
+    image_shape: tuple[int, int, int]
+    num_outputs: int = 1
+    hidden: tuple[int, ...] = (300, 300)
+    activation: str = "gated"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        """Returns [B, H, W, num_outputs C]."""
+        height, width, channels = self.image_shape
+        h = Hidden(self.hidden[::-1], self.activation, self.dtype, name="hidden")(z)
+        h = nn.Dense(height * width * channels * self.num_outputs, dtype=self.dtype, name="out")(h)
+        return h.reshape(-1, height, width, channels * self.num_outputs)
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions of stride 2 with ReLU, then dense layers.
+
+    Burgess et al. 2018: channels (32, 32, 32, 32), kernels (4, 4, 4, 4), hidden (256, 256). Locatello et al. 2019:
+    (32, 32, 64, 64), (4, 4, 2, 2), (256,). Both with the decoder's `last_stride` 2.
+
+    Example:
+      >>> import jax
+      >>> x = jnp.ones((2, 8, 8, 1))
+      >>> ConvEncoder(latents=3, channels=(4, 8)).init_with_output(jax.random.key(0), x)[0].shape
+      (2, 6)
+    """
+
+    latents: int
+    channels: tuple[int, ...] = (32, 64)
+    kernels: tuple[int, ...] = (3, 3)
+    hidden: tuple[int, ...] = (16,)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, 2 latents]."""
+        if len(self.kernels) != len(self.channels):
+            raise UserError(f"config.network.kernels {self.kernels} is not one a value of channels {self.channels}")
+        init = ACTIVATIONS["relu"].kernel_init
+        for number, (features, size) in enumerate(zip(self.channels, self.kernels, strict=True)):
+            layer = Conv(features, (size, size), (2, 2), kernel_init=init, dtype=self.dtype, name=f"conv_{number}")
+            x = nn.relu(layer(x))
+        h = Hidden(self.hidden, dtype=self.dtype, name="hidden")(x.reshape(len(x), -1))
+        return nn.Dense(2 * self.latents, dtype=self.dtype, name="posterior")(h)
+
+
+class ConvDecoder(nn.Module):
+    """Dense layers, then transposed convolutions of stride 2 with ReLU and one that makes the outputs.
+
+    Sizes that do not halve evenly are cropped at the end.
+
+    Example:
+      >>> import jax
+      >>> decoder = ConvDecoder(image_shape=(9, 9, 1), channels=(4, 8), decoder_channels=(8, 4))
+      >>> decoder.init_with_output(jax.random.key(0), jnp.ones((2, 3)))[0].shape
+      (2, 9, 9, 1)
+    """
+
+    image_shape: tuple[int, int, int]
+    num_outputs: int = 1
+    channels: tuple[int, ...] = (32, 64)
+    decoder_hidden: tuple[int, ...] = ()
+    decoder_channels: tuple[int, ...] = (64, 32)
+    decoder_kernel: int = 3
+    last_stride: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        """Returns [B, H, W, num_outputs C]; the first picture has as many channels as the encoder's last."""
+        height, width, start = _start(self.image_shape, 2 ** len(self.decoder_channels) * self.last_stride)
+        widths = (*self.decoder_hidden, start[0] * start[1] * self.channels[-1])
+        h = Hidden(widths, dtype=self.dtype, name="hidden")(z).reshape(-1, *start, self.channels[-1])
+        size = (self.decoder_kernel, self.decoder_kernel)
+        init = ACTIVATIONS["relu"].kernel_init
+        for number, features in enumerate(self.decoder_channels):
+            layer = ConvTranspose(features, size, (2, 2), kernel_init=init, dtype=self.dtype, name=f"conv_{number}")
+            h = nn.relu(layer(h))
+        strides = (self.last_stride, self.last_stride)
+        outputs = self.num_outputs * self.image_shape[-1]
+        return ConvTranspose(outputs, size, strides, dtype=self.dtype, name="out")(h)[:, :height, :width]
+
+
+class ResidualEncoder(nn.Module):
+    """Levels of half the size each, with residual blocks of RMS normalisation and swish.
+
+    Example:
+      >>> import jax
+      >>> x = jnp.ones((2, 9, 9, 1))
+      >>> ResidualEncoder(latents=3, channels=(4, 8)).init_with_output(jax.random.key(0), x)[0].shape
+      (2, 6)
+    """
+
+    latents: int
+    channels: tuple[int, ...] = (32, 64)
+    num_blocks: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, 2 latents]. Sizes that do not halve evenly are padded with zeros."""
+        multiple = 2 ** len(self.channels)
+        h = jnp.pad(x, ((0, 0), *((0, -size % multiple) for size in x.shape[1:3]), (0, 0)))
+        for level, features in enumerate(self.channels):
+            h = nn.Dense(features, dtype=self.dtype, name=f"down_{level}")(space_to_depth(h, 2))
+            for number in range(self.num_blocks):
+                h = ResidualBlock(features, RMSNorm, dtype=self.dtype, name=f"block_{level}_{number}")(h)
+        h = nn.silu(RMSNorm(name="norm")(h))
+        return nn.Dense(2 * self.latents, dtype=self.dtype, name="posterior")(h.reshape(len(h), -1))
+
+
+class ResidualDecoder(nn.Module):
+    """The encoder's levels the other way round; sub-pixel convolutions enlarge.
+
+    Example:
+      >>> import jax
+      >>> decoder = ResidualDecoder(image_shape=(9, 9, 1), channels=(4, 8))
+      >>> decoder.init_with_output(jax.random.key(0), jnp.ones((2, 3)))[0].shape
+      (2, 9, 9, 1)
+    """
+
+    image_shape: tuple[int, int, int]
+    num_outputs: int = 1
+    channels: tuple[int, ...] = (32, 64)
+    num_blocks: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        """Returns [B, H, W, num_outputs C]."""
+        height, width, start = _start(self.image_shape, 2 ** len(self.channels))
+        h = nn.Dense(start[0] * start[1] * self.channels[-1], dtype=self.dtype, name="in")(z)
+        h = h.reshape(-1, *start, self.channels[-1])
+        for level, features in reversed(list(enumerate(self.channels))):
+            if level + 1 < len(self.channels):
+                h = depth_to_space(nn.Dense(4 * features, dtype=self.dtype, name=f"up_{level}")(h), 2)
+            for number in range(self.num_blocks):
+                h = ResidualBlock(features, RMSNorm, dtype=self.dtype, name=f"block_{level}_{number}")(h)
+        h = nn.silu(RMSNorm(name="norm")(h))
+        outputs = self.num_outputs * self.image_shape[-1]
+        h = Conv(4 * outputs, (3, 3), dtype=self.dtype, name="out")(h)
+        return depth_to_space(h, 2)[:, :height, :width]
+
+
+NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    "dense": (DenseEncoder, DenseDecoder),
+    "conv": (ConvEncoder, ConvDecoder),
+    "residual": (ResidualEncoder, ResidualDecoder),
+}
+"""From a name to an encoder and a decoder; `config.network` holds their fields."""
+
+_GIVEN = ("latents", "image_shape", "num_outputs", "dtype", "parent", "name")
+
+
+def make(
+    config: Mapping[str, Any], image_shape: tuple[int, int, int], latents: int, num_outputs: int, dtype: Any
+) -> tuple[nn.Module, nn.Module]:
+    """Returns the encoder and the decoder of `config.network`.
+
+    Args:
+      config: `name`, a key of NETWORKS, and fields of its encoder and its decoder.
+      image_shape: (H, W, C).
+      latents: Z.
+      num_outputs: of the likelihood, for each value of a pixel.
+      dtype: of the computation.
+
+    Raises:
+      UserError: no such network, or one without such a field.
+
+    Example:
+      >>> encoder, decoder = make({"name": "dense", "hidden": (16,)}, (8, 8, 1), 2, 1, jnp.float32)
+      >>> encoder.hidden, decoder.hidden
+      ((16,), (16,))
+    """
+    fields = dict(config)
+    name = fields.pop("name")
+    require_choice("network.name", name, NETWORKS)
+    encoder, decoder = NETWORKS[name]
+    theirs = [{f.name for f in dataclasses.fields(network)} - {*_GIVEN} for network in (encoder, decoder)]
+    if unknown := fields.keys() - theirs[0] - theirs[1]:
+        raise UserError(
+            f"config.network.{min(unknown)} is no field of the {name} network; "
+            f"it has {', '.join(sorted(theirs[0] | theirs[1]))}"
+        )
+    of_encoder, of_decoder = ({k: v for k, v in fields.items() if k in known} for known in theirs)
+    return (
+        encoder(latents=latents, dtype=dtype, **of_encoder),  # pyright: ignore[reportCallIssue]
+        decoder(image_shape=image_shape, num_outputs=num_outputs, dtype=dtype, **of_decoder),  # pyright: ignore[reportCallIssue]
+    )
+
+
+def _start(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int, tuple[int, int]]:
+    """Height, width, and the size (rounded up) of the picture that grows by `factor` to them."""
+    height, width, _ = image_shape
+    return height, width, (-(-height // factor), -(-width // factor))

@@ -1,0 +1,17 @@
+import math
+
+import pytest
+
+from gen_jax.metrics.likelihood import bits_per_dim
+
+
+@pytest.mark.parametrize(
+    ("grey_values", "expected"), [(1, 2.16404256133), (256, 10.1640425613), (127.5, 9.15839599819)]
+)
+def test_bits_count_grey_values_whatever_the_scale_of_the_density(grey_values, expected):
+    assert bits_per_dim(1.5 * 784, 784, grey_values) == pytest.approx(expected, rel=1e-9)  # golden.json, metrics
+
+
+def test_a_uniform_guess_among_bytes_costs_eight_bits():
+    assert bits_per_dim(12 * math.log(256), 12) == pytest.approx(8.0)
+    assert bits_per_dim(0.0, 12, 256) == pytest.approx(8.0)  # the uniform density on x / 256

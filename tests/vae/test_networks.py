@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gen_jax.method import UserError, count_parameters
+from gen_jax.vae import networks
+
+MNIST, DSPRITES = (28, 28, 1), (64, 64, 1)
+TUTORIAL = {"name": "conv"}
+BURGESS = {
+    "name": "conv", "channels": (32,) * 4, "kernels": (4,) * 4, "hidden": (256, 256), "decoder_hidden": (256, 256),
+    "decoder_channels": (32,) * 3, "decoder_kernel": 4, "last_stride": 2,
+}  # fmt: skip
+LOCATELLO = {
+    "name": "conv", "channels": (32, 32, 64, 64), "kernels": (4, 4, 2, 2), "hidden": (256,), "decoder_hidden": (256,),
+    "decoder_channels": (64, 32, 32), "decoder_kernel": 4, "last_stride": 2,
+}  # fmt: skip
+WELLING = {"name": "dense", "hidden": (500,), "activation": "tanh"}
+TOMCZAK = {"name": "dense", "hidden": (300, 300), "activation": "gated"}
+
+
+def shapes(config, image_shape, latents, num_outputs=1):
+    """Parameters of encoder and decoder, and the shapes of what they give for two images."""
+    encoder, decoder = networks.make(config, image_shape, latents, num_outputs, jnp.float32)
+    inputs = (jnp.zeros((2, *image_shape)), jnp.zeros((2, latents)))
+    counts, outputs = [], []
+    for network, x in zip((encoder, decoder), inputs, strict=True):
+        output, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), x)
+        counts.append(count_parameters(variables))
+        outputs.append(output.shape)
+    return counts, outputs
+
+
+@pytest.mark.parametrize(
+    ("config", "image_shape", "latents", "expected"),
+    [
+        (TUTORIAL, MNIST, 2, [69_076, 65_089]),
+        (WELLING, MNIST, 20, [412_540, 403_284]),
+        (TOMCZAK, MNIST, 40, [675_680, 441_184]),  # 1,116,864 in all
+        (BURGESS, DSPRITES, 10, [252_052, 249_953]),
+        (LOCATELLO, DSPRITES, 10, [309_204, 381_313]),
+    ],
+)
+def test_parameters_are_those_of_the_published_networks(config, image_shape, latents, expected):
+    counts, outputs = shapes(config, image_shape, latents)
+    assert counts == expected
+    assert outputs == [(2, 2 * latents), (2, *image_shape)]
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.parametrize("image_shape", [(8, 8, 1), (9, 13, 3)])
+def test_every_network_fits_images_of_any_size_and_likelihoods_of_two_outputs(name, image_shape):
+    assert shapes({"name": name}, image_shape, 3, num_outputs=2)[1] == [
+        (2, 6),
+        (2, *image_shape[:2], 2 * image_shape[2]),
+    ]
+
+
+def test_a_latent_moves_every_pixel_of_every_network():
+    for name in networks.NETWORKS:
+        _, decoder = networks.make({"name": name}, (8, 8, 1), 2, 1, jnp.float32)
+        z = jnp.array([[-2.0, 1.0], [2.0, 1.0]])
+        images, _ = jax.jit(decoder.init_with_output)(jax.random.key(0), z)
+        assert float(jnp.min(jnp.abs(images[0] - images[1]))) > 0
+
+
+def test_refusals_name_what_there_is():
+    def make(**config):
+        return shapes(config, (8, 8, 1), 2)
+
+    with pytest.raises(UserError, match="did you mean dense"):
+        make(name="dens")
+    with pytest.raises(UserError, match=r"network.activation is no field of the conv network; it has channels"):
+        make(name="conv", activation="relu")
+    with pytest.raises(UserError, match="'gate'; did you mean gated"):
+        make(name="dense", activation="gate")
+    with pytest.raises(UserError, match="not one a value of channels"):
+        make(name="conv", kernels=(3,))

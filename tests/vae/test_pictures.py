@@ -1,0 +1,65 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from gen_jax.method import UserError
+from gen_jax.vae import pictures
+
+
+def code_as_image(z):
+    """An image of Z pixels that are the code itself, a tenth of it."""
+    return (z / 10)[:, None, :, None]
+
+
+def pixels(values):
+    return np.round((np.asarray(values) / 10 + 1) * 127.5)
+
+
+def test_the_plane_goes_through_the_inverse_of_the_normal_distribution():
+    # golden.json, vae, manifold_10
+    values = [-1.6448536269514729, -1.0364333894937898, -0.6744897501960818, -0.3853204664075678, -0.12566134685507407]
+    plane = np.asarray(pictures.plane(10)).reshape(10, 10, 2)
+    np.testing.assert_allclose(plane[0, :5, 0], values, rtol=1e-5)
+    np.testing.assert_allclose(plane[:, 0, 1], plane[0, ::-1, 0], rtol=1e-5)  # the second one grows upwards
+    shares = np.diff(stats.norm.cdf(plane[0, :, 0]))
+    np.testing.assert_allclose(shares, 0.1, rtol=1e-4)
+
+
+def test_the_manifold_shows_the_image_of_each_point():
+    shown = pictures.manifold(code_as_image, 2, side=4)
+    assert shown.columns == 4
+    np.testing.assert_array_equal(shown.images[:, 0, :, 0], pixels(pictures.plane(4)))
+
+
+def test_the_manifold_of_a_latent_space_that_is_no_plane_is_refused():
+    with pytest.raises(UserError, match="can be drawn for 2 latents; this model has 40"):
+        pictures.manifold(code_as_image, 40)
+
+
+def test_a_traversal_moves_one_latent_and_holds_the_others():
+    mean, kl = jnp.array([0.5, -0.25, 1.0]), jnp.array([0.1, 3.0, 2.0])
+    shown = pictures.traversals(code_as_image, mean, kl)
+    rows = np.asarray(shown["traversals"].images)[:, 0, :, 0].reshape(3, pictures.NUM_REACH, 3)
+    for row, latent in zip(rows, (1, 2, 0), strict=True):  # by their KL
+        expected = np.tile(mean, (pictures.NUM_REACH, 1))
+        expected[:, latent] = np.linspace(-3, 3, pictures.NUM_REACH)
+        np.testing.assert_allclose(row, pixels(expected), atol=1)
+    animation = shown["traversal_animation"]
+    np.testing.assert_array_equal(np.asarray(animation.images).swapaxes(0, 1)[:, :, 0, :, 0], rows)
+    assert animation.labels[0] == "z = -3.0"
+    assert animation.labels[-1] == "z = 3.0"
+
+
+def test_at_most_ten_latents_are_traversed():
+    shown = pictures.traversals(code_as_image, jnp.zeros(12), jnp.arange(12.0))
+    assert shown["traversal_animation"].images.shape[:2] == (pictures.NUM_REACH, pictures.MAX_TRAVERSED)
+
+
+@pytest.mark.parametrize("num", [3, 16])
+def test_each_reconstruction_lies_below_its_input(num):
+    x = jnp.broadcast_to(jnp.linspace(-1, 0, num)[:, None, None, None], (num, 2, 2, 1))
+    shown = pictures.reconstructions(x, x + 1)
+    rows = np.asarray(shown.images)[:, 0, 0, 0].astype(int).reshape(-1, 2, shown.columns)
+    assert rows.size == 2 * num
+    np.testing.assert_allclose(rows[:, 1] - rows[:, 0], 127.5, atol=1)

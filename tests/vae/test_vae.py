@@ -1,0 +1,154 @@
+"""The method's own: what its loss is made of, and that training reaches a likelihood known in closed form."""
+
+import json
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from gen_jax import config as configs
+from gen_jax import main
+from gen_jax.method import DataSpec, UserError
+from gen_jax.vae import autoencoder, vae
+
+FOLDER = pathlib.Path(__file__).parents[2] / "configs"
+SPEC = DataSpec("made_up", (8, 8, 1), 64)
+KL = 0.6561104894209439  # golden.json: of mean (0.5, -1), log variance (0.2, -0.3)
+
+
+def make(*words, file="vae_mnist_dense", spec=SPEC):
+    """A VAE without hidden layers, by default on dynamically binarised data, and its config."""
+    words = [f"--config.{word}" for word in ("network.hidden=()", "vae.latents=2", *words)]
+    config = configs.override(configs.load(str(FOLDER / f"{file}.py:tiny"))[2], words)
+    method = vae.make(config, spec)
+    return config, method._replace(**{name: jax.jit(getattr(method, name)) for name in ("init", "step", "evaluate")})
+
+
+def batch_of(num):
+    images = np.random.default_rng(0).integers(0, 256, (num, 8, 8, 1)).astype(np.uint8)
+    return {"image": images, "index": np.arange(num, dtype=np.int32)}
+
+
+def known_state(method):
+    """Every logit is 0, and every posterior that of the golden divergence."""
+    zeros = method.init(jax.random.key(0))
+    params = jax.tree.map(jnp.zeros_like, zeros.params)
+    params["vae"]["encoder"]["posterior"]["bias"] = jnp.array([0.5, -1.0, 0.2, -0.3])
+    return zeros.replace(params=params, ema=params)
+
+
+def test_the_loss_sums_over_pixels_and_latents_and_is_a_mean_over_the_batch():
+    # Logits of 0 cost log 2 a pixel, 64 log 2 an image: a mean over pixels would be 64 times smaller.
+    _, method = make("vae.beta=4.0", "vae.kl_warmup_steps=0")
+    state = known_state(method)
+    for num in (2, 5):
+        values = method.evaluate(state, batch_of(num), jax.random.key(0))
+        _, scalars = method.step(state, batch_of(num))
+        for found in (values["loss"], scalars["loss"]):
+            np.testing.assert_allclose(found, 64 * math.log(2) + 4 * KL, rtol=1e-5)
+        np.testing.assert_allclose(values["negative_elbo/dynamic_binarisation"], 64 * math.log(2) + KL, rtol=1e-5)
+        np.testing.assert_allclose([scalars["reconstruction"], scalars["kl"]], [64 * math.log(2), KL], rtol=1e-4)
+
+
+def test_warm_up_and_free_bits_change_what_is_trained_on():
+    _, method = make("vae.beta=4.0", "vae.kl_warmup_steps=8", "vae.free_bits=0.3")
+    state = known_state(method).replace(step=jnp.int32(3))
+    _, scalars = method.step(state, batch_of(4))
+    floored = 0.3 + 0.5204091103408589  # the first latent's 0.1357 is below the floor
+    assert float(scalars["kl_weight"]) == 2.0
+    assert float(scalars["loss"]) == pytest.approx(64 * math.log(2) + 2 * floored, rel=1e-5)
+    assert float(scalars["kl"]) == pytest.approx(KL, rel=1e-4)
+
+
+def test_measures_say_their_protocol_and_only_likelihoods_are_called_so():
+    def measures(*words):
+        _, method = make(*words)
+        state = jax.eval_shape(method.init, jax.random.key(0))
+        return jax.eval_shape(method.evaluate, state, batch_of(2), jax.random.key(0)).keys()
+
+    always = {"loss", "reconstruction", "kl"}
+    dynamic = {"negative_elbo/dynamic_binarisation", "nll/dynamic_binarisation_importance_7"}
+    assert measures("eval.importance_samples=7") == always | dynamic
+    assert measures("vae.binarisation=none") == always  # cross-entropy of grey values
+    logistic = ("vae.binarisation=none", "vae.likelihood=discretised_logistic", "eval.importance_samples=7")
+    assert measures(*logistic) == always | {"negative_elbo", "bits_per_dim/elbo", "nll/importance_7"}
+
+
+def test_noise_binarisation_and_importance_samples_belong_to_examples():
+    _, method = make("eval.importance_samples=3")
+    state, batch, key = method.init(jax.random.key(0)), batch_of(8), jax.random.key(2)
+    whole = method.evaluate(state, batch, key)
+    part = method.evaluate(state, {k: v[3:5] for k, v in batch.items()}, key)
+    for measure in whole:
+        np.testing.assert_allclose(whole[measure][3:5], part[measure], rtol=1e-5)
+
+
+def test_refusals():
+    with pytest.raises(UserError, match="grey values have none under bernoulli"):
+        make("vae.binarisation=none", "eval.importance_samples=5")
+    for word in ("vae.beta=-1.0", "vae.free_bits=-0.5", "vae.kl_warmup_steps=-1", "eval.importance_samples=-1"):
+        with pytest.raises(UserError, match=word.split("=")[0]):
+            make(word)
+
+
+def test_training_reaches_the_likelihood_of_a_linear_gaussian_model():
+    # Probabilistic PCA: with linear maps and a normal likelihood the best bound is log p(x) itself (Lucas et al. 2019).
+    directions, centre, sigma = np.array([[0.3, 0.1], [0.3, -0.1], [0.0, 0.2], [-0.1, 0.0]]), 0.5, 0.1
+    spec = DataSpec("linear", (1, 1, 4), 1000, dtype="float32", value_range=(0, 1))
+    words = ("vae.binarisation=none", "vae.likelihood=gaussian", f"vae.sigma={sigma}", "vae.kl_warmup_steps=0")
+    # Many steps: the latents turn slowly towards the principal directions, where the posterior is diagonal.
+    steps = ("num_steps=4000", "batch_size=128", "optimizer.learning_rate=5e-2", "optimizer.clip_norm=0.0", "ema=0.9")
+    config, method = make(*words, *steps, "optimizer.decay_share=0.7", spec=spec)
+
+    def draw(key, num):
+        key_z, key_x = jax.random.split(key)
+        x = jax.random.normal(key_z, (num, 2)) @ directions.T + centre + sigma * jax.random.normal(key_x, (num, 4))
+        return {"image": x.reshape(num, 1, 1, 4), "index": jnp.arange(num)}
+
+    @jax.jit
+    def train(state):
+        keys = jax.random.split(jax.random.key(1), config.num_steps)
+        return jax.lax.scan(lambda s, key: method.step(s, draw(key, config.batch_size)), state, keys)[0]
+
+    state = train(method.init(jax.random.key(0)))
+    held_out = draw(jax.random.key(2), 20_000)
+    bound = -np.asarray(method.evaluate(state, held_out, jax.random.key(3))["negative_elbo"], np.float64)
+    covariance = directions @ directions.T + sigma**2 * np.eye(4)
+    exact = stats.multivariate_normal(np.full(4, centre), covariance).logpdf(np.asarray(held_out["image"])[:, 0, 0])
+    error = np.std(bound - exact) / np.sqrt(len(exact))
+    assert error < 0.012
+    assert -0.05 < np.mean(bound) - np.mean(exact) < 4 * error
+
+
+@pytest.mark.parametrize("file", ["vae_mnist", "vae_mnist_dense"])
+def test_configs_are_of_the_published_sizes(file):
+    config = configs.load(str(FOLDER / f"{file}.py"))[2]
+    configs.check(config)
+    spec = DataSpec("mnist", (28, 28, 1), 60_000)
+    state = jax.eval_shape(vae.make(config, spec).init, jax.random.key(0))
+    total = sum(x.size for x in jax.tree.leaves(state.params))
+    assert total == {"vae_mnist": 134_165, "vae_mnist_dense": 1_116_864}[file]
+    assert autoencoder.make(config, spec).latents == {"vae_mnist": 2, "vae_mnist_dense": 40}[file]
+
+
+def test_one_command_trains_and_reports_and_another_measures_the_likelihood(made_up_tfds, tmp_path):
+    words = [
+        f"--config={FOLDER / 'vae_mnist_dense.py'}:tiny", f"--config.data.data_dir={made_up_tfds}",
+        "--config.data.name=made_up_unlabelled", "--config.num_steps=4", "--config.log_every=2",
+        "--config.eval_every=2", "--config.checkpoint_every=4", "--config.network.hidden=8", "--config.sample.num=20",
+        "--config.eval.num_examples=20", "--config.eval.num_samples=20", f"--workdir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    main.main(words)
+    page = (tmp_path / "run/report.html").read_text()
+    assert all(title in page for title in ("Reconstructions", "Latent traversals", "reconstruction", "kl"))
+    main.main([*words, "--mode=eval", "--config.eval.importance_samples=10"])
+    metrics = {row["name"]: row for row in json.loads((tmp_path / "run/report.json").read_text())["metrics"]}
+    bound = metrics["test_negative_elbo/dynamic_binarisation"]
+    estimate = metrics["test_nll/dynamic_binarisation_importance_10"]
+    assert 0 < estimate["value"] < bound["value"] + 2
+    assert estimate["standard_error"] > 0
+    assert "20 test examples" in estimate["protocol"]
