@@ -3,17 +3,21 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/ddpm_mnist.py
+N ?= 100
 
-.PHONY: run test test-slow check smoke bench clean
+.PHONY: run test test-slow torture check smoke bench clean
 
 run: $(VENV)/.installed  ## train the main config (CONFIG=...), with samples, metrics and report
 	$(BIN)/python -m gen_jax.main --config=$(CONFIG)
 
 test: $(VENV)/.test  ## the fast tests, and every docstring's example
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/.test  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+torture: $(VENV)/.test  ## N runs of every method killed, resumed and compared with undisturbed ones
+	$(BIN)/python tests/torture.py --runs=$(N)
 
 check: $(VENV)/.test  ## style, types
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import difflib
 import fnmatch
 import importlib.util
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
@@ -32,6 +33,8 @@ MAY_CHANGE = (
 COUNTS = ("batch_size", "num_steps", "log_every", "eval_every", "checkpoint_every", "steps_per_call", "accumulate",
           "sample.num", "sample.batch_size", "eval.num_samples", "eval.num_examples",
           "eval.classifier_steps")  # fmt: skip
+
+SHARES = ("optimizer.b1", "optimizer.b2", "network.dropout")  # in [0, 1); not every config has the last
 
 CHOICES = {
     "executor": parallel.EXECUTORS,
@@ -169,25 +172,28 @@ def override(config: Config, words: Iterable[str]) -> Config:
     """Returns the config with the values of `--config.<key>=<value>` words.
 
     Raises:
-      UserError: a word of another form, an unknown key (with the nearest right name), a value of another type.
+      UserError: a word of another form, an unknown key (with the nearest right name), a value of another type,
+        another method than the one that the config has the values of.
 
     Example:
       >>> override(base_config(), ["--config.sample.num=16"]).sample.num
       16
     """
-    config = config.copy_and_resolve_references()
+    config, method = config.copy_and_resolve_references(), config.method
     flat = flatten(config)
     for word in words:
         name, equals, text = word.partition("=")
         if not name.startswith("--config."):
-            raise UserError(f"unknown word on the command line: {word}{_nearest(name, FLAGS)}")
+            raise UserError(f"unknown word on the command line: {word!r}{_nearest(name, FLAGS)}")
         key = name.removeprefix("--config.")
         if key not in flat:
-            raise UserError(f"no config value {key}{_nearest_key(key, flat)}")
+            raise UserError(f"no config value {key!r}{_nearest_key(key, flat)}")
         if not equals:
             raise UserError(f"--config.{key} needs a value: --config.{key}={_shown(flat[key])}")
         value = parse_value(key, text, flat[key])
         config.update_from_flattened_dict({key: value})
+    if method:
+        require_choice("method", config.method, [method])
     return config
 
 
@@ -209,23 +215,24 @@ def parse_value(key: str, text: str, default: Any) -> Any:
     if isinstance(default, bool):
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
-        raise UserError(f"config.{key} is true or false, not '{text}'")
+        raise UserError(f"config.{key} is true or false, not {text!r}")
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError):
         value = text
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
     if isinstance(default, int) and isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(default, tuple) and isinstance(value, int | float):
-        value = (value,)
-    mixed = (
-        isinstance(value, tuple) and isinstance(default, tuple) and {*map(type, value)} - {*map(type, default or value)}
-    )
-    if type(value) is not type(default) or mixed:
+    if isinstance(default, tuple) and isinstance(value, list | int | float):
+        value = tuple(value) if isinstance(value, list) else (value,)
+    if isinstance(default, tuple):  # an empty one says nothing of its numbers: those of our lists are whole
+        fits = isinstance(value, tuple) and {*map(type, value)} <= {*map(type, default or (0,))}
+    else:
+        fits = type(value) is type(default)
+    if not fits:
         kind = {"int": "a whole number", "float": "a number", "tuple": "a list of numbers"}[type(default).__name__]
-        raise UserError(f"config.{key} is {kind} such as {_shown(default)}, not '{text}'")
+        raise UserError(f"config.{key} is {kind} such as {_shown(default)}, not {text!r}")
     return value
 
 
@@ -236,25 +243,33 @@ def check(config: Config) -> None:
       UserError: names the key, the value and what is allowed.
     """
     flat = flatten(config)
-    for key in COUNTS:
-        if flat[key] < 1:
-            raise UserError(f"config.{key} is {flat[key]}; it must be at least 1")
+    for key, value in flat.items():
+        _check_numbers(key, value)
     for key, allowed in CHOICES.items():
         require_choice(key, flat[key], allowed)
-    if flat["seed"] < 0 or flat["seed"] >= 2**32:
-        raise UserError(f"config.seed is {flat['seed']}; a seed lies in 0..{2**32 - 1}")
-    if flat["num_devices"] < 0:
-        raise UserError(f"config.num_devices is {flat['num_devices']}; use 0 for all devices")
-    if flat["data.workers"] < 0:
-        raise UserError(f"config.data.workers is {flat['data.workers']}; use 0 to read without further processes")
     if flat["batch_size"] % flat["accumulate"]:
         raise UserError(f"config.batch_size {flat['batch_size']} does not divide into accumulate={flat['accumulate']}")
     for key in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
         if flat[key] % flat["steps_per_call"]:
             raise UserError(f"config.{key} {flat[key]} is not a multiple of steps_per_call={flat['steps_per_call']}")
-    for key in ("optimizer.learning_rate", "optimizer.clip_norm", "optimizer.warmup_steps", "optimizer.weight_decay"):
-        if not 0 <= flat[key] < float("inf"):
-            raise UserError(f"config.{key} is {flat[key]}; it must be finite and not negative")
+    for key in ("optimizer.learning_rate", "optimizer.clip_norm", "optimizer.weight_decay", "optimizer.eps"):
+        if flat[key] < 0:
+            raise UserError(f"config.{key} is {flat[key]}; it must not be negative")
+    for key in SHARES:
+        if not 0 <= flat.get(key, 0) < 1:
+            raise UserError(f"config.{key} is {flat[key]}; it must lie in [0, 1)")
+    optimizer.make(config.optimizer, config.num_steps, config.ema)  # refuses what it cannot use
+
+
+def _check_numbers(key: str, value: Any) -> None:
+    """Refuses what no number of a config can be: not finite, negative (a count, a size), beyond 32 bits."""
+    low, high = int(key in COUNTS), 2**32 - 1 if key.rpartition(".")[2] == "seed" else 2**31 - 1
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UserError(f"config.{key} is {value}; it must be finite")
+        if type(number) is int and not low <= number <= high:
+            bound = f"at least {low}" if number < low else f"at most {high}"
+            raise UserError(f"config.{key} is {value}; it must be {bound}")
 
 
 def require_choice(key: str, value: str, allowed: Iterable[str]) -> None:
@@ -262,7 +277,7 @@ def require_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
         near = difflib.get_close_matches(value, list(allowed), 1, 0.5)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"config.{key} is '{value}'; {hint}allowed: {', '.join(allowed)}")
+        raise UserError(f"config.{key} is {value!r}; {hint}allowed: {', '.join(allowed)}")
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -57,11 +57,11 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
         _check_batch(config, mesh)
         refuse_changes(run, config)
         data = dataset.load(config.data)
-        method = methods.make(config, data.spec)
-        abstract = parallel.abstract_state(method.init, mesh)
-        record = describe(config, data.spec, abstract, mesh, name, variant, command)
         if run.config_path.is_file():
             dataset.refuse_other(dataset.DataSpec.from_dict(run.read_config()["data"]), data.spec, run.workdir)
+        method = methods.make(config, data.spec)
+        abstract = abstract_state(method, data.spec, mesh)
+        record = describe(config, data.spec, abstract, mesh, name, variant, command)
         with Checkpoints(run.checkpoints) as checkpoints:
             checkpoints.clean()
             state = checkpoints.restore(abstract)
@@ -256,6 +256,17 @@ def refuse_changes(run: Run, config: Any) -> None:
         )
 
 
+def abstract_state(method: Method, spec: dataset.DataSpec, mesh: jax.sharding.Mesh) -> State:
+    """Returns `parallel.abstract_state` of a method: the first time that its networks are built, so that what they
+    cannot be is told here, as a UserError."""
+    try:
+        return parallel.abstract_state(method.init, mesh)
+    except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # of layers, Flax and JAX, at a wrong size
+        shape = "x".join(map(str, spec.image_shape))
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"config.network makes no network for images of {shape}: {reason}") from error
+
+
 def describe(
     config: Any, spec: dataset.DataSpec, abstract: State, mesh: jax.sharding.Mesh, name: str, variant: str, command: str
 ) -> dict[str, Any]:
@@ -354,7 +365,7 @@ def _plan(config: Any, update: Any, state: State, feed: Callable[[int], PyTree],
     """Memory and time of the run, measured on a copy of the state before training."""
     analysis = update.memory_analysis()
     held = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
-    copy = jax.tree.map(jnp.copy, state)
+    copy = jax.jit(lambda s: jax.tree.map(jnp.copy, s))(state)  # one program, not one a shape
     seconds = []
     for step in range(start, start + 4):
         before = time.perf_counter()

@@ -1,7 +1,26 @@
+import ast
+import collections.abc
+import dataclasses
+import fnmatch
+import functools
+import pathlib
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
 from gen_jax import config as configs
-from gen_jax.method import UserError
+from gen_jax import methods, parallel, train
+from gen_jax.data import dataset
+from gen_jax.method import DataSpec, UserError
+from gen_jax.run import Run
+
+PACKAGE = pathlib.Path(configs.__file__).parent
+FILES = sorted(PACKAGE.parent.glob("configs/*.py"))
+SPEC = DataSpec("made_up", (8, 8, 1), 64, tuple("0123456789"), fingerprint="f" * 64)
 
 
 def refused(*words):
@@ -21,14 +40,22 @@ def refused(*words):
         ("--config.sample=1", "sample.num"),
         ("--confg.seed=1", "did you mean --config?"),
         ("leftover", "leftover"),
+        ("--config.seed\n=1", r"seed\n"),
         ("--config.seed", "--config.seed=0"),
         ("--config.seed=one", "a whole number"),
         ("--config.seed=1.5", "a whole number"),
-        ("--config.seed=-1", "0..4294967295"),
+        ("--config.seed={[]:1}", "a whole number"),
+        ("--config.seed=-1", "at least 0"),
+        ("--config.seed=4294967296", "at most 4294967295"),
+        ("--config.sample.seed=-1", "at least 0"),
         ("--config.ema=high", "a number"),
+        ("--config.ema=1.5", "[0, 1)"),
+        (f"--config.ema={10**400}", "a number"),
         ("--config.fast_compile_options=1", "true or false"),
         ("--config.batch_size=0", "at least 1"),
         ("--config.num_steps=-5", "at least 1"),
+        ("--config.num_steps=3e9", "at most 2147483647"),
+        ("--config.data.workers=-1", "at least 0"),
         ("--config.accumulate=3", "does not divide"),
         ("--config.steps_per_call=7", "multiple of steps_per_call"),
         ("--config.executor=jitt", "did you mean jit?"),
@@ -36,12 +63,56 @@ def refused(*words):
         ("--config.optimizer.decay=exponential", "allowed: none, linear, cosine"),
         ("--config.optimizer.learning_rate=nan", "a number"),
         ("--config.optimizer.learning_rate=1e999", "finite"),
-        ("--config.optimizer.learning_rate=-1", "not negative"),
+        ("--config.optimizer.learning_rate=-1", "not be negative"),
+        ("--config.optimizer.eps=-1", "not be negative"),
+        ("--config.optimizer.b2=1", "[0, 1)"),
+        ("--config.optimizer.decay_share=0", "(0, 1]"),
         ("--config.compute_dtype=float16", "bfloat16"),
     ],
 )
 def test_a_mistake_is_one_line_that_helps(word, hint):
     assert hint in refused(word)
+
+
+@pytest.mark.parametrize(
+    ("file", "word", "hint"),
+    [
+        ("ddpm_mnist", "--config.method=vae", "allowed: ddpm"),
+        ("ddpm_mnist", "--config.method=dpm", "did you mean ddpm?"),
+        ("ddpm_mnist", "--config.network.multipliers=two", "such as [1, 2]"),
+        ("ddpm_mnist", "--config.network.multipliers=(1, 2.5)", "a list of numbers"),
+        ("ddpm_mnist", "--config.network.attention_sizes=('a',)", "a list of numbers"),
+        ("ddpm_mnist", "--config.network.multipliers=()", "at least one level"),
+        ("ddpm_mnist", "--config.network.multipliers=(1,1,1,1)", "smaller than the network's stride of 16 pixels"),
+        ("ddpm_mnist", "--config.network.channels=-8", "at least 0"),
+        ("ddpm_mnist", "--config.network.channels=0", "no network for images of 8x8x1"),
+        ("ddpm_mnist", "--config.network.patch=0", "no network for images of 8x8x1"),
+        ("ddpm_mnist", "--config.network.num_heads=3", "16 channels do not divide into 3 heads"),
+        ("ddpm_mnist", "--config.network.norm=group", "8 channels do not divide into 32 groups"),
+        ("ddpm_mnist", "--config.network.dropout=1", "[0, 1)"),
+        ("ddpm_mnist", "--config.diffusion.num_timesteps=-1", "at least 0"),
+        ("ddpm_mnist", "--config.diffusion.num_timesteps=0", "2 or more"),
+        ("ddpm_mnist", "--config.diffusion.num_timesteps=2e9", "at most 1000000"),
+        ("ddpm_mnist", "--config.diffusion.weighting=snr", "min_snr"),
+        ("vae_mnist", "--config.network.name=dence", "did you mean dense?"),
+        ("vae_mnist", "--config.network.name=residual", "no field of the residual network"),
+        ("vae_mnist", "--config.network.decoder_channels=(4,4,4,4)", "smaller than the network's stride of 16 pixels"),
+        ("vae_mnist", "--config.network.kernels=3", "not one a value of channels"),
+        ("vae_mnist", "--config.network.last_stride=0", "no network for images of 8x8x1"),
+        ("vae_mnist", "--config.vae.latents=0", "at least 1"),
+        ("vae_mnist", "--config.vae.likelihood=normal", "allowed: bernoulli"),
+    ],
+)
+def test_a_method_or_network_that_cannot_be_is_one_line(file, word, hint):
+    def build():
+        config = configs.override(configs.load(f"{PACKAGE.parent}/configs/{file}.py:tiny")[2], [word])
+        configs.check(config)
+        train.abstract_state(methods.make(config, SPEC), SPEC, parallel.make_mesh())
+
+    with pytest.raises(UserError) as error:
+        build()
+    assert hint in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_values_take_the_type_of_their_default():
@@ -69,6 +140,130 @@ def test_a_resumed_run_refuses_what_changes_training_and_names_it():
     assert configs.changes(old.to_dict(), new.to_dict()) == []
     new.optimizer.learning_rate, new.seed = 1.0, 3
     assert configs.changes(old.to_dict(), new.to_dict()) == ["optimizer.learning_rate: 0.0002 -> 1.0", "seed: 0 -> 3"]
+
+
+def other(value):
+    """A value of the same type that differs."""
+    return {bool: lambda: not value, str: lambda: f"{value}x", tuple: lambda: (*value, 1)}.get(
+        type(value), lambda: value + 1
+    )()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_key_that_may_not_change_is_named_with_both_values(path):
+    old = configs.load(str(path))[2]
+    for key, value in configs.flatten(old).items():
+        new = old.copy_and_resolve_references()
+        new.update_from_flattened_dict({key: other(value)})
+        free = any(fnmatch.fnmatch(key, pattern) for pattern in configs.MAY_CHANGE)
+        shown = [configs._shown(v) for v in (value, other(value))]
+        assert configs.changes(old.to_dict(), new.to_dict()) == ([] if free else [f"{key}: {' -> '.join(shown)}"])
+
+
+def test_what_may_change_is_there():
+    keys = configs.flatten(configs.base_config())
+    assert all(fnmatch.filter(keys, pattern) for pattern in configs.MAY_CHANGE)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [("stroke_digits", "mnist"), ("mnist", "stroke_digits"), ("mnist", "mnist")]
+)
+def test_a_run_goes_on_with_its_own_data_alone(before, now, tmp_path, monkeypatch):
+    config, run = configs.load(f"{FILES[0]}:tiny")[2], Run(tmp_path)
+    stored = dataclasses.replace(SPEC, name=before, fingerprint="a" * 64)
+    run.write_config({"config": config.to_dict(), "data": stored.to_dict()})
+    at_hand = dataset.Dataset(dataclasses.replace(SPEC, name=now, fingerprint="b" * 64), {}, None)
+    monkeypatch.setattr(dataset, "load", lambda config: at_hand)
+    content = run.config_path.read_bytes()
+    with pytest.raises(UserError) as error:
+        train.train(config, run, FILES[0].stem, "tiny", "")
+    line = f"was trained on {before} (fingerprint aaaaaaaaaaaa), but the data at hand is {now} (bbbbbbbbbbbb); "
+    assert line + "bring that data back, or use another --workdir" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert run.config_path.read_bytes() == content
+
+
+class Recorded(collections.abc.Mapping):
+    """A config that notes in `read` which keys are asked of it."""
+
+    def __init__(self, config, read, prefix=""):
+        self._config, self._read, self._prefix = config, read, prefix
+
+    def __getitem__(self, key):
+        value = self._config[key]
+        if isinstance(value, ConfigDict):
+            return Recorded(value, self._read, f"{self._prefix}{key}.")
+        self._read.add(self._prefix + key)
+        return value
+
+    def __getattr__(self, key):
+        return self[key]
+
+    def __iter__(self):
+        return iter(self._config)
+
+    def __len__(self):
+        return len(self._config)
+
+
+def keys_read_by_the_method(config, monkeypatch):
+    """Keys that make a method, or that its networks ask for when it is traced: init, step, evaluate, sample, pictures.
+
+    A network is given all its fields at once; of those, what counts is what the module itself asks for in our code.
+    """
+    read, fields = set(), set()
+    method = methods.make(Recorded(config, read), SPEC)
+    get = object.__getattribute__
+
+    def noting(module, name):
+        if name in config.network and sys._getframe(1).f_code.co_filename.startswith(str(PACKAGE)):
+            scope = get(module, "scope")
+            if scope is not None and scope.path == ():
+                fields.add(f"network.{name}")
+        return get(module, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Module, "__getattribute__", noting, raising=False)
+        state = parallel.abstract_state(method.init, parallel.make_mesh(1))
+        index = jax.ShapeDtypeStruct((16,), jnp.int32)
+        batch = {"image": jax.ShapeDtypeStruct((16, *SPEC.image_shape), jnp.uint8), "label": index, "index": index}
+        keys = jax.eval_shape(functools.partial(jax.random.split, num=16), state.key)
+        jax.eval_shape(method.step, state, batch)
+        jax.eval_shape(method.evaluate, state, batch, state.key)
+        jax.eval_shape(method.sample, state, keys, index if method.conditional else None)
+        jax.eval_shape(method.pictures, state, state.key, batch)
+    return {key for key in read if not key.startswith("network.") or key == "network.name"} | fields
+
+
+def keys_read_by_the_rest():
+    """Keys whose names stand in the code around the methods: `config.<key>`, which in data/ is `config.data`."""
+    found = set()
+    for path in [*PACKAGE.glob("*.py"), *PACKAGE.glob("data/*.py")]:
+        prefix = "data." if path.parent.name == "data" else ""
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("config."):
+                found.add(prefix + ast.unparse(node).removeprefix("config."))
+    return found
+
+
+# What only one choice of another key reads, and that choice: elsewhere it changes nothing.
+READ_WITH = {
+    "optimizer.weight_decay": ["--config.optimizer.name=adamw"],
+    "sample.eta": ["--config.sample.sampler=ddim"],
+    "vae.sigma": ["--config.vae.likelihood=gaussian", "--config.vae.binarisation=none"],
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_key_of_every_config_is_read(path, monkeypatch):
+    config = configs.load(f"{path}:tiny")[2]
+    known = keys_read_by_the_method(config, monkeypatch) | keys_read_by_the_rest()
+    unread = configs.flatten(config).keys() - known
+    assert unread <= READ_WITH.keys()
+    for key in unread:
+        read = set()
+        methods.make(Recorded(configs.override(config, READ_WITH[key]), read), SPEC)
+        assert key in read
 
 
 def test_an_unknown_config_or_variant_is_one_line(tmp_path, monkeypatch):

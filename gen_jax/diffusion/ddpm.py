@@ -37,6 +37,7 @@ from gen_jax.method import (
     to_model,
 )
 
+MAX_TIMESTEPS = 1_000_000  # more would cost memory and change nothing
 NUM_SHOWN = 9  # images whose way from noise the report shows
 
 
@@ -51,6 +52,8 @@ def make(config: Any, spec: DataSpec) -> Method:
     require_choice("diffusion.prediction", c.prediction, predictions.PREDICTIONS)
     require_choice("diffusion.weighting", c.weighting, weightings.WEIGHTINGS)
     require_choice("sample.sampler", config.sample.sampler, samplers.SAMPLERS)
+    if c.num_timesteps > MAX_TIMESTEPS:
+        raise UserError(f"config.diffusion.num_timesteps is {c.num_timesteps}; it must be at most {MAX_TIMESTEPS}")
     if spec.dtype != "uint8":
         raise UserError(f"ddpm needs pictures of bytes; data set {spec.name} has {spec.dtype}")
     if c.conditional and spec.num_classes is None:

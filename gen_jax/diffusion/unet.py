@@ -61,7 +61,7 @@ class UNet(nn.Module):
     Example:
       >>> unet = UNet(out_channels=1, channels=8, multipliers=(1, 2), num_groups=4, attention_sizes=(4,))
       >>> x_t, time = jnp.ones((2, 8, 8, 1)), jnp.array([0.0, 999.0])
-      >>> unet.init_with_output(jax.random.key(0), x_t, time)[0].shape
+      >>> jax.eval_shape(unet.init_with_output, jax.random.key(0), x_t, time)[0].shape
       (2, 8, 8, 1)
     """
 
@@ -102,6 +102,14 @@ class UNet(nn.Module):
         """
         if self.norm not in NORMS:
             raise UserError(f"no norm is called {self.norm!r}; there are {', '.join(NORMS)}")
+        if not self.multipliers:
+            raise UserError("config.network.multipliers is empty: a network has at least one level")
+        stride = self.patch * 2 ** (len(self.multipliers) - 1)
+        if min(x_t.shape[1:3]) < stride:
+            raise UserError(
+                f"images of {x_t.shape[1]}x{x_t.shape[2]} are smaller than the network's stride of {stride} pixels: "
+                "take away from config.network.multipliers, or lower config.network.patch"
+            )
         if label is not None and not self.num_classes:
             raise UserError("a label was given to a network without num_classes")
         norm = NORMS[self.norm](self.num_groups)

@@ -162,7 +162,7 @@ class Conv(nn.Module):
 
     Example:
       >>> x = jnp.ones((1, 4, 4, 2))
-      >>> Conv(3, (3, 3), strides=(2, 2)).init_with_output(jax.random.key(0), x)[0].shape
+      >>> jax.eval_shape(Conv(3, (3, 3), strides=(2, 2)).init_with_output, jax.random.key(0), x)[0].shape
       (1, 2, 2, 3)
     """
 
@@ -199,7 +199,7 @@ class ConvTranspose(Conv):
 
     Example:
       >>> x = jnp.ones((1, 4, 4, 2))
-      >>> ConvTranspose(3, (4, 4), strides=(2, 2)).init_with_output(jax.random.key(0), x)[0].shape
+      >>> jax.eval_shape(ConvTranspose(3, (4, 4), strides=(2, 2)).init_with_output, jax.random.key(0), x)[0].shape
       (1, 8, 8, 3)
     """
 

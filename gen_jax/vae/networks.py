@@ -40,7 +40,7 @@ class Hidden(nn.Module):
 
     Example:
       >>> import jax
-      >>> Hidden((3, 5), "gated").init_with_output(jax.random.key(0), jnp.ones((2, 4)))[0].shape
+      >>> jax.eval_shape(Hidden((3, 5), "gated").init_with_output, jax.random.key(0), jnp.ones((2, 4)))[0].shape
       (2, 5)
     """
 
@@ -65,7 +65,7 @@ class DenseEncoder(nn.Module):
     Example:
       >>> import jax
       >>> x = jnp.ones((2, 8, 8, 1))
-      >>> DenseEncoder(latents=3, hidden=(16,)).init_with_output(jax.random.key(0), x)[0].shape
+      >>> jax.eval_shape(DenseEncoder(latents=3, hidden=(16,)).init_with_output, jax.random.key(0), x)[0].shape
       (2, 6)
     """
 
@@ -87,7 +87,7 @@ class DenseDecoder(nn.Module):
     Example:
       >>> import jax
       >>> decoder = DenseDecoder(image_shape=(8, 8, 1), hidden=(16,))
-      >>> decoder.init_with_output(jax.random.key(0), jnp.ones((2, 3)))[0].shape
+      >>> jax.eval_shape(decoder.init_with_output, jax.random.key(0), jnp.ones((2, 3)))[0].shape
       (2, 8, 8, 1)
     """
 
@@ -115,7 +115,7 @@ class ConvEncoder(nn.Module):
     Example:
       >>> import jax
       >>> x = jnp.ones((2, 8, 8, 1))
-      >>> ConvEncoder(latents=3, channels=(4, 8)).init_with_output(jax.random.key(0), x)[0].shape
+      >>> jax.eval_shape(ConvEncoder(latents=3, channels=(4, 8)).init_with_output, jax.random.key(0), x)[0].shape
       (2, 6)
     """
 
@@ -146,7 +146,7 @@ class ConvDecoder(nn.Module):
     Example:
       >>> import jax
       >>> decoder = ConvDecoder(image_shape=(9, 9, 1), channels=(4, 8), decoder_channels=(8, 4))
-      >>> decoder.init_with_output(jax.random.key(0), jnp.ones((2, 3)))[0].shape
+      >>> jax.eval_shape(decoder.init_with_output, jax.random.key(0), jnp.ones((2, 3)))[0].shape
       (2, 9, 9, 1)
     """
 
@@ -181,7 +181,7 @@ class ResidualEncoder(nn.Module):
     Example:
       >>> import jax
       >>> x = jnp.ones((2, 9, 9, 1))
-      >>> ResidualEncoder(latents=3, channels=(4, 8)).init_with_output(jax.random.key(0), x)[0].shape
+      >>> jax.eval_shape(ResidualEncoder(latents=3, channels=(4, 8)).init_with_output, jax.random.key(0), x)[0].shape
       (2, 6)
     """
 
@@ -209,7 +209,7 @@ class ResidualDecoder(nn.Module):
     Example:
       >>> import jax
       >>> decoder = ResidualDecoder(image_shape=(9, 9, 1), channels=(4, 8))
-      >>> decoder.init_with_output(jax.random.key(0), jnp.ones((2, 3)))[0].shape
+      >>> jax.eval_shape(decoder.init_with_output, jax.random.key(0), jnp.ones((2, 3)))[0].shape
       (2, 9, 9, 1)
     """
 
@@ -286,4 +286,9 @@ def make(
 def _start(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int, tuple[int, int]]:
     """Height, width, and the size (rounded up) of the picture that grows by `factor` to them."""
     height, width, _ = image_shape
+    if min(height, width) < factor:
+        raise UserError(
+            f"images of {height}x{width} are smaller than the network's stride of {factor} pixels: take levels away "
+            "from config.network.channels, or decoder_channels"
+        )
     return height, width, (-(-height // factor), -(-width // factor))

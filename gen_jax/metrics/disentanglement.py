@@ -1,0 +1,318 @@
+"""How well each factor of variation stands in a latent of its own: MIG, SAP, DCI and the FactorVAE score.
+
+All take mean codes, one row an image, and the factors that the image was drawn with, as whole numbers. The protocol
+is that of Locatello et al. 2019 where nothing else is said: 10,000 rows, 5,000 more to test on. A factor that does not
+vary is left out: nothing can be known of it. None depends on the order of the latents, nor on their signs beyond
+rounding.
+
+SAP and DCI take scikit-learn, which is imported when they are called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gen_jax.method import DataSpec, UserError
+
+
+def require_factors(spec: DataSpec) -> tuple[int, ...]:
+    """Returns the number of values of each factor of a data set.
+
+    Raises:
+      UserError: its factors are not known.
+
+    Example:
+      >>> require_factors(DataSpec("mnist", (28, 28, 1), 60_000))
+      Traceback (most recent call last):
+      gen_jax.method.UserError: 'mnist' has no factors of variation to measure disentanglement by; dsprites has
+    """
+    if spec.factor_sizes is None:
+        raise UserError(f"{spec.name!r} has no factors of variation to measure disentanglement by; dsprites has")
+    return spec.factor_sizes
+
+
+def named(measure: str, **protocol: int) -> str:
+    """Returns a measure's name with what it must be known with.
+
+    Example:
+      >>> named("mig", bins=20, samples=10_000)
+      'mig/20_bins_10000_samples'
+    """
+    return f"{measure}/" + "_".join(f"{value}_{name}" for name, value in protocol.items())
+
+
+def discretise(codes: np.ndarray, bins: int = 20) -> np.ndarray:
+    """Returns the bins i64 [N, Z] of codes [N, Z]: equally wide, from a code's smallest value to its largest.
+
+    Example:
+      >>> discretise(np.array([[0.0, 7.0], [0.4, 7.0], [1.0, 7.0]]), bins=2).tolist()
+      [[0, 0], [0, 0], [1, 0]]
+    """
+    codes = np.asarray(codes, np.float64)
+    low, span = codes.min(axis=0), np.ptp(codes, axis=0)
+    share = (codes - low) / np.where(span > 0, span, 1)
+    return np.minimum((share * bins).astype(np.int64), bins - 1)
+
+
+def entropy(values: np.ndarray) -> float:
+    """Returns the entropy in nats of the values in [N], by their shares.
+
+    Example:
+      >>> round(entropy(np.array([0, 0, 1, 2])), 6)  # 1.5 bits
+      1.039721
+    """
+    share = np.unique(values, return_counts=True)[1] / len(values)
+    return float(-(share * np.log(share)).sum())
+
+
+def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
+    """Returns the mutual information in nats of whole numbers [N] and [N], by the shares of their pairs.
+
+    Example:
+      >>> round(mutual_information(np.array([0, 0, 1, 1]), np.array([5, 5, 7, 7])), 6)  # log 2
+      0.693147
+    """
+    a, b = (np.unique(values, return_inverse=True)[1] for values in (a, b))
+    joint = np.bincount(a * (b.max() + 1) + b, minlength=(a.max() + 1) * (b.max() + 1)) / len(a)
+    joint = joint.reshape(a.max() + 1, b.max() + 1)
+    row, column = np.nonzero(joint)
+    share = joint[row, column]
+    return float((share * np.log(share / (joint.sum(axis=1)[row] * joint.sum(axis=0)[column]))).sum())
+
+
+def mig(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> float:
+    """Returns the mutual information gap (Chen et al. 2018, equation 6), in [0, 1].
+
+    A factor's gap is the difference of the two largest mutual informations that a latent has with it, over the
+    factor's entropy; MIG is their mean. A factor of more values than there are bins cannot reach 1. Chen et al. take
+    mutual information from samples of q(z | x) over the whole set instead: the figures do not compare.
+
+    Args:
+      codes: [N, Z].
+      factors: whole numbers [N, F].
+      bins: of each latent, equally wide; see `discretise`.
+
+    Raises:
+      ValueError: no factor varies.
+
+    Example:
+      >>> factors = np.array([[i, j] for i in range(4) for j in range(5)])
+      >>> round(mig(factors[:, ::-1] * [-1.0, 3.0], factors), 6)
+      1.0
+    """
+    codes, factors = discretise(codes, bins), _varying(factors)
+    gaps = []
+    for factor in factors.T:
+        informations = [mutual_information(code, factor) for code in codes.T]
+        gaps.append(_gap(np.array(informations)) / entropy(factor))
+    return float(np.mean(gaps))
+
+
+def sap(
+    codes: np.ndarray, factors: np.ndarray, test_codes: np.ndarray, test_factors: np.ndarray, seed: int = 0
+) -> float:
+    """Returns the separated attribute predictability (Kumar et al. 2018), each factor taken as classes.
+
+    A factor's gap is the difference of the accuracies of the two latents that foretell it best, each by a linear SVM
+    (C = 0.01, classes balanced); SAP is their mean. Even of a perfect code it is below 1: the second latent is right
+    as often as chance is, and one line separates no three classes.
+
+    Args:
+      codes: [N, Z]; classifiers are fitted to these.
+      factors: whole numbers [N, F].
+      test_codes: [M, Z]; they are judged by these.
+      test_factors: [M, F].
+      seed: of the solver.
+
+    Raises:
+      UserError: scikit-learn is not installed.
+    """
+    svm = _scikit("svm")
+    gaps = []
+    for factor, test_factor in _pairs(factors, test_factors):
+        accuracies = []
+        for code, test_code in zip(np.asarray(codes).T, np.asarray(test_codes).T, strict=True):
+            classifier = svm.LinearSVC(C=0.01, class_weight="balanced", random_state=seed)
+            accuracies.append(classifier.fit(code[:, None], factor).score(test_code[:, None], test_factor))
+        gaps.append(_gap(np.array(accuracies)))
+    return float(np.mean(gaps))
+
+
+def sap_correlation(codes: np.ndarray, factors: np.ndarray) -> float:
+    """Returns SAP with each factor taken as a number: by squared correlations instead of accuracies, in [0, 1].
+
+    Example:
+      >>> factors = np.array([[i, j] for i in range(4) for j in range(5)])
+      >>> round(sap_correlation(factors[:, ::-1] * [-1.0, 3.0], factors), 6)
+      1.0
+    """
+    standard = [np.asarray(each, np.float64) for each in (codes, _varying(factors))]
+    standard = [each - each.mean(axis=0) for each in standard]
+    codes, factors = (each / np.maximum(np.linalg.norm(each, axis=0), np.finfo(float).tiny) for each in standard)
+    return float(np.mean([_gap(squares) for squares in np.square(factors.T @ codes)]))
+
+
+def dci(
+    codes: np.ndarray,
+    factors: np.ndarray,
+    test_codes: np.ndarray,
+    test_factors: np.ndarray,
+    num_trees: int = 100,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Returns `disentanglement`, `completeness` and `informativeness` (Eastwood & Williams 2018), each in [0, 1].
+
+    Boosted trees foretell each factor from all latents; see `disentanglement` and `completeness` for what is made of
+    the importance of each latent for each factor. Informativeness is the mean accuracy on the test rows.
+
+    Args:
+      codes: [N, Z]; the trees are fitted to these.
+      factors: whole numbers [N, F].
+      test_codes: [M, Z]; they are judged by these.
+      test_factors: [M, F].
+      num_trees: of each class of a factor.
+      seed: of the trees.
+
+    Raises:
+      UserError: scikit-learn is not installed.
+    """
+    ensemble = _scikit("ensemble")
+    importance, accuracies = [], []
+    for factor, test_factor in _pairs(factors, test_factors):
+        trees = ensemble.GradientBoostingClassifier(n_estimators=num_trees, random_state=seed).fit(codes, factor)
+        importance.append(np.abs(trees.feature_importances_))
+        accuracies.append(trees.score(test_codes, test_factor))
+    table = np.stack(importance, axis=1)
+    return {
+        "disentanglement": disentanglement(table),
+        "completeness": completeness(table),
+        "informativeness": float(np.mean(accuracies)),
+    }
+
+
+def disentanglement(importance: np.ndarray) -> float:
+    """Returns 1 where each latent that is of use is so for one factor alone, 0 where for all of them alike.
+
+    The mean over latents of 1 - H(their shares of importance), in units of the largest entropy there can be, weighted
+    by importance.
+
+    Args:
+      importance: [Z, F], at least 0.
+
+    Example:
+      >>> round(disentanglement(np.array([[0.9, 0.1], [0.1, 0.9], [0.0, 0.0]])), 6)
+      0.531004
+    """
+    total = importance.sum(axis=1)
+    share = importance[total > 0] / total[total > 0, None]
+    logs = np.log(share, out=np.zeros_like(share), where=share > 0)
+    scores = 1 + (share * logs).sum(axis=1) / np.log(max(2, importance.shape[1]))
+    return float(np.average(scores, weights=total[total > 0])) if len(scores) else 0.0
+
+
+def completeness(importance: np.ndarray) -> float:
+    """Returns 1 where each factor is foretold from one latent alone, 0 where from all of them alike.
+
+    It is `disentanglement` with latents and factors exchanged.
+
+    Example:
+      >>> round(completeness(np.array([[0.9, 0.1], [0.1, 0.9], [0.0, 0.0]])), 6)
+      0.704097
+    """
+    return disentanglement(importance.T)
+
+
+def factor_vae_score(
+    codes_of: Callable[[np.ndarray], np.ndarray],
+    factor_sizes: tuple[int, ...],
+    num_votes: int = 10_000,
+    num_test_votes: int = 5_000,
+    batch_size: int = 64,
+    num_global: int = 10_000,
+    threshold: float = 0.05,
+    seed: int = 0,
+) -> float:
+    """Returns the accuracy of the FactorVAE score (Kim & Mnih 2018, section 4), in [0, 1]; chance is about 1 / F.
+
+    A batch has one factor fixed and the others drawn; its vote is the latent that varies least, measured by its
+    variance over all images. Which factor was fixed is foretold by the factor that the latent was most often voted
+    for with. Latents with a standard deviation of `threshold` or less over all images take no part. A latent keeps
+    its number then: the released code numbers those that are left, and so mixes latents up.
+
+    Args:
+      codes_of: from factors [batch_size, F] to codes [batch_size, Z] of images drawn with them.
+      factor_sizes: number of values of each factor.
+      num_votes: votes that the classifier is made of.
+      num_test_votes: votes that judge it.
+      batch_size: images of a vote.
+      num_global: images that the variance over all images is taken of, rounded up to whole batches.
+      threshold: a standard deviation.
+      seed: of all draws.
+
+    Raises:
+      ValueError: no factor varies.
+
+    Example:
+      >>> factor_vae_score(lambda factors: factors * 1.0, (3, 1, 5), num_votes=50, num_test_votes=50)
+      1.0
+    """
+    sizes = np.asarray(factor_sizes)
+    varying = np.flatnonzero(sizes > 1)
+    if not len(varying):
+        raise ValueError("no factor varies")
+    rng = np.random.default_rng(seed)
+
+    def drawn() -> np.ndarray:
+        return rng.integers(sizes, size=(batch_size, len(sizes)))
+
+    everywhere = [codes_of(drawn()) for _ in range(-(-num_global // batch_size))]
+    variance = np.var(np.concatenate(everywhere), axis=0, ddof=1)
+    active = np.sqrt(variance) > threshold
+    if not active.any():
+        return 0.0
+
+    def votes(num: int) -> np.ndarray:
+        """Returns how often each latent was voted for with each factor, [Z, F]."""
+        table = np.zeros((len(variance), len(sizes)), np.int64)
+        for _ in range(num):
+            fixed = rng.choice(varying)
+            factors = drawn()
+            factors[:, fixed] = factors[0, fixed]
+            spread = np.var(codes_of(factors), axis=0) / np.where(active, variance, 1)
+            table[np.argmin(np.where(active, spread, np.inf)), fixed] += 1
+        return table
+
+    majority = votes(num_votes).argmax(axis=1)
+    return float(votes(num_test_votes)[np.arange(len(variance)), majority].sum() / num_test_votes)
+
+
+def _gap(values: np.ndarray) -> float:
+    """The difference of the two largest; a lone value is its own gap."""
+    second, first = np.sort(np.append(values, 0.0))[-2:]
+    return first - second
+
+
+def _varying(factors: np.ndarray) -> np.ndarray:
+    factors = np.asarray(factors)
+    varies = (factors != factors[:1]).any(axis=0)
+    if not varies.any():
+        raise ValueError("no factor varies")
+    return factors[:, varies]
+
+
+def _pairs(factors: np.ndarray, test_factors: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each factor that varies in the first rows, beside its test rows."""
+    factors, test_factors = np.asarray(factors), np.asarray(test_factors)
+    varies = (factors != factors[:1]).any(axis=0)
+    return list(zip(_varying(factors).T, test_factors[:, varies].T, strict=True))
+
+
+def _scikit(module: str) -> Any:
+    try:
+        return importlib.import_module(f"sklearn.{module}")
+    except ImportError:
+        raise UserError('SAP and DCI take scikit-learn: pip install "gen-jax[disentanglement]"') from None
