@@ -236,8 +236,9 @@ def _warnings(run: Run) -> list[str]:
     warnings = []
     if run.num_steps and run.num_steps - run.step >= run.settings.get("log_every", 1):
         warnings.append(f"This run is not finished: step {run.step:,} of {run.num_steps:,} was the last one logged.")
-    asked, used = run.settings.get("data", {}).get("name"), run.data.get("name")
-    if asked and used and asked != used:
+    data, used = run.settings.get("data", {}), run.data.get("name")
+    asked = data.get("name")
+    if used and used == data.get("offline_substitute") and used != asked:
         warnings.append(f"The config asks for the data set {asked}; this run was trained on {used} instead.")
     measured = run.facts.get("checkpoint_step")
     if run.metrics and measured is not None and measured != run.step:
@@ -389,7 +390,7 @@ def _reproduce(run: Run) -> Html:
 SECTIONS: tuple[tuple[str, str, Callable[[Run], Html | None]], ...] = (
     ("samples", "Samples", _headline),
     ("figures", "Key figures", _key_figures),
-    ("grid", "A hundred samples", _grid),
+    ("grid", "Samples as drawn", _grid),
     ("model", "Inside the model", _pictures),
     ("classes", "Classes", _histogram),
     ("curves", "Curves", _loss_curves),

@@ -143,12 +143,15 @@ def _checked_labels(
     return labels.astype(np.int32)
 
 
-def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None) -> None:
-    """Writes samples.npz (arr_0, and arr_1 where there are labels) and a grid of the first 100, samples.png."""
+def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None, data: str) -> None:
+    """Writes samples.npz (arr_0, and arr_1 where there are labels) and a grid of the first 100, samples.png.
+
+    The picture's description names `data`, the set that the model was trained on.
+    """
     buffer = io.BytesIO()
     np.savez_compressed(buffer, images, *(() if labels is None else (labels,)))
     write_bytes(run.samples_npz, buffer.getvalue())
-    save_png(run.workdir / "samples.png", grid(images[:NUM_IN_GRID]))
+    save_png(run.workdir / "samples.png", grid(images[:NUM_IN_GRID]), f"Samples of a model trained on {data}")
 
 
 def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
@@ -158,5 +161,5 @@ def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None
     num = model.config.sample.num
     images, labels = model.generate(model.state, num, progress=jax.process_index() == 0)
     if jax.process_index() == 0:
-        write_samples(run, images, labels)
+        write_samples(run, images, labels, model.spec.name)
         print(f"{num} samples of {run.workdir} (step {int(model.state.step)}): {run.samples_npz}, and samples.png")

@@ -144,7 +144,8 @@ def _loop(
                 scores = {f"eval/{k}": v for k, (v, _) in losses(state).items()}
                 if writer:
                     writer.write(done, scores)
-                    save_png(run.samples / f"{done:08d}.png", grid(images))
+                    description = f"Samples at step {done} of a model trained on {data.spec.name}"
+                    save_png(run.samples / f"{done:08d}.png", grid(images), description)
             if done % config.checkpoint_every == 0 or last:
                 if not bool(finite(state)):
                     _stop_if_not_finite({}, state, done, checkpoints)
@@ -170,7 +171,7 @@ def _finish(
     report_values = evaluate.judge(config, method, data, mesh, state, images, labels)
     if not chief:
         return
-    sample.write_samples(run, images, labels)
+    sample.write_samples(run, images, labels, data.spec.name)
     for number, (name, picture) in enumerate((pictures | evaluate.nearest_picture(images, data)).items()):
         save_picture(run.pictures / f"{number:02d}_{name}.npz", picture)
     evaluate.write_report(run, report_values)

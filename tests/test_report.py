@@ -224,6 +224,10 @@ def test_data_other_than_asked_for_is_said_aloud(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["data"]["name"] = "drawn_digits"
     (folder / "config.json").write_text(json.dumps(config))
+    assert "asks for the data set" not in page_of(folder).text  # a folder's set has a shorter name than its path
+
+    config["config"]["data"]["offline_substitute"] = "drawn_digits"
+    (folder / "config.json").write_text(json.dumps(config))
     text = page_of(folder).text
     assert "DDPM trained on drawn_digits" in text
     assert "asks for the data set ddpm_mnist; this run was trained on drawn_digits instead" in text

@@ -11,6 +11,7 @@ import time
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 from conftest import tiny_words
 
@@ -61,6 +62,9 @@ def test_a_run_leaves_what_it_promises(tiny_run):
     assert {"test_loss", "frechet_distance/classifier_70", "recall/classifier_70"} <= names
     config = json.loads((tiny_run / "config.json").read_text())
     assert config["data"]["name"] == "made_up_digits"
+    for picture in ("samples.png", "samples/00000006.png"):
+        with PIL.Image.open(tiny_run / picture) as opened:
+            assert opened.info["Description"].endswith("trained on made_up_digits")
     assert sum(row["parameters"] for row in config["parameters"]["denoiser"]) > 1000
     assert list((tiny_run / "tensorboard").glob("events*"))
 

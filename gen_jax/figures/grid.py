@@ -67,22 +67,27 @@ def to_pil(image: Images) -> PIL.Image.Image:
     return PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def png_bytes(image: Images) -> bytes:
-    """Returns `image` uint8 [H, W, C], C 1 or 3, as a PNG file.
+def png_bytes(image: Images, description: str = "") -> bytes:
+    """Returns `image` uint8 [H, W, C], C 1 or 3, as a PNG file, with a description inside where there is one.
 
     Example:
       >>> png_bytes(np.zeros((2, 2, 1), np.uint8))[1:4]
       b'PNG'
     """
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    if description:
+        info.add_text("Description", description)
     stream = io.BytesIO()
-    to_pil(image).save(stream, "PNG", optimize=True)
+    to_pil(image).save(stream, "PNG", optimize=True, pnginfo=info)
     return stream.getvalue()
 
 
-def save_png(path: pathlib.Path, image: Images) -> None:
+def save_png(path: pathlib.Path, image: Images, description: str = "") -> None:
     """Writes `image` uint8 [H, W, C] as a PNG file; its folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png_bytes(image))
+    path.write_bytes(png_bytes(image, description))
 
 
 def load_png(path: pathlib.Path) -> Images:
