@@ -134,8 +134,10 @@ def test_an_error_arrives_as_it_was_raised_and_nothing_stays_behind(workers: int
 
 
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
 from gen_jax.data import streaming
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without
 
 def main():
     with streaming.ahead(lambda _: os.getpid(), range(10**9), workers=1) as processes:
