@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import data_config
 
-from gen_jax.config import base_config
 from gen_jax.data import cache, dataset, stroke_digits
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, UserError
@@ -22,12 +22,6 @@ def drawn() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stroke_digits.StrokeDigits, "NUM_EXAMPLES", {"train": 60, "test": 20})
-
-
-def _config(data_dir: pathlib.Path, **changes: str):
-    config = base_config().data
-    config.update(name="stroke_digits", data_dir=str(data_dir), **changes)
-    return config
 
 
 def test_a_picture_depends_on_seed_and_index_alone(monkeypatch: pytest.MonkeyPatch):
@@ -136,7 +130,7 @@ def test_no_two_pictures_are_equal(drawn: tuple[np.ndarray, np.ndarray]):
 
 @pytest.mark.usefixtures("few")
 def test_prepares_itself_without_tensorflow_and_reads_back_what_was_drawn(tmp_path: pathlib.Path):
-    data = dataset.load(_config(tmp_path))
+    data = dataset.load(data_config(tmp_path, "stroke_digits"))
     assert "tensorflow" not in sys.modules
     assert (data.spec.name, data.spec.image_shape, data.spec.num_examples) == ("stroke_digits", (28, 28, 1), 60)
     assert data.spec.class_names == tuple("0123456789")
@@ -153,11 +147,11 @@ def test_prepares_itself_without_tensorflow_and_reads_back_what_was_drawn(tmp_pa
 def test_prepares_once_and_over_the_leftovers_of_a_death(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     leftover = tmp_path / "stroke_digits" / "incomplete.ABCDEF_1.0.0"
     leftover.mkdir(parents=True)
-    first = dataset.load(_config(tmp_path)).spec
+    first = dataset.load(data_config(tmp_path, "stroke_digits")).spec
     assert not leftover.exists()
     monkeypatch.setattr(stroke_digits, "draw", None)
-    assert dataset.load(_config(tmp_path)).spec == first
-    assert dataset.load(_config(tmp_path, train_split="train[:10]")).spec.num_examples == 10
+    assert dataset.load(data_config(tmp_path, "stroke_digits")).spec == first
+    assert dataset.load(data_config(tmp_path, "stroke_digits", train_split="train[:10]")).spec.num_examples == 10
 
 
 @pytest.mark.usefixtures("few")
@@ -181,7 +175,7 @@ def test_where_the_folder_is_read_only_the_cache_takes_it(tmp_path: pathlib.Path
         mkdir(path, *args, **kwargs)
 
     monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
-    config = _config(read_only, cache_dir=str(writable))
+    config = data_config(read_only, "stroke_digits", cache_dir=str(writable))
     assert dataset.load(config).spec.num_examples == 60
     assert (writable / "tfds/stroke_digits/1.0.0/dataset_info.json").exists()
     assert config.data_dir == str(read_only)
@@ -191,7 +185,7 @@ def test_where_the_folder_is_read_only_the_cache_takes_it(tmp_path: pathlib.Path
 
 @pytest.mark.usefixtures("few")
 def test_another_version_is_refused(tmp_path: pathlib.Path):
-    config = _config(tmp_path)
+    config = data_config(tmp_path, "stroke_digits")
     config.name = "stroke_digits:2.0.0"
     with pytest.raises(UserError, match="as version 1.0.0, not 2.0.0"):
         dataset.load(config)
@@ -211,7 +205,7 @@ def test_who_learned_from_it_alone_reads_mnist(shared: pathlib.Path, tmp_path: p
         fingerprint=cache.fingerprint(train),
     )
     judge = classifier.train(Dataset(spec, train, None), str(tmp_path), classifier.Recipe(num_steps=800))
-    mnist = dataset.load(_config(shared / "tfds", name="mnist")).test
+    mnist = dataset.load(data_config(shared / "tfds", "mnist")).test
     assert mnist is not None
     assert len(mnist["label"]) == 10_000
     assert np.mean(judge.probabilities(mnist["image"]).argmax(axis=1) == mnist["label"]) >= 0.9
