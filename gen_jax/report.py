@@ -128,7 +128,9 @@ def write(workdir: pathlib.Path | str) -> pathlib.Path:
     run = read(workdir)
     for name, picture in run.pictures.items():
         if picture.kind == "animation":
-            _write_gif(workdir / "pictures" / name, picture)
+            _write_gif(
+                workdir / "pictures" / name, picture, f"A model trained on {run.data.get('name', 'unknown data')}"
+            )
     path = workdir / "report.html"
     unfinished = path.with_suffix(".html.part")
     unfinished.write_text(draw(run), "utf-8")
@@ -533,9 +535,9 @@ def _progress_files(folder: pathlib.Path) -> list[pathlib.Path]:
     return [paths[i] for i in kept]
 
 
-def _write_gif(source: pathlib.Path, picture: Picture) -> None:
+def _write_gif(source: pathlib.Path, picture: Picture, description: str) -> None:
     path = source.with_suffix(".gif")
     if path.exists() and path.stat().st_mtime >= source.stat().st_mtime:
         return
     frames = animation.draw_frames(np.asarray(picture.images), picture.columns)
-    animation.write_gif(path, frames, factor=max(1, round(_GIF_WIDTH / frames.shape[2])))
+    animation.write_gif(path, frames, factor=max(1, round(_GIF_WIDTH / frames.shape[2])), description=description)

@@ -65,6 +65,9 @@ def test_a_run_leaves_what_it_promises(tiny_run):
     for picture in ("samples.png", "samples/00000006.png"):
         with PIL.Image.open(tiny_run / picture) as opened:
             assert opened.info["Description"].endswith("trained on made_up_digits")
+    (animation,) = (tiny_run / "pictures").glob("*.gif")
+    with PIL.Image.open(animation) as opened:
+        assert opened.info["comment"].endswith(b"trained on made_up_digits")
     assert sum(row["parameters"] for row in config["parameters"]["denoiser"]) > 1000
     assert list((tiny_run / "tensorboard").glob("events*"))
 

@@ -44,7 +44,9 @@ def sheet_columns(count: int) -> int:
     return math.ceil(math.sqrt(count))
 
 
-def write_gif(path: pathlib.Path, frames: Images, milliseconds: int = 80, factor: int = 4) -> None:
+def write_gif(
+    path: pathlib.Path, frames: Images, milliseconds: int = 80, factor: int = 4, description: str = ""
+) -> None:
     """Writes frames uint8 [F, H, W, C] as a GIF that repeats and rests a second on its last frame.
 
     Args:
@@ -52,8 +54,10 @@ def write_gif(path: pathlib.Path, frames: Images, milliseconds: int = 80, factor
       frames: grey or RGB.
       milliseconds: a frame is shown; GIF counts in hundredths of a second.
       factor: by which every pixel is enlarged.
+      description: the file's comment, ASCII.
     """
     pictures = [to_pil(enlarge(frame, factor)) for frame in checked(frames)]
     durations = [milliseconds] * (len(pictures) - 1) + [1000]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0,
+                     comment=description.encode("ascii", "backslashreplace"))  # fmt: skip
