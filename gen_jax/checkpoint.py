@@ -7,6 +7,7 @@ sign of completeness is not enough to tell a damaged checkpoint from one of anot
   the folder to `<step>`. A folder `<step>` was therefore complete once, and whatever disagrees with its list is damage.
 - `leaves.json`, under the list like every file, names each array with its shape, so that a changed config is
   seen before Orbax is asked, and is not mistaken for damage.
+- `about.json`, likewise, says what a checkpoint that has left its run's directory would not: what it was trained on.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -36,6 +37,7 @@ from gen_jax.run import sync_folder, write_json
 
 _LIST = "files.json"
 _LEAVES = "leaves.json"
+_ABOUT = "about.json"
 _NONE, _ALL_DAMAGED = -1, -2  # in place of a step, which is never negative
 
 _logger = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Checkpoints:
     Args:
       directory: `checkpoints/` of the run, seen by all processes; made by the first save.
       keep: how many checkpoints stay; older ones go once a newer one is whole.
+      about: what each checkpoint says of itself, as plain JSON values; nothing reads it.
 
     Example:
       >>> import tempfile
@@ -61,9 +64,10 @@ class Checkpoints:
       [7] {'net': Array([1., 1.], dtype=float32)}
     """
 
-    def __init__(self, directory: str | os.PathLike[str], keep: int = 3):
+    def __init__(self, directory: str | os.PathLike[str], keep: int = 3, about: Mapping[str, Any] | None = None):
         self.directory = pathlib.Path(directory).absolute()
         self._keep = keep
+        self._about = dict(about or {})
         self._unfinished = self.directory / "unfinished"
         self._executor = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
@@ -190,6 +194,7 @@ class Checkpoints:
             return
         folder = self._unfinished / str(step)
         write_json(folder / _LEAVES, leaves)
+        write_json(folder / _ABOUT, self._about)
         write_json(folder / _LIST, _list_files(folder))
         folder.rename(self._folder(step))
         sync_folder(self.directory)

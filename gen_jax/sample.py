@@ -146,10 +146,10 @@ def _checked_labels(
 def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None, data: str) -> None:
     """Writes samples.npz (arr_0, and arr_1 where there are labels) and a grid of the first 100, samples.png.
 
-    The picture's description names `data`, the set that the model was trained on.
+    Both name `data`, the set that the model was trained on: an array of that name, and the picture's description.
     """
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, images, *(() if labels is None else (labels,)))
+    np.savez_compressed(buffer, images, *(() if labels is None else (labels,)), data=np.array(data))
     write_bytes(run.samples_npz, buffer.getvalue())
     save_png(run.workdir / "samples.png", grid(images[:NUM_IN_GRID]), f"Samples of a model trained on {data}")
 

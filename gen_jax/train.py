@@ -62,7 +62,8 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
         method = methods.make(config, data.spec)
         abstract = abstract_state(method, data.spec, mesh)
         record = describe(config, data.spec, abstract, mesh, name, variant, command)
-        with Checkpoints(run.checkpoints) as checkpoints:
+        about = {"data": data.spec.name, "fingerprint": data.spec.fingerprint}
+        with Checkpoints(run.checkpoints, about=about) as checkpoints:
             checkpoints.clean()
             state = checkpoints.restore(abstract)
             start = 0 if state is None else int(state.step)
@@ -113,7 +114,7 @@ def _loop(
     window_step, in_flight, scalars, saved = start, {}, {}, start
     steps = range(start, config.num_steps, config.steps_per_call)
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(Writer(run.workdir, start)) if chief else None
+        writer = stack.enter_context(Writer(run.workdir, start, data.spec.name)) if chief else None
         progress = stack.enter_context(Progress(config.num_steps, start)) if chief else None
         stop_requested = stack.enter_context(_StopRequests())
         batches = stack.enter_context(batches_of(steps, config, method, data, executor))
@@ -173,7 +174,7 @@ def _finish(
         return
     sample.write_samples(run, images, labels, data.spec.name)
     for number, (name, picture) in enumerate((pictures | evaluate.nearest_picture(images, data)).items()):
-        save_picture(run.pictures / f"{number:02d}_{name}.npz", picture)
+        save_picture(run.pictures / f"{number:02d}_{name}.npz", picture, data.spec.name)
     evaluate.write_report(run, report_values)
     page = report.write(run.workdir)
     print(evaluate.table(report_values))

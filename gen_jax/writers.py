@@ -24,27 +24,29 @@ class Writer:
     Args:
       workdir: directory of the run.
       step: the last step that counts, 0 for a new run.
+      data: name of the set that is trained on; every line has it, and the events as a text.
 
     Example:
       >>> import tempfile
       >>> workdir = tempfile.mkdtemp()
-      >>> with Writer(workdir, 0) as writer:
+      >>> with Writer(workdir, 0, "mnist") as writer:
       ...     writer.write(1, {"loss": 0.5})
       ...     writer.write(2, {"loss": 0.25})
-      >>> Writer(workdir, 1).close()
+      >>> Writer(workdir, 1, "mnist").close()
       >>> [record["loss"] for record in read_metrics(workdir)]
       [0.5]
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], step: int):
+    def __init__(self, workdir: str | os.PathLike[str], step: int, data: str):
         run = Run(workdir)
         self._path = run.metrics
+        self._data = data
         with writing(run.workdir):
             run.tensorboard.mkdir(parents=True, exist_ok=True)
         kept = [record for record in read_metrics(workdir) if record["step"] <= step]
         write_bytes(self._path, "".join(to_json(record) + "\n" for record in kept).encode())
         with writing(run.tensorboard):
-            self._events = _Events(run)
+            self._events = _Events(run, data)
             for record in kept:
                 self._events.write(record)
             self._events.flush()
@@ -63,7 +65,7 @@ class Writer:
         Raises:
           UserError: if the disk is full or the directory can no longer be written.
         """
-        record = {"step": step, "time": round(time.time(), 3), **scalars}
+        record = {"step": step, "time": round(time.time(), 3), "data": self._data, **scalars}
         with writing(self._path):
             self._metrics.write(to_json(record) + "\n")
             self._metrics.flush()
@@ -93,16 +95,22 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return records
 
 
+_NO_SCALARS = ("step", "time", "data")  # of a record
+
+
 class _Events:
     """TensorBoard's event file, written at once: SummaryWriter's thread loses what it holds when the process is
     killed, and blocks for ever once it has died of a full disk."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, data: str):
         from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.summary import text
 
         for old in run.tensorboard.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = EventsWriter(str(run.tensorboard / "events"))
+        self._writer.write_event(Event(step=0, summary=text("data", data)))
 
     def write(self, record: dict[str, Any]) -> None:
         # Both classes are made when their modules are imported, out of a type checker's sight.
@@ -112,7 +120,7 @@ class _Events:
         values = [
             Summary.Value(tag=name, simple_value=value)
             for name, value in record.items()
-            if name not in ("step", "time") and value is not None and math.isfinite(value)
+            if name not in _NO_SCALARS and value is not None and math.isfinite(value)
         ]
         summary = Summary(value=values)
         self._writer.write_event(Event(step=record["step"], wall_time=record.get("time", 0.0), summary=summary))

@@ -55,7 +55,9 @@ def write_run(folder: pathlib.Path, name: str = "ddpm_mnist", steps: int = 100) 
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for index, (kind, labels) in enumerate([("strip", (name,) * 6), ("animation", (name,) * 6), ("grid", ())]):
         shown = images[:24].reshape(6, 4, 8, 8, 1) if kind == "animation" else images[:6]
-        save_picture(folder / f"pictures/{index:02}_{kind}.npz", Picture(shown, f"{kind} {name}", name, kind, labels))
+        save_picture(
+            folder / f"pictures/{index:02}_{kind}.npz", Picture(shown, f"{kind} {name}", name, kind, labels), "mnist"
+        )
     np.savez(folder / "samples.npz", images, np.arange(120) % 10)
     for step in (50, 100):
         save_png(folder / f"samples/{step:06}.png", grid(images[:16]))
@@ -285,7 +287,7 @@ def test_animations_are_written_as_gif_once(tmp_path):
 def test_the_page_of_a_normal_run_can_be_mailed(tmp_path):
     folder = write_run(tmp_path / "run")
     noise = np.random.default_rng(0).integers(0, 256, (40, 16, 32, 32, 3), np.uint8)  # nothing compresses worse
-    save_picture(folder / "pictures/05_noise.npz", Picture(noise, "noise", kind="animation"))
+    save_picture(folder / "pictures/05_noise.npz", Picture(noise, "noise", kind="animation"), "mnist")
     assert report.write(folder).stat().st_size < 3_000_000
 
 
@@ -313,7 +315,7 @@ def test_the_keyboard_moves_the_slider_and_the_read_out(browser, tmp_path):
     folder = write_run(tmp_path / "run")
     frames = np.arange(6, dtype=np.uint8)[:, None, None, None, None] * np.full((1, 1, 4, 4, 1), 40, np.uint8)
     labels = tuple(f"t = {index}" for index in range(6))
-    save_picture(folder / "pictures/01_animation.npz", Picture(frames, "t", kind="animation", labels=labels))
+    save_picture(folder / "pictures/01_animation.npz", Picture(frames, "t", kind="animation", labels=labels), "mnist")
     browser.open(report.write(folder))
     pixel = "document.querySelector('.player canvas').getContext('2d').getImageData(1, 1, 1, 1).data[0]"
     label = "document.querySelector('.player output').textContent"

@@ -26,13 +26,17 @@ def _events(workdir):
         while position < len(content):
             (length,) = struct.unpack_from("<Q", content, position)
             event = Event.FromString(content[position + 12 : position + 12 + length])
-            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            found += [
+                (event.step, value.tag, value.simple_value)
+                for value in event.summary.value
+                if value.HasField("simple_value")
+            ]
             position += 12 + length + 4
     return found
 
 
 def _train(workdir, start, stop):
-    with Writer(workdir, start) as writer:
+    with Writer(workdir, start, "mnist") as writer:
         for step in range(start + 1, stop + 1):
             writer.write(step, {"loss": 1 / 2**step})
 
@@ -71,13 +75,13 @@ def test_events_that_a_kill_kept_from_disk_come_back_from_the_record(tmp_path):
 
 def test_new_run_starts_with_nothing(tmp_path):
     _train(tmp_path, 0, 4)
-    Writer(tmp_path, 0).close()
+    Writer(tmp_path, 0, "mnist").close()
     assert read_metrics(tmp_path) == []
     assert _events(tmp_path) == []
 
 
 def test_not_finite_is_null_in_the_record_and_absent_from_the_events(tmp_path):
-    with Writer(tmp_path, 0) as writer:
+    with Writer(tmp_path, 0, "mnist") as writer:
         writer.write(1, {"loss": math.nan, "norm": math.inf, "good": 2.0})
     (line,) = Run(tmp_path).metrics.read_text().splitlines()
     assert "NaN" not in line
@@ -86,7 +90,7 @@ def test_not_finite_is_null_in_the_record_and_absent_from_the_events(tmp_path):
 
 
 def test_lines_are_on_disk_at_once(tmp_path):
-    writer = Writer(tmp_path, 0)
+    writer = Writer(tmp_path, 0, "mnist")
     writer.write(1, {"loss": 0.5})
     assert read_metrics(tmp_path)[0]["loss"] == 0.5
     assert _events(tmp_path) == [(1, "loss", 0.5)]
@@ -94,7 +98,7 @@ def test_lines_are_on_disk_at_once(tmp_path):
 
 
 def test_full_disk_is_one_line(tmp_path):
-    writer = Writer(tmp_path, 0)
+    writer = Writer(tmp_path, 0, "mnist")
     writer.write(1, {"loss": 0.5})
     with files_of_at_most(100):
         with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: File too large"):

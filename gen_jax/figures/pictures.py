@@ -12,9 +12,13 @@ from gen_jax.method import Picture
 _NDIM = {"grid": 4, "strip": 4, "animation": 5}
 
 
-def save_picture(path: pathlib.Path, picture: Picture) -> None:
-    """Writes `picture` as an .npz of `images` and `meta` (a JSON text); its folder is made where it is missing."""
+def save_picture(path: pathlib.Path, picture: Picture, data: str) -> None:
+    """Writes `picture` as an .npz of `images` and `meta` (a JSON text); its folder is made where it is missing.
+
+    `meta` names `data`, the set that the model was trained on.
+    """
     meta = {name: getattr(picture, name) for name in ("title", "caption", "kind", "labels", "columns")}
+    meta["data"] = data
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         np.savez_compressed(file, images=np.asarray(picture.images), meta=np.array(json.dumps(meta)))

@@ -19,7 +19,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 1), np.uint8)
 )
 def test_a_picture_comes_back_as_it_was(tmp_path, picture):
     path = tmp_path / "pictures" / "00_name.npz"
-    save_picture(path, picture)
+    save_picture(path, picture, "mnist")
     back = load_picture(path)
     np.testing.assert_array_equal(back.images, picture.images)
     assert back.images.dtype == np.uint8
