@@ -1,4 +1,6 @@
+import functools
 import gzip
+import http.server
 import io
 import os
 import pathlib
@@ -7,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Iterator
 
 import filelock
@@ -110,6 +113,24 @@ def test_raw_files_are_prepared_pixel_by_pixel(
     out, err = capfd.readouterr()
     assert not out
     assert f"gen_jax: {name} is not prepared in {tmp_path}: downloading and preparing it, once\n" in err
+
+
+def test_files_that_are_not_there_are_downloaded(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    written = write_idx(tmp_path / "served")
+    register(monkeypatch, "mnist", tmp_path / "served")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    monkeypatch.setattr(handler.func, "log_message", lambda *_: None)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}/"
+        infos = mnist.MNIST.url_infos
+        for url in list(infos):
+            monkeypatch.setitem(infos, here + url.rpartition("/")[2], infos[url])
+        monkeypatch.setattr(mnist.MNIST, "URL", here)
+        data = dataset.load(data_config(tmp_path / "tfds", "mnist"))
+        server.shutdown()
+    assert _sorted(data.train["image"], data.train["label"]) == _sorted(*written["train"])
 
 
 def test_two_preparations_agree(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
