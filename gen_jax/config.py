@@ -30,6 +30,10 @@ MAY_CHANGE = (
     "data.stream", "data.workers", "executor", "num_devices", "steps_per_call", "accumulate", "fast_compile_options",
 )  # fmt: skip
 
+# What a trained model may be sampled with, and judged with: the rest is as it was trained.
+SAMPLING = ("sample.*", "num_devices", "fast_compile_options")
+JUDGING = (*SAMPLING, "eval.*", "data.data_dir", "data.cache_dir", "data.stream", "data.workers")
+
 COUNTS = ("batch_size", "num_steps", "log_every", "eval_every", "checkpoint_every", "steps_per_call", "accumulate",
           "sample.num", "sample.batch_size", "eval.num_samples", "eval.num_examples",
           "eval.classifier_steps")  # fmt: skip
@@ -280,13 +284,13 @@ def require_choice(key: str, value: str, allowed: Iterable[str]) -> None:
         raise UserError(f"config.{key} is {value!r}; {hint}allowed: {', '.join(allowed)}")
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns one line a key whose change a resumed run refuses: "key: old -> new"."""
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Iterable[str] = MAY_CHANGE) -> list[str]:
+    """Returns one line a key that differs and is not `free`, by default to a resumed run: "key: old -> new"."""
     before, after = (json.loads(json.dumps(flatten(c))) for c in (old, new))
     return [
         f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not any(fnmatch.fnmatch(key, free) for free in MAY_CHANGE)
+        if before.get(key) != after.get(key) and not any(fnmatch.fnmatch(key, each) for each in free)
     ]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gen_jax import config as configs
 from gen_jax import parallel, report, sample
 from gen_jax.data import dataset
 from gen_jax.method import Method, Picture, State, stream
@@ -28,7 +29,7 @@ NEIGHBOURS = 5
 
 def evaluate(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
     """`--mode=eval`: judges `config.eval.num_samples` new samples of a run; writes report.json and the page."""
-    model = sample.load(workdir, overrides)
+    model = sample.load(workdir, overrides, configs.JUDGING)
     config, run = model.config, Run(workdir)
     if model.spec.name == config.data.offline_substitute:
         config.data.name = model.spec.name  # there may be a network by now, but this is what it was trained on

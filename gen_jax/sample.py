@@ -63,20 +63,28 @@ class Model:
         return make_generator(self.method, self.config, self.spec, self.mesh)
 
 
-def load(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> Model:
+def load(
+    workdir: str | pathlib.Path, overrides: tuple[str, ...] = (), free: tuple[str, ...] = configs.SAMPLING
+) -> Model:
     """Returns the model of a run's directory, at its newest whole checkpoint.
 
     Args:
       workdir: a directory that training wrote.
       overrides: words such as "--config.sample.num_steps=10".
+      free: the keys that they may set, as patterns.
 
     Raises:
-      UserError: no run there, or no checkpoint yet.
+      UserError: no run there, or no checkpoint yet; another key.
     """
     run = Run(workdir)
     stored = run.read_config()
     config = configs.override(configs.from_dict(stored["config"]), overrides)
     configs.check(config)
+    if refused := configs.changes(stored["config"], config.to_dict(), free):
+        raise UserError(
+            f"{run.workdir} was trained with another config ({'; '.join(refused)}), and that cannot be changed "
+            f"afterwards; only these can: {', '.join(free)}"
+        )
     spec = DataSpec.from_dict(stored["data"])
     method = methods.make(config, spec)
     mesh = parallel.make_mesh(config.num_devices)

@@ -30,7 +30,7 @@ def test_the_mode_writes_as_many_as_asked_for(tiny_run, tmp_path):
         (copy / name).symlink_to(tiny_run / name)
     main.main([f"--workdir={copy}", "--mode=sample", "--config.sample.num=5", "--config.sample.batch_size=3"])
     stored = np.load(copy / "samples.npz")
-    assert stored.files == ["arr_0", "arr_1"]
+    assert sorted(stored.files) == ["arr_0", "arr_1", "data"]
     assert stored["arr_1"].tolist() == [0, 1, 2, 3, 4]  # classes take turns
     assert stored["arr_0"].shape == (5, 8, 8, 1)
     assert stored["arr_0"].dtype == np.uint8
@@ -57,3 +57,11 @@ def test_refusals(tiny_run, tmp_path):
         generate(model.state, 2, labels=[0, 0])
     with pytest.raises(UserError, match="did you mean sample.num"):
         main.main([f"--workdir={tiny_run}", "--mode=sample", "--config.sample.nun=3"])
+
+
+@pytest.mark.parametrize("mode", ["sample", "eval"])
+@pytest.mark.parametrize("word", ["seed=5", "diffusion.prediction=x", "num_steps=20", "data.name=mnist"])
+def test_what_training_has_fixed_is_refused_afterwards(tiny_run, mode, word):
+    key = word.partition("=")[0]
+    with pytest.raises(UserError, match=rf"trained with another config \({key}: .*only these can: sample\.\*"):
+        main.main([f"--workdir={tiny_run}", f"--mode={mode}", f"--config.{word}"])
