@@ -40,6 +40,18 @@ COUNTS = ("batch_size", "num_steps", "log_every", "eval_every", "checkpoint_ever
 
 SHARES = ("optimizer.b1", "optimizer.b2", "network.dropout")  # in [0, 1); not every config has the last
 
+# What only some choices of another key read: with the others, setting it would change nothing.
+READ_WITH = {
+    "optimizer.b1": ("optimizer.name", ("adam", "adamw", "muon", "sgd")),
+    "optimizer.b2": ("optimizer.name", ("adam", "adamw", "muon", "rmsprop")),
+    "optimizer.eps": ("optimizer.name", ("adam", "adamw", "muon", "rmsprop")),
+    "optimizer.weight_decay": ("optimizer.name", ("adamw",)),
+    "optimizer.decay_share": ("optimizer.decay", ("linear", "cosine")),
+    "sample.eta": ("sample.sampler", ("ddim",)),
+    "sample.variance": ("sample.sampler", ("ancestral",)),
+    "vae.sigma": ("vae.likelihood", ("gaussian",)),
+}
+
 CHOICES = {
     "executor": parallel.EXECUTORS,
     "compute_dtype": ("float32", "bfloat16"),
@@ -86,7 +98,7 @@ def base_config() -> Config:
                 "b1": 0.9,
                 "b2": 0.999,
                 "eps": 1e-8,
-                "weight_decay": 0.0,  # adamw only
+                "weight_decay": 0.0,
                 "clip_norm": 1.0,  # 0: none
                 "warmup_steps": 0,
                 "decay": "none",  # or linear, cosine: to zero at num_steps
@@ -177,7 +189,7 @@ def override(config: Config, words: Iterable[str]) -> Config:
 
     Raises:
       UserError: a word of another form, an unknown key (with the nearest right name), a value of another type,
-        another method than the one that the config has the values of.
+        a value that changes nothing beside the others, another method than the one that the config has the values of.
 
     Example:
       >>> override(base_config(), ["--config.sample.num=16"]).sample.num
@@ -196,9 +208,19 @@ def override(config: Config, words: Iterable[str]) -> Config:
             raise UserError(f"--config.{key} needs a value: --config.{key}={_shown(flat[key])}")
         value = parse_value(key, text, flat[key])
         config.update_from_flattened_dict({key: value})
+    _refuse_unread(flat, flatten(config))
     if method:
         require_choice("method", config.method, [method])
     return config
+
+
+def _refuse_unread(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    for key, (other, choices) in READ_WITH.items():
+        if before.get(key) != after.get(key) and after[other] not in choices:
+            raise UserError(
+                f"config.{key}={_shown(after[key])} changes nothing with {other}={after[other]}: "
+                f"it is read with {' or '.join(choices)}"
+            )
 
 
 FLAGS = ("--config", "--workdir", "--mode", "--coordinator", "--num_processes", "--process_id", "--help")

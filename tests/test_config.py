@@ -13,10 +13,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from gen_jax import config as configs
-from gen_jax import methods, parallel, train
+from gen_jax import methods, optimizer, parallel, train
 from gen_jax.data import dataset
+from gen_jax.diffusion import sampler
 from gen_jax.method import DataSpec, UserError
 from gen_jax.run import Run
+from gen_jax.vae import likelihood
 
 PACKAGE = pathlib.Path(configs.__file__).parent
 FILES = sorted(PACKAGE.parent.glob("configs/*.py"))
@@ -66,7 +68,7 @@ def refused(*words):
         ("--config.optimizer.learning_rate=-1", "not be negative"),
         ("--config.optimizer.eps=-1", "not be negative"),
         ("--config.optimizer.b2=1", "[0, 1)"),
-        ("--config.optimizer.decay_share=0", "(0, 1]"),
+        ("--config.optimizer.decay_share=0.5", "it is read with linear or cosine"),
         ("--config.compute_dtype=float16", "bfloat16"),
     ],
 )
@@ -246,24 +248,36 @@ def keys_read_by_the_rest():
     return found
 
 
-# What only one choice of another key reads, and that choice: elsewhere it changes nothing.
-READ_WITH = {
-    "optimizer.weight_decay": ["--config.optimizer.name=adamw"],
-    "sample.eta": ["--config.sample.sampler=ddim"],
-    "vae.sigma": ["--config.vae.likelihood=gaussian", "--config.vae.binarisation=none"],
-}
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_key_of_every_config_is_read(path, monkeypatch):
     config = configs.load(f"{path}:tiny")[2]
     known = keys_read_by_the_method(config, monkeypatch) | keys_read_by_the_rest()
     unread = configs.flatten(config).keys() - known
-    assert unread <= READ_WITH.keys()
-    for key in unread:
-        read = set()
-        methods.make(Recorded(configs.override(config, READ_WITH[key]), read), SPEC)
-        assert key in read
+    assert unread <= configs.READ_WITH.keys()
+
+
+# decay_share is asked for in every case; that it counts for nothing without a decay is optax.constant_schedule's.
+ASKED_FOR = [key for key in configs.READ_WITH if key != "optimizer.decay_share"]
+
+
+@pytest.mark.parametrize("key", ASKED_FOR)
+def test_a_value_that_a_choice_does_not_read_is_refused_with_it(key):
+    other_key, choices = configs.READ_WITH[key]
+    leaf = other_key.rpartition(".")[2]
+    tables = {"name": optimizer.OPTIMIZERS, "sampler": sampler.SAMPLERS, "likelihood": likelihood.LIKELIHOODS}
+    loaded = [configs.load(f"{path}:tiny")[2] for path in FILES]
+    config = next(config for config in loaded if key in configs.flatten(config))
+    if "vae" in config:
+        config.vae.binarisation = "none"
+    assert {*choices} < {*tables[leaf]}
+    for choice in tables[leaf]:
+        words, read = [f"--config.{other_key}={choice}"], set()
+        methods.make(Recorded(configs.override(config, words), read), SPEC)
+        assert (key in read) == (choice in choices)
+        words.append(f"--config.{key}={other(configs.flatten(config)[key])}")
+        if choice not in choices:
+            with pytest.raises(UserError, match=rf"config\.{key}=.* changes nothing with {other_key}={choice}: it is"):
+                configs.override(config, words)
 
 
 def test_an_unknown_config_or_variant_is_one_line(tmp_path, monkeypatch):
