@@ -1,6 +1,6 @@
 """Kills runs with SIGKILL at random moments, resumes them, and compares what comes of it with an undisturbed run.
 
-    python tests/torture.py [--runs=100] [--seed=0] [--methods=ddpm vae]     (make torture N=100)
+    python tests/torture.py [--runs=100] [--seed=0] [--jobs=2] [--methods ddpm vae]     (make torture N=100)
 
 Each run is of a method's tiny config on made-up digits. It is killed up to three times: at any moment, while it trains,
 or inside the write of a checkpoint; then it ends in peace. Its last State must be the undisturbed one bit by bit, and
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -153,8 +154,13 @@ def differences(one: pathlib.Path, two: pathlib.Path) -> Iterator[str]:
         yield "samples.npz"
 
 
-def torture(method: str, runs: int, seed: int, folder: pathlib.Path) -> Iterator[tuple[list[str], list[str]]]:
-    """Yields, for each run of one method, what it was doing when it was killed and what differs in the end."""
+def torture(
+    method: str, runs: int, seed: int, jobs: int, folder: pathlib.Path
+) -> Iterator[tuple[list[str], list[str]]]:
+    """Yields, for each run of one method, what it was doing when it was killed and what differs in the end.
+
+    `jobs` runs are under way at once.
+    """
     file, more = CONFIGS[method]
     words = [f"--config={ROOT / file}", *more, *TINY, f"--config.data.name=image_folder:{folder / 'pictures'}"]
     calm = Run(folder / method / "calm")
@@ -166,7 +172,7 @@ def torture(method: str, runs: int, seed: int, folder: pathlib.Path) -> Iterator
         duration = victim.age
     times = [record["time"] for record in read_metrics(calm.workdir)]
 
-    for number in range(runs):
+    def one(number: int) -> tuple[list[str], list[str]]:
         # json: a seed of words and numbers, the same on any machine.
         rng = np.random.default_rng(list(json.dumps([method, seed, number]).encode()))
         run, kills = Run(folder / method / str(number)), []
@@ -182,13 +188,17 @@ def torture(method: str, runs: int, seed: int, folder: pathlib.Path) -> Iterator
             found = [str(error)]
         if not found:
             shutil.rmtree(run.workdir)
-        yield [kill for kill in kills if kill], found
+        return [kill for kill in kills if kill], found
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(one, range(runs))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=100, help="of each method")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     parser.add_argument("--methods", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
     flags = parser.parse_args()
 
@@ -198,7 +208,7 @@ def main() -> None:
     write_pictures(folder / "pictures")
     total, bad = collections.Counter(), 0
     for method in flags.methods:
-        for number, (kills, found) in enumerate(torture(method, flags.runs, flags.seed, folder)):
+        for number, (kills, found) in enumerate(torture(method, flags.runs, flags.seed, flags.jobs, folder)):
             total.update(kills)
             bad += bool(found)
             killed, other = (", ".join(names) or "nothing" for names in (kills, found))
