@@ -29,10 +29,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from gen_jax.method import State, UserError
+from gen_jax.parallel import from_first_process
 from gen_jax.run import sync_folder, write_json
 
 _LIST = "files.json"
@@ -205,9 +204,7 @@ class Checkpoints:
 
     def _choose(self) -> int | None:
         """Returns the newest whole step, the same in every process, and sets damaged newer ones aside."""
-        choice = self._choose_alone() if jax.process_index() == 0 else 0
-        if jax.process_count() > 1:
-            choice = int(multihost_utils.broadcast_one_to_all(np.int32(choice)))
+        choice = from_first_process(self._choose_alone() if jax.process_index() == 0 else 0)
         if choice == _ALL_DAMAGED:
             raise UserError(
                 f"none of the checkpoints in {self.directory} is whole; nothing was deleted:"

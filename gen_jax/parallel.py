@@ -161,6 +161,20 @@ def fetch(array: Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
+def from_first_process(value: int) -> int:
+    """Returns what process 0 gave, in every process: what it alone found out, on a disk for example.
+
+    Example:
+      >>> from_first_process(3)
+      3
+    """
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
 def init_state(init: Callable[[Array], State], seed: int, mesh: Mesh) -> State:
     """Returns the initial State, replicated: made under jit, which works with several processes too."""
     # It runs once: on a CPU, code that is not optimised is there four times sooner.

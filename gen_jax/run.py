@@ -16,7 +16,7 @@ import os
 import pathlib
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from gen_jax.method import UserError
 
@@ -44,11 +44,22 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
       >>> path.read_bytes()
       b'22'
     """
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Gives a file to write to, which takes the place of `path` when the block ends well: `write_bytes` in pieces.
+
+    Raises:
+      UserError: if it cannot be written; the old content stays.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -144,6 +155,11 @@ class Run:
         return self.workdir / "samples.npz"
 
     @property
+    def sample_pieces(self) -> pathlib.Path:
+        """Parts of `samples_npz`, while `--mode=sample` draws the others."""
+        return self.workdir / "samples.pieces"
+
+    @property
     def report_json(self) -> pathlib.Path:
         """Every metric with its protocol."""
         return self.workdir / "report.json"
@@ -171,6 +187,8 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Keeps other processes from training here; the system lets go when this one ends, however it ends.
 
+        What a killed process left half-written is removed.
+
         Raises:
           UserError: if another process holds it (the line names that process), or the directory cannot be written.
         """
@@ -186,10 +204,22 @@ class Run:
                 file.truncate(0)
                 file.write(to_json(_this_process()))
                 file.flush()
+            _sweep(self.workdir)
             try:
                 yield
             finally:
                 file.truncate(0)
+
+
+def _sweep(workdir: pathlib.Path) -> None:
+    """Removes temporary files of `replacing` whose process is gone: others may sample or judge here meanwhile."""
+    for path in workdir.rglob(".*.tmp"):
+        number = path.name.split(".")[-2]
+        if number.isdecimal():
+            try:
+                os.kill(int(number), 0)  # signal 0 only asks whether the process is there
+            except OSError:
+                path.unlink(missing_ok=True)
 
 
 def _take(descriptor: int, holder: dict[str, Any] | None) -> bool:

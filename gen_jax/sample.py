@@ -6,11 +6,14 @@ seed, i) alone, so that 16 samples are the first 16 of 1,000.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import io
+import json
 import pathlib
-from collections.abc import Callable, Sequence
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,10 +26,12 @@ from gen_jax import methods, parallel
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.figures.grid import grid, save_png
 from gen_jax.method import DataSpec, Method, State, UserError, stream, to_pixels
-from gen_jax.run import Run, write_bytes
+from gen_jax.run import Run, replacing, to_json, write_json, writing
 
 NUM_IN_GRID = 100
+PIECE = 4096  # images, at most, that `--mode=sample` holds in memory and loses when it is killed
 
+Batches = Callable[..., Iterator[np.ndarray]]
 Generator = Callable[..., tuple[np.ndarray, np.ndarray | None]]
 
 
@@ -62,6 +67,11 @@ class Model:
         """`make_generator` of this model: compiled once."""
         return make_generator(self.method, self.config, self.spec, self.mesh)
 
+    @functools.cached_property
+    def batches(self) -> Batches:
+        """`make_batches` of this model: compiled once."""
+        return make_batches(self.method, self.config, self.mesh)
+
 
 def load(
     workdir: str | pathlib.Path, overrides: tuple[str, ...] = (), free: tuple[str, ...] = configs.SAMPLING
@@ -95,15 +105,13 @@ def load(
     return Model(config, spec, method, state, mesh)
 
 
-def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Generator:
-    """Returns (state, num, labels=None, seed=None, progress=False) -> (images uint8 [num, H, W, C], labels or None).
+def make_batches(method: Method, config: Any, mesh: Mesh) -> Batches:
+    """Returns (state, labels, start, num, seed=None) -> iterator over images start..num, uint8 [b, H, W, C] at a time.
 
-    Images are made in batches over all devices, each size of batch compiled once.
-
-    Raises (the returned function):
-      UserError: labels that the method does not take, of another number, or outside the classes.
+    Batches are made over all devices, and each size of batch is compiled once. `labels` are those of all `num` images,
+    checked, or None.
     """
-    devices, processes = mesh.devices.size, jax.process_count()
+    processes, size_of = jax.process_count(), functools.partial(batch_size, config, mesh)
 
     def draw(state: State, seed: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
         key = jax.random.fold_in(stream(state.key, "sample"), seed)
@@ -113,6 +121,33 @@ def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> G
     options = parallel.compiler_options(config.fast_compile_options)
     call = jax.jit(draw, out_shardings=parallel.sharded(mesh), compiler_options=options)
 
+    def batches(
+        state: State, labels: np.ndarray | None, start: int, num: int, seed: int | None = None
+    ) -> Iterator[np.ndarray]:
+        root, size = np.uint32(config.sample.seed if seed is None else seed), size_of(num)
+        for first in range(start, num, size):
+            index = np.minimum(np.arange(first, first + size), num - 1)  # the last batch is padded
+            index = np.split(index, processes)[jax.process_index()].astype(np.int32)
+            rows = {"index": index} | ({} if labels is None else {"label": labels[index]})
+            yield parallel.fetch(call(state, root, parallel.put_rows(rows, mesh)))[: num - first]
+
+    return batches
+
+
+def batch_size(config: Any, mesh: Mesh, num: int) -> int:
+    """Returns the images drawn at a time where `num` are asked for: a multiple of the devices."""
+    devices = mesh.devices.size
+    return -(-min(config.sample.batch_size, num) // devices) * devices
+
+
+def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Generator:
+    """Returns (state, num, labels=None, seed=None, progress=False) -> (images uint8 [num, H, W, C], labels or None).
+
+    Raises (the returned function):
+      UserError: labels that the method does not take, of another number, or outside the classes.
+    """
+    batches = make_batches(method, config, mesh)
+
     def generate(
         state: State,
         num: int,
@@ -120,24 +155,21 @@ def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> G
         seed: int | None = None,
         progress: bool = False,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        labels = _checked_labels(method, spec, num, labels)
-        root = np.uint32(config.sample.seed if seed is None else seed)
-        size = -(-min(config.sample.batch_size, num) // devices) * devices
-        pieces = []
-        with tqdm.tqdm(total=num, unit="img", desc="sampling", disable=None if progress else True) as bar:
-            for start in range(0, num, size):
-                index = np.minimum(np.arange(start, start + size), num - 1)  # the last batch is padded
-                index = np.split(index, processes)[jax.process_index()].astype(np.int32)
-                rows = {"index": index} | ({} if labels is None else {"label": labels[index]})
-                images = parallel.fetch(call(state, root, parallel.put_rows(rows, mesh)))
-                pieces.append(images[: num - start])
-                bar.update(len(pieces[-1]))
-        return np.concatenate(pieces), labels
+        labels = checked_labels(method, spec, num, labels)
+        return np.concatenate([*_counted(batches(state, labels, 0, num, seed), num, progress)]), labels
 
     return generate
 
 
-def _checked_labels(
+def _counted(batches: Iterable[np.ndarray], num: int, shown: bool, start: int = 0) -> Iterator[np.ndarray]:
+    """Yields the batches, and shows on a bar how many of all images have come."""
+    with tqdm.tqdm(total=num, initial=start, unit="img", desc="sampling", disable=None if shown else True) as bar:
+        for images in batches:
+            bar.update(len(images))
+            yield images
+
+
+def checked_labels(
     method: Method, spec: DataSpec, num: int, labels: Sequence[int] | np.ndarray | None
 ) -> np.ndarray | None:
     if not method.conditional:
@@ -152,22 +184,111 @@ def _checked_labels(
 
 
 def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None, data: str) -> None:
-    """Writes samples.npz (arr_0, and arr_1 where there are labels) and a grid of the first 100, samples.png.
+    """Writes samples.npz (`arr_0` images, `arr_1` labels where there are any, `data`) and a grid of the first 100.
 
-    Both name `data`, the set that the model was trained on: an array of that name, and the picture's description.
+    Both files name `data`, the set that the model was trained on.
     """
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images, *(() if labels is None else (labels,)), data=np.array(data))
-    write_bytes(run.samples_npz, buffer.getvalue())
-    save_png(run.workdir / "samples.png", grid(images[:NUM_IN_GRID]), f"Samples of a model trained on {data}")
+    _write([images], images.shape, run, labels, data)
+
+
+def _write(
+    pieces: Iterable[np.ndarray], shape: tuple[int, ...], run: Run, labels: np.ndarray | None, data: str
+) -> None:
+    """As `write_samples`, of images uint8 `shape` in pieces; no two pieces need be in memory at a time."""
+    with replacing(run.samples_npz) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(member, header)
+            for number, images in enumerate(pieces):
+                member.write(np.ascontiguousarray(images).data)
+                if number == 0:
+                    first = images[:NUM_IN_GRID]
+        for name, array in {"arr_1": labels, "data": np.array(data)}.items():
+            if array is not None:
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+    save_png(run.workdir / "samples.png", grid(first), f"Samples of a model trained on {data}")
 
 
 def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
-    """`--mode=sample`: draws `config.sample.num` samples of a run and writes them."""
+    """`--mode=sample`: draws `config.sample.num` samples of a run and writes them.
+
+    They are drawn in pieces, which are files until all are there: killed, the same command goes on behind the last
+    one, and memory holds no more than a piece, however many samples are asked for.
+    """
     model = load(workdir, overrides)
-    run = Run(workdir)
-    num = model.config.sample.num
-    images, labels = model.generate(model.state, num, progress=jax.process_index() == 0)
-    if jax.process_index() == 0:
-        write_samples(run, images, labels, model.spec.name)
-        print(f"{num} samples of {run.workdir} (step {int(model.state.step)}): {run.samples_npz}, and samples.png")
+    config, run, step, chief = model.config, Run(workdir), int(model.state.step), jax.process_index() == 0
+    num, size = config.sample.num, batch_size(config, model.mesh, config.sample.num)
+    labels = checked_labels(model.method, model.spec, num, None)
+    pieces = Pieces(run.sample_pieces, (num, *model.spec.image_shape), size * max(1, PIECE // size))
+    # One process at a time draws here; others may train, or look at the run.
+    with Run(pieces.folder).lock() if chief else contextlib.nullcontext():
+        plan = {"config": config.to_dict(), "checkpoint_step": step, "piece": pieces.rows}
+        start = parallel.from_first_process(pieces.resume(plan) if chief else 0)
+        pieces.write(_counted(model.batches(model.state, labels, start, num), num, chief, start), start, chief)
+        if chief:
+            _write(pieces.read(), pieces.shape, run, labels, model.spec.name)
+            pieces.remove()
+            print(f"{num} samples of {run.workdir} (step {step}): {run.samples_npz}, and samples.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """Images on their way into one file: a folder of `<first image>.npy`, each there whole or not at all.
+
+    Attributes:
+      folder: holds them, and the plan that they belong to.
+      shape: of all images, uint8 [N, H, W, C].
+      rows: images a piece, a whole number of batches; the last one may hold fewer.
+    """
+
+    folder: pathlib.Path
+    shape: tuple[int, ...]
+    rows: int
+
+    def resume(self, plan: dict[str, Any]) -> int:
+        """Returns how many images are there already, of pieces without a gap; removes those of another plan."""
+        path, plan = self.folder / "plan.json", json.loads(to_json(plan))
+        try:
+            agrees = json.loads(path.read_text()) == plan
+        except (OSError, ValueError):
+            agrees = False
+        if not agrees:
+            with writing(self.folder):
+                for other in self.folder.glob("*.npy"):
+                    other.unlink()
+            write_json(path, plan)
+        return next((start for start in self._starts() if not self._is_whole(start)), self.shape[0])
+
+    def write(self, batches: Iterable[np.ndarray], start: int, chief: bool = True) -> None:
+        """Writes images from number `start` on, as they come; a process other than the first only lets them come."""
+        held: list[np.ndarray] = []
+        for images in batches:
+            if not chief:
+                continue
+            held.append(images)
+            stop = start + sum(map(len, held))
+            if stop == self.shape[0] or stop - start == self.rows:
+                with replacing(self._path(start)) as file:
+                    np.lib.format.write_array(file, np.concatenate(held), allow_pickle=False)
+                held, start = [], stop
+
+    def read(self) -> Iterator[np.ndarray]:
+        """Yields the pieces in order."""
+        return (np.load(self._path(start), allow_pickle=False) for start in self._starts())
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _starts(self) -> range:
+        return range(0, self.shape[0], self.rows)
+
+    def _path(self, start: int) -> pathlib.Path:
+        return self.folder / f"{start:09d}.npy"
+
+    def _is_whole(self, start: int) -> bool:
+        try:
+            found = np.load(self._path(start), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return False
+        return found.shape == (min(self.rows, self.shape[0] - start), *self.shape[1:]) and found.dtype == np.uint8

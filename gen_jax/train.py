@@ -203,26 +203,27 @@ def batches_of(
 def _make_draw(config: Any, method: Method, data: dataset.Dataset) -> tuple[Callable[[int], Rows], int]:
     """Returns step -> this process's rows of the batches of one call, on the host; and the axis of their rows.
 
-    Leaves are [B, ...], with an axis in front for `accumulate` or the method's batches, and one more for
-    `steps_per_call`.
+    Leaves are [B, ...], with an axis in front for each of these that is more than one, outermost first:
+    `steps_per_call`, the method's batches a step, the pieces of `accumulate`.
     """
     batches = dataset.Batches(
         data.train, config.batch_size, config.seed, jax.process_index(), jax.process_count(), method.batches_per_step
     )
     pieces, calls = config.accumulate, config.steps_per_call
-    lead = (method.batches_per_step > 1) + (pieces > 1) + (calls > 1)
+    several = int(method.batches_per_step > 1)
+    lead = several + (pieces > 1) + (calls > 1)
 
     def rows(step: int) -> Rows:
         batch = batches.batch(step)
         if pieces > 1:
-            batch = {k: np.stack(np.split(v, pieces)) for k, v in batch.items()}
+            batch = {k: np.stack(np.split(v, pieces, several), several) for k, v in batch.items()}
         return batch
 
     def draw(step: int) -> Rows:
         if calls == 1:
             return rows(step)
-        several = [rows(s) for s in range(step, step + calls)]
-        return {k: np.stack([r[k] for r in several]) for k in several[0]}
+        ahead = [rows(s) for s in range(step, step + calls)]
+        return {k: np.stack([r[k] for r in ahead]) for k in ahead[0]}
 
     return draw, lead
 

@@ -102,6 +102,18 @@ def test_config_is_read_as_written_and_errors_are_one_line(tmp_path):
         run.read_config()
 
 
+def test_what_a_killed_process_left_half_written_goes_at_the_next_start(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / "pictures").mkdir()
+    kept = [tmp_path / f".samples.npz.{os.getpid()}.tmp", tmp_path / ".notes.tmp", tmp_path / "samples.npz"]
+    gone = [tmp_path / f".samples.npz.{ended.pid}.tmp", tmp_path / f"pictures/.00_strip.npz.{ended.pid}.tmp"]
+    for path in kept + gone:
+        path.write_bytes(b"1")
+    with Run(tmp_path).lock():
+        assert [path.exists() for path in kept + gone] == [True] * 3 + [False] * 2
+
+
 def test_failed_write_keeps_the_old_content_and_leaves_no_temporary_file(tmp_path):
     path = tmp_path / "report.json"
     write_json(path, {"old": 1})

@@ -1,10 +1,27 @@
+"""Samples of a run: the same images however they are drawn, and a file that does not fit memory at once."""
+
+import json
+import os
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
 
 import gen_jax
-from gen_jax import main, sample
+from gen_jax import main, parallel, sample
 from gen_jax.method import UserError
+from gen_jax.run import Run
+
+
+@pytest.fixture
+def copy(tiny_run, tmp_path):
+    """A run's directory that may be written to, with the model of `tiny_run`."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for name in ("config.json", "checkpoints"):
+        (folder / name).symlink_to(tiny_run / name)
+    return folder
 
 
 def test_sampling_needs_the_directory_alone_and_starts_with_the_same_images(tiny_run, monkeypatch):
@@ -23,18 +40,119 @@ def test_another_seed_gives_other_images(tiny_run):
     assert (model.sample(4, seed=1) != model.sample(4)).mean() > 0.3
 
 
-def test_the_mode_writes_as_many_as_asked_for(tiny_run, tmp_path):
-    copy = tmp_path / "copy"
-    main.pathlib.Path.mkdir(copy)
-    for name in ("config.json", "checkpoints"):
-        (copy / name).symlink_to(tiny_run / name)
+@pytest.mark.parametrize(("num", "batch_size", "devices"), [(16, 16, 1), (100, 40, 2)])
+def test_the_first_images_do_not_depend_on_how_many_or_where_they_are_drawn(tiny_run, num, batch_size, devices):
+    """Of 16 or 100, in batches of any size, on any number of devices: equal but for rounding ties."""
+    stored = np.load(tiny_run / "samples.npz")
+    model = gen_jax.load(tiny_run)
+    model.config.sample.batch_size = batch_size
+    mesh = parallel.make_mesh(devices)
+    state = jax.device_put(model.state, parallel.replicated(mesh))
+    images, labels = sample.make_generator(model.method, model.config, model.spec, mesh)(state, num)
+    assert images.shape == (num, 8, 8, 1)
+    assert labels[:16].tolist() == stored["arr_1"][:16].tolist()
+    assert np.abs(images[:16].astype(int) - stored["arr_0"][:16]).max() <= 1
+    assert (images[:16] == stored["arr_0"][:16]).mean() > 0.99
+
+
+def test_the_mode_writes_as_many_as_asked_for(copy):
     main.main([f"--workdir={copy}", "--mode=sample", "--config.sample.num=5", "--config.sample.batch_size=3"])
     stored = np.load(copy / "samples.npz")
-    assert sorted(stored.files) == ["arr_0", "arr_1", "data"]
+    assert stored.files == ["arr_0", "arr_1", "data"]
+    assert stored["data"].item() == "made_up_digits"
     assert stored["arr_1"].tolist() == [0, 1, 2, 3, 4]  # classes take turns
     assert stored["arr_0"].shape == (5, 8, 8, 1)
     assert stored["arr_0"].dtype == np.uint8
     assert (copy / "samples.png").stat().st_size > 100
+    assert not (copy / "samples.pieces").exists()
+
+
+def draw(copy, *words):
+    main.main([f"--workdir={copy}", "--mode=sample", "--config.sample.num=70", "--config.sample.batch_size=16", *words])
+    return np.load(copy / "samples.npz")["arr_0"]
+
+
+def test_killed_while_it_draws_it_goes_on_behind_the_last_piece(copy, monkeypatch):
+    monkeypatch.setattr(sample, "PIECE", 32)
+    whole = draw(copy)
+    (copy / "samples.npz").unlink()
+    fetch, drawn = parallel.fetch, []
+
+    def dies(array):
+        drawn.append(len(array))
+        if len(drawn) == 4:
+            raise KeyboardInterrupt  # as a kill: nothing that would clean up runs before the files are looked at
+        return fetch(array)
+
+    monkeypatch.setattr(parallel, "fetch", dies)
+    with pytest.raises(KeyboardInterrupt):
+        draw(copy)
+    assert not (copy / "samples.npz").exists()
+    assert [path.name for path in (copy / "samples.pieces").glob("*.npy")] == ["000000000.npy"]
+    plan = json.loads((copy / "samples.pieces/plan.json").read_text())
+    assert (plan["checkpoint_step"], plan["config"]["sample"]["seed"], plan["piece"]) == (12, 0, 32)
+    (copy / "samples.pieces/.000000032.npy.999999999.tmp").write_bytes(b"half")
+
+    drawn.clear()
+    monkeypatch.setattr(parallel, "fetch", lambda array: drawn.append(len(array)) or fetch(array))
+    np.testing.assert_array_equal(draw(copy), whole)
+    assert len(drawn) == 3  # of five batches
+    assert not (copy / "samples.pieces").exists()
+
+
+def test_only_whole_pieces_of_the_same_plan_are_taken(tmp_path):
+    pieces = sample.Pieces(tmp_path, (70, 2, 2, 1), 32)
+    images = np.random.default_rng(0).integers(0, 256, pieces.shape, np.uint8)
+    plan = {"config": {"sizes": (1, 2), "seed": 0}, "checkpoint_step": 12, "piece": 32}
+    assert pieces.resume(plan) == 0
+    pieces.write(np.split(images, [16, 32, 48, 64]), 0)
+    assert pieces.resume(plan) == 70
+    np.testing.assert_array_equal(np.concatenate([*pieces.read()]), images)
+    for damage in (b"", b"damaged", (tmp_path / "000000032.npy").read_bytes()[:-1]):
+        (tmp_path / "000000032.npy").write_bytes(damage)
+        assert pieces.resume(plan) == 32
+    pieces.write(np.split(images[32:], [16, 32]), 32)
+    np.testing.assert_array_equal(np.concatenate([*pieces.read()]), images)
+    for other in (plan | {"checkpoint_step": 8}, plan | {"config": {"sizes": (1, 2), "seed": 1}}, plan | {"piece": 64}):
+        assert pieces.resume(other) == 0
+        assert not list(tmp_path.glob("*.npy"))
+        pieces.write([images], 0)
+
+
+def test_a_second_process_that_draws_here_is_refused(copy):
+    with Run(copy / "samples.pieces").lock(), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+        draw(copy)
+
+
+def test_fifty_thousand_images_take_no_more_memory_than_five_thousand(tmp_path):
+    def peak(num):
+        run, shape = Run(tmp_path), (num, 16, 16, 3)
+        pieces = sample.Pieces(run.sample_pieces, shape, 4000)
+        run.sample_pieces.mkdir()
+        tracemalloc.start()
+        pieces.write((np.full((min(250, num - i), *shape[1:]), i % 251, np.uint8) for i in range(0, num, 250)), 0)
+        sample._write(pieces.read(), shape, run, None, "made_up")
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        pieces.remove()
+        stored = np.load(run.samples_npz)["arr_0"]
+        assert stored.shape == shape
+        assert stored[::250, 0, 0, 0].tolist() == [i % 251 for i in range(0, num, 250)]
+        return most
+
+    assert peak(50_000) < 1.1 * peak(5_000)
+
+
+def test_the_file_is_what_numpy_would_write(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), np.uint8)
+    labels = np.arange(30, dtype=np.int32)
+    sample.write_samples(Run(tmp_path), images, labels, "größe")
+    np.savez_compressed(tmp_path / "expected.npz", images, labels, data=np.array("größe"))
+    with np.load(tmp_path / "samples.npz") as stored, np.load(tmp_path / "expected.npz") as expected:
+        assert sorted(stored.files) == sorted(expected.files)
+        for name in expected.files:
+            assert stored[name].dtype == expected[name].dtype
+            np.testing.assert_array_equal(stored[name], expected[name])
 
 
 def test_a_model_is_judged_and_drawn_as_it_was_trained_to_be(tiny_run):

@@ -10,15 +10,17 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
 from conftest import tiny_words
 
 from gen_jax import config as configs
-from gen_jax import main, methods, parallel
+from gen_jax import main, methods, optimizer, parallel, train
 from gen_jax.checkpoint import Checkpoints
-from gen_jax.method import DataSpec, UserError
+from gen_jax.data import dataset
+from gen_jax.method import DataSpec, State, UserError
 from gen_jax.run import Run
 from gen_jax.writers import read_metrics
 
@@ -183,6 +185,49 @@ def test_several_steps_a_call_train_as_single_steps_do(tiny_run, made_up_tfds, t
     main.main([*tiny_words(made_up_tfds), "--config.steps_per_call=2", f"--workdir={tmp_path}"])
     one, two = final_state(tiny_run), final_state(tmp_path)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), one.params, two.params)
+
+
+def critic(pieces):
+    """A method of two steps of descent on |w - x|^2 a call, each on a batch of its own in `pieces`: as a critic has."""
+
+    def step(state, batch):
+        w = state.params
+        for number in range(2):
+            share = jax.tree.map(lambda leaf, number=number: leaf[number], batch)
+
+            def loss(w, share):
+                x = share["image"].astype(jnp.float32).mean((1, 2)) + share["index"][:, None]
+                return jnp.mean(jnp.sum((w - x) ** 2, -1)), {"loss": jnp.float32(0)}
+
+            _, gradient = optimizer.value_and_grad(loss, w, share, pieces)
+            w = w - 0.1 * parallel.mean_over_devices(gradient)
+        return state.replace(params=w, step=state.step + 1), {"loss": jnp.sum(w)}
+
+    return methods.Method(lambda key: None, step, None, None, None, batches_per_step=2)  # type: ignore
+
+
+@pytest.mark.parametrize("executor", ["jit", "pmap"])
+@pytest.mark.parametrize("calls", [1, 2])
+def test_pieces_of_a_batch_and_several_batches_a_step_go_together(executor, calls):
+    """Against the descent in numpy on whole batches: every row counts once, in its own batch."""
+    config = configs.base_config()
+    config.update(batch_size=8, accumulate=2, steps_per_call=calls, seed=3)
+    images = np.random.default_rng(0).integers(0, 256, (11, 2, 2, 3), np.uint8)
+    data = dataset.Dataset(DataSpec("made_up", (2, 2, 3), 11), {"image": images}, None)
+    mesh, method = parallel.make_mesh(4), critic(2)
+    run = parallel.make_executor(executor, mesh)
+    feed, lead = train.make_feed(config, method, data, run)
+    state = State(jnp.int32(0), parallel.make_key(0), jnp.zeros(3), {}, {}, {}, {})
+    state = jax.jit(lambda: state, out_shardings=parallel.replicated(mesh))()
+    update = run.compile_step(train.many_steps(method.step, calls), state, feed(0), lead)
+    for step in range(0, 2, calls):
+        state, _ = update(state, feed(step))
+
+    batches, w = dataset.Batches(data.train, 8, seed=3, batches_per_step=2), np.zeros(3)
+    for step in range(2):
+        for rows, index in zip(*(batches.batch(step)[k] for k in ("image", "index")), strict=True):
+            w = w - 0.1 * 2 * (w - (rows.mean((1, 2)) + index[:, None]).mean(0))
+    np.testing.assert_allclose(state.params, w, rtol=1e-5)
 
 
 @pytest.mark.slow
