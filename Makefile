@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/ddpm_mnist.py
 N ?= 100
 
-.PHONY: run test test-slow torture check smoke bench clean
+.PHONY: run test test-slow torture bad-inputs check smoke bench clean
 
 run: $(VENV)/.installed  ## train the main config (CONFIG=...), with samples, metrics and report
 	$(BIN)/python -m gen_jax.main --config=$(CONFIG)
@@ -18,6 +18,9 @@ test-slow: $(VENV)/.test  ## the tests that take longer
 
 torture: $(VENV)/.test  ## N runs of every method killed, resumed and compared with undisturbed ones
 	$(BIN)/python tests/torture.py --runs=$(N)
+
+bad-inputs: $(VENV)/.test  ## docs/bad_inputs.md anew: what a user may get wrong, and what is said
+	$(BIN)/python tests/test_bad_inputs.py
 
 check: $(VENV)/.test  ## style, types
 	$(BIN)/ruff check .

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 
 from gen_jax.method import UserError
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # full, over quota, read-only: no fault of the program
 
 
 def run(main: Callable[[list[str]], None], interrupted: str) -> None:
@@ -26,3 +29,8 @@ def run(main: Callable[[list[str]], None], interrupted: str) -> None:
         sys.exit(130)
     except BrokenPipeError:  # `| head`: what is left to say has no reader, nor has Python's complaint about it
         os._exit(1)
+    except OSError as error:  # of a file that has no line of its own
+        if error.errno not in _DISK:
+            raise
+        sys.stderr.write(f"gen_jax: cannot write {error.filename or 'a file'}: {error.strerror}\n")
+        sys.exit(2)

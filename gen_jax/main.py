@@ -7,8 +7,10 @@ ends in one line on stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
+import difflib
 import pathlib
 import shlex
+from typing import NoReturn
 
 MODES = {
     "train": "train, or go on training, then sample, judge and write the report (the default)",
@@ -19,10 +21,21 @@ MODES = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:  # one line, not the whole usage in front of it
+        from gen_jax.method import UserError
+
+        raise UserError(f"{message.removeprefix('argument ')} (see --help)")
+
+
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Returns the flags, and the words that are left: `--config.<key>=<value>`."""
+    """Returns the flags, and the words that are left: `--config.<key>=<value>`.
+
+    Raises:
+      UserError: a flag without its value, or with one that it cannot have.
+    """
     modes = "\n".join(f"  {name:8} {text}" for name, text in MODES.items())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m gen_jax.main",
         description="Train, sample and judge generative models of images.",
         epilog=f"modes:\n{modes}\n\n"
@@ -35,12 +48,17 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--config", metavar="FILE[:VARIANT]", help="e.g. configs/ddpm_mnist.py or configs/ddpm_mnist.py:tiny"
     )
     parser.add_argument("--workdir", metavar="DIR", help="the run's directory; default: runs/<config name>[-<variant>]")
-    parser.add_argument("--mode", choices=list(MODES), default="train", help="what to do with the run (see below)")
+    parser.add_argument("--mode", metavar="MODE", default="train", help="what to do with the run (see below)")
     several = parser.add_argument_group("several processes (found by themselves on TPU pods and under SLURM)")
     several.add_argument("--coordinator", metavar="HOST:PORT", default="", help="address of process 0")
     several.add_argument("--num_processes", type=int, default=0, metavar="N")
     several.add_argument("--process_id", type=int, default=-1, metavar="I")
-    return parser.parse_known_args(argv)
+    flags, words = parser.parse_known_args(argv)
+    if flags.mode not in MODES:
+        near = difflib.get_close_matches(flags.mode, MODES, 1, 0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        parser.error(f"--mode is {flags.mode!r}; {hint}there are: {', '.join(MODES)}")
+    return flags, words
 
 
 def main(argv: list[str]) -> None:

@@ -1,0 +1,244 @@
+"""What a user may get wrong, and the one line that each mistake gives: the source of docs/bad_inputs.md.
+
+    python tests/test_bad_inputs.py        (make bad-inputs: writes the page anew)
+
+Nothing is trained: a case that gets as far as the loop has not been refused, and fails.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+import PIL.Image
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/bad_inputs.md"
+
+# What is typed, and words of the line that it gives. In front of it stands a complete command: see `START`. Names
+# without a path lie in the folder that `world` makes.
+NO_START = {
+    "": "nothing to do",
+    "--workdir=nothing": "holds no run",
+    "--workdir=cut_short": "cannot read",
+    "--config=configs/ddpm_mnits.py": "did you mean configs/ddpm_mnist.py?",
+    "--config=configs/ddpm_mnist.py:tny": "`:tiny`",
+    "--config=no_config.py": "get_config",
+    "--workdir=run --mode=smaple": "did you mean sample?",
+    "--workdir=nothing --mode=sample": "holds no run",
+    "--workdir=run --mode=sample": "no checkpoint yet",
+    "--workdir=run --mode=sample --config.sample.nun=3": "did you mean sample.num?",
+    "--workdir=run --mode=sample --config.seed=1": "cannot be changed",
+    "--workdir=nothing --mode=eval": "holds no run",
+    "--workdir=nothing --mode=profile": "holds no run",
+    "--workdir=nothing --mode=report": "no run's directory",
+    "--workdir=run --mode=report --config.seed=1": "takes no config values",
+}
+BESIDE_START = {
+    "seed=1": "unknown word",
+    "--sede=1": "unknown word",
+    "--confg.seed=1": "did you mean --config?",
+    "--num_processes=two": "invalid int value",
+    "--num_processes=2": "need --coordinator",
+    "--coordinator=localhost:1 --num_processes=2 --process_id=2": "--process_id below it",
+    "--workdir=a_file/run": "Not a directory",
+    "--workdir=in_use": "is in use by process",
+    "--workdir=run --config.seed=1": "seed: 0 -> 1",
+    "--workdir=run --config.ema=0.5 --config.batch_size=64": "batch_size: 32 -> 64; ema: 0.998 -> 0.5",
+    "--workdir=run --config.data.name=image_folder:pictures/0": "data.name",
+    "--workdir=of_other_data": "bring that data back",
+    "--config.sede=1": "did you mean seed?",
+    "--config.learning_rate=1": "did you mean optimizer.learning_rate?",
+    "--config.optimizer=sgd": "of its own; it holds",
+    "--config.seed": "needs a value",
+    "--config.seed=one": "a whole number",
+    "--config.seed=1.5": "a whole number",
+    "--config.seed=-1": "at least 0",
+    "--config.seed=4294967296": "at most 4294967295",
+    "--config.fast_compile_options=1": "true or false",
+    "--config.batch_size=0": "at least 1",
+    "--config.batch_size=12": "does not divide over 8 devices",
+    "--config.accumulate=5": "does not divide into",
+    "--config.num_devices=9": "has 8",
+    "--config.num_steps=-5": "at least 1",
+    "--config.num_steps=3e9": "at most 2147483647",
+    "--config.log_every=0": "at least 1",
+    "--config.steps_per_call=7": "not a multiple",
+    "--config.ema=1.5": "[0, 1)",
+    "--config.ema=high": "a number",
+    "--config.executor=jitt": "did you mean jit?",
+    "--config.compute_dtype=float16": "bfloat16",
+    "--config.method=dpm": "did you mean ddpm?",
+    "--config.method=vae": "allowed: ddpm",
+    "--config.optimizer.name=adma": "did you mean adam?",
+    "--config.optimizer.decay=exponential": "allowed: none, linear, cosine",
+    "--config.optimizer.decay_share=0": "(0, 1]",
+    "--config.optimizer.learning_rate=-1": "not be negative",
+    "--config.optimizer.learning_rate=1e999": "finite",
+    "--config.optimizer.b2=1": "[0, 1)",
+    "--config.optimizer.weight_decay=0.1": "changes nothing with optimizer.name=muon",
+    "--config.diffusion.schedule=cosin": "did you mean cosine?",
+    "--config.diffusion.prediction=eps": "use 'v' or 'x'",
+    "--config.diffusion.weighting=snr": "did you mean min_snr?",
+    "--config.diffusion.num_timesteps=0": "2 or more",
+    "--config.sample.sampler=ddimm": "did you mean ddim?",
+    "--config.sample.num_steps=0": "0",
+    "--config.sample.num_steps=1001": "1000",
+    "--config.sample.spacing=even": "trailing",
+    "--config.sample.variance=medium": "small",
+    "--config.sample.eta=0.5": "changes nothing with sample.sampler=ancestral",
+    "--config.sample.num=0": "at least 1",
+    "--config.network.multipliers=two": "a list of numbers",
+    "--config.network.multipliers=()": "at least one level",
+    "--config.network.multipliers=(1,1,1,1,1,1)": "smaller than the network's stride",
+    "--config.network.num_heads=3": "do not divide into 3 heads",
+    "--config.network.norm=batch": "rms",
+    "--config.network.norm=group": "do not divide into 32 groups",
+    "--config.network.dropout=1": "[0, 1)",
+    "--config.data.name=mnits --config.data.data_dir=tfds": "did you mean 'mnist'?",
+    "--config.data.name=image_folder:": "names no folder",
+    "--config.data.name=image_folder:pictres": "did you mean",
+    "--config.data.name=image_folder:a_file": "is a file",
+    "--config.data.name=image_folder:empty": "no pictures",
+    "--config.data.name=image_folder:unlabelled": "needs labels",
+    "--config.data.name=image_folder:mixed": "set --config.data.image_size",
+    "--config.data.name=image_folder:damaged": "is damaged",
+    "--config.data.train_split=trian": "no split 'trian'",
+    "--config.data.image_size=-1": "at least 0",
+    "--config.data.channels=2": "channels",
+    "--config.data.on_error=explode": "on_error",
+    "--config.data.stream=true": "leave out data.stream",
+}
+START = "--config=configs/ddpm_mnist.py:tiny --workdir=new --config.data.name=image_folder:pictures"
+CASES = NO_START | {f"{START} {words}": part for words, part in BESIDE_START.items()}
+
+
+def write_pictures(folder: pathlib.Path, num: int, size: int = 28) -> None:
+    folder.mkdir(parents=True)
+    for number in range(num):
+        pixels = np.arange(size * size).reshape(size, size) * (number + 1) % 256
+        PIL.Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+
+
+@contextlib.contextmanager
+def world(folder: pathlib.Path) -> Iterator[None]:
+    """Fills a folder with pictures good and bad, and with runs that never trained; a run in it is in use."""
+    from gen_jax.run import Run
+
+    for label in "01":
+        write_pictures(folder / f"pictures/train/{label}", 8)
+        write_pictures(folder / f"pictures/test/{label}", 2)
+    write_pictures(folder / "unlabelled", 8)
+    write_pictures(folder / "mixed/0", 2)
+    write_pictures(folder / "mixed/1", 2, size=20)
+    write_pictures(folder / "damaged/0", 3)
+    damaged = folder / "damaged/0/1.png"
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    (folder / "empty").mkdir()
+    (folder / "a_file").write_text("")
+    (folder / "no_config.py").write_text("")
+    (folder / "cut_short").mkdir()
+    (folder / "cut_short/config.json").write_text('{"name": "ddpm_')
+    assert said(f"{START} --workdir=run", folder) == "reached the loop"
+    shutil.copytree(folder / "run", folder / "of_other_data")
+    record = json.loads((folder / "run/config.json").read_text())
+    record["data"] |= {"name": "mnist", "fingerprint": "0123456789abcdef"}
+    (folder / "of_other_data/config.json").write_text(json.dumps(record))
+    with Run(folder / "in_use").lock():
+        yield
+
+
+def said(words: str, folder: pathlib.Path) -> str:
+    """Returns what a command line says on stderr, with the exit code where that is not 2; paths in it are bare."""
+    from gen_jax import command, main, train
+
+    def reached(*_: object) -> None:
+        raise SystemExit("reached the loop")
+
+    def placed(word: str) -> str:
+        """Names of ours become paths into the folder."""
+        return re.sub(r"(--workdir=|image_folder:|data_dir=|--config=(?=no_))(?=\w)", rf"\g<1>{folder}/", word)
+
+    patch, errors = pytest.MonkeyPatch(), io.StringIO()
+    argv = [placed(word) for word in words.split()]
+    with patch.context() as patch, contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", ["main", *argv])
+        patch.setattr(train, "_loop", reached)
+        try:
+            command.run(main.main, "")
+            code: object = 0
+        except SystemExit as end:
+            code = end.code
+    text = errors.getvalue() if code == 2 else f"{errors.getvalue()}{code}"
+    text = re.sub(r"process \d+ on \S+ \(since [^)]*\)", "process 4711 on host (since 2026-01-01 12:00:00)", text)
+    return text.replace(f"{folder}/", "").strip()
+
+
+def answers() -> dict[str, str]:
+    """Returns what is said to each of CASES."""
+    with tempfile.TemporaryDirectory() as name, world(pathlib.Path(name)):
+        found = {words: said(words, pathlib.Path(name)) for words in CASES}
+        assert os.listdir(pathlib.Path(name) / "new") == ["lock"]
+    return found
+
+
+def page(answers: dict[str, str]) -> str:
+    """Returns docs/bad_inputs.md."""
+    lines = [
+        "# Bad inputs, and what is said to them",
+        "",
+        "Made by `make bad-inputs`. A test checks every line, that nothing else is said, that the exit code is 2, and",
+        "that this page is up to date. Nothing is trained, and nothing written, before a mistake is found. The second",
+        f"table leaves out what stands in front: `python -m gen_jax.main {START}`, on 8 devices.",
+        "Of the names in it, `run` is a run of that command which never trained, `of_other_data` one of other data,",
+        "in `in_use` another process trains; `unlabelled`, `mixed`, `damaged` and `empty` are folders of pictures.",
+    ]
+    for cases, start in ((NO_START, ""), (BESIDE_START, f"{START} ")):
+        lines += ["", "| what is typed | what is said |", "| --- | --- |"]
+        for words in cases:
+            typed = words if start else f"python -m gen_jax.main {words}".strip()
+            text = answers[start + words].removeprefix("gen_jax: ").replace("|", "\\|")
+            lines.append(f"| `{typed}` | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module", name="answers")
+def _answers():
+    return answers()
+
+
+def test_there_are_more_than_thirty():
+    assert len(CASES) > 30
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_a_mistake_is_one_line_and_exit_code_2(answers, words):
+    assert CASES[words] in answers[words]
+    assert answers[words].startswith("gen_jax: ")
+    assert len(answers[words].splitlines()) == 1
+
+
+def test_the_page_is_up_to_date(answers):
+    assert PAGE.read_text("utf-8") == page(answers)
+
+
+def main() -> None:
+    import conftest  # noqa: F401  eight devices
+
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache
+        PAGE.write_text(page(answers()), "utf-8")
+    print(f"{len(CASES)} bad inputs: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
