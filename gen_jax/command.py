@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
+import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from gen_jax.method import UserError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # full, over quota, read-only: no fault of the program
+_LOST = ("Gloo", "NCCL", "UNAVAILABLE", "heartbeat", "oordination", "onnection closed", "ocket closed")
+
+_WATCH = "import sys\nif not sys.stdin.buffer.read(): sys.stderr.write(sys.argv[1])"
+_watcher: tuple[int, subprocess.Popen[bytes]] | None = None
 
 
 def run(main: Callable[[list[str]], None], interrupted: str) -> None:
@@ -17,20 +26,71 @@ def run(main: Callable[[list[str]], None], interrupted: str) -> None:
 
     Args:
       main: takes the words behind the program's name; raises UserError for a mistake of the user's.
-      interrupted: what to say, behind "interrupted; ", after Ctrl-C (exit code 130).
+      interrupted: how to go on: said after Ctrl-C (exit code 130), and where another process of the run is gone.
     """
     try:
         main(sys.argv[1:])
     except UserError as error:
         sys.stderr.write(f"gen_jax: {error}\n")
-        sys.exit(2)
+        _end(2)
     except KeyboardInterrupt:
         sys.stderr.write(f"gen_jax: interrupted; {interrupted}\n")
-        sys.exit(130)
+        _end(130)
     except BrokenPipeError:  # `| head`: what is left to say has no reader, nor has Python's complaint about it
         os._exit(1)
-    except OSError as error:  # of a file that has no line of its own
-        if error.errno not in _DISK:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK:  # of a file that has no line of its own
+            sys.stderr.write(f"gen_jax: cannot write {error.filename or 'a file'}: {error.strerror}\n")
+            _end(2)
+        if not _is_one_of_several():
             raise
-        sys.stderr.write(f"gen_jax: cannot write {error.filename or 'a file'}: {error.strerror}\n")
-        sys.exit(2)
+        reason = (str(error).splitlines() or [""])[0]
+        if any(sign in reason for sign in _LOST):
+            sys.stderr.write(f"gen_jax: another process of the run is gone ({reason[:200]}); {interrupted}\n")
+            _end(3)
+        traceback.print_exc()
+        _end(1)
+
+
+def watch(line: str) -> None:
+    """Lets a small process say `line` if this one ends from outside of Python: killed, or aborted by JAX's C++ code,
+    which is how the processes of a run end when one of them is lost."""
+    global _watcher
+    reader, writer = os.pipe()
+    # In a session of its own: Ctrl-C and a scheduler's signals are not meant for it.
+    words = [sys.executable, "-I", "-S", "-c", _WATCH, f"gen_jax: {line}\n"]
+    _watcher = writer, subprocess.Popen(words, stdin=reader, start_new_session=True)
+    os.close(reader)
+    atexit.register(_dismiss)
+
+
+def _dismiss() -> None:
+    global _watcher
+    if _watcher is not None:
+        writer, process = _watcher
+        os.write(writer, b"1")
+        os.close(writer)
+        process.wait()
+        _watcher = None
+
+
+def _is_one_of_several() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def _end(code: int) -> NoReturn:
+    """Ends this process; at once, where it is one of several: Python's end would wait minutes for the others, who in
+    turn wait for this one."""
+    if _is_one_of_several():
+        import jax
+
+        if jax.process_index() == 0:
+            time.sleep(
+                2
+            )  # it is the address of all: without it the others abort before they have told the same mistake
+        _dismiss()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gen_jax import command
 from gen_jax.method import Array, Batch, PyTree, Scalars, State, UserError
 
 AXIS = "device"
+HEARTBEAT = 20  # seconds without a sign of life until a process counts as lost; JAX would wait for 100
 
 
 def set_up_processes(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
@@ -29,8 +32,11 @@ def set_up_processes(coordinator: str = "", num_processes: int = 0, process_id: 
     recognised on SLURM (more than one task in the step) and on TPU pods (more than one worker), where
     JAX finds the rest by itself. Must run before the first use of a device.
 
+    When one of the processes is lost, the others notice within `HEARTBEAT` seconds and end, each with a line that says
+    how to go on.
+
     Raises:
-      UserError: the three values do not fit together.
+      UserError: the three values do not fit together, or the others are not to be found.
     """
     if coordinator:
         if num_processes < 1 or not 0 <= process_id < num_processes:
@@ -38,11 +44,23 @@ def set_up_processes(coordinator: str = "", num_processes: int = 0, process_id: 
                 f"--coordinator={coordinator} needs --num_processes >= 1 and --process_id below it; "
                 f"got {num_processes} and {process_id}"
             )
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        _join(coordinator_address=coordinator, num_processes=num_processes, process_id=process_id)
     elif num_processes or process_id >= 0:
         raise UserError("--num_processes and --process_id need --coordinator=<host>:<port> as well")
     elif _is_slurm_step() or _is_tpu_pod():
-        jax.distributed.initialize()
+        _join()
+
+
+def _join(**where: Any) -> None:
+    command.watch(
+        f"process {os.getpid()} on {socket.gethostname()} was ended from outside: killed, or another process of the "
+        "run is gone; the same command in every process goes on from the newest checkpoint"
+    )
+    try:
+        jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT)
+    except RuntimeError as error:
+        at = where.get("coordinator_address", "the address that JAX found")
+        raise UserError(f"cannot join the other processes at {at}: {str(error).splitlines()[0]}") from error
 
 
 def _is_slurm_step() -> bool:
@@ -173,6 +191,20 @@ def from_first_process(value: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def in_any_process(value: bool) -> bool:
+    """Returns whether `value` holds in some process of the run; all of them must ask together.
+
+    Example:
+      >>> in_any_process(False)
+      False
+    """
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array(value))))
 
 
 def init_state(init: Callable[[Array], State], seed: int, mesh: Mesh) -> State:

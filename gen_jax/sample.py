@@ -202,7 +202,7 @@ def _write(
             for number, images in enumerate(pieces):
                 member.write(np.ascontiguousarray(images).data)
                 if number == 0:
-                    first = images[:NUM_IN_GRID]
+                    first = images[:NUM_IN_GRID].copy()  # a view would hold the piece
         for name, array in {"arr_1": labels, "data": np.array(data)}.items():
             if array is not None:
                 with archive.open(f"{name}.npy", "w") as member:

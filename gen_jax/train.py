@@ -93,7 +93,7 @@ def _loop(
     abstract: State,
     restored: State | None,
 ) -> State:
-    chief = jax.process_index() == 0
+    chief, alone = jax.process_index() == 0, jax.process_count() == 1
     start = 0 if restored is None else int(restored.step)
     executor = parallel.make_executor(config.executor, mesh, config.fast_compile_options)
     feed, lead = make_feed(config, method, data, executor)
@@ -124,7 +124,8 @@ def _loop(
             in_flight = scalars
             state, scalars = update(state, batch)
             done = step + config.steps_per_call
-            stop = stop_requested()
+            # Of several processes all must stop at the same step: they agree on it where they log.
+            stop = (alone or done % config.log_every == 0) and parallel.in_any_process(stop_requested())
             last = done == config.num_steps or stop
 
             if done % config.log_every == 0 or last:

@@ -1,4 +1,5 @@
 import html.parser
+import io
 import json
 import pathlib
 import re
@@ -146,6 +147,37 @@ def test_nothing_comes_from_elsewhere(tmp_path):
             assert attributes.get(name, "data:").startswith(("data:", "#")), (tag, attributes)
         assert not {"style", "onclick", "onload"} & set(attributes)
     assert not re.search(r"url\(|@import|https?:", content)
+
+
+class Bomb:
+    """What writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_nothing_in_a_runs_directory_is_unpickled(tmp_path):
+    folder, trace = write_run(tmp_path / "run"), tmp_path / "exploded"
+    bomb = np.array([Bomb(trace)], object)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        np.load(io.BytesIO(saved(bomb)), allow_pickle=False)
+    np.savez(folder / "samples.npz", bomb)
+    np.savez(folder / "pictures/00_strip.npz", images=bomb, kind=bomb)
+    text = page_of(folder).text
+    assert "samples.npz could not be read" in text
+    assert "00_strip.npz could not be read" in text
+    assert not trace.exists()
+    np.load(folder / "samples.npz", allow_pickle=True)["arr_0"]
+    assert trace.exists()  # it would have
+
+
+def saved(array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def test_every_picture_and_control_has_a_name(tmp_path):

@@ -230,28 +230,94 @@ def test_pieces_of_a_batch_and_several_batches_a_step_go_together(executor, call
     np.testing.assert_allclose(state.params, w, rtol=1e-5)
 
 
+def start(words, workdir, devices, *more):
+    """A process with so many devices of its own, that trains."""
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return subprocess.Popen([*command(words, workdir), *more], env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def start_two(words, workdir, devices=2):
+    """Two processes of one run, that find each other on this machine."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"--coordinator=localhost:{free.getsockname()[1]}"
+    return [start(words, workdir, devices, address, "--num_processes=2", f"--process_id={i}") for i in range(2)]
+
+
+def end(*processes):
+    for process in processes:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_run_as_a_single_one_does(made_up_tfds, tmp_path):
     # Plain descent: Adam and Muon turn a difference in the last digit of a small gradient into a step.
     words = [*tiny_words(made_up_tfds), "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.1"]
-
-    def start(workdir, devices, *more):
-        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        return subprocess.Popen([*command(words, workdir), *more], env=environment, stderr=subprocess.PIPE, text=True)
-
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"--coordinator=localhost:{free.getsockname()[1]}"
-    together = [start(tmp_path / "two", 2, address, "--num_processes=2", f"--process_id={i}") for i in range(2)]
-    for process in [*together, start(tmp_path / "one", 4)]:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+    end(*start_two(words, tmp_path / "two"), start(words, tmp_path / "one", 4))
     one, two = final_state(tmp_path / "one"), final_state(tmp_path / "two")
     assert int(one.step) == int(two.step) == 12
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one.params, two.params)
     samples = [np.load(tmp_path / name / "samples.npz")["arr_0"].astype(int) for name in ("one", "two")]
     np.testing.assert_allclose(*samples, atol=2)
     assert (tmp_path / "two/report.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_any_number_of_devices_and_processes(made_up_tfds, tmp_path):
+    """8 devices, then 2 processes of 2, then 1 device, then 2 of 2 again: as one device all the way."""
+    words = [*tiny_words(made_up_tfds), "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.1",
+             "--config.optimizer.decay=none"]  # fmt: skip
+    straight = start(words, tmp_path / "one", 1)
+    moved = tmp_path / "moved"
+    for steps, processes in ((4, 8), (6, None), (8, 1), (12, None)):
+        more = [*words, f"--config.num_steps={steps}"]
+        end(*(start_two(more, moved) if processes is None else [start(more, moved, processes)]))
+        assert Checkpoints(moved / "checkpoints").latest() == steps
+    end(straight)
+    one, other = final_state(tmp_path / "one"), final_state(moved)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one.params, other.params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_loses_another_ends_with_one_line_and_the_run_goes_on(made_up_tfds, tmp_path, lost):
+    words = [*tiny_words(made_up_tfds), "--config.num_steps=100000", "--config.optimizer.decay=none"]
+    processes = start_two(words, tmp_path, devices=1)
+    deadline = time.monotonic() + 300
+    while not any((tmp_path / "checkpoints").glob("[0-9]*")):
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+    processes[lost].send_signal(signal.SIGKILL)
+    _, said = processes[1 - lost].communicate(timeout=120)
+    assert processes[1 - lost].returncode not in (0, None)
+    assert "another process of the run is gone" in said
+    assert "goes on from the newest checkpoint" in said
+    assert "Traceback" not in said
+    assert "was ended from outside" in processes[lost].communicate()[1]
+
+    saved = Checkpoints(tmp_path / "checkpoints").latest()
+    again = [*tiny_words(made_up_tfds), f"--config.num_steps={saved + 4}", "--config.optimizer.decay=none"]
+    end(*start_two(again, tmp_path, devices=1))
+    assert Checkpoints(tmp_path / "checkpoints").latest() == saved + 4
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_at_one_step(made_up_tfds, tmp_path):
+    words = [*tiny_words(made_up_tfds), "--config.num_steps=100000", "--config.checkpoint_every=100000",
+             "--config.optimizer.decay=none"]  # fmt: skip
+    processes = start_two(words, tmp_path, devices=1)
+    deadline = time.monotonic() + 300
+    while len(read_metrics(tmp_path)) < 2:
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    for process in processes:
+        assert "saved; the same command goes on" in process.communicate(timeout=120)[1]
+        assert process.returncode == 1
+    assert Checkpoints(tmp_path / "checkpoints").latest() == max(r["step"] for r in read_metrics(tmp_path))
 
 
 def test_a_rest_that_calls_cannot_divide_is_refused(tiny_run, made_up_tfds, tmp_path):

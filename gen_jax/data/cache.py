@@ -115,7 +115,8 @@ def fetch(
 def _open(place: pathlib.Path, verify: bool) -> Stored | None:
     try:
         meta = json.loads((place / "meta.json").read_text())
-        arrays = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
+        names = meta["arrays"]
+        arrays = {name: np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
     except (OSError, ValueError, EOFError, KeyError):  # missing, or cut short
         return None
     if verify and fingerprint(arrays) != meta["fingerprint"]:

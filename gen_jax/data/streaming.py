@@ -92,8 +92,18 @@ class Images:
 
     def __getitem__(self, rows: int | slice | np.ndarray) -> np.ndarray:
         numbers = np.asarray(range(len(self))[rows] if isinstance(rows, int | slice) else rows)
-        images = self.stack(self._source.__getitems__(numbers.ravel().tolist()))
+        images = self.stack(self._read(numbers.ravel().tolist()))
         return images.reshape(*numbers.shape, *self.shape[1:])
+
+    def _read(self, rows: list[int]) -> Sequence[Mapping[str, Any]]:
+        try:
+            return self._source.__getitems__(rows)
+        except (OSError, RuntimeError, ValueError) as error:  # as the system, ArrayRecord and Pillow have it
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise UserError(
+                f"cannot read the streamed set any more ({reason}): bring its files back; "
+                "the same command goes on from the newest checkpoint"
+            ) from error
 
     def stack(self, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Returns the images of a few examples, uint8 [n, H, W, C].

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator
 
 import filelock
@@ -270,6 +271,27 @@ def test_png_loses_nothing(channels: int):
     encoder = image_feature._ImageEncoder(shape=pixels.shape, dtype=np.uint8, encoding_format="png")
     with PIL.Image.open(io.BytesIO(prepare._encode_png(encoder, pixels))) as picture:
         np.testing.assert_array_equal(np.asarray(picture).reshape(pixels.shape), pixels)
+
+
+def test_an_archive_never_leaves_its_folder():
+    """TFDS unpacks what is downloaded; nothing of ours unpacks anything."""
+    names = ["inside/a", "../evil", "/evil", "inside/../../evil"]
+    tar, zipped = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+        link = tarfile.TarInfo("inside/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../evil"
+        archive.addfile(link)
+    with zipfile.ZipFile(zipped, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    for read, file in ((extractor.iter_tar, tar), (extractor.iter_tar_stream, tar), (extractor.iter_zip, zipped)):
+        file.seek(0)
+        unpacked = [path for path, _ in read(file)]
+        assert unpacked[0] == "inside/a"
+        # A link becomes a file with what it points to inside of the archive, if that is there.
+        assert set(unpacked) <= {"inside/a", "inside/link"}
 
 
 def test_a_damaged_download_is_no_data(raw: pathlib.Path):

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import multiprocessing
 import os
 import pathlib
@@ -116,6 +117,18 @@ def test_batches_are_those_of_the_set_in_memory_from_any_step(digits, workers: i
                 np.testing.assert_array_equal(batch[name], array)
                 assert batch[name].dtype == array.dtype
     assert not multiprocessing.active_children()
+
+
+def test_files_that_vanish_are_one_line():
+    class Vanishing(list):
+        def __getitems__(self, rows):
+            if len(rows) > 1:
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return [{"image": np.zeros((1, 1, 1), np.uint8)} for _ in rows]
+
+    with pytest.raises(UserError, match=r"cannot read the streamed set any more \(.*Stale file handle\)") as error:
+        streaming.Images(Vanishing(range(4)))[0:3]
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
