@@ -54,7 +54,7 @@ def set_up_processes(coordinator: str = "", num_processes: int = 0, process_id: 
 def _join(**where: Any) -> None:
     command.watch(
         f"process {os.getpid()} on {socket.gethostname()} was ended from outside: killed, or another process of the "
-        "run is gone; the same command in every process goes on from the newest checkpoint"
+        "run is gone or not to be reached; the same command in every process goes on from the newest checkpoint"
     )
     try:
         jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT)

@@ -292,7 +292,7 @@ def test_a_process_that_loses_another_ends_with_one_line_and_the_run_goes_on(mad
     processes[lost].send_signal(signal.SIGKILL)
     _, said = processes[1 - lost].communicate(timeout=120)
     assert processes[1 - lost].returncode not in (0, None)
-    assert "another process of the run is gone" in said
+    assert "another process of the run is gone" in said  # by Python, or by the watcher of one that JAX aborted
     assert "goes on from the newest checkpoint" in said
     assert "Traceback" not in said
     assert "was ended from outside" in processes[lost].communicate()[1]
