@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,13 +17,14 @@ import numpy as np
 from gen_jax import config as configs
 from gen_jax import parallel, report, sample
 from gen_jax.data import dataset
-from gen_jax.method import Method, Picture, State, stream
+from gen_jax.method import Batch, Method, Picture, Scalars, State, stream, to_bytes
 from gen_jax.metrics import classifier as classifiers
 from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, nearest, precision_recall, thin
 from gen_jax.run import Run, write_json
 
 NUM_NEAREST = 8  # samples whose nearest training images are shown
+NUM_SEARCHED = 60_000  # training images that these are looked for among: a set may be too large to be read whole
 NEIGHBOURS = 5
 
 
@@ -47,35 +48,57 @@ def evaluate(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> No
 def make_losses(
     config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh
 ) -> Callable[[State], dict[str, tuple[float, float]]]:
-    """Returns state -> {measure: (mean, standard error)} over the first `config.eval.num_examples` test examples.
+    """Returns state -> {measure: (mean, standard error)} over `config.eval.num_examples` of the `held_out` examples.
 
-    The last batch is padded and the padding left out; sums are taken in float64. Empty where the method
-    evaluates nothing or the data has no test split.
+    Sums are taken in float64. Empty where the method evaluates nothing.
     """
-    if method.evaluate is None or data.test is None:
+    if method.evaluate is None:
         return lambda state: {}
-    test, num = data.test, min(config.eval.num_examples, len(data.test["image"]))
-    devices, processes = mesh.devices.size, jax.process_count()
-    size = -(-min(config.batch_size, num) // devices) * devices
     evaluate = method.evaluate
-    options = parallel.compiler_options(config.fast_compile_options)
-    call = jax.jit(
-        lambda state, batch: evaluate(state, batch, stream(state.key, "eval")),
-        out_shardings=parallel.sharded(mesh),
-        compiler_options=options,
-    )
+    _, arrays, rows = held_out(data, config.eval.num_examples)
+    call = _over_examples(config, mesh, lambda state, batch: evaluate(state, batch, stream(state.key, "eval")))
+    return lambda state: {name: _mean(values.astype(np.float64)) for name, values in call(state, arrays, rows).items()}
 
-    def losses(state: State) -> dict[str, tuple[float, float]]:
+
+def held_out(data: dataset.Dataset, num: int) -> tuple[str, dict[str, Any], np.ndarray]:
+    """Returns the split that a model is judged by, its name first, and the numbers of at most `num` of its examples.
+
+    They are the first of the test split. Where there is none, they are training examples, spread over the set.
+
+    Example:
+      >>> arrays = {"image": np.zeros((9, 2, 2, 1), np.uint8)}
+      >>> held_out(dataset.Dataset(dataset.DataSpec("x", (2, 2, 1), 9), arrays, None), 3)[::2]
+      ('training', array([0, 5, 7]))
+    """
+    if data.test is not None:
+        return "test", data.test, np.arange(min(num, len(data.test["image"])))
+    return "training", data.train, dataset.spread(len(data.train["image"]), num)
+
+
+def _over_examples(
+    config: Any, mesh: jax.sharding.Mesh, fn: Callable[[State, Batch], Scalars]
+) -> Callable[[State, Mapping[str, Any], np.ndarray], dict[str, np.ndarray]]:
+    """Returns (state, arrays of a split, rows) -> what `fn` gives for these rows, [N, ...]; compiled once.
+
+    `index` of a batch is an example's position among the rows. The last batch is padded and the padding left out.
+    """
+    devices, processes = mesh.devices.size, jax.process_count()
+    options = parallel.compiler_options(config.fast_compile_options)
+    call = jax.jit(fn, out_shardings=parallel.sharded(mesh), compiler_options=options)
+
+    def over_examples(state: State, arrays: Mapping[str, Any], rows: np.ndarray) -> dict[str, np.ndarray]:
         values: dict[str, list[np.ndarray]] = {}
+        num = len(rows)
+        size = -(-min(config.batch_size, num) // devices) * devices
         for start in range(0, num, size):
             index = np.minimum(np.arange(start, start + size), num - 1)
             mine = np.split(index, processes)[jax.process_index()]
-            rows = {k: np.asarray(v[mine]) for k, v in test.items()} | {"index": mine.astype(np.int32)}
-            for name, measured in call(state, parallel.put_rows(rows, mesh)).items():
-                values.setdefault(name, []).append(parallel.fetch(measured)[: num - start].astype(np.float64))
-        return {name: _mean(np.concatenate(pieces)) for name, pieces in values.items()}
+            batch = {k: np.asarray(v[rows[mine]]) for k, v in arrays.items()} | {"index": mine.astype(np.int32)}
+            for name, measured in call(state, parallel.put_rows(batch, mesh)).items():
+                values.setdefault(name, []).append(parallel.fetch(measured)[: num - start])
+        return {name: np.concatenate(pieces) for name, pieces in values.items()}
 
-    return losses
+    return over_examples
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:
@@ -105,10 +128,11 @@ def judge(
     """
     step = int(state.step)
     rows = []
+    split, _, examples = held_out(data, config.eval.num_examples)
+    which = "" if split == "test" else ", spread over the set (it has no test split)"
     for name, (value, error) in make_losses(config, method, data, mesh)(state).items():
-        num = min(config.eval.num_examples, len(data.test["image"])) if data.test else 0
-        protocol = f"mean over {num:,} test examples, averaged weights, step {step:,}"
-        rows.append(_metric(f"test_{name}", value, "lower", protocol, None, error))
+        protocol = f"mean over {len(examples):,} {split} examples{which}, averaged weights, step {step:,}"
+        rows.append(_metric(f"{split}_{name}", value, "lower", protocol, None, error))
     histogram = None
     if data.spec.num_classes is not None:
         judged, histogram = _judge_by_classifier(config, data, images, labels, step)
@@ -208,21 +232,39 @@ def _sampler(config: Any) -> str:
 
 
 def nearest_picture(images: np.ndarray, data: dataset.Dataset) -> dict[str, Picture]:
-    """Returns a few samples, each beside its nearest training images by distance of pixels."""
-    queries = images[:NUM_NEAREST]
-    index, _ = nearest(queries, data.train["image"], NEIGHBOURS)
-    rows = [
-        np.concatenate([query[None], data.train["image"][near]]) for query, near in zip(queries, index, strict=True)
-    ]
+    """Returns a few samples, each beside its nearest training images by distance of pixels.
+
+    Args:
+      images: samples, uint8 [N, H, W, C].
+      data: of whose training split at most 60,000 images are looked at.
+    """
+    queries, train = images[:NUM_NEAREST], _TrainingImages(data, NUM_SEARCHED)
+    index, _ = nearest(queries, train, NEIGHBOURS)
+    rows = [np.concatenate([query[None], train[near]]) for query, near in zip(queries, index, strict=True)]
+    among = "" if len(train) == len(data.train["image"]) else f"of {len(train):,} spread over the set, "
     return {
         "nearest": Picture(
             np.concatenate(rows),  # pyright: ignore[reportArgumentType]  a picture is drawn from either kind of array
             title="Nearest training images",
-            caption=f"Left: a sample. Beside it: the {NEIGHBOURS} training images whose pixels are closest. A sample "
-            "that is a copy would stand beside its original.",
+            caption=f"Left: a sample. Beside it: {among}the {NEIGHBOURS} training images whose pixels are closest. A "
+            "sample that is a copy would stand beside its original.",
             columns=1 + NEIGHBOURS,
         )
     }
+
+
+class _TrainingImages:
+    """At most `num` training images as they are shown, uint8 [n, H, W, C], read where they are indexed."""
+
+    def __init__(self, data: dataset.Dataset, num: int):
+        self._images, self._value_range = data.train["image"], data.spec.value_range
+        self._rows = dataset.spread(len(self._images), num)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        return to_bytes(self._images[self._rows[rows]], self._value_range)
 
 
 def write_report(run: Run, values: dict[str, Any]) -> None:

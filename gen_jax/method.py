@@ -22,8 +22,8 @@ PyTree: TypeAlias = Any
 Scalars: TypeAlias = dict[str, Array]
 Batch: TypeAlias = dict[str, Array]
 """`image` uint8 [B, H, W, C] (f32 where the spec says so), `index` i32 [B] (the example's position in
-its global batch) and, where the data has them, `label` i32 [B]. With minibatches every leaf is
-[k, B, ...]: stacked in front, sharded on axis 1."""
+its global batch) and, where the data has them, `label` i32 [B] and `factors` i32 [B, F]. With minibatches every
+leaf is [k, B, ...]: stacked in front, sharded on axis 1."""
 
 
 class State(flax.struct.PyTreeNode):
@@ -50,7 +50,7 @@ class DataSpec:
       fingerprint: hex digest of the content of the training split.
       dtype: of `image` in a batch.
       value_range: smallest and largest value of a pixel in a batch.
-      factor_sizes: number of values of each factor of variation, where there are any.
+      factor_sizes: number of values of each factor of variation, in the order of a batch's `factors`, or None.
     """
 
     name: str
@@ -157,14 +157,36 @@ def broadcast_to_images(values: Array, images: Array) -> Array:
     return values.reshape(values.shape + (1,) * (images.ndim - values.ndim))
 
 
-def to_model(image: Array) -> Array:
-    """Returns pixels in 0..255 (uint8 or float, any shape) as f32 in [-1, 1]: x / 127.5 - 1 (Ho et al. 2020).
+def to_model(image: Array, value_range: tuple[float, float]) -> Array:
+    """Returns images of a batch (any shape) as f32 in [-1, 1]; bytes as x / 127.5 - 1 (Ho et al. 2020).
+
+    Args:
+      image: with values in `value_range`.
+      value_range: of the DataSpec: (0, 255) for bytes, (0, 1) for binary images.
 
     Example:
-      >>> to_model(jnp.array([0, 255], jnp.uint8)).tolist()
-      [-1.0, 1.0]
+      >>> to_model(jnp.array([0, 255], jnp.uint8), (0, 255)).tolist(), to_model(jnp.array([0, 1]), (0, 1)).tolist()
+      ([-1.0, 1.0], [-1.0, 1.0])
     """
-    return image.astype(jnp.float32) / 127.5 - 1.0
+    low, high = value_range
+    return (image.astype(jnp.float32) - low) / ((high - low) / 2) - 1.0
+
+
+def to_bytes(image: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+    """Returns images of a data set as they are shown and compared with samples: uint8, from black 0 to white 255.
+
+    Args:
+      image: with values in `value_range`, any shape.
+      value_range: of the DataSpec.
+
+    Example:
+      >>> to_bytes(np.array([0, 1], np.uint8), (0, 1)).tolist(), to_bytes(np.array([7], np.uint8), (0, 255)).tolist()
+      ([0, 255], [7])
+    """
+    low, high = value_range
+    if image.dtype == np.uint8 and (low, high) == (0, 255):
+        return image
+    return np.clip(np.round((image.astype(np.float32) - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
 
 
 def to_pixels(x: Array) -> Array:

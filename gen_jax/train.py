@@ -242,9 +242,9 @@ def many_steps(step: Callable, calls: int) -> Callable:
 
 
 def make_pictures(method: Method, data: dataset.Dataset, state: State) -> dict[str, Any]:
-    """Returns the method's pictures, made with the first examples of the test (else training) split."""
-    rows = data.train if data.test is None else data.test
-    batch = {k: jnp.asarray(np.asarray(v[:16])) for k, v in rows.items()} | {"index": jnp.arange(16)}
+    """Returns the method's pictures, made with a few examples of the test (else training) split."""
+    split, rows = evaluate.held_out(data, 16)[1:]
+    batch = {k: jnp.asarray(np.asarray(v[rows])) for k, v in split.items()} | {"index": jnp.arange(len(rows))}
     return jax.jit(method.pictures)(state, stream(state.key, "pictures"), batch)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from gen_jax import config as configs
 from gen_jax import evaluate, main, parallel
+from gen_jax.data import dataset
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, Method, State, UserError
 
@@ -29,6 +30,37 @@ def test_1003_examples_count_1003():
         first = images[:, 0, 0, 0].astype(np.float64)
         assert value == pytest.approx(first.mean(), rel=1e-12)
         assert error == pytest.approx(first.std(ddof=1) / np.sqrt(1003), rel=1e-12)
+
+
+def test_without_a_test_split_training_examples_are_judged_and_called_so():
+    images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
+    data = Dataset(DataSpec("x", (1, 1, 1), 50), {"image": images}, None)
+    pixel = lambda state, batch, key: {"loss": batch["image"][:, 0, 0, 0].astype(jnp.float32)}  # noqa: E731
+    method = Method(*[None] * 3, pixel, None)  # pyright: ignore
+    state = State(jnp.int32(0), jax.random.key(0), {}, {}, {}, {}, {})
+    config = configs.base_config()
+    config.eval.num_examples = 20
+    (row,) = evaluate.judge(config, method, data, parallel.make_mesh(1), state, images, None)["metrics"]
+    assert row["name"] == "training_loss"
+    assert row["protocol"].startswith("mean over 20 training examples, spread over the set")
+    assert row["value"] == pytest.approx(dataset.spread(50, 20).mean())
+
+
+def test_neighbours_are_sought_among_images_as_they_are_shown(monkeypatch):
+    # Binary images; the sample is white but for its first pixel, and only one of those that are searched is like it.
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 2, (90, 4, 4, 1)).astype(np.uint8)
+    images[dataset.spread(90, 40)[7]] = 1
+    data = Dataset(DataSpec("x", (4, 4, 1), 90, value_range=(0, 1)), {"image": images}, None)
+    sample = np.full((1, 4, 4, 1), 255, np.uint8)
+    sample[0, 0, 0] = 0
+    monkeypatch.setattr(evaluate, "NUM_SEARCHED", 40)
+    picture = evaluate.nearest_picture(sample, data)["nearest"]
+    np.testing.assert_array_equal(picture.images[:2], [sample[0], np.full((4, 4, 1), 255)])
+    assert set(np.unique(picture.images)) == {0, 255}
+    assert "of 40 spread over the set, the 5 training images" in picture.caption
+    monkeypatch.setattr(evaluate, "NUM_SEARCHED", 90)
+    assert "Beside it: the 5 training images" in evaluate.nearest_picture(sample, data)["nearest"].caption
 
 
 def test_the_mode_judges_and_keeps_other_figures_of_the_checkpoint(tiny_run, tmp_path, capsys):

@@ -2,13 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.method import DataSpec, draw, stream, to_model, to_pixels
+from gen_jax.method import DataSpec, draw, stream, to_bytes, to_model, to_pixels
 
 
 def test_to_model_and_to_pixels_invert_each_other_over_all_256_values():
     values = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(to_pixels(to_model(values)), values)
-    np.testing.assert_array_equal(jax.jit(lambda v: to_pixels(to_model(v)))(values), values)
+    np.testing.assert_array_equal(to_pixels(to_model(values, (0, 255))), values)
+    np.testing.assert_array_equal(jax.jit(lambda v: to_pixels(to_model(v, (0, 255))))(values), values)
 
 
 def test_pixels_are_rounded_and_clipped_not_cut():
@@ -35,3 +35,11 @@ def test_a_data_spec_survives_json():
 
     spec = DataSpec("x", (8, 8, 1), 10, ("a", "b"), "f00")
     assert DataSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_binary_images_are_black_and_white_for_models_and_for_eyes():
+    binary = np.array([[0, 1]], np.uint8)
+    np.testing.assert_array_equal(to_bytes(binary, (0, 1)), to_pixels(to_model(jnp.array(binary), (0, 1))))
+    np.testing.assert_array_equal(to_bytes(np.array([-1.0, 0.2, 1.0, 3.0]), (-1, 1)), [0, 153, 255, 255])
+    values = np.arange(256, dtype=np.uint8)
+    assert to_bytes(values, (0, 255)) is values

@@ -19,7 +19,7 @@ import PIL.ImageDraw
 
 from gen_jax import command
 from gen_jax.data import dataset
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, to_bytes
 
 OPTIONS = ("data_dir", "cache_dir", "train_split", "test_split", "image_size", "channels", "background", "on_error")
 """Keys of `config.base_config().data` that are flags here."""
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m gen_jax.data",
         description="Prepare and describe a data set: mnist, fashion_mnist, cifar10, any image set of TFDS, "
-        "stroke_digits, image_folder:<dir>.",
+        "stroke_digits, dsprites, image_folder:<dir>.",
         allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", default="", help="as config.data.name; without it: what is there")
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     path = pathlib.Path(flags.sheet or f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', data.spec.name)}.png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet(data.train, data.spec.class_names).save(path, "PNG")
+        sheet(data.train, data.spec.class_names, data.spec.value_range).save(path, "PNG")
     except OSError as error:
         raise UserError(
             f"cannot write the sheet {path} ({error.strerror}): choose another place with --sheet"
@@ -78,7 +78,7 @@ def listing(config: Any) -> str:
     return "\n".join(
         [
             *lines,
-            "drawn without a download: stroke_digits",
+            "drawn without a download: stroke_digits, dsprites",
             "your own pictures: image_folder:<dir>",
             "known to TFDS (those with an image each, of bytes, can be read; not all of them are pictures):",
             textwrap.fill(", ".join(prepare.known()), 100, initial_indent="  ", subsequent_indent="  "),
@@ -103,6 +103,8 @@ def description(data: dataset.Dataset, config: Any) -> str:
 
 
 def _classes(spec: DataSpec) -> str:
+    if spec.factor_sizes is not None:
+        return f"{len(spec.factor_sizes)} factors of {', '.join(map(str, spec.factor_sizes))} values"
     if spec.class_names is None:
         return "no labels"
     shown = ", ".join(spec.class_names[:MAX_ROWS]) + (", ..." if len(spec.class_names) > MAX_ROWS else "")
@@ -116,19 +118,22 @@ def _balance(arrays: Mapping[str, Any], num_classes: int | None) -> str:
     return f", {count.min():,} to {count.max():,} a class"
 
 
-def sheet(arrays: Mapping[str, Any], class_names: tuple[str, ...] | None) -> PIL.Image.Image:
-    """Returns the first pictures of a split on one sheet: a row a class behind its name, or rows without names.
+def sheet(
+    arrays: Mapping[str, Any], class_names: tuple[str, ...] | None, value_range: tuple[float, float] = (0, 255)
+) -> PIL.Image.Image:
+    """Returns pictures of a split on one sheet: the first of each class behind its name, or some from everywhere.
 
     Args:
       arrays: `image` uint8 [N, H, W, C], C 1 or 3, and `label` i32 [N] where there are classes.
       class_names: one a class, or None.
+      value_range: of a pixel.
 
     Example:
       >>> sheet({"image": np.zeros((5, 28, 28, 1), np.uint8)}, None).size  # each 56x56, four pixels between two
       (296, 56)
     """
     if class_names is None:
-        number = np.arange(min(len(arrays["image"]), MAX_ROWS * MAX_COLUMNS))
+        number = dataset.spread(len(arrays["image"]), MAX_ROWS * MAX_COLUMNS)
         rows = [number[start : start + MAX_COLUMNS] for start in range(0, len(number), MAX_COLUMNS)]
         names = [""] * len(rows)
     else:
@@ -147,7 +152,7 @@ def sheet(arrays: Mapping[str, Any], class_names: tuple[str, ...] | None) -> PIL
     for top, (name, row) in enumerate(zip(names, rows, strict=True)):
         y = top * (height + _GAP)
         pen.text((_GAP, y + height // 2), name, fill="black", anchor="lm")
-        for left, pixels in enumerate(arrays["image"][row]):
+        for left, pixels in enumerate(to_bytes(arrays["image"][row], value_range)):
             picture = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
             enlarged = picture.resize((width, height), PIL.Image.Resampling.NEAREST)
             canvas.paste(enlarged, (margin + left * (width + _GAP), y))

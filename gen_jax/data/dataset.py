@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import math
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ LOADERS: dict[str, str] = {
     "tfds": "gen_jax.data.tfds",
     "stroke_digits": "gen_jax.data.stroke_digits",
     "image_folder": "gen_jax.data.image_folder",
+    "dsprites": "gen_jax.data.dsprites",
 }
 """From the prefix of a name ("tfds:mnist", "stroke_digits") to the module whose `load(rest, config)` reads it,
 imported when asked for; `rest` is what stands behind the colon. A name without one of these prefixes is a name of
@@ -39,7 +41,8 @@ class Dataset:
 
     Attributes:
       spec: what methods and reports need to know, with the fingerprint of the training split.
-      train: `image` uint8 [N, H, W, C] and, where the set has labels, `label` i32 [N].
+      train: `image` uint8 [N, H, W, C], with values in `spec.value_range`, and, where the set has labels, `label`
+        i32 [N]; where its factors of variation are known, `factors` i32 [N, F].
       test: the same for the test split, or None.
     """
 
@@ -61,8 +64,8 @@ def load(config: Any) -> Dataset:
 
     Args:
       config: as `data` of `config.base_config()`: `name` ("mnist", "tfds:mnist", with version "mnist:3.0.1",
-        "stroke_digits", "image_folder:<dir>"); `data_dir` ("" for TFDS's own folder); `cache_dir` ("" for the
-        user's); `train_split`; `test_split` ("" for none); `image_size`, `channels`, `background`;
+        "stroke_digits", "dsprites", "image_folder:<dir>"); `data_dir` ("" for TFDS's own folder); `cache_dir`
+        ("" for the user's); `train_split`; `test_split` ("" for none); `image_size`, `channels`, `background`;
         `offline_substitute` ("" for none). Splits may be slices ("train[:10%]").
 
     Raises:
@@ -186,6 +189,22 @@ def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """
     # Ranks of Philox's raw output: numpy promises that stream for ever, but not that of Generator.permutation.
     return np.argsort(np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(num_examples), kind="stable")
+
+
+def spread(num_examples: int, num: int) -> np.ndarray:
+    """Returns the numbers of at most `num` examples that lie evenly over a set: i64, rising, all where there are fewer.
+
+    The step from one to the next varies. A fixed one would be in step with the factors of a set that is a grid.
+
+    Example:
+      >>> spread(num_examples=100, num=5).tolist(), spread(num_examples=3, num=5).tolist()
+      ([0, 23, 44, 61, 83], [0, 1, 2])
+    """
+    # Multiples of the golden ratio leave no large gap, wherever one stops (Weyl's sequence, in whole numbers).
+    stride = round(num_examples * (math.sqrt(5) - 1) / 2)
+    while math.gcd(stride, num_examples) > 1:
+        stride += 1
+    return np.sort(np.arange(min(num, num_examples)) * stride % num_examples)
 
 
 # Two: a batch may run over the end of a permutation. Here, not in `Batches`, which goes to worker processes as it is.

@@ -19,11 +19,17 @@ import PIL.Image
 import tensorflow_datasets as tfds
 import tqdm
 
-from gen_jax.data import cache, images, streaming
+from gen_jax.data import cache, dsprites, images, streaming
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, UserError
 
 Builder: TypeAlias = Any  # tfds.core.DatasetBuilder, whose own annotations do not fit what it returns
+
+# What the features of these sets do not say.
+FACTORS = {"dsprites": dsprites.FACTORS}
+"""From a set to its factors of variation, each of them a feature `label_<factor>`."""
+BINARY = ("dsprites", "binarized_mnist")
+"""Sets whose pixels are 0 or 1."""
 
 _CHUNK = 512  # examples that one thread decodes at a time
 _MAKE_EQUAL = "set --config.data.image_size, and --config.data.channels where some are grey"
@@ -42,8 +48,12 @@ def load(name: str, config: Any) -> Dataset:
     label = dict(builder.info.features.items()).get("label")
     class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
 
+    if builder.name in BINARY and config.image_size not in (0, *builder.info.features["image"].shape[:1]):
+        raise UserError(f"the pixels of {name!r} are 0 or 1, so it cannot be resized: leave out data.image_size")
     train = _split(builder, config.train_split, class_names, config, config.stream)
-    test = _split(builder, config.test_split, class_names, config) if config.test_split else None
+    # "test" is what a config says that says nothing of it.
+    has_one = config.test_split and (config.test_split, [*builder.info.splits]) != ("test", ["train"])
+    test = _split(builder, config.test_split, class_names, config) if has_one else None
     height, width, channels = train.arrays["image"].shape[1:]
     if test is not None and test.arrays["image"].shape[1:] != (height, width, channels):
         raise UserError(f"the splits of {name!r} hold images of different sizes: {_MAKE_EQUAL}")
@@ -53,6 +63,8 @@ def load(name: str, config: Any) -> Dataset:
         num_examples=len(train.arrays["image"]),
         class_names=class_names,
         fingerprint=train.fingerprint,
+        value_range=(0, 1) if builder.name in BINARY else (0, 255),
+        factor_sizes=_factor_sizes(builder),
     )
     return Dataset(spec, train.arrays, None if test is None else test.arrays)
 
@@ -150,8 +162,32 @@ def _split(
     folder, title = cache.root(config.cache_dir) / "data", f"{builder.name}-{split}"
     if streamed:
         num_classes = None if class_names is None else len(class_names)
-        return streaming.fetch(folder, title, key, _source(builder, split, fit), num_classes, config.workers)
-    return cache.fetch(folder, title, key, lambda: (_decode(builder, split, class_names, fit), {}))
+        stored = streaming.fetch(folder, title, key, _source(builder, split, fit), num_classes, config.workers)
+    else:
+        stored = cache.fetch(folder, title, key, lambda: (_decode(builder, split, class_names, fit), {}))
+    if builder.name not in FACTORS:
+        return stored
+    key = {"name": builder.info.full_name, "split": split, "data": stored.fingerprint}
+    factors = cache.fetch(folder, f"{title}-factors", key, lambda: ({"factors": _factors(builder, split)}, {}))
+    both = hashlib.sha256((stored.fingerprint + factors.fingerprint).encode()).hexdigest()
+    return cache.Stored({**stored.arrays, **factors.arrays}, both, stored.facts)
+
+
+def _factor_sizes(builder: Builder) -> tuple[int, ...] | None:
+    if builder.name not in FACTORS:
+        return None
+    return tuple(builder.info.features[f"label_{factor}"].num_classes for factor in FACTORS[builder.name])
+
+
+def _factors(builder: Builder, split: str) -> np.ndarray:
+    """Returns i32 [N, F]."""
+    source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    factors = np.empty((len(source), len(FACTORS[builder.name])), np.int32)
+    for start in range(0, len(source), _CHUNK):
+        rows = range(start, min(start + _CHUNK, len(source)))
+        examples = source.__getitems__(list(rows))
+        factors[rows] = [[each[f"label_{factor}"] for factor in FACTORS[builder.name]] for each in examples]
+    return factors
 
 
 def _digest(paths: Sequence[pathlib.Path]) -> str:

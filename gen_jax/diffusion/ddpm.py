@@ -89,7 +89,7 @@ def make(config: Any, spec: DataSpec) -> Method:
 
     def losses(params: PyTree, batch: Batch, t: Array, key_noise: Key, key_dropout: Key | None) -> Array:
         """Weighted squared error, mean over pixels: f32 [B]."""
-        x0 = to_model(batch["image"])
+        x0 = to_model(batch["image"], spec.value_range)
         eps = draw(key_noise, batch["index"], lambda k: jax.random.normal(k, spec.image_shape))
         level = schedule.level(t)
         x_t = schedules.add_noise(x0, eps, level)
@@ -152,7 +152,7 @@ def make(config: Any, spec: DataSpec) -> Method:
         under = f"{c.schedule.replace('_', ' ')} schedule of {c.num_timesteps} steps{end}"
         eps = jax.random.normal(key, spec.image_shape)
         return {
-            "forward": pictures.forward(to_model(batch["image"][0]), eps, schedule, under),
+            "forward": pictures.forward(to_model(batch["image"][0], spec.value_range), eps, schedule, under),
             **pictures.reverse(denoiser(state, label), schedule, sampler, steps, keys, spec.image_shape, how),
         }
 

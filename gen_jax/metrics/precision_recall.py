@@ -8,6 +8,7 @@ Also here: nearest neighbours, and the fixed rule by which a large reference set
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -71,10 +72,11 @@ def density_coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> tuple[fl
     return num_memberships / (k * len(fake)), num_covered / len(real)
 
 
-def nearest(queries: np.ndarray, reference: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def nearest(queries: np.ndarray, reference: Any, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Returns the k nearest rows of `reference` to each query, nearest first: indices i64 and distances f64, [Q, k].
 
     Distances are Euclidean, on all axes but the first flattened; images (uint8) will do as well as features.
+    Of `reference` only length and slices are used: it is read in pieces.
 
     Example:
       >>> index, distance = nearest(np.array([[0, 0]]), np.array([[9, 9], [3, 4], [0, 1]]), k=2)

@@ -51,11 +51,17 @@ def test_a_sheet_has_a_row_a_class():
     assert [drawn[row * 60 + 28, -20].tolist() for row in range(3)] == [[50] * 3, [255] * 3, [255] * 3]
 
 
+def test_binary_pictures_are_shown_black_and_white():
+    image = np.array([0, 1], np.uint8).reshape(2, 1, 1, 1).repeat(56, 1).repeat(56, 2)
+    drawn = np.asarray(command.sheet({"image": image}, None, (0, 1)))
+    assert [drawn[28, left].tolist() for left in (28, 88)] == [[0] * 3, [255] * 3]
+
+
 def test_without_a_name_it_lists_what_is_there(made_up_tfds, tmp_path, capsys: pytest.CaptureFixture[str]):
     command.main([f"--data_dir={made_up_tfds}"])
     out = capsys.readouterr().out
     assert "  made_up_digits 1.0.0\n" in out
-    assert "stroke_digits" in out
+    assert "stroke_digits, dsprites" in out
     assert " mnist," in out
     command.main([f"--data_dir={tmp_path}"])
     assert f"prepared in {tmp_path}:\n  nothing\n" in capsys.readouterr().out

@@ -153,3 +153,14 @@ def test_only_a_missing_network_is_a_reason_to_substitute(monkeypatch: pytest.Mo
     monkeypatch.setattr("importlib.import_module", lambda module: types.SimpleNamespace(load=broken))
     with pytest.raises(UserError, match="no split"):
         dataset.load(types.SimpleNamespace(name="mnist", offline_substitute="stroke_digits"))
+
+
+@pytest.mark.parametrize(("num_examples", "num"), [(1, 5), (2, 1), (3, 3), (100, 7), (1000, 999), (737_280, 2_000)])
+def test_spread_examples_differ_and_leave_no_large_gap(num_examples, num):
+    rows = dataset.spread(num_examples, num)
+    assert len(rows) == min(num, num_examples)
+    assert (np.diff(rows) > 0).all()
+    assert rows[0] >= 0
+    assert rows[-1] < num_examples
+    ends = np.concatenate([rows, rows[:1] + num_examples])
+    assert np.diff(ends).max() <= 3 * num_examples / len(rows) + 1
