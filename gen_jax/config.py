@@ -36,7 +36,7 @@ JUDGING = (*SAMPLING, "eval.*", "data.data_dir", "data.cache_dir", "data.stream"
 
 COUNTS = ("batch_size", "num_steps", "log_every", "eval_every", "checkpoint_every", "steps_per_call", "accumulate",
           "sample.num", "sample.batch_size", "eval.num_samples", "eval.num_examples",
-          "eval.classifier_steps")  # fmt: skip
+          "eval.num_codes", "eval.classifier_steps")  # fmt: skip
 
 SHARES = ("optimizer.b1", "optimizer.b2", "network.dropout")  # in [0, 1); not every config has the last
 
@@ -108,6 +108,7 @@ def base_config() -> Config:
             "eval": {
                 "num_samples": 10_000,  # samples that --mode=eval judges
                 "num_examples": 2_048,  # test examples whose loss is evaluated
+                "num_codes": 10_000,  # images whose codes are judged, where the factors of the data are known
                 "classifier_steps": 1_400,  # of training the classifier that judges; part of its key in the cache
             },
         }

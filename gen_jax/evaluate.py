@@ -19,6 +19,7 @@ from gen_jax import parallel, report, sample
 from gen_jax.data import dataset
 from gen_jax.method import Batch, Method, Picture, Scalars, State, stream, to_bytes
 from gen_jax.metrics import classifier as classifiers
+from gen_jax.metrics import disentanglement
 from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, nearest, precision_recall, thin
 from gen_jax.run import Run, write_json
@@ -38,7 +39,7 @@ def evaluate(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> No
     dataset.refuse_other(model.spec, data.spec, run.workdir)
     chief = jax.process_index() == 0
     images, labels = model.generate(model.state, config.eval.num_samples, progress=chief)
-    values = judge(config, model.method, data, model.mesh, model.state, images, labels)
+    values = judge(config, model.method, data, model.mesh, model.state, images, labels, thorough=True)
     if chief:
         write_report(run, values)
         print(table(values))
@@ -114,6 +115,7 @@ def judge(
     state: State,
     images: np.ndarray,
     labels: np.ndarray | None,
+    thorough: bool = False,
 ) -> dict[str, Any]:
     """Returns what report.json holds: every metric of `images` and of the model, each with its protocol.
 
@@ -125,6 +127,7 @@ def judge(
       state: what is judged.
       images: its samples, uint8 [N, H, W, C].
       labels: i32 [N], the classes asked for, or None.
+      thorough: also what takes minutes.
     """
     step = int(state.step)
     rows = []
@@ -133,6 +136,7 @@ def judge(
     for name, (value, error) in make_losses(config, method, data, mesh)(state).items():
         protocol = f"mean over {len(examples):,} {split} examples{which}, averaged weights, step {step:,}"
         rows.append(_metric(f"{split}_{name}", value, "lower", protocol, None, error))
+    rows += _judge_codes(config, method, data, mesh, state, thorough)
     histogram = None
     if data.spec.num_classes is not None:
         judged, histogram = _judge_by_classifier(config, data, images, labels, step)
@@ -142,6 +146,40 @@ def judge(
         "histogram": histogram,
         "facts": {"checkpoint_step": step, "sampler": _sampler(config), "data": data.spec.name},
     }
+
+
+def _judge_codes(
+    config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh, state: State, thorough: bool
+) -> list[dict[str, Any]]:
+    """Measures of the mean codes of images, where the method has any; of factors, where the data has any."""
+    if method.encode is None:
+        return []
+    encode, step = method.encode, int(state.step)
+    call = _over_examples(config, mesh, lambda state, batch: {"code": encode(state, batch, stream(state.key, "eval"))})
+    split, arrays, examples = held_out(data, config.eval.num_examples)
+    codes = call(state, arrays, examples)["code"]
+    protocol = (
+        f"of {codes.shape[1]} latents those whose mean code varies by more than 0.01 over {len(codes):,} {split} "
+        f"examples (Burda et al. 2016), averaged weights, step {step:,}"
+    )
+    name = disentanglement.named("active_units", examples=len(codes))
+    rows = [_metric(name, disentanglement.active_units(codes), None, protocol)]
+    if data.spec.factor_sizes is None:
+        return rows
+    chief = jax.process_index() == 0
+    values = disentanglement.measure(
+        lambda numbers: call(state, data.train, numbers)["code"],
+        data.train["factors"],
+        data.spec.factor_sizes,
+        config.eval.num_codes,
+        thorough,
+        say=lambda line: print(line, flush=True) if chief else None,
+    )
+    protocol = (
+        f"how well each factor of {data.spec.name} stands in a latent of its own, from mean codes of training images "
+        f"drawn at random; the name says how many, averaged weights, step {step:,}"
+    )
+    return rows + [_metric(name, value, "higher", protocol) for name, value in values.items()]
 
 
 def _judge_by_classifier(
@@ -211,7 +249,7 @@ def short(num: int) -> str:
 def _metric(
     name: str,
     value: float,
-    better: str,
+    better: str | None,
     protocol: str,
     reference: float | None = None,
     error: float | None = None,

@@ -106,6 +106,7 @@ class Method(NamedTuple):
     pictures: Callable[[State, Key, Batch], dict[str, Picture]]  # what the report shows of this method
     batches_per_step: int = 1  # leaves of Batch are [k, B, ...] where k > 1
     conditional: bool = False  # whether `sample` takes labels
+    encode: Callable[[State, Batch, Key], Array] | None = None  # the mean code of each example, f32 [B, Z]
 
 
 class UserError(Exception):

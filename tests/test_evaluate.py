@@ -46,6 +46,29 @@ def test_without_a_test_split_training_examples_are_judged_and_called_so():
     assert row["value"] == pytest.approx(dataset.spread(50, 20).mean())
 
 
+def test_codes_are_judged_by_the_factors_of_the_data():
+    # The code is the factors, each in a latent of its own, and a third latent says nothing.
+    factors = np.stack(np.meshgrid(np.arange(4), np.arange(5), np.arange(3)), axis=-1).reshape(-1, 3)[:, :2]
+    arrays = {"image": factors.sum(axis=1).astype(np.uint8).reshape(-1, 1, 1, 1), "factors": factors.astype(np.int32)}
+    spec = DataSpec("x", (1, 1, 1), len(factors), factor_sizes=(4, 5))
+    encode = lambda state, batch, key: jnp.pad(batch["factors"].astype(jnp.float32), ((0, 0), (0, 1)))  # noqa: E731
+    method = Method(*[None] * 5, encode=encode)  # pyright: ignore
+    state = State(jnp.int32(0), jax.random.key(0), {}, {}, {}, {}, {})
+    config = configs.base_config()
+    config.eval.num_codes, config.batch_size = 37, 7
+
+    def judged(spec):
+        data = Dataset(spec, arrays, None)
+        rows = evaluate.judge(config, method, data, parallel.make_mesh(1), state, arrays["image"], None)["metrics"]
+        return {row["name"]: row["value"] for row in rows}
+
+    values = judged(spec)
+    assert values["active_units/60_examples"] == 2
+    assert values["mig/20_bins_37_samples"] == pytest.approx(1, abs=0.1)  # 37 samples of independent factors
+    assert values.keys() == {"active_units/60_examples", "mig/20_bins_37_samples", "sap_correlation/37_samples"}
+    assert judged(DataSpec("x", (1, 1, 1), 60)).keys() == {"active_units/60_examples"}
+
+
 def test_neighbours_are_sought_among_images_as_they_are_shown(monkeypatch):
     # Binary images; the sample is white but for its first pixel, and only one of those that are searched is like it.
     rng = np.random.default_rng(0)

@@ -151,6 +151,18 @@ def test_evaluation_of_an_example_does_not_depend_on_its_batch(name):
         np.testing.assert_allclose(whole[measure][4:8], part[measure], rtol=1e-5)
 
 
+def test_the_code_of_an_example_does_not_depend_on_its_batch(name):
+    _, method = make(name)
+    if method.encode is None:
+        pytest.skip(f"{name} has no encoder")
+    state = parallel.init_state(method.init, 0, parallel.make_mesh(1))
+    batch, key = batch_of(1), jax.random.key(2)
+    encode = jax.jit(method.encode)
+    whole = encode(state, batch, key)
+    assert (whole.ndim, len(whole), whole.dtype) == (2, BATCH, jnp.float32)
+    np.testing.assert_allclose(whole[4:8], encode(state, {k: v[4:8] for k, v in batch.items()}, key), rtol=1e-4)
+
+
 def test_pictures_can_be_drawn(name):
     _, method = make(name)
     state = parallel.init_state(method.init, 0, parallel.make_mesh(1))

@@ -1,5 +1,7 @@
 """How well each factor of variation stands in a latent of its own: MIG, SAP, DCI and the FactorVAE score.
 
+`measure` takes them all of a data set's codes, by name and protocol; the functions below it one each.
+
 All take mean codes, one row an image, and the factors that the image was drawn with, as whole numbers. The protocol
 is that of Locatello et al. 2019 where nothing else is said: 10,000 rows, 5,000 more to test on. A factor that does not
 vary is left out: nothing can be known of it. None depends on the order of the latents, nor on their signs beyond
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from gen_jax.data.dataset import permutation
 from gen_jax.method import DataSpec, UserError
 
 
@@ -33,6 +36,69 @@ def require_factors(spec: DataSpec) -> tuple[int, ...]:
     if spec.factor_sizes is None:
         raise UserError(f"{spec.name!r} has no factors of variation to measure disentanglement by; dsprites has")
     return spec.factor_sizes
+
+
+def measure(
+    codes_of: Callable[[np.ndarray], np.ndarray],
+    factors: np.ndarray,
+    factor_sizes: tuple[int, ...],
+    num_codes: int = 10_000,
+    thorough: bool = False,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Returns the measures of a code by their names, which say the protocol: MIG and SAP by correlation, or all.
+
+    Of a small set at most two thirds of the rows are for training, and the rest for testing.
+
+    Args:
+      codes_of: from the numbers [n] of examples to their mean codes [n, Z].
+      factors: of all examples, whole numbers [N, F].
+      factor_sizes: number of values of each factor.
+      num_codes: rows drawn at random; half as many more to test on. Also the votes of the FactorVAE score.
+      thorough: also what takes minutes and scikit-learn: SAP, DCI; and the FactorVAE score.
+      seed: of what is drawn.
+      say: takes a line for the user about what was left out, and why.
+
+    Example:
+      >>> factors = np.array([[i, j] for i in range(4) for j in range(5)])
+      >>> measure(lambda rows: factors[rows] * [-1.0, 3.0], factors, (4, 5), num_codes=12)
+      {'mig/20_bins_12_samples': ..., 'sap_correlation/12_samples': ...}
+    """
+    num = min(num_codes, 2 * len(factors) // 3)
+    rows = permutation(seed, 0, len(factors))[: num + num // 2]
+    codes, of_codes = codes_of(rows[:num]), np.asarray(factors[rows[:num]])
+    values = {
+        named("mig", bins=20, samples=num): mig(codes, of_codes, bins=20),
+        named("sap_correlation", samples=num): sap_correlation(codes, of_codes),
+    }
+    if not thorough:
+        return values
+    both = codes, of_codes, codes_of(rows[num:]), np.asarray(factors[rows[num:]])
+    try:
+        values[named("sap", samples=num, tested=num // 2)] = sap(*both, seed=seed)
+        for name, value in dci(*both, seed=seed).items():
+            values[named(f"dci_{name}", samples=num, tested=num // 2)] = value
+    except UserError as error:  # no scikit-learn
+        say(f"left out: {error}")
+    row_of = _row_of_every_combination(np.asarray(factors), factor_sizes)
+    if row_of is None:
+        say("left out: the FactorVAE score takes images of any combination of factors, and the set lacks some")
+        return values
+
+    def codes_of_factors(wanted: np.ndarray) -> np.ndarray:
+        rows, place = np.unique(row_of[tuple(wanted.T)], return_inverse=True)
+        return codes_of(rows)[place.ravel()]
+
+    score = factor_vae_score(codes_of_factors, factor_sizes, num, num // 2, num_global=num, seed=seed)
+    return {**values, named("factor_vae_score", votes=num, tested=num // 2): score}
+
+
+def _row_of_every_combination(factors: np.ndarray, factor_sizes: tuple[int, ...]) -> np.ndarray | None:
+    """The number of an example with each combination of factors, [*factor_sizes], or None where there is not each."""
+    rows = np.full(factor_sizes, -1)
+    rows[tuple(factors.T)] = np.arange(len(factors))
+    return None if (rows < 0).any() else rows
 
 
 def named(measure: str, **protocol: int) -> str:
@@ -82,6 +148,20 @@ def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
     row, column = np.nonzero(joint)
     share = joint[row, column]
     return float((share * np.log(share / (joint.sum(axis=1)[row] * joint.sum(axis=0)[column]))).sum())
+
+
+def active_units(means: np.ndarray, threshold: float = 0.01) -> int:
+    """Returns how many latents vary with the data: the variance of their mean codes is above `threshold`.
+
+    Args:
+      means: [N, Z], mean codes of N images.
+      threshold: 0.01 (Burda et al. 2016, section 5.2).
+
+    Example:
+      >>> active_units(np.array([[0.0, 1.0, 0.05], [1.0, 1.0, 0.0]]))
+      1
+    """
+    return int(np.sum(np.var(np.asarray(means, np.float64), axis=0) > threshold))
 
 
 def mig(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> float:
@@ -244,7 +324,7 @@ def factor_vae_score(
     its number then: the released code numbers those that are left, and so mixes latents up.
 
     Args:
-      codes_of: from factors [batch_size, F] to codes [batch_size, Z] of images drawn with them.
+      codes_of: from factors [n, F] to codes [n, Z] of images drawn with them; called once, for all.
       factor_sizes: number of values of each factor.
       num_votes: votes that the classifier is made of.
       num_test_votes: votes that judge it.
@@ -269,25 +349,24 @@ def factor_vae_score(
     def drawn() -> np.ndarray:
         return rng.integers(sizes, size=(batch_size, len(sizes)))
 
-    everywhere = [codes_of(drawn()) for _ in range(-(-num_global // batch_size))]
-    variance = np.var(np.concatenate(everywhere), axis=0, ddof=1)
+    batches = [drawn() for _ in range(-(-num_global // batch_size))]
+    num_everywhere = len(batches)
+    fixed = rng.choice(varying, size=num_votes + num_test_votes)
+    for factor in fixed:
+        batches.append(drawn())
+        batches[-1][:, factor] = batches[-1][0, factor]
+    codes = codes_of(np.concatenate(batches)).reshape(len(batches), batch_size, -1)
+
+    variance = np.var(codes[:num_everywhere].reshape(num_everywhere * batch_size, -1), axis=0, ddof=1)
     active = np.sqrt(variance) > threshold
     if not active.any():
         return 0.0
+    relative = np.var(codes[num_everywhere:], axis=1) / np.where(active, variance, 1)
+    vote = np.argmin(np.where(active, relative, np.inf), axis=1)
 
-    def votes(num: int) -> np.ndarray:
-        """Returns how often each latent was voted for with each factor, [Z, F]."""
-        table = np.zeros((len(variance), len(sizes)), np.int64)
-        for _ in range(num):
-            fixed = rng.choice(varying)
-            factors = drawn()
-            factors[:, fixed] = factors[0, fixed]
-            spread = np.var(codes_of(factors), axis=0) / np.where(active, variance, 1)
-            table[np.argmin(np.where(active, spread, np.inf)), fixed] += 1
-        return table
-
-    majority = votes(num_votes).argmax(axis=1)
-    return float(votes(num_test_votes)[np.arange(len(variance)), majority].sum() / num_test_votes)
+    table = np.zeros((len(variance), len(sizes)), np.int64)  # how often each latent was voted for with each factor
+    np.add.at(table, (vote[:num_votes], fixed[:num_votes]), 1)
+    return float(np.mean(table.argmax(axis=1)[vote[num_votes:]] == fixed[num_votes:]))
 
 
 def _gap(values: np.ndarray) -> float:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gen_jax.method import Array, Key
 
@@ -78,17 +77,3 @@ def importance_sampled_nll(
 
     total, _ = jax.lax.scan(add, jnp.full(index.shape, -jnp.inf), jnp.arange(0, num_samples, chunk))
     return jnp.log(num_samples) - total
-
-
-def active_units(means: np.ndarray, threshold: float = 0.01) -> int:
-    """Returns how many latents vary with the data: the variance of their posterior means is above `threshold`.
-
-    Args:
-      means: [N, Z], posterior means of N examples.
-      threshold: 0.01 (Burda et al. 2016, section 5.2).
-
-    Example:
-      >>> active_units(np.array([[0.0, 1.0, 0.05], [1.0, 1.0, 0.0]]))
-      1
-    """
-    return int(np.sum(np.var(np.asarray(means, np.float64), axis=0) > threshold))

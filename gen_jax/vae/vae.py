@@ -126,6 +126,9 @@ def make(config: Any, spec: DataSpec) -> Method:
             )
         return values
 
+    def encode(state: State, batch: Batch, key: Key) -> Array:
+        return model.encode(state.ema["vae"], model.observe(batch["image"], key, batch["index"])).mean
+
     def generate(state: State, z: Array) -> Array:
         """The mean image of each z [N, Z]: f32 [N, H, W, C] in [-1, 1]."""
         return 2 * model.likelihood.mean(model.decode(state.ema["vae"], z)) - 1
@@ -142,7 +145,7 @@ def make(config: Any, spec: DataSpec) -> Method:
             shown["manifold"] = pictures.manifold(image_of, c.latents)
         return shown | pictures.traversals(image_of, q.mean[0], jnp.mean(kl_to_standard_normal(q), axis=0))
 
-    return Method(init, step, sample, evaluate, show)
+    return Method(init, step, sample, evaluate, show, encode=encode)
 
 
 def _name(measure: str, *protocol: str) -> str:

@@ -164,3 +164,39 @@ def test_without_factors_or_scikit_learn_one_line_says_so(monkeypatch: pytest.Mo
         monkeypatch.setitem(sys.modules, f"sklearn.{module}", None)
         with pytest.raises(UserError, match=r"^SAP and DCI take scikit-learn: pip install .*$"):
             measure(factors, factors, factors, factors)
+
+
+def test_all_measures_of_a_set_have_their_protocol_in_their_names(monkeypatch: pytest.MonkeyPatch):
+    factors = np.random.default_rng(0).permutation(_grid(5))
+    read = []
+
+    def codes_of(rows: np.ndarray) -> np.ndarray:
+        read.append(rows)
+        return factors[rows][:, ::-1] * [1.0, -2.0, 1.0, 3.0]
+
+    cheap = dis.measure(codes_of, factors, SIZES, num_codes=120)
+    assert cheap == {
+        "mig/20_bins_120_samples": pytest.approx(1, abs=0.05),
+        "sap_correlation/120_samples": pytest.approx(1, abs=0.05),
+    }
+    assert [len(set(rows.tolist())) for rows in read] == [120]  # no example twice
+    monkeypatch.setattr(dis, "dci", lambda *both, seed: {"completeness": float(len(both[2]))})  # slow
+    values = dis.measure(codes_of, factors, SIZES, num_codes=120, thorough=True)
+    assert values.keys() - cheap.keys() == {
+        "sap/120_samples_60_tested", "dci_completeness/120_samples_60_tested", "factor_vae_score/120_votes_60_tested"
+    }  # fmt: skip
+    assert values["factor_vae_score/120_votes_60_tested"] == 1
+    assert values["dci_completeness/120_samples_60_tested"] == 60
+    assert not set(read[1].tolist()) & set(read[2].tolist())  # tested on other examples
+    assert all("_60_samples" not in name for name in values)
+    assert "mig/20_bins_200_samples" in dis.measure(codes_of, factors, SIZES)  # of 300, a third is left to test on
+
+
+def test_what_cannot_be_measured_is_left_out_and_said_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "sklearn.svm", None)
+    factors, lines = _grid(3)[:-3], []
+    values = dis.measure(lambda rows: factors[rows] * 1.0, factors, SIZES, 60, thorough=True, say=lines.append)
+    assert values.keys() == {"mig/20_bins_60_samples", "sap_correlation/60_samples"}
+    assert 'pip install "gen-jax[disentanglement]"' in lines[0]
+    assert "FactorVAE" in lines[1]
+    assert len(lines) == 2

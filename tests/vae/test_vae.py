@@ -12,7 +12,7 @@ from scipy import stats
 
 from gen_jax import config as configs
 from gen_jax import main
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, count_parameters
 from gen_jax.vae import autoencoder, vae
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
@@ -152,3 +152,32 @@ def test_one_command_trains_and_reports_and_another_measures_the_likelihood(made
     assert 0 < estimate["value"] < bound["value"] + 2
     assert estimate["standard_error"] > 0
     assert "20 test examples" in estimate["protocol"]
+
+
+@pytest.mark.parametrize(("variant", "encoder", "decoder"), [("", 252_052, 249_953), ("full", 309_204, 381_313)])
+def test_the_config_of_dsprites_has_the_networks_of_the_papers(variant, encoder, decoder):
+    config = configs.load(f"{FOLDER / 'beta_vae_dsprites.py'}:{variant}")[2]
+    spec = DataSpec("dsprites:drawn", (64, 64, 1), 737_280, value_range=(0, 1))
+    params = jax.eval_shape(vae.make(config, spec).init, jax.random.key(0)).params["vae"]
+    sizes = {name: count_parameters(tree) for name, tree in params.items()}
+    assert sizes == {"encoder": encoder, "decoder": decoder}  # Burgess et al. 2018; Locatello et al. 2019
+    if variant == "full":  # Locatello et al. 2019, table of hyperparameters
+        assert (config.num_steps, config.batch_size, config.optimizer.learning_rate) == (300_000, 64, 1e-4)
+
+
+def test_binary_images_are_observed_as_they_are_and_have_a_likelihood():
+    spec = DataSpec("binary", (8, 8, 1), 64, value_range=(0, 1))
+    config, method = make("vae.binarisation=none", "vae.likelihood=bernoulli", "eval.importance_samples=3", spec=spec)
+    image = np.random.default_rng(0).integers(0, 2, (4, 8, 8, 1)).astype(np.uint8)
+    model = autoencoder.make(config, spec)
+    np.testing.assert_array_equal(model.observe(jnp.array(image), jax.random.key(0), jnp.arange(4)), image)
+    # Logits of 0 cost log 2 a pixel, whatever the pixel.
+    values = method.evaluate(known_state(method), {"image": image, "index": np.arange(4)}, jax.random.key(0))
+    np.testing.assert_allclose(values["negative_elbo"], 64 * math.log(2) + KL, rtol=1e-5)
+    assert "nll/importance_3" in values
+
+
+def test_the_code_is_the_mean_of_the_posterior():
+    _, method = make()
+    codes = method.encode(known_state(method), batch_of(5), jax.random.key(0))
+    np.testing.assert_allclose(codes, [[0.5, -1.0]] * 5, rtol=1e-6)
