@@ -33,6 +33,7 @@ smoke: $(VENV)/.installed  ## the smallest variant of every config, end to end
 bench: $(VENV)/.bench  ## train step and sampler beside eager PyTorch; the loop, data and start-up
 	$(BIN)/python -m benchmarks.ddpm
 	$(BIN)/python -m benchmarks.loop
+	$(BIN)/python -m benchmarks.dsprites
 
 clean:  ## removes the environment and caches of tools; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,205 @@
+"""What the weight of the KL buys: beta-VAEs on dSprites at beta 1, 8 and 20 (Higgins et al. 2017).
+
+    python -m experiments.beta
+
+Each run has its directory under runs/beta; one that has finished is not run again, and one that was cut short goes on.
+MIG stands beside the values of a report that states neither network, epochs nor bins: only the order can be compared.
+`--full` takes network, rate and 300,000 steps of Locatello et al. 2019. Words such as --config.batch_size=128 reach
+every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments import record
+from gen_jax import command
+from gen_jax import config as configs
+from gen_jax.data import dataset
+from gen_jax.figures.curve import Axis
+from gen_jax.figures.grid import grid, save_png
+from gen_jax.figures.pictures import load_picture
+from gen_jax.method import UserError
+from gen_jax.metrics.disentanglement import require_factors
+from gen_jax.run import Run, write_bytes
+
+NAME = "beta"
+BETAS = (1, 8, 20)
+REPORTED = {1: 0.001, 8: 0.1431, 20: 0.3764}  # MIG in the report; its settings are not stated
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "beta_vae_dsprites.py"
+
+# What makes nine runs short enough for two cores.
+SHORT = (
+    "network.channels=(16,16,16,16)", "network.decoder_channels=(16,16,16)", "num_steps=2500", "log_every=100",
+    "eval_every=2500", "checkpoint_every=500", "optimizer.learning_rate=1e-3", "ema=0.99", "sample.num=100",
+)  # fmt: skip
+
+
+def words(beta: float, seed: int, full: bool, more: Sequence[str] = ()) -> list[str]:
+    """Returns the command line of one run, without its --workdir.
+
+    Example:
+      >>> words(8, 0, full=True)[1:]
+      ['--config.vae.beta=8', '--config.seed=0']
+    """
+    short = [] if full else [f"--config.{word}" for word in SHORT]
+    config = f"{CONFIG}:full" if full else str(CONFIG)
+    return [f"--config={config}", *short, f"--config.vae.beta={beta}", f"--config.seed={seed}", *more]
+
+
+def train(workdir: pathlib.Path, line: Sequence[str]) -> None:
+    """Trains and judges one run in a process of its own, unless it has finished.
+
+    Raises:
+      UserError: it ended otherwise; its own line stands above.
+    """
+    resolved = configs.override(configs.load(line[0].removeprefix("--config="))[2], line[1:])
+    run = Run(workdir)
+    if run.report_json.is_file() and run.config_path.is_file():
+        finished = json.loads(run.report_json.read_text())["facts"]["checkpoint_step"] >= resolved.num_steps
+        if finished and not configs.changes(run.read_config()["config"], resolved.to_dict()):
+            return
+    full = [sys.executable, "-m", "gen_jax.main", *line, f"--workdir={workdir}"]
+    ended = subprocess.run(full, cwd=CONFIG.parents[1])
+    if ended.returncode:
+        raise UserError(f"the run in {workdir} ended with code {ended.returncode}; the same command goes on from there")
+
+
+def measured(workdir: pathlib.Path) -> dict[str, float]:
+    """Returns the metrics of a finished run by the measure's name, without its protocol.
+
+    Raises:
+      UserError: it has no MIG.
+    """
+    rows = json.loads(Run(workdir).report_json.read_text())["metrics"]
+    values = {row["name"].partition("/")[0]: row["value"] for row in rows}
+    if "mig" not in values:
+        raise UserError(f"{workdir} has no MIG in its report.json: --mode=eval measures it")
+    return values
+
+
+def table(found: dict[tuple[float, int], dict[str, float]]) -> list[dict[str, Any]]:
+    """Returns a row a beta, from the metrics of each (beta, seed)."""
+    rows = []
+    for beta in sorted({beta for beta, _ in found}):
+        runs = [values for (each, _), values in sorted(found.items()) if each == beta]
+        migs = [values["mig"] for values in runs]
+        rows.append(
+            {
+                "beta": beta,
+                "MIG, mean": float(np.mean(migs)),
+                "each seed": ", ".join(f"{value:.3f}" for value in migs),
+                "MIG reported": REPORTED.get(beta, ""),
+                "reconstruction, nats": _mean(runs, "training_reconstruction"),
+                "KL, nats": _mean(runs, "training_kl"),
+                "active units": _mean(runs, "active_units"),
+                "SAP, correlation": _mean(runs, "sap_correlation"),
+            }
+        )
+    return rows
+
+
+def _mean(runs: Sequence[dict[str, float]], name: str) -> float:
+    return float(np.mean([values[name] for values in runs]))
+
+
+def verdict(found: dict[tuple[float, int], dict[str, float]]) -> str:
+    """Returns one line: in how many seeds MIG rises from the smallest beta to the best of the larger ones.
+
+    Example:
+      >>> verdict({(1, 0): {"mig": 0.1}, (8, 0): {"mig": 0.2}, (1, 1): {"mig": 0.1}, (8, 1): {"mig": 0.05}})
+      'MIG rises from beta 1 to beta 8 in 1 of 2 seeds; its means are 0.100, 0.125 at beta 1, 8.'
+    """
+    betas, seeds = (sorted({pair[place] for pair in found}) for place in (0, 1))
+    first, *larger = betas
+    rises = sum(max(found[beta, seed]["mig"] for beta in larger) > found[first, seed]["mig"] for seed in seeds)
+    means = ", ".join(f"{np.mean([found[beta, seed]['mig'] for seed in seeds]):.3f}" for beta in betas)
+    to = " or ".join(f"{beta:g}" for beta in larger)
+    return (
+        f"MIG rises from beta {first:g} to beta {to} in {rises} of {len(seeds)} seeds; its means are {means} at beta "
+        f"{', '.join(f'{beta:g}' for beta in betas)}."
+    )
+
+
+def figure(found: dict[tuple[float, int], dict[str, float]]) -> str:
+    """Returns MIG over beta, a line a seed, as SVG."""
+    betas = sorted({beta for beta, _ in found})
+    lines = [
+        record.Line(f"seed {seed}", np.array(betas), np.array([found[beta, seed]["mig"] for beta in betas]))
+        for seed in sorted({seed for _, seed in found})
+    ]
+    top = max(values["mig"] for values in found.values())
+    return record.plot(lines, "beta", "MIG", Axis(float(betas[0]), float(betas[-1])), Axis(0.0, 1.1 * top))
+
+
+def traversals(workdirs: Sequence[pathlib.Path]) -> np.ndarray:
+    """Returns the latent traversals of runs beside each other, uint8 [H, W, 1], at half their height and width."""
+    grids = []
+    for workdir in workdirs:
+        (path,) = Run(workdir).pictures.glob("*_traversals.npz")
+        picture = load_picture(path)
+        small = np.asarray(picture.images)[:, ::2, ::2]
+        grids.append(grid(small, columns=picture.columns, background=128))
+    gap = np.full((len(grids[0]), 12, 1), 255, np.uint8)
+    return np.concatenate([part for each in grids for part in (gap, each)][1:], axis=1)
+
+
+def main(argv: list[str]) -> None:
+    """Trains what is not trained yet, and writes table, figures and verdict.
+
+    Raises:
+      UserError: a mistake of the user's.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{NAME}", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--betas", type=float, nargs="+", default=BETAS, help="of the KL, smallest first")
+    parser.add_argument("--full", action="store_true", help="300,000 steps each: for an accelerator")
+    parser.add_argument("--runs", type=pathlib.Path, help="of the runs' directories; default: runs/beta[-full]")
+    parser.add_argument("--out", type=pathlib.Path, default=record.RESULTS / NAME, help="of table and figures")
+    flags, more = parser.parse_known_args(argv)
+    betas = [int(beta) if float(beta).is_integer() else beta for beta in flags.betas]
+    if flags.seeds < 1 or len(betas) < 2:
+        raise UserError("the experiment compares: give at least one of --seeds, and two --betas")
+    lines = {
+        (beta, seed): words(beta, seed, flags.full, more) for seed in range(flags.seeds) for beta in betas
+    }  # all of one seed first: what there is after an hour can be compared
+    resolved = configs.override(configs.load(str(CONFIG))[2], lines[betas[0], 0][1:])
+    configs.check(resolved)
+    require_factors(dataset.load(resolved.data).spec)
+
+    runs = (flags.runs or pathlib.Path("runs") / (NAME + ("-full" if flags.full else ""))).absolute()
+    workdirs = {pair: runs / f"beta{pair[0]:g}-seed{pair[1]}" for pair in lines}
+    for pair, line in lines.items():
+        train(workdirs[pair], line)
+    found = {pair: measured(workdir) for pair, workdir in workdirs.items()}
+
+    flags.out.mkdir(parents=True, exist_ok=True)
+    write_bytes(flags.out / "mig.svg", figure(found).encode())
+    description = f"Latent traversals at beta {', '.join(f'{beta:g}' for beta in betas)} from left to right, seed 0"
+    save_png(flags.out / "traversals.png", traversals([workdirs[beta, 0] for beta in betas]), description)
+    stored = Run(workdirs[betas[0], 0]).read_config()
+    report = {
+        "command": " ".join([f"python -m experiments.{NAME}", *argv]),
+        "verdict": verdict(found),
+        "config": stored["config"],
+        "data": stored["data"],
+        "runs": {f"beta {beta:g}, seed {seed}": values for (beta, seed), values in found.items()},
+        "versions": record.versions(),
+    }
+    title = (
+        f"{resolved.num_steps:,} steps of {resolved.batch_size} images, {flags.seeds} seeds, MIG of "
+        f"{resolved.eval.num_codes:,} mean codes in 20 bins"
+    )
+    record.write(flags.out, report, {title: table(found)})
+
+
+if __name__ == "__main__":
+    command.run(main, "the same command goes on from here")

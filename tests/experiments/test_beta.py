@@ -1,0 +1,95 @@
+import json
+import pathlib
+import subprocess
+
+import numpy as np
+import pytest
+
+from experiments import beta
+from gen_jax import config as configs
+from gen_jax.figures.grid import load_png
+from gen_jax.figures.pictures import save_picture
+from gen_jax.method import Picture, UserError
+from gen_jax.run import Run
+
+MIG = {(1, 0): 0.1, (8, 0): 0.3, (20, 0): 0.2, (1, 1): 0.2, (8, 1): 0.1, (20, 1): 0.15}
+
+
+def _pretend(workdir: pathlib.Path, line, mig: float, step: int | None = None) -> None:
+    """What a run that has finished leaves behind, as far as the experiment reads it."""
+    config = configs.override(configs.load(line[0].removeprefix("--config="))[2], line[1:])
+    run = Run(workdir)
+    run.write_config({"config": config.to_dict(), "data": {"name": "dsprites:drawn"}})
+    measures = {"mig/20_bins_10000_samples": mig, "sap_correlation/10000_samples": 0.5, "active_units/2048_examples": 4}
+    measures |= {"training_reconstruction": 30.0, "training_kl": 15.0}
+    rows = [{"name": name, "value": value} for name, value in measures.items()]
+    facts = {"checkpoint_step": config.num_steps if step is None else step}
+    run.report_json.write_text(json.dumps({"metrics": rows, "facts": facts}))
+    images = np.full((20, 8, 8, 1), int(255 * mig), np.uint8)
+    save_picture(run.pictures / "02_traversals.npz", Picture(images, "Latent traversals", "", columns=10))  # pyright: ignore
+
+
+def test_every_run_is_in_the_table_the_figures_and_the_verdict(tmp_path, monkeypatch, capsys):
+    def train(workdir, line):
+        _pretend(workdir, line, MIG[int(line[-2].partition("=")[2]), int(line[-1].partition("=")[2])])
+
+    monkeypatch.setattr(beta, "train", train)
+    monkeypatch.chdir(tmp_path)
+    beta.main(["--seeds=2", f"--out={tmp_path}/out"])
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["verdict"] == (
+        "MIG rises from beta 1 to beta 8 or 20 in 1 of 2 seeds; its means are 0.150, 0.200, 0.175 at beta 1, 8, 20."
+    )
+    ((title, rows),) = report["tables"].items()
+    assert "2 seeds, MIG of 10,000 mean codes in 20 bins" in title
+    assert [row["MIG reported"] for row in rows] == [0.001, 0.1431, 0.3764]
+    assert [row["each seed"] for row in rows] == ["0.100, 0.200", "0.300, 0.100", "0.200, 0.150"]
+    assert report["command"] == f"python -m experiments.beta --seeds=2 --out={tmp_path}/out"
+    assert report["verdict"] in capsys.readouterr().out
+    # Three grids of 2 x 10 pictures of 4x4 pixels, two pixels between these and 12 between those.
+    traversals = load_png(tmp_path / "out/traversals.png")
+    assert traversals.shape == (10, 3 * 58 + 2 * 12, 1)
+    assert traversals[0, [0, 70, 140], 0].tolist() == [25, 76, 51]
+    assert (tmp_path / "out/mig.svg").read_text().count("<path") == 2
+    assert sorted(path.name for path in (tmp_path / "runs/beta").iterdir()) == [
+        "beta1-seed0", "beta1-seed1", "beta20-seed0", "beta20-seed1", "beta8-seed0", "beta8-seed1",
+    ]  # fmt: skip
+
+
+def test_a_run_that_has_finished_is_not_run_again_and_one_that_was_cut_short_is(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda call, **_: started.append(call) or subprocess.CompletedProcess(call, len(started) // 2),
+    )
+    line = beta.words(8, 0, full=False)
+    _pretend(tmp_path / "whole", line, 0.2)
+    beta.train(tmp_path / "whole", line)
+    assert not started
+    _pretend(tmp_path / "part", line, 0.2, step=3)
+    beta.train(tmp_path / "part", line)
+    assert started[0][1:] == ["-m", "gen_jax.main", *line, f"--workdir={tmp_path}/part"]
+    with pytest.raises(UserError, match="ended with code 1"):  # of another config: main says so, and refuses
+        beta.train(tmp_path / "whole", beta.words(8, 1, full=False))
+
+
+def test_the_full_setting_is_one_word_away():
+    resolved = [
+        configs.override(configs.load(line[0].removeprefix("--config="))[2], line[1:])
+        for line in (beta.words(20, 2, full) for full in (False, True))
+    ]
+    assert resolved[1].num_steps == 300_000
+    assert resolved[0].num_steps < 10_000
+    for config in resolved:
+        configs.check(config)
+        assert (config.vae.beta, config.seed) == (20, 2)
+
+
+def test_a_set_without_factors_is_refused_before_any_run(made_up_tfds, monkeypatch):
+    monkeypatch.setattr(beta, "train", None)
+    with pytest.raises(UserError, match="^'made_up_digits' has no factors of variation .*dsprites has$"):
+        beta.main(["--config.data.name=made_up_digits", f"--config.data.data_dir={made_up_tfds}"])
+    for words in (["--seeds=0"], ["--betas", "4"], ["--config.vae.beta2=3"], ["--out"]):
+        with pytest.raises((UserError, SystemExit)):
+            beta.main(words)
