@@ -17,8 +17,7 @@ MIG = {(1, 0): 0.1, (8, 0): 0.3, (20, 0): 0.2, (1, 1): 0.2, (8, 1): 0.1, (20, 1)
 
 def _pretend(workdir: pathlib.Path, line, mig: float, step: int | None = None) -> None:
     """What a run that has finished leaves behind, as far as the experiment reads it."""
-    config = configs.override(configs.load(line[0].removeprefix("--config="))[2], line[1:])
-    run = Run(workdir)
+    run, config = Run(workdir), beta.resolve(line)
     run.write_config({"config": config.to_dict(), "data": {"name": "dsprites:drawn"}})
     measures = {"mig/20_bins_10000_samples": mig, "sap_correlation/10000_samples": 0.5, "active_units/2048_examples": 4}
     measures |= {"training_reconstruction": 30.0, "training_kl": 15.0}
@@ -75,10 +74,7 @@ def test_a_run_that_has_finished_is_not_run_again_and_one_that_was_cut_short_is(
 
 
 def test_the_full_setting_is_one_word_away():
-    resolved = [
-        configs.override(configs.load(line[0].removeprefix("--config="))[2], line[1:])
-        for line in (beta.words(20, 2, full) for full in (False, True))
-    ]
+    resolved = [beta.resolve(beta.words(20, 2, full)) for full in (False, True)]
     assert resolved[1].num_steps == 300_000
     assert resolved[0].num_steps < 10_000
     for config in resolved:
