@@ -2,8 +2,8 @@
 
 The set is the whole grid of factors, 737,280 images of 64x64 in the order of the genuine one, strictly 0 or 1. Nothing
 is downloaded and no image is kept: `DSprites` has the interface of a builder of TFDS, but nothing to prepare. The
-outlines were fitted to 258 genuine images: of these 54 pixels are drawn otherwise, one in five images. The genuine set
-is read by the name of TFDS, "tfds:dsprites".
+outlines were fitted to 258 genuine images, of which 37 are drawn otherwise, by 54 pixels in all. The genuine set is
+read by the name of TFDS, "tfds:dsprites".
 
 Factors are whole numbers in the order shape, scale, orientation, x, y; the colour, always white, is left out. As in
 the genuine set orientations run from 0 to 2 pi inclusive, so that the first and the last of them look alike.
