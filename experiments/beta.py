@@ -191,9 +191,10 @@ def main(argv: list[str]) -> None:
         "runs": {f"beta {beta:g}, seed {seed}": values for (beta, seed), values in found.items()},
         "versions": record.versions(),
     }
+    seeds = "1 seed" if flags.seeds == 1 else f"{flags.seeds} seeds"
     title = (
-        f"{resolved.num_steps:,} steps of {resolved.batch_size} images, {flags.seeds} seeds, MIG of "
-        f"{resolved.eval.num_codes:,} mean codes in 20 bins"
+        f"{resolved.num_steps:,} steps of {resolved.batch_size} images, {seeds}, MIG of {resolved.eval.num_codes:,} "
+        "mean codes in 20 bins"
     )
     record.write(flags.out, report, {title: table(found)})
 
