@@ -199,15 +199,15 @@ def _write(
         with archive.open("arr_0.npy", "w", force_zip64=True) as member:
             header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, header)
-            for number, images in enumerate(pieces):
+            first: list[np.ndarray] = []
+            for images in pieces:
                 member.write(np.ascontiguousarray(images).data)
-                if number == 0:
-                    first = images[:NUM_IN_GRID].copy()  # a view would hold the piece
+                first = first or [images[:NUM_IN_GRID].copy()]  # a view would hold the piece
         for name, array in {"arr_1": labels, "data": np.array(data)}.items():
             if array is not None:
                 with archive.open(f"{name}.npy", "w") as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
-    save_png(run.workdir / "samples.png", grid(first), f"Samples of a model trained on {data}")
+    save_png(run.workdir / "samples.png", grid(first[0]), f"Samples of a model trained on {data}")
 
 
 def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
