@@ -1,4 +1,4 @@
-"""The types that every room shares: Method, State, Batch, DataSpec, Picture, and random numbers.
+"""The types that every room shares: Method, State, Batch, DataSpec, Picture, Scatter, and random numbers.
 
 Nothing here knows a family, a file, a loop or a device. A method is a NamedTuple of pure functions
 (the way optax writes an optimizer); everything that training changes is one `State`; random numbers
@@ -8,7 +8,7 @@ belong to examples, so that nothing depends on how a batch is split over devices
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import flax.struct
@@ -96,6 +96,39 @@ class Picture(flax.struct.PyTreeNode):
     columns: int = flax.struct.field(pytree_node=False, default=0)
 
 
+class Scatter(flax.struct.PyTreeNode):
+    """Points in the plane; figures/ decides how they are drawn.
+
+    What is not finite, or far outside of the rest, is left out, and the figure says how much of it there is.
+
+    Attributes:
+      points: f32 [N, 2], or [F, N, 2]: F frames of an animation.
+      classes: i32 [N], the class of each point in every frame, or None.
+      background: f32 [M, 2], points drawn in grey below those of every frame, or None.
+      title: a few words.
+      caption: one or two sentences: what one sees and how it was made.
+      names: one a class, for the legend; () where there are no classes.
+      axes: what runs to the right, and what runs upwards.
+      background_name: of the background, for the legend.
+      circles: radii of circles around the origin.
+      labels: one a frame, or ().
+    """
+
+    points: Array
+    classes: Array | None
+    background: Array | None
+    title: str = flax.struct.field(pytree_node=False)
+    caption: str = flax.struct.field(pytree_node=False, default="")
+    names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+    axes: tuple[str, str] = flax.struct.field(pytree_node=False, default=("", ""))
+    background_name: str = flax.struct.field(pytree_node=False, default="")
+    circles: tuple[float, ...] = flax.struct.field(pytree_node=False, default=())
+    labels: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+
+
+Figure: TypeAlias = Picture | Scatter
+
+
 class Method(NamedTuple):
     """A generative model as pure functions. What a method cannot do is None."""
 
@@ -103,10 +136,14 @@ class Method(NamedTuple):
     step: Callable[[State, Batch], tuple[State, Scalars]]  # traced once; {"loss": f32 [], ...}
     sample: Callable[[State, Array, Array | None], Array]  # keys [N], labels i32 [N] -> f32 [N, H, W, C]
     evaluate: Callable[[State, Batch, Key], Scalars] | None  # {"loss": f32 [B], ...}: one value an example
-    pictures: Callable[[State, Key, Batch], dict[str, Picture]]  # what the report shows of this method
+    pictures: Callable[[State, Key, Batch], Mapping[str, Figure]]  # what the report shows of this method
     batches_per_step: int = 1  # leaves of Batch are [k, B, ...] where k > 1
     conditional: bool = False  # whether `sample` takes labels
     encode: Callable[[State, Batch, Key], Array] | None = None  # the mean code of each example, f32 [B, Z]
+    num_pictured: int = 16  # test examples that `pictures` is given, where there are as many
+    # What changes with training, drawn beside the samples every eval_every steps and shown as an animation: a grid or
+    # a scatter a name, each a frame, made with the same key every time.
+    snapshots: Callable[[State, Key], Mapping[str, Figure]] | None = None
 
 
 class UserError(Exception):

@@ -22,11 +22,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from gen_jax.figures import animation, bars, curve, page
+from gen_jax.figures import animation, bars, curve, page, scatter
 from gen_jax.figures.grid import Images, checked, grid, load_png
 from gen_jax.figures.markup import Html, element, join, number
 from gen_jax.figures.pictures import load_picture
-from gen_jax.method import Picture, UserError
+from gen_jax.method import Figure, Scatter, UserError
 
 _NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
 _MAX_PROGRESS = 24  # sample grids shown of those that training left
@@ -78,7 +78,7 @@ class Run:
     curves: dict[str, curve.Series] = dataclasses.field(default_factory=dict)  # by "group/name"
     step: int = 0  # the last one logged
     seconds: float = 0.0  # of training, over all its starts
-    pictures: dict[str, Picture] = dataclasses.field(default_factory=dict)  # by file name, in order
+    pictures: dict[str, Figure] = dataclasses.field(default_factory=dict)  # by file name, in order
     samples: Samples | None = None
     progress: dict[int, Images] = dataclasses.field(default_factory=dict)  # step -> grid [H, W, C]
     metrics: list[Metric] = dataclasses.field(default_factory=list)  # report.json
@@ -127,10 +127,7 @@ def write(workdir: pathlib.Path | str) -> pathlib.Path:
         raise UserError(f"no run's directory at {workdir}")
     run = read(workdir)
     for name, picture in run.pictures.items():
-        if picture.kind == "animation":
-            _write_gif(
-                workdir / "pictures" / name, picture, f"A model trained on {run.data.get('name', 'unknown data')}"
-            )
+        _write_gif(workdir / "pictures" / name, picture, f"A model trained on {run.data.get('name', 'unknown data')}")
     path = workdir / "report.html"
     unfinished = path.with_suffix(".html.part")
     unfinished.write_text(draw(run), "utf-8")
@@ -535,9 +532,14 @@ def _progress_files(folder: pathlib.Path) -> list[pathlib.Path]:
     return [paths[i] for i in kept]
 
 
-def _write_gif(source: pathlib.Path, picture: Picture, description: str) -> None:
+def _write_gif(source: pathlib.Path, picture: Figure, description: str) -> None:
+    """Writes an animation beside the file that holds it, where that is newer; of a still there is none."""
     path = source.with_suffix(".gif")
     if path.exists() and path.stat().st_mtime >= source.stat().st_mtime:
         return
-    frames = animation.draw_frames(np.asarray(picture.images), picture.columns)
-    animation.write_gif(path, frames, factor=max(1, round(_GIF_WIDTH / frames.shape[2])), description=description)
+    if isinstance(picture, Scatter):
+        if np.ndim(picture.points) == 3:
+            animation.write_gif(path, scatter.rasterise(picture), factor=1, description=description)
+    elif picture.kind == "animation":
+        frames = animation.draw_frames(np.asarray(picture.images), picture.columns)
+        animation.write_gif(path, frames, factor=max(1, round(_GIF_WIDTH / frames.shape[2])), description=description)

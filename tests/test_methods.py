@@ -10,7 +10,7 @@ import pytest
 
 from gen_jax import config as configs
 from gen_jax import methods, parallel
-from gen_jax.method import DataSpec, stream
+from gen_jax.method import DataSpec, Picture, Scatter, stream
 
 ROOT = pathlib.Path(__file__).parents[1]
 SPEC = DataSpec("made_up", (8, 8, 1), 64, tuple("0123456789"))
@@ -169,9 +169,11 @@ def test_pictures_can_be_drawn(name):
     pictures = jax.jit(method.pictures)(state, jax.random.key(0), batch_of(0))
     assert pictures
     for picture in pictures.values():
-        assert picture.images.dtype == jnp.uint8
-        assert picture.images.ndim == (5 if picture.kind == "animation" else 4)
-        assert len(picture.labels) in (0, len(picture.images))
+        arrays = picture.points if isinstance(picture, Scatter) else picture.images
+        if isinstance(picture, Picture):
+            assert picture.images.dtype == jnp.uint8
+            assert picture.images.ndim == (5 if picture.kind == "animation" else 4)
+        assert len(picture.labels) in (0, len(arrays))
         assert picture.title
         assert picture.caption
 

@@ -12,7 +12,7 @@ from browser import Browser, find_chromium
 from gen_jax import report
 from gen_jax.figures.grid import grid, save_png
 from gen_jax.figures.pictures import save_picture
-from gen_jax.method import DataSpec, Picture, UserError
+from gen_jax.method import DataSpec, Picture, Scatter, UserError
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 EVIL = '"><script>document.title = "hacked"</script><img src=x onerror=alert(1)>'
@@ -314,6 +314,15 @@ def test_animations_are_written_as_gif_once(tmp_path):
     report.write(folder)
     assert gif.name == "01_animation.gif"
     assert gif.stat().st_mtime_ns == before
+
+
+def test_a_moving_scatter_has_a_gif_too(tmp_path):
+    folder = write_run(tmp_path / "run")
+    points = np.random.default_rng(0).normal(size=(3, 20, 2)).astype(np.float32)
+    for name, shown in (("05_still", points[0]), ("06_moving", points)):
+        save_picture(folder / f"pictures/{name}.npz", Scatter(shown, None, None, name))
+    assert "06_moving" in page_of(folder).text
+    assert sorted(path.name for path in (folder / "pictures").glob("*.gif")) == ["01_animation.gif", "06_moving.gif"]
 
 
 def test_the_page_of_a_normal_run_can_be_mailed(tmp_path):

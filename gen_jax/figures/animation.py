@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from gen_jax.figures.grid import Images, checked, enlarge, grid, to_pil
+from gen_jax.figures.markup import Html, element
 
 
 def thin(images: Images, budget: int) -> Images:
@@ -42,6 +44,29 @@ def draw_frames(images: Images, columns: int = 0, padding: int = 2) -> Images:
 def sheet_columns(count: int) -> int:
     """Returns how many frames stand in a row of a sheet: as square as can be, since browsers limit both sides."""
     return math.ceil(math.sqrt(count))
+
+
+def controls(labels: Sequence[str], alt: str) -> Html:
+    """Returns the button, the slider and the label of the last of the frames; the page's script shows them."""
+    last = len(labels) - 1
+    return element(
+        "div",
+        element("button", "Play", type="button"),
+        element("input", type="range", min=0, max=last, value=last, step=1, aria_label=f"Frame of: {alt}"),
+        element("output", labels[last]),
+        class_="controls",
+        hidden=True,
+    )
+
+
+def names_of_frames(labels: Sequence[str], count: int) -> list[str]:
+    """Returns the labels, or numbers where there are none.
+
+    Example:
+      >>> names_of_frames((), 2)
+      ['frame 1 of 2', 'frame 2 of 2']
+    """
+    return list(labels) or [f"frame {i + 1} of {count}" for i in range(count)]
 
 
 def write_gif(

@@ -129,15 +129,15 @@ def chart(series: Sequence[Series], title: str) -> Html:
     labels = [
         (element("line", x1=0, x2="100%", y1=at, y2=at), element("text", number(tick), x=-8, y=at, dy="0.32em"))
         for tick in y.ticks()
-        for at in [_percent(1 - float(y.place(tick)))]
+        for at in [percent(1 - float(y.place(tick)))]
     ]
     steps = [
-        element("text", f"{tick:,.10g}", x=_percent(float(x.place(tick))), y="100%", dy="1.5em") for tick in x.ticks(4)
+        element("text", f"{tick:,.10g}", x=percent(float(x.place(tick))), y="100%", dy="1.5em") for tick in x.ticks(4)
     ]
     lines, legend, points = [], [], []
     for index, one in enumerate(series):
         colour = f"series-{index % _COLOURS}"
-        shown = _thinned(len(one.steps))
+        shown = thinned(len(one.steps), MAX_POINTS)
         across, up = x.place(one.steps), 1 - y.place(one.values)
         note = ""
         if len(one.steps) >= _SMOOTHED_FROM and is_noisy(one.values):
@@ -184,11 +184,18 @@ def chart(series: Sequence[Series], title: str) -> Html:
     )
 
 
-def _thinned(count: int) -> npt.NDArray[np.int64]:
-    return np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).round().astype(np.int64))
+def thinned(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Returns at most `most` of the positions 0..count-1, both ends among them, evenly spaced.
+
+    Example:
+      >>> thinned(9, 3).tolist(), thinned(2, 3).tolist()
+      ([0, 4, 8], [0, 1])
+    """
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Returns a share of the plotting area as SVG writes it."""
     return f"{100 * share:.2f}%"
 
 

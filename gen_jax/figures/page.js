@@ -1,20 +1,15 @@
 "use strict";
 
-// Animations: one sheet of frames, drawn frame by frame.
-for (const player of document.querySelectorAll(".player")) {
-  const { columns, width, height, labels } = JSON.parse(player.dataset.sheet);
-  const [sheet, canvas, controls] = ["img", "canvas", ".controls"].map((name) => player.querySelector(name));
+// Animations: one sheet of frames, drawn frame by frame; or the frames of a plot, of which one is seen.
+const animate = (player, labels, draw) => {
+  const controls = player.querySelector(".controls");
   const [button, slider, label] = ["button", "input", "output"].map((name) => controls.querySelector(name));
-  const context = canvas.getContext("2d");
   const last = labels.length - 1;
   const pause = Math.max(60, 4000 / labels.length);  // ms a frame: the whole takes about four seconds
   let timer = 0;
 
   const show = (frame) => {
-    const x = (frame % columns) * width;
-    const y = Math.floor(frame / columns) * height;
-    context.clearRect(0, 0, width, height);
-    context.drawImage(sheet, x, y, width, height, 0, 0, width, height);
+    draw(frame);
     slider.value = frame;
     slider.setAttribute("aria-valuetext", labels[frame]);
     label.textContent = labels[frame];
@@ -34,20 +29,38 @@ for (const player of document.querySelectorAll(".player")) {
   };
   const toggle = () => (timer ? stop() : play());
 
+  show(last);
+  controls.hidden = false;
+  button.addEventListener("click", toggle);
+  slider.addEventListener("input", () => {
+    stop();
+    show(Number(slider.value));
+  });
+  slider.addEventListener("keydown", (event) => {
+    if (event.key !== " ") return;
+    event.preventDefault();
+    toggle();
+  });
+};
+for (const player of document.querySelectorAll(".player[data-sheet]")) {
+  const { columns, width, height, labels } = JSON.parse(player.dataset.sheet);
+  const [sheet, canvas] = ["img", "canvas"].map((name) => player.querySelector(name));
+  const context = canvas.getContext("2d");
   sheet.decode().then(() => {
-    show(last);
+    animate(player, labels, (frame) => {
+      const x = (frame % columns) * width;
+      const y = Math.floor(frame / columns) * height;
+      context.clearRect(0, 0, width, height);
+      context.drawImage(sheet, x, y, width, height, 0, 0, width, height);
+    });
     sheet.hidden = true;
-    canvas.hidden = controls.hidden = false;
-    button.addEventListener("click", toggle);
-    slider.addEventListener("input", () => {
-      stop();
-      show(Number(slider.value));
-    });
-    slider.addEventListener("keydown", (event) => {
-      if (event.key !== " ") return;
-      event.preventDefault();
-      toggle();
-    });
+    canvas.hidden = false;
+  });
+}
+for (const player of document.querySelectorAll(".player[data-frames]")) {
+  const frames = [...player.querySelectorAll(".frame")];
+  animate(player, JSON.parse(player.dataset.frames).labels, (shown) => {
+    frames.forEach((frame, index) => frame.setAttribute("display", index === shown ? "inline" : "none"));
   });
 }
 

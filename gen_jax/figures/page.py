@@ -16,9 +16,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from gen_jax.figures import animation
+from gen_jax.figures import scatter as scatters
 from gen_jax.figures.grid import Images, grid, png_bytes
 from gen_jax.figures.markup import Html, element, join
-from gen_jax.method import Picture
+from gen_jax.method import Figure, Scatter
 
 _MAX_ANIMATION = 700_000  # bytes, about, of one animation as PNG: a page should be small enough to mail
 _MAX_COLUMNS = 16  # of labelled pictures that keep their columns; the style sheet has a rule for each
@@ -28,7 +29,7 @@ def document(title: str, *body: Html) -> str:
     """Returns the whole page, with the style sheet and the script inside."""
     folder = importlib.resources.files("gen_jax.figures")
     columns = "".join(f".columns-{n}{{--columns:{n}}}" for n in range(1, _MAX_COLUMNS + 1))
-    style = folder.joinpath("page.css").read_text("utf-8") + columns
+    style = folder.joinpath("page.css").read_text("utf-8") + columns + scatters.style()
     script = folder.joinpath("page.js").read_text("utf-8")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -89,7 +90,8 @@ def player(images: Images, labels: Sequence[str], alt: str, columns: int = 0) ->
     if (size := len(png_bytes(_sheet(shown, columns)))) > _MAX_ANIMATION:
         shown = animation.thin(images, images.size * _MAX_ANIMATION // size)
     kept = np.linspace(0, len(images) - 1, len(shown)).round().astype(int)
-    names = [labels[i] if labels else f"frame {i + 1} of {len(images)}" for i in kept]
+    every = animation.names_of_frames(labels, len(images))
+    names = [every[i] for i in kept]
     height, width = animation.draw_frames(shown[:1], columns).shape[1:3]
     sheet = {"columns": animation.sheet_columns(len(shown)), "width": width, "height": height, "labels": names}
     thinned = [
@@ -97,27 +99,35 @@ def player(images: Images, labels: Sequence[str], alt: str, columns: int = 0) ->
         for now, before, what in zip(shown.shape, images.shape, ("frames", "images a frame"), strict=False)
         if now < before
     ]
-    last = len(shown) - 1
     return element(
         "div",
         image(_sheet(shown, columns), f"{alt}: {len(shown)} frames, row by row", "pixels sheet"),
         element("canvas", width=width, height=height, role="img", aria_label=alt, hidden=True),
-        element(
-            "div",
-            element("button", "Play", type="button"),
-            element("input", type="range", min=0, max=last, value=last, step=1, aria_label=f"Frame of: {alt}"),
-            element("output", names[last]),
-            class_="controls",
-            hidden=True,
-        ),
+        animation.controls(names, alt),
         element("p", "Shown here: ", ", ".join(thinned), ".", class_="note") if thinned else None,
         class_="player",
         data_sheet=json.dumps(sheet),
     )
 
 
-def picture(one: Picture) -> Html:
+def scatter(one: Scatter) -> Html:
+    """Returns points in the plane with their legend, and with slider and button where they have frames."""
+    names, moving = animation.names_of_frames(one.labels, len(scatters.frames_of(one))), np.ndim(one.points) == 3
+    told = scatters.left_out(one)
+    return element(
+        "div",
+        element("div", scatters.plot(one), scatters.legend(one), class_="scatter"),
+        animation.controls(names, one.title) if moving else None,
+        element("p", told, class_="note") if told else None,
+        class_="player" if moving else None,
+        data_frames=json.dumps({"labels": names}) if moving else None,
+    )
+
+
+def picture(one: Figure) -> Html:
     """Returns a method's picture, drawn as its kind asks."""
+    if isinstance(one, Scatter):
+        return figure(scatter(one), one.title, one.caption)
     images = np.asarray(one.images)
     if one.kind == "animation":
         body = player(images, one.labels, one.title, one.columns)

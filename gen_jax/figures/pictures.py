@@ -1,41 +1,68 @@
-"""A method's Picture as a file, so that pages are redrawn without data, model or device."""
+"""A method's figures as files, so that pages are redrawn without data, model or device."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from gen_jax.method import Picture
+from gen_jax.method import Figure, Picture, Scatter
 
 _NDIM = {"grid": 4, "strip": 4, "animation": 5}
+_ARRAYS = ("images", "points", "classes", "background")
 
 
-def save_picture(path: pathlib.Path, picture: Picture, data: str) -> None:
-    """Writes `picture` as an .npz of `images` and `meta` (a JSON text); its folder is made where it is missing.
+def save_picture(path: pathlib.Path, picture: Figure, data: str) -> None:
+    """Writes a figure as an .npz of its arrays and `meta` (a JSON text); its folder is made where it is missing.
 
     `meta` names `data`, the set that the model was trained on.
     """
-    meta = {name: getattr(picture, name) for name in ("title", "caption", "kind", "labels", "columns")}
-    meta["data"] = data
+    fields = {field.name: getattr(picture, field.name) for field in dataclasses.fields(picture)}
+    arrays = {name: np.asarray(fields.pop(name)) for name in _ARRAYS if fields.get(name) is not None}
+    meta = {name: value for name, value in fields.items() if name not in _ARRAYS} | {"data": data}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        np.savez_compressed(file, images=np.asarray(picture.images), meta=np.array(json.dumps(meta)))
+        np.savez_compressed(file, **arrays, meta=np.array(json.dumps(meta)))
 
 
-def load_picture(path: pathlib.Path) -> Picture:
-    """Returns what `save_picture` wrote, with `images` in numpy.
+def load_picture(path: pathlib.Path) -> Figure:
+    """Returns what `save_picture` wrote, with its arrays in numpy.
 
     Raises:
-      ValueError: the file is no such picture; nothing in it is ever unpickled.
+      ValueError: the file is no such figure; nothing in it is ever unpickled.
       OSError, KeyError, zipfile.BadZipFile: it is damaged or half-written.
     """
     with np.load(path, allow_pickle=False) as file:
-        images, meta = file["images"], json.loads(str(file["meta"]))
-    kind, labels = meta["kind"], tuple(str(label) for label in meta["labels"])
+        arrays: dict[str, Any] = {name: file[name] for name in _ARRAYS if name in file.files}
+        meta = json.loads(str(file["meta"]))
+    texts = {name: tuple(str(text) for text in meta[name]) for name in ("labels", "names", "axes") if name in meta}
+    texts |= {name: str(meta[name]) for name in ("title", "caption")}
+    return _scatter(arrays, meta, texts) if "points" in arrays else _picture(arrays, meta, texts)
+
+
+def _picture(arrays: dict[str, Any], meta: Mapping[str, Any], texts: dict[str, Any]) -> Picture:
+    images, kind, labels = arrays["images"], meta["kind"], texts["labels"]
     if images.dtype != np.uint8 or images.ndim != _NDIM.get(kind) or images.shape[-1] not in (1, 3) or not images.size:
         raise ValueError(f"holds {images.dtype} {list(images.shape)}, which is no {kind}")
     if labels and len(labels) != len(images):
         raise ValueError(f"has {len(labels)} labels for {len(images)} images")
-    return Picture(images, str(meta["title"]), str(meta["caption"]), kind, labels, int(meta["columns"]))
+    return Picture(images, kind=kind, columns=int(meta["columns"]), **texts)
+
+
+def _scatter(arrays: dict[str, Any], meta: Mapping[str, Any], texts: dict[str, Any]) -> Scatter:
+    points, classes, background = arrays["points"], arrays.get("classes"), arrays.get("background")
+    planes = [each for each in (points, background) if each is not None]
+    if not all(np.issubdtype(p.dtype, np.floating) and p.ndim >= 2 and p.shape[-1] == 2 and p.size for p in planes):
+        raise ValueError(f"holds {' and '.join(str(list(p.shape)) for p in planes)}, which is no scatter")
+    if points.ndim > 3 or (background is not None and background.ndim != 2) or len(texts["axes"]) != 2:
+        raise ValueError(f"holds points {list(points.shape)}, which is no scatter")
+    if classes is not None and (classes.shape != points.shape[-2:-1] or not np.issubdtype(classes.dtype, np.integer)):
+        raise ValueError(f"has classes {list(classes.shape)} for points {list(points.shape)}")
+    if texts["labels"] and (points.ndim != 3 or len(texts["labels"]) != len(points)):
+        raise ValueError(f"has {len(texts['labels'])} labels for points {list(points.shape)}")
+    circles = tuple(float(radius) for radius in meta["circles"])
+    return Scatter(points, classes, background, circles=circles, background_name=str(meta["background_name"]), **texts)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gen_jax.figures.pictures import load_picture, save_picture
-from gen_jax.method import Picture
+from gen_jax.method import Picture, Scatter
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 1), np.uint8)
 
@@ -24,6 +24,44 @@ def test_a_picture_comes_back_as_it_was(tmp_path, picture):
     np.testing.assert_array_equal(back.images, picture.images)
     assert back.images.dtype == np.uint8
     assert back.replace(images=None) == picture.replace(images=None)
+
+
+POINTS = np.random.default_rng(0).normal(size=(2, 5, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        Scatter(POINTS[0], np.arange(5, dtype=np.int32), None, "t", "c", ("a", "b"), ("x", "y"), circles=(1.0, 2.0)),
+        Scatter(POINTS, None, POINTS[1], "t", background_name="data", labels=("one", "two")),
+    ],
+)
+def test_a_scatter_comes_back_as_it_was(tmp_path, one):
+    save_picture(tmp_path / "a.npz", one)
+    back = load_picture(tmp_path / "a.npz")
+    for name in ("points", "classes", "background"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(one, name))
+    arrays = {"points": None, "classes": None, "background": None}
+    assert back.replace(**arrays) == one.replace(**arrays)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"points": POINTS[..., :1]},
+        {"points": POINTS.astype(int)},
+        {"points": POINTS[None]},
+        {"classes": np.arange(4)},
+        {"classes": np.zeros(5)},
+        {"background": POINTS},
+        {"labels": ("one",)},
+        {"axes": ("x",)},
+    ],
+)
+def test_what_is_no_scatter_is_refused(tmp_path, changes):
+    save_picture(tmp_path / "a.npz", Scatter(POINTS, None, None, "t").replace(**changes))
+    with pytest.raises(ValueError, match=r"no scatter|classes .* for points|labels for points"):
+        load_picture(tmp_path / "a.npz")
 
 
 def test_nothing_is_unpickled(tmp_path):
