@@ -46,6 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "beta": 1.0,  # weight of the KL
             "kl_warmup_steps": 0,  # that the weight takes to rise from zero
             "free_bits": 0.0,  # nats that each latent may hold at no cost
+            "manifold": True,  # draws the images over the plane of the two latents, as training goes too
         }
     )
     config.eval.importance_samples = 0  # of the NLL; takes long, so with --mode=eval: 5000

@@ -107,7 +107,7 @@ class Scatter(flax.struct.PyTreeNode):
       background: f32 [M, 2], points drawn in grey below those of every frame, or None.
       title: a few words.
       caption: one or two sentences: what one sees and how it was made.
-      names: one a class, for the legend; () where there are no classes.
+      names: one a class, for the legend; where there are no classes one of all points, or ().
       axes: what runs to the right, and what runs upwards.
       background_name: of the background, for the legend.
       circles: radii of circles around the origin.
@@ -141,8 +141,8 @@ class Method(NamedTuple):
     conditional: bool = False  # whether `sample` takes labels
     encode: Callable[[State, Batch, Key], Array] | None = None  # the mean code of each example, f32 [B, Z]
     num_pictured: int = 16  # test examples that `pictures` is given, where there are as many
-    # What changes with training, drawn beside the samples every eval_every steps and shown as an animation: a grid or
-    # a scatter a name, each a frame, made with the same key every time.
+    # What changes with training, drawn every eval_every steps beside the samples and shown as an animation: by name a
+    # grid or a still scatter, the frame of this state. The key is the same every time.
     snapshots: Callable[[State, Key], Mapping[str, Figure]] | None = None
 
 

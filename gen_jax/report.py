@@ -23,14 +23,22 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from gen_jax.figures import animation, bars, curve, page, scatter
-from gen_jax.figures.grid import Images, checked, grid, load_png
+from gen_jax.figures.grid import Images, checked, grid
 from gen_jax.figures.markup import Html, element, join, number
-from gen_jax.figures.pictures import load_picture
+from gen_jax.figures.pictures import animate, load_picture
 from gen_jax.method import Figure, Scatter, UserError
 
 _NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
-_MAX_PROGRESS = 24  # sample grids shown of those that training left
+_MAX_FRAMES = 24  # of what was drawn as training went
 _GIF_WIDTH = 240  # pixels, about: a GIF is looked at outside of the page, where nothing enlarges it
+_FASTEST, _WHOLE = 80, 4000  # ms: the shortest that a GIF shows a frame, and what its frames take together
+_MEASURES = {  # in words, and their unit
+    "reconstruction": ("reconstruction", "nats an image"),
+    "kl": ("KL divergence", "nats an image"),
+    "negative_elbo": ("negative ELBO", "nats an image"),
+    "nll": ("negative log-likelihood", "nats an image"),
+    "bits_per_dim": ("bits per dimension", "bits"),
+}
 _ACRONYM = 5  # letters: shorter names of methods are acronyms
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _BETTER = {"lower": "lower is better", "higher": "higher is better"}
@@ -80,7 +88,7 @@ class Run:
     seconds: float = 0.0  # of training, over all its starts
     pictures: dict[str, Figure] = dataclasses.field(default_factory=dict)  # by file name, in order
     samples: Samples | None = None
-    progress: dict[int, Images] = dataclasses.field(default_factory=dict)  # step -> grid [H, W, C]
+    training: dict[str, Figure] = dataclasses.field(default_factory=dict)  # by name: what was drawn as it went
     metrics: list[Metric] = dataclasses.field(default_factory=list)  # report.json
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # report.json
     histogram: dict[str, Any] = dataclasses.field(default_factory=dict)  # report.json
@@ -126,8 +134,11 @@ def write(workdir: pathlib.Path | str) -> pathlib.Path:
     if not workdir.is_dir():
         raise UserError(f"no run's directory at {workdir}")
     run = read(workdir)
+    description = f"A model trained on {run.data.get('name', 'unknown data')}"
     for name, picture in run.pictures.items():
-        _write_gif(workdir / "pictures" / name, picture, f"A model trained on {run.data.get('name', 'unknown data')}")
+        _write_film(workdir / "pictures" / name, picture, description)
+    for name, picture in run.training.items():
+        _write_film(workdir / "training" / name, picture, description)
     path = workdir / "report.html"
     unfinished = path.with_suffix(".html.part")
     unfinished.write_text(draw(run), "utf-8")
@@ -160,9 +171,11 @@ def read(workdir: pathlib.Path) -> Run:
     run.samples = load(
         workdir / "samples.npz", functools.partial(_read_samples, class_names=run.data.get("class_names")), None
     )
-    for path in _progress_files(workdir / "samples"):
-        if (image := load(path, load_png, None)) is not None:
-            run.progress[int(path.stem)] = image
+    for folder in sorted(path for path in (workdir / "training").glob("*") if path.is_dir()):
+        frames = {f"step {int(p.stem):,}": load(p, load_picture, None) for p in _frame_files(folder)}
+        whole = {label: frame for label, frame in frames.items() if frame is not None}
+        if whole and (moving := load(folder, lambda _, whole=whole: animate(whole), None)):
+            run.training[folder.name] = moving
     report = load(workdir / "report.json", _read_object, {})
     run.facts, run.histogram = _as_dict(report.get("facts")), _as_dict(report.get("histogram"))
     metrics = report.get("metrics")
@@ -324,28 +337,28 @@ def _loss_curves(run: Run) -> Html:
 
 
 def _charts(run: Run, wanted: Callable[[str], bool]) -> Html | None:
-    """Curves of one name in one chart (train/loss beside eval/loss), those of losses first."""
+    """Curves of one name in one chart (train/loss beside eval/loss): losses, then what has a unit, then the rest."""
     by_name: dict[str, list[curve.Series]] = {}
     for key, series in run.curves.items():
         group, _, name = key.partition("/")
         if wanted(group):
             by_name.setdefault(name, []).append(series)
-    ordered = sorted(by_name.items(), key=lambda item: "loss" not in item[0])
-    charts = [curve.chart(series, name.replace("_", " ")) for name, series in ordered]
+    titles = {name: _title(name) for name in by_name}
+    ordered = sorted(by_name, key=lambda name: ("loss" not in name, ", " not in titles[name]))
+    charts = [curve.chart(by_name[name], titles[name]) for name in ordered]
     return element("div", *charts, class_="charts") if charts else None
 
 
-def _training_progress(run: Run) -> Html | None:
-    if not run.progress:
-        return None
-    last = list(run.progress.values())[-1].shape
-    kept = {step: image for step, image in run.progress.items() if image.shape == last}
-    labels = [f"step {step:,}" for step in kept]
-    caption = "Samples that were drawn while the model was trained; the slider moves through training."
-    return join(
-        page.player(np.stack(list(kept.values()))[:, None], labels, "Samples as training went"),
-        element("p", caption, class_="note"),
-    )
+def _title(name: str) -> str:
+    """A measure in words, with its unit where that is not the model's own choice."""
+    measure, _, protocol = name.partition("/")
+    words, unit = _MEASURES.get(measure, (measure.replace("_", " "), ""))
+    told = f" ({protocol.replace('_', ' ')})" if protocol else ""
+    return words + told + (f", {unit}" if unit else "")
+
+
+def _training(run: Run) -> Html | None:
+    return join(*(page.picture(picture) for picture in run.training.values())) if run.training else None
 
 
 def _parameters(run: Run) -> Html | None:
@@ -393,7 +406,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], Html | None]], ...] = (
     ("model", "Inside the model", _pictures),
     ("classes", "Classes", _histogram),
     ("curves", "Curves", _loss_curves),
-    ("training", "Samples as training went", _training_progress),
+    ("training", "As training went", _training),
     ("parameters", "Parameters", _parameters),
     ("speed", "Speed", _speed),
     ("config", "Config", _config),
@@ -525,21 +538,30 @@ def _first_rows(archive: zipfile.ZipFile, member: str) -> tuple[np.ndarray, int]
     return np.frombuffer(content, dtype).reshape(rows, *shape[1:]), shape[0]
 
 
-def _progress_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Files `<step>.png` in order of steps, evenly thinned, the first and the last among them."""
-    paths = sorted((path for path in folder.glob("*.png") if path.stem.isdecimal()), key=lambda path: int(path.stem))
-    kept = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), _MAX_PROGRESS)).round().astype(int))
-    return [paths[i] for i in kept]
+def _frame_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Files `<step>.npz` in order of steps, evenly thinned, the first and the last among them."""
+    paths = sorted((path for path in folder.glob("*.npz") if path.stem.isdecimal()), key=lambda path: int(path.stem))
+    return [paths[i] for i in curve.thinned(len(paths), _MAX_FRAMES)] if paths else []
 
 
-def _write_gif(source: pathlib.Path, picture: Figure, description: str) -> None:
-    """Writes an animation beside the file that holds it, where that is newer; of a still there is none."""
+def _write_film(source: pathlib.Path, picture: Figure, description: str) -> None:
+    """Writes a GIF of an animation, and an MP4 where an encoder is installed, beside the file or folder that holds it.
+
+    What is no older than its source stays; of a still there is none.
+    """
     path = source.with_suffix(".gif")
-    if path.exists() and path.stat().st_mtime >= source.stat().st_mtime:
+    sources = [source, *source.glob("*.npz")]
+    if path.exists() and path.stat().st_mtime >= max(file.stat().st_mtime for file in sources):
         return
     if isinstance(picture, Scatter):
-        if np.ndim(picture.points) == 3:
-            animation.write_gif(path, scatter.rasterise(picture), factor=1, description=description)
+        if np.ndim(picture.points) < 3:
+            return
+        frames, factor = scatter.rasterise(picture), 1
     elif picture.kind == "animation":
         frames = animation.draw_frames(np.asarray(picture.images), picture.columns)
-        animation.write_gif(path, frames, factor=max(1, round(_GIF_WIDTH / frames.shape[2])), description=description)
+        factor = max(1, round(_GIF_WIDTH / frames.shape[2]))
+    else:
+        return
+    pause = max(_FASTEST, _WHOLE // len(frames))
+    animation.write_gif(path, frames, pause, factor, description)
+    animation.write_mp4(path.with_suffix(".mp4"), frames, pause, factor)

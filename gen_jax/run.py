@@ -146,9 +146,9 @@ class Run:
         return self.workdir / "pictures"
 
     @property
-    def samples(self) -> pathlib.Path:
-        """Grids made while training."""
-        return self.workdir / "samples"
+    def training(self) -> pathlib.Path:
+        """What was drawn as training went: `<name>/<step>.npz`, and a PNG beside each that can be one."""
+        return self.workdir / "training"
 
     @property
     def samples_npz(self) -> pathlib.Path:

@@ -15,7 +15,7 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -28,8 +28,8 @@ from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset, streaming
 from gen_jax.figures.grid import grid, save_png
 from gen_jax.figures.pictures import save_picture
-from gen_jax.method import Method, PyTree, State, UserError, count_parameters, stream
-from gen_jax.run import Run
+from gen_jax.method import Figure, Method, Picture, PyTree, State, UserError, count_parameters, stream
+from gen_jax.run import Run, writing
 from gen_jax.writers import Progress, Writer
 
 Rows: TypeAlias = dict[str, np.ndarray]
@@ -106,7 +106,7 @@ def _loop(
         state = first.result()
     finite = jax.jit(_all_finite)
     losses = evaluate.make_losses(config, method, data, mesh)
-    generate = sample.make_generator(method, config, data.spec, mesh)
+    generate, snapshots = sample.make_generator(method, config, data.spec, mesh), _make_snapshots(method)
     plan = _plan(config, update, state, feed, start)
     if chief:
         print(plan, flush=True)
@@ -114,6 +114,8 @@ def _loop(
     window_step, in_flight, scalars, saved = start, {}, {}, start
     steps = range(start, config.num_steps, config.steps_per_call)
     with contextlib.ExitStack() as stack:
+        if chief:
+            _forget_snapshots(run, start)
         writer = stack.enter_context(Writer(run.workdir, start, data.spec.name)) if chief else None
         progress = stack.enter_context(Progress(config.num_steps, start)) if chief else None
         stop_requested = stack.enter_context(_StopRequests())
@@ -142,12 +144,11 @@ def _loop(
 
             pause = time.perf_counter()
             if done % config.eval_every == 0 and done < config.num_steps:
-                images, _ = generate(state, NUM_IN_SHEET)
+                frames = snapshots(state, generate(state, NUM_IN_SHEET)[0])
                 scores = {f"eval/{k}": v for k, (v, _) in losses(state).items()}
                 if writer:
                     writer.write(done, scores)
-                    description = f"Samples at step {done} of a model trained on {data.spec.name}"
-                    save_png(run.samples / f"{done:08d}.png", grid(images), description)
+                    _save_snapshots(run, done, frames, data.spec.name)
             if done % config.checkpoint_every == 0 or last:
                 if not bool(finite(state)):
                     _stop_if_not_finite({}, state, done, checkpoints)
@@ -170,10 +171,13 @@ def _finish(
     generate = sample.make_generator(method, config, data.spec, mesh)
     images, labels = generate(state, config.sample.num, progress=chief)
     pictures = make_pictures(method, data, state)
+    enough = len(images) >= NUM_IN_SHEET
+    frames = _make_snapshots(method)(state, images if enough else generate(state, NUM_IN_SHEET)[0])
     report_values = evaluate.judge(config, method, data, mesh, state, images, labels)
     if not chief:
         return
     sample.write_samples(run, images, labels, data.spec.name)
+    _save_snapshots(run, int(state.step), frames, data.spec.name)
     for number, (name, picture) in enumerate((pictures | evaluate.nearest_picture(images, data)).items()):
         save_picture(run.pictures / f"{number:02d}_{name}.npz", picture, data.spec.name)
     evaluate.write_report(run, report_values)
@@ -241,11 +245,53 @@ def many_steps(step: Callable, calls: int) -> Callable:
     return steps
 
 
-def make_pictures(method: Method, data: dataset.Dataset, state: State) -> dict[str, Any]:
-    """Returns the method's pictures, made with a few examples of the test (else training) split."""
-    split, rows = evaluate.held_out(data, 16)[1:]
+def make_pictures(method: Method, data: dataset.Dataset, state: State) -> dict[str, Figure]:
+    """Returns the method's pictures in its order, made with a few examples of the test (else training) split."""
+    split, rows = evaluate.held_out(data, method.num_pictured)[1:]
     batch = {k: jnp.asarray(np.asarray(v[rows])) for k, v in split.items()} | {"index": jnp.arange(len(rows))}
-    return jax.jit(method.pictures)(state, stream(state.key, "pictures"), batch)
+    names: list[str] = []  # jit gives a dict back in the order of the alphabet
+
+    def pictures(*args: Any) -> Mapping[str, Figure]:
+        shown = method.pictures(*args)
+        names.extend(shown)
+        return shown
+
+    shown = jax.jit(pictures)(state, stream(state.key, "pictures"), batch)
+    return {name: shown[name] for name in names}
+
+
+def _make_snapshots(method: Method) -> Callable[[State, np.ndarray], Mapping[str, Figure]]:
+    """Returns (state, samples) -> what is drawn as training goes: the first samples, and the method's own."""
+    own = None if method.snapshots is None else jax.jit(method.snapshots)
+
+    def snapshots(state: State, images: np.ndarray) -> Mapping[str, Figure]:
+        sheet = Picture(
+            images[:NUM_IN_SHEET],  # pyright: ignore[reportArgumentType]  a picture is drawn from either kind of array
+            title="Samples as training went",
+            caption=f"The first {NUM_IN_SHEET} samples, made of the same random numbers each time.",
+        )
+        drawn = {"samples": sheet} if images.shape[-1] in (1, 3) else {}  # points in the plane are no pictures
+        return {**drawn, **(own(state, stream(state.key, "pictures")) if own else {})}
+
+    return snapshots
+
+
+def _save_snapshots(run: Run, step: int, frames: Mapping[str, Figure], data: str) -> None:
+    with writing(run.training):
+        for name, picture in frames.items():
+            path = run.training / name / f"{step:08d}.npz"
+            save_picture(path, picture, data)
+            if isinstance(picture, Picture):  # to be looked at while the run goes on
+                description = f"{name.capitalize()} at step {step} of a model trained on {data}"
+                save_png(path.with_suffix(".png"), grid(np.asarray(picture.images), picture.columns), description)
+
+
+def _forget_snapshots(run: Run, step: int) -> None:
+    """Deletes those of steps after `step`, which training takes again."""
+    with writing(run.training):
+        for path in run.training.glob("*/*"):
+            if path.stem.isdecimal() and int(path.stem) > step:
+                path.unlink()
 
 
 def refuse_changes(run: Run, config: Any) -> None:

@@ -1,6 +1,7 @@
 import html.parser
 import io
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -10,7 +11,6 @@ import pytest
 from browser import Browser, find_chromium
 
 from gen_jax import report
-from gen_jax.figures.grid import grid, save_png
 from gen_jax.figures.pictures import save_picture
 from gen_jax.method import DataSpec, Picture, Scatter, UserError
 
@@ -61,7 +61,9 @@ def write_run(folder: pathlib.Path, name: str = "ddpm_mnist", steps: int = 100) 
         )
     np.savez(folder / "samples.npz", images, np.arange(120) % 10)
     for step in (50, 100):
-        save_png(folder / f"samples/{step:06}.png", grid(images[:16]))
+        save_picture(
+            folder / f"training/samples/{step:08}.npz", Picture(images[step // 5 :][:16], f"samples {name}", name)
+        )
     metric = {"name": f"{name}/classifier_1k", "value": 12.345, "reference": 3.21, "standard_error": 0.456}
     evaluation = {
         "metrics": [metric | {"better": "lower", "protocol": f"1,000 samples of {name}"}],
@@ -206,7 +208,7 @@ def test_no_directory_is_the_users_mistake(tmp_path):
         "metrics.jsonl",
         "report.json",
         "pictures/00_strip.npz",
-        "samples/000050.png",
+        "training/samples/00000050.npz",
     ],
 )
 def test_any_part_may_be_missing_or_cut_short(tmp_path, part):
@@ -227,7 +229,7 @@ def test_any_part_may_be_missing_or_cut_short(tmp_path, part):
 @pytest.mark.parametrize("value", [None, [], [1], {"a": 1}, -1, EVIL])
 def test_a_config_of_another_form_does_not_break_the_page(tmp_path, key, value):
     folder = write_run(tmp_path / "run")
-    for unneeded in ("pictures", "samples"):
+    for unneeded in ("pictures", "training"):
         shutil.rmtree(folder / unneeded)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {key: value}))
@@ -298,18 +300,46 @@ def test_labels_are_shown_by_name(tmp_path):
     assert report.read(write_run(tmp_path / "run")).samples.labels[:2] == ("ddpm_mnist 0", "ddpm_mnist 1")
 
 
-def test_of_many_sample_grids_the_first_and_the_last_are_kept(tmp_path):
-    for step in range(0, 1000, 10):
-        save_png(tmp_path / f"samples/{step}.png", np.zeros((2, 2, 1), np.uint8))
-    kept = list(report.read(tmp_path).progress)
-    assert len(kept) == 24
-    assert (kept[0], kept[-1], kept) == (0, 990, sorted(kept))
+def test_of_many_steps_of_training_the_first_and_the_last_are_frames(tmp_path):
+    for step in range(10, 2010, 10):
+        shown = np.full((4, 2, 2, 1), step // 10, np.uint8)
+        save_picture(tmp_path / f"training/manifold/{step:08}.npz", Picture(shown, "t", columns=4))
+    moving = report.read(tmp_path).training["manifold"]
+    assert moving.kind == "animation"
+    assert moving.images.shape == (24, 4, 2, 2, 1)
+    steps = [int(label.removeprefix("step ").replace(",", "")) for label in moving.labels]
+    assert (moving.labels[0], moving.labels[-1], steps) == ("step 10", "step 2,000", sorted(steps))
+    assert (moving.images[:, 0, 0, 0, 0] == np.array(steps) // 10).all()
+
+
+def test_a_frame_of_another_size_is_left_out_and_one_alone_is_a_still(tmp_path):
+    for step, count in ((10, 4), (20, 9), (30, 4)):
+        save_picture(tmp_path / f"training/a/{step}.npz", Picture(np.zeros((count, 2, 2, 1), np.uint8), "t"))
+        save_picture(tmp_path / f"training/b/{step}.npz", Scatter(np.zeros((count, 2), np.float32), None, None, "t"))
+    save_picture(tmp_path / "training/c/10.npz", Picture(np.zeros((4, 2, 2, 1), np.uint8), "t"))
+    training = report.read(tmp_path).training
+    assert training["a"].labels == training["b"].labels == ("step 10", "step 30")
+    assert training["b"].points.shape == (2, 4, 2)
+    assert training["c"].kind == "grid"
+
+
+def test_the_film_of_training_is_made_anew_when_a_frame_comes(tmp_path):
+    folder = write_run(tmp_path / "run")
+    report.write(folder)
+    gif = folder / "training/samples.gif"
+    os.utime(gif, (1, 1))
+    report.write(folder)
+    assert gif.stat().st_mtime > 1
+    before = gif.stat().st_mtime_ns
+    report.write(folder)
+    assert gif.stat().st_mtime_ns == before
 
 
 def test_animations_are_written_as_gif_once(tmp_path):
     folder = write_run(tmp_path / "run")
     report.write(folder)
     [gif] = (folder / "pictures").glob("*.gif")
+    assert (folder / "training/samples.gif").is_file()
     before = gif.stat().st_mtime_ns
     report.write(folder)
     assert gif.name == "01_animation.gif"

@@ -17,10 +17,16 @@ import pytest
 from conftest import tiny_words
 
 from gen_jax import config as configs
+<<<<<<< HEAD
 from gen_jax import main, methods, optimizer, parallel, train
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset
 from gen_jax.method import DataSpec, State, UserError
+=======
+from gen_jax import main, methods, parallel, train
+from gen_jax.checkpoint import Checkpoints
+from gen_jax.method import DataSpec, Picture, UserError
+>>>>>>> 770b4a8 (Pictures as training goes: any method's snapshots and the samples become animations; latent scatters of the VAE)
 from gen_jax.run import Run
 from gen_jax.writers import read_metrics
 
@@ -58,12 +64,22 @@ def test_a_run_leaves_what_it_promises(tiny_run):
     records = read_metrics(tiny_run)
     assert [r["step"] for r in records if "train/loss" in r] == [2, 4, 6, 8, 10, 12]
     assert [r["step"] for r in records if "eval/loss" in r] == [6]
-    assert [p.name for p in (tiny_run / "samples").iterdir()] == ["00000006.png"]
+    frames = [f"{step:08}{suffix}" for step in (6, 12) for suffix in (".npz", ".png")]
+    assert sorted(p.name for p in (tiny_run / "training/samples").iterdir()) == frames
     assert np.load(tiny_run / "samples.npz")["arr_0"].shape == (70, 8, 8, 1)
     names = {row["name"] for row in json.loads((tiny_run / "report.json").read_text())["metrics"]}
     assert {"test_loss", "frechet_distance/classifier_70", "recall/classifier_70"} <= names
     config = json.loads((tiny_run / "config.json").read_text())
     assert config["data"]["name"] == "made_up_digits"
+<<<<<<< HEAD
+=======
+    for picture in ("samples.png", "training/samples/00000006.png"):
+        with PIL.Image.open(tiny_run / picture) as opened:
+            assert opened.info["Description"].endswith("trained on made_up_digits")
+    (animation,) = (tiny_run / "pictures").glob("*.gif")
+    with PIL.Image.open(animation) as opened:
+        assert opened.info["comment"].endswith(b"trained on made_up_digits")
+>>>>>>> 770b4a8 (Pictures as training goes: any method's snapshots and the samples become animations; latent scatters of the VAE)
     assert sum(row["parameters"] for row in config["parameters"]["denoiser"]) > 1000
     assert list((tiny_run / "tensorboard").glob("events*"))
 
@@ -114,8 +130,18 @@ def test_killed_and_resumed_is_the_same_run_bit_by_bit(tiny_run, made_up_tfds, t
     assert killed_at < 12
     assert_same_bits(final_state(tmp_path / "run"), final_state(tiny_run))
     assert without_times(read_metrics(tmp_path / "run")) == without_times(read_metrics(tiny_run))
-    samples = [np.load(w / "samples.npz")["arr_0"] for w in (tmp_path / "run", tiny_run)]
-    np.testing.assert_array_equal(*samples)
+    for name in ("samples.npz", "training/samples/00000006.npz"):
+        first, second = (np.load(w / name) for w in (tmp_path / "run", tiny_run))
+        np.testing.assert_array_equal(*[file[file.files[0]] for file in (first, second)])
+
+
+def test_pictures_of_steps_that_are_taken_again_are_forgotten(tmp_path):
+    run = Run(tmp_path)
+    for step in (6, 12, 1200):
+        train._save_snapshots(run, step, {"a": Picture(np.zeros((4, 8, 8, 1), np.uint8), "t")}, "made_up")
+    train._forget_snapshots(run, 12)
+    assert sorted(path.stem for path in run.training.glob("*/*.npz")) == ["00000006", "00000012"]
+    assert len(list(run.training.glob("*/*"))) == 4
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(tiny_run, made_up_tfds, tmp_path):

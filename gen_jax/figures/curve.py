@@ -146,7 +146,7 @@ def chart(series: Sequence[Series], title: str) -> Html:
             up = 1 - y.place(smooth(one.values, half))
             note = f", line: mean over {2 * half + 1} points"
         elif len(one.steps) == 1:
-            lines.append(element("path", d=_dots(across, up), class_=f"dots {colour}"))
+            lines.append(element("path", d=_dots(across, up), class_=f"dots single {colour}"))
         lines.append(element("path", d=_line(across[shown], up[shown]), class_=f"line {colour}"))
         legend.append(element("li", element("span", class_=f"key {colour}"), one.name, note))
         points.append(

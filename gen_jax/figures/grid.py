@@ -67,8 +67,10 @@ def to_pil(image: Images) -> PIL.Image.Image:
     return PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def png_bytes(image: Images, description: str = "") -> bytes:
+def png_bytes(image: Images, description: str = "", colours: int = 0) -> bytes:
     """Returns `image` uint8 [H, W, C], C 1 or 3, as a PNG file, with a description inside where there is one.
+
+    It has at most `colours` colours (1 to 256), or as many as the image where that is 0.
 
     Example:
       >>> png_bytes(np.zeros((2, 2, 1), np.uint8))[1:4]
@@ -80,7 +82,10 @@ def png_bytes(image: Images, description: str = "") -> bytes:
     if description:
         info.add_text("Description", description)
     stream = io.BytesIO()
-    to_pil(image).save(stream, "PNG", optimize=True, pnginfo=info)
+    picture = to_pil(image)
+    if colours:
+        picture = picture.quantize(colours)
+    picture.save(stream, "PNG", optimize=True, pnginfo=info)
     return stream.getvalue()
 
 
@@ -88,12 +93,3 @@ def save_png(path: pathlib.Path, image: Images, description: str = "") -> None:
     """Writes `image` uint8 [H, W, C] as a PNG file; its folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png_bytes(image, description))
-
-
-def load_png(path: pathlib.Path) -> Images:
-    """Returns a PNG file as uint8 [H, W, C]: C is 1 where the file is grey, otherwise 3."""
-    import PIL.Image
-
-    with PIL.Image.open(path, formats=("PNG",)) as picture:
-        image = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
-    return image.reshape(*image.shape[:2], -1)

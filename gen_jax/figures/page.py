@@ -22,6 +22,8 @@ from gen_jax.figures.markup import Html, element, join
 from gen_jax.method import Figure, Scatter
 
 _MAX_ANIMATION = 700_000  # bytes, about, of one animation as PNG: a page should be small enough to mail
+_LARGE = 300  # pixels
+_FEW_COLOURS = {1: 16, 3: 256}  # of an animation that is too large with all of them, by channels
 _MAX_COLUMNS = 16  # of labelled pictures that keep their columns; the style sheet has a rule for each
 
 
@@ -56,11 +58,12 @@ def section(name: str, heading: str, *children: object) -> Html:
     return element("section", element("h2", heading), *children, id=name, aria_label=heading)
 
 
-def image(pixels: Images, alt: str, class_: str = "") -> Html:
-    """Returns `pixels` uint8 [H, W, C] as an <img> that holds its PNG."""
-    source = "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode()
+def image(pixels: Images, alt: str, class_: str = "", colours: int = 0) -> Html:
+    """Returns `pixels` uint8 [H, W, C] as an <img> that holds its PNG, of at most `colours` colours (0: of all)."""
+    source = "data:image/png;base64," + base64.b64encode(png_bytes(pixels, colours=colours)).decode()
     height, width = pixels.shape[:2]
-    return element("img", src=source, alt=alt, width=width, height=height, class_=class_ or None)
+    classes = f"{class_} {_large(width)}".strip()
+    return element("img", src=source, alt=alt, width=width, height=height, class_=classes or None)
 
 
 def labelled(images: Images, labels: Sequence[str], alt: str, columns: int = 0) -> Html:
@@ -81,14 +84,19 @@ def player(images: Images, labels: Sequence[str], alt: str, columns: int = 0) ->
     """Returns an animation uint8 [F, N, H, W, C] with slider and button; without script, its frames as a sheet.
 
     Args:
-      images: all frames; where they are too many for a page, fewer are shown, and a line says so.
+      images: all frames; where they are too many for a page, they are shown with fewer colours, and then fewer images
+        or frames are shown; a line says so.
       labels: one a frame, or ().
       alt: what the animation shows.
-      columns: images a row of a frame; 0 makes frames square.
+      columns: images a row of a frame; 0 makes frames square, and lets images be dropped.
     """
-    shown = images
-    if (size := len(png_bytes(_sheet(shown, columns)))) > _MAX_ANIMATION:
-        shown = animation.thin(images, images.size * _MAX_ANIMATION // size)
+    if columns:
+        images, columns = animation.draw_frames(images, columns)[:, None], 0
+    shown, colours = images, 0
+    if len(png_bytes(_sheet(shown, columns))) > _MAX_ANIMATION:
+        colours = _FEW_COLOURS[images.shape[-1]]
+        if (size := len(png_bytes(_sheet(shown, columns), colours=colours))) > _MAX_ANIMATION:
+            shown = animation.thin(images, images.size * _MAX_ANIMATION // size)
     kept = np.linspace(0, len(images) - 1, len(shown)).round().astype(int)
     every = animation.names_of_frames(labels, len(images))
     names = [every[i] for i in kept]
@@ -98,11 +106,13 @@ def player(images: Images, labels: Sequence[str], alt: str, columns: int = 0) ->
         f"{now} of {before} {what}"
         for now, before, what in zip(shown.shape, images.shape, ("frames", "images a frame"), strict=False)
         if now < before
-    ]
+    ] + ([f"{colours} {'shades' if images.shape[-1] == 1 else 'colours'}"] if colours else [])
     return element(
         "div",
-        image(_sheet(shown, columns), f"{alt}: {len(shown)} frames, row by row", "pixels sheet"),
-        element("canvas", width=width, height=height, role="img", aria_label=alt, hidden=True),
+        image(_sheet(shown, columns), f"{alt}: {len(shown)} frames, row by row", "pixels sheet", colours),
+        element(
+            "canvas", width=width, height=height, role="img", aria_label=alt, hidden=True, class_=_large(width) or None
+        ),
         animation.controls(names, alt),
         element("p", "Shown here: ", ", ".join(thinned), ".", class_="note") if thinned else None,
         class_="player",
@@ -194,6 +204,11 @@ def contents(sections: Iterable[tuple[str, str]]) -> Html:
 def _sheet(images: Images, columns: int) -> Images:
     """All frames of an animation [F, N, H, W, C] in one image."""
     return grid(animation.draw_frames(images, columns), animation.sheet_columns(len(images)), padding=0)
+
+
+def _large(width: int) -> str:
+    """The class of pictures that are hardly enlarged: whole pixels would become lines of uneven width."""
+    return "large" if width >= _LARGE else ""
 
 
 def _hash(content: str) -> str:

@@ -22,7 +22,7 @@ def save_picture(path: pathlib.Path, picture: Figure, data: str) -> None:
     `meta` names `data`, the set that the model was trained on.
     """
     fields = {field.name: getattr(picture, field.name) for field in dataclasses.fields(picture)}
-    arrays = {name: np.asarray(fields.pop(name)) for name in _ARRAYS if fields.get(name) is not None}
+    arrays: dict[str, Any] = {n: np.asarray(fields[n]) for n in _ARRAYS if fields.get(n) is not None}
     meta = {name: value for name, value in fields.items() if name not in _ARRAYS} | {"data": data}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -42,6 +42,34 @@ def load_picture(path: pathlib.Path) -> Figure:
     texts = {name: tuple(str(text) for text in meta[name]) for name in ("labels", "names", "axes") if name in meta}
     texts |= {name: str(meta[name]) for name in ("title", "caption")}
     return _scatter(arrays, meta, texts) if "points" in arrays else _picture(arrays, meta, texts)
+
+
+def animate(frames: Mapping[str, Figure]) -> Figure:
+    """Returns stills of one kind as one animation.
+
+    Args:
+      frames: grids of as many images, or scatters of as many points, by label and in order. Those that are unlike the
+        last are left out; what does not move (classes, background) is the last one's.
+
+    Raises:
+      ValueError: the last is no still.
+
+    Example:
+      >>> still = Picture(np.zeros((4, 8, 8, 1), np.uint8), "t")
+      >>> moving = animate({"step 1": still, "step 2": still})
+      >>> moving.images.shape, moving.kind, moving.labels
+      ((2, 4, 8, 8, 1), 'animation', ('step 1', 'step 2'))
+    """
+    *_, last = frames.values()
+    name = "points" if isinstance(last, Scatter) else "images"
+    shape = np.shape(getattr(last, name))
+    if len(shape) != (2 if name == "points" else 4):
+        raise ValueError(f"holds {name} {list(shape)}, which is no still")
+    kept = {label: one for label, one in frames.items() if np.shape(getattr(one, name, None)) == shape}
+    if len(kept) == 1:
+        return last
+    stacked = {name: np.stack([getattr(one, name) for one in kept.values()]), "labels": tuple(kept)}
+    return last.replace(**stacked) if isinstance(last, Scatter) else last.replace(**stacked, kind="animation")
 
 
 def _picture(arrays: dict[str, Any], meta: Mapping[str, Any], texts: dict[str, Any]) -> Picture:

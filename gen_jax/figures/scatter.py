@@ -112,7 +112,9 @@ def plot(one: Scatter) -> Html:
         element("text", number(tick), x=-8, y=percent(1 - float(axes[1].place(tick))), dy="0.32em")
         for tick in axes[1].ticks()
     ]
-    described = f"{one.title}: {frames.shape[1]:,} points" + (f" in {len(one.names)} classes" if one.names else "")
+    described = f"{one.title}: {frames.shape[1]:,} points" + (
+        "" if one.classes is None else f" in {len(one.names)} classes"
+    )
     return element(
         "svg",
         element("rect", width="100%", height="100%"),

@@ -7,13 +7,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gen_jax.method import Array, Picture, UserError, to_pixels
+from gen_jax.method import Array, Key, Picture, Scatter, UserError, to_pixels
 
 PLANE = 2  # latents of a manifold that can be drawn
-MANIFOLD_SIDE = 20  # images
+MANIFOLD_SIDE, SNAPSHOT_SIDE = 20, 14  # images; of a frame of training, of which there are many
 NUM_REACH, REACH = 11, 3.0  # values of a latent that is moved, from -3 to 3
 MAX_TRAVERSED = 10  # latents
 COLUMNS = 8  # of inputs with their reconstructions
+NUM_SHOWN = 16  # inputs with their reconstructions
+NUM_POINTS = 2000  # codes of a scatter
+CIRCLES = (1.0, 2.0)  # standard deviations of the prior
 
 ImageOf = Callable[[Array], Array]
 """From z [N, Z] to images f32 [N, H, W, C] in [-1, 1]."""
@@ -26,6 +29,7 @@ def reconstructions(x: Array, x_hat: Array) -> Picture:
       x: f32 [N, H, W, C] in [-1, 1].
       x_hat: f32 like `x`.
     """
+    x, x_hat = x[:NUM_SHOWN], x_hat[:NUM_SHOWN]
     columns = min(COLUMNS, len(x))
     rows = len(x) // columns
     pairs = jnp.stack([y[: rows * columns].reshape(rows, columns, *x.shape[1:]) for y in (x, x_hat)], axis=1)
@@ -98,3 +102,86 @@ def traversals(image_of: ImageOf, mean: Array, kl: Array) -> dict[str, Picture]:
             labels=tuple(f"z = {REACH * (2 * i / (NUM_REACH - 1) - 1):.1f}" for i in range(NUM_REACH)),
         ),
     }
+
+
+def latent_space(mean: Array, kl: Array, key: Key, label: Array | None, names: tuple[str, ...] | None) -> Scatter:
+    """Returns the posterior means of images in the plane of the two latents of largest KL, coloured by class.
+
+    Args:
+      mean: f32 [N, Z].
+      kl: f32 [Z], by which the latents are ordered.
+      key: of the noise that stands in for a second latent where there is only one.
+      label: i32 [N], or None.
+      names: of the classes, or None.
+    """
+    latents = len(kl)
+    [(first, second)] = _pairs(latents)[:1]
+    coloured = label is not None and names is not None
+    which = f"the two of its {latents} latents that have the largest KL" if latents > PLANE else "the latent plane"
+    return Scatter(
+        _plane_of(_ordered(mean, kl, key), first, second),
+        label if coloured else None,
+        None,
+        title="Latent space",
+        caption=f"The posterior means of {len(mean):,} test images in "
+        + ("the one latent, spread upwards by noise" if latents == 1 else which)
+        + (", coloured by class" if coloured else "")
+        + ". The circles are those of one and two standard deviations of the prior.",
+        names=names if coloured and names else (),
+        axes=_axes(latents),
+        circles=CIRCLES,
+    )
+
+
+def aggregate_posterior(z: Array, kl: Array, key: Key) -> Scatter:
+    """Returns codes drawn from the posteriors of images over draws of the prior: what is grey alone is a hole.
+
+    Args:
+      z: f32 [N, Z], a draw from q(z | x) for each image.
+      kl: f32 [Z], by which the latents are ordered; of more than two, pairs of the ten first are frames.
+      key: of the draws of the prior.
+    """
+    latents = len(kl)
+    key_prior, key_noise = jax.random.split(key)
+    ordered, pairs = _ordered(z, kl, key_noise), _pairs(latents)
+    points = jnp.stack([_plane_of(ordered, *pair) for pair in pairs])
+    moving = len(pairs) > 1
+    return Scatter(
+        points if moving else points[0],
+        None,
+        jax.random.normal(key_prior, (len(z), PLANE)),
+        title="Aggregate posterior against prior",
+        caption=f"A draw from q(z | x) for each of {len(z):,} test images, over as many draws from the prior in grey. "
+        "Samples decode the prior: where grey stands alone there is a hole, a code that no image has. "
+        + ("The latent runs to the right; upwards there is noise. " if latents == 1 else "")
+        + (f"Pairs of its {latents} latents, that of the largest KL first. " if moving else "")
+        + "The circles are those of one and two standard deviations of the prior.",
+        names=("codes of images",),
+        axes=("", "") if moving else _axes(latents),
+        background_name="prior",
+        circles=CIRCLES,
+        labels=tuple(f"latents {a + 1} (right) and {b + 1} (up) by KL" for a, b in pairs) if moving else (),
+    )
+
+
+def _pairs(latents: int) -> list[tuple[int, int]]:
+    """Neighbours in the order of their KL: (0, 1), (2, 3), ...; of an odd number the last one is shown twice."""
+    count = max(min(latents, MAX_TRAVERSED), PLANE)
+    return [(first, first + 1) for first in (*range(0, count - 1, 2), *((count - 2,) if count % 2 else ()))]
+
+
+def _ordered(z: Array, kl: Array, key: Key) -> Array:
+    """Codes [N, Z] with the latent of the largest KL first; noise follows where there is only one."""
+    if len(kl) == 1:
+        return jnp.concatenate([z, jax.random.normal(key, z.shape)], axis=-1)
+    return z if len(kl) == PLANE else z[:, jnp.argsort(-kl)]
+
+
+def _plane_of(z: Array, first: int, second: int) -> Array:
+    return jnp.stack([z[:, first], z[:, second]], axis=-1)
+
+
+def _axes(latents: int) -> tuple[str, str]:
+    if latents == 1:
+        return "z", "noise"
+    return ("z1", "z2") if latents == PLANE else ("latent of largest KL", "latent of second largest KL")

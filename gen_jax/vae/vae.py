@@ -7,6 +7,7 @@ mean of p(x | z).
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from gen_jax.method import (
     Array,
     Batch,
     DataSpec,
+    Figure,
     Key,
     Method,
     Picture,
@@ -29,7 +31,10 @@ from gen_jax.method import (
 )
 from gen_jax.metrics.likelihood import bits_per_dim
 from gen_jax.vae import autoencoder, elbo, pictures
+from gen_jax.vae.autoencoder import Autoencoder
 from gen_jax.vae.gaussian import Gaussian, kl_to_standard_normal, log_normal, reparameterise
+
+ENCODED_AT_ONCE = 100  # images of the pictures
 
 
 def make(config: Any, spec: DataSpec) -> Method:
@@ -39,20 +44,10 @@ def make(config: Any, spec: DataSpec) -> Method:
       UserError: an unknown name, a value that cannot be, or a likelihood that does not fit the data.
     """
     c = config.vae
-    for name in ("beta", "kl_warmup_steps", "free_bits"):
-        if not 0 <= c[name] < float("inf"):
-            raise UserError(f"config.vae.{name} is {c[name]}; it must be finite and not negative")
     model = autoencoder.make(config, spec)
-    num_importance = config.eval.importance_samples
-    if num_importance < 0:
-        raise UserError(f"config.eval.importance_samples is {num_importance}; use 0 for no importance sampling")
-    if num_importance and not model.normalised:
-        raise UserError(
-            "config.eval.importance_samples estimates a likelihood, and grey values have none under bernoulli: "
-            "binarise them (--config.vae.binarisation=dynamic), or take another config.vae.likelihood"
-        )
-    height, width, channels = spec.image_shape
+    _check(config, model)
     optimize = optimizer.make(config.optimizer, config.num_steps, config.ema)
+    draws_manifold = c.get("manifold", c.latents == pictures.PLANE)
 
     def init(key: Key) -> State:
         params = {"vae": model.init(key)}
@@ -66,26 +61,13 @@ def make(config: Any, spec: DataSpec) -> Method:
             frozen={},
         )
 
-    def noise(key: Key) -> Array:
-        return jax.random.normal(key, (c.latents,))
-
-    def log_likelihood(params: PyTree, x: Array, z: Array) -> Array:
-        """log p(x | z): nats [B]."""
-        return elbo.sum_over_dimensions(model.likelihood.log_prob(x, model.decode(params, z)))
-
-    def terms(params: PyTree, x: Array, index: Array, key: Key) -> tuple[Gaussian, Array, Array]:
-        """q(z | x), -log p(x | z) at one z drawn from it [B], and the KL of each latent [B, Z]."""
-        q = model.encode(params, x)
-        z = reparameterise(q, draw(key, index, noise))
-        return q, -log_likelihood(params, x, z), kl_to_standard_normal(q)
-
     def step(state: State, batch: Batch) -> tuple[State, Scalars]:
         key_x, key_z = jax.random.split(jax.random.fold_in(stream(state.key, "step"), state.step))
         weight = elbo.kl_weight(state.step, c.beta, c.kl_warmup_steps)
 
         def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, Scalars]:
             x = model.observe(batch["image"], key_x, batch["index"])
-            _, reconstruction, kl = terms(params, x, batch["index"], key_z)
+            _, reconstruction, kl = _terms(model, params, x, batch["index"], key_z)
             loss = jnp.mean(reconstruction + weight * elbo.free_bits(kl, c.free_bits))
             return loss, {
                 "loss": loss,
@@ -102,28 +84,14 @@ def make(config: Any, spec: DataSpec) -> Method:
         params, index = state.ema["vae"], batch["index"]
         key_x, key_z, key_importance = jax.random.split(key, 3)
         x = model.observe(batch["image"], key_x, index)
-        q, reconstruction, kl = terms(params, x, index, key_z)
-        total_kl = jnp.sum(kl, axis=-1)
-        values = {
-            "loss": reconstruction + c.beta * elbo.free_bits(kl, c.free_bits),
-            "reconstruction": reconstruction,
-            "kl": total_kl,
-        }
-        negative_elbo = reconstruction + total_kl
-        if model.normalised:
-            values[_name("negative_elbo", model.protocol)] = negative_elbo
-        if model.likelihood.support == "bytes":
-            values["bits_per_dim/elbo"] = bits_per_dim(negative_elbo, height * width * channels)
-
-        def log_weight(keys: Array) -> Array:
-            z = reparameterise(q, jax.vmap(noise)(keys))
-            log_ratio = log_normal(z) - log_normal(z, q.mean, q.log_var)
-            return log_likelihood(params, x, z) + jnp.sum(log_ratio, axis=-1)
-
-        if num_importance:
-            values[_name("nll", model.protocol, f"importance_{num_importance}")] = elbo.importance_sampled_nll(
-                log_weight, key_importance, index, num_importance
-            )
+        q, reconstruction, kl = _terms(model, params, x, index, key_z)
+        loss = reconstruction + c.beta * elbo.free_bits(kl, c.free_bits)
+        values = {"loss": loss, "reconstruction": reconstruction, "kl": jnp.sum(kl, axis=-1)}
+        values |= _bounds(model, reconstruction + values["kl"], math.prod(spec.image_shape))
+        if num := config.eval.importance_samples:
+            log_weight = functools.partial(_log_weight, model, params, x, q)
+            nll = elbo.importance_sampled_nll(log_weight, key_importance, index, num)
+            values[_name("nll", model.protocol, f"importance_{num}")] = nll
         return values
 
     def encode(state: State, batch: Batch, key: Key) -> Array:
@@ -134,18 +102,94 @@ def make(config: Any, spec: DataSpec) -> Method:
         return 2 * model.likelihood.mean(model.decode(state.ema["vae"], z)) - 1
 
     def sample(state: State, keys: Array, label: Array | None) -> Array:
-        return generate(state, jax.vmap(noise)(keys))
+        return generate(state, jax.vmap(functools.partial(_noise, model))(keys))
 
-    def show(state: State, key: Key, batch: Batch) -> dict[str, Picture]:
+    def show(state: State, key: Key, batch: Batch) -> dict[str, Figure]:
+        key_z, key_scatter = jax.random.split(jax.random.fold_in(key, 1))
         x = model.observe(batch["image"], key, batch["index"])
-        q = model.encode(state.ema["vae"], x)
-        image_of = functools.partial(generate, state)
-        shown = {"reconstructions": pictures.reconstructions(2 * x - 1, image_of(q.mean))}
-        if c.latents == pictures.PLANE:
+        # In pieces: the activations of all of them would take gigabytes.
+        q = jax.tree.map(
+            lambda y: y[:, 0],
+            jax.lax.map(lambda one: model.encode(state.ema["vae"], one[None]), x, batch_size=ENCODED_AT_ONCE),
+        )
+        kl = jnp.mean(kl_to_standard_normal(q), axis=0)
+        z = reparameterise(q, draw(key_z, batch["index"], functools.partial(_noise, model)))
+        image_of, some = functools.partial(generate, state), slice(pictures.NUM_SHOWN)
+        shown: dict[str, Figure] = {
+            "reconstructions": pictures.reconstructions(2 * x[some] - 1, image_of(q.mean[some]))
+        }
+        if draws_manifold:
             shown["manifold"] = pictures.manifold(image_of, c.latents)
-        return shown | pictures.traversals(image_of, q.mean[0], jnp.mean(kl_to_standard_normal(q), axis=0))
+        label = batch.get("label")
+        shown["latent_space"] = pictures.latent_space(q.mean, kl, key_scatter, label, spec.class_names)
+        shown["aggregate_posterior"] = pictures.aggregate_posterior(z, kl, key_scatter)
+        return shown | pictures.traversals(image_of, q.mean[0], kl)
 
-    return Method(init, step, sample, evaluate, show, encode=encode)
+    def snapshots(state: State, key: Key) -> dict[str, Picture]:
+        return {"manifold": pictures.manifold(functools.partial(generate, state), c.latents, pictures.SNAPSHOT_SIDE)}
+
+    return Method(
+        init,
+        step,
+        sample,
+        evaluate,
+        show,
+        encode=encode,
+        num_pictured=pictures.NUM_POINTS,
+        snapshots=snapshots if draws_manifold else None,
+    )
+
+
+def _check(config: Any, model: Autoencoder) -> None:
+    c, num_importance = config.vae, config.eval.importance_samples
+    for name in ("beta", "kl_warmup_steps", "free_bits"):
+        if not 0 <= c[name] < float("inf"):
+            raise UserError(f"config.vae.{name} is {c[name]}; it must be finite and not negative")
+    if num_importance < 0:
+        raise UserError(f"config.eval.importance_samples is {num_importance}; use 0 for no importance sampling")
+    if num_importance and not model.normalised:
+        raise UserError(
+            "config.eval.importance_samples estimates a likelihood, and grey values have none under bernoulli: "
+            "binarise them (--config.vae.binarisation=dynamic), or take another config.vae.likelihood"
+        )
+    if c.get("manifold", False) and c.latents != pictures.PLANE:
+        raise UserError(
+            f"config.vae.manifold draws a plane of {pictures.PLANE} latents, and config.vae.latents is {c.latents}; "
+            "use --config.vae.manifold=False"
+        )
+
+
+def _noise(model: Autoencoder, key: Key) -> Array:
+    return jax.random.normal(key, (model.latents,))
+
+
+def _log_likelihood(model: Autoencoder, params: PyTree, x: Array, z: Array) -> Array:
+    """log p(x | z): nats [B]."""
+    return elbo.sum_over_dimensions(model.likelihood.log_prob(x, model.decode(params, z)))
+
+
+def _terms(model: Autoencoder, params: PyTree, x: Array, index: Array, key: Key) -> tuple[Gaussian, Array, Array]:
+    """q(z | x), -log p(x | z) at one z drawn from it [B], and the KL of each latent [B, Z]."""
+    q = model.encode(params, x)
+    z = reparameterise(q, draw(key, index, functools.partial(_noise, model)))
+    return q, -_log_likelihood(model, params, x, z), kl_to_standard_normal(q)
+
+
+def _log_weight(model: Autoencoder, params: PyTree, x: Array, q: Gaussian, keys: Array) -> Array:
+    """log p(x, z) - log q(z | x) at a z drawn from q with each of `keys` [B]: nats [B]."""
+    z = reparameterise(q, jax.vmap(functools.partial(_noise, model))(keys))
+    log_ratio = log_normal(z) - log_normal(z, q.mean, q.log_var)
+    return _log_likelihood(model, params, x, z) + jnp.sum(log_ratio, axis=-1)
+
+
+def _bounds(model: Autoencoder, negative_elbo: Array, dimensions: int) -> Scalars:
+    """The bound [B] under the names that it deserves: none where the likelihood is no likelihood."""
+    values = {}
+    if model.normalised:
+        values[_name("negative_elbo", model.protocol)] = negative_elbo
+    if model.likelihood.support == "bytes":
+        values["bits_per_dim/elbo"] = bits_per_dim(negative_elbo, dimensions)
+    return values
 
 
 def _name(measure: str, *protocol: str) -> str:

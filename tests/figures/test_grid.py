@@ -1,7 +1,10 @@
+import io
+
 import numpy as np
+import PIL.Image
 import pytest
 
-from gen_jax.figures.grid import enlarge, grid, load_png, png_bytes, save_png
+from gen_jax.figures.grid import enlarge, grid, png_bytes, save_png
 
 
 def test_grid_places_images_row_by_row():
@@ -40,5 +43,15 @@ def test_enlarge_repeats_pixels():
 def test_png_keeps_every_value(tmp_path, channels):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
     save_png(tmp_path / "new" / "a.png", image)
-    np.testing.assert_array_equal(load_png(tmp_path / "new" / "a.png"), image)
+    with PIL.Image.open(tmp_path / "new" / "a.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture).reshape(image.shape), image)
     assert (tmp_path / "new" / "a.png").read_bytes() == png_bytes(image)
+
+
+def test_fewer_colours_are_the_nearest_ones():
+    """256 greys as 16 of equal width: no value moves by more than one of them."""
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    with PIL.Image.open(io.BytesIO(png_bytes(image, colours=16))) as picture:
+        shown = np.asarray(picture.convert("L")).astype(int)
+    assert len(np.unique(shown)) <= 16
+    assert np.abs(shown - image[..., 0]).max() <= 16

@@ -81,6 +81,22 @@ def test_an_animation_too_large_for_a_page_is_thinned_and_says_so(monkeypatch):
     assert (labels[0], labels[-1]) == ("<0>", "<9>")
 
 
+def test_an_animation_loses_colours_before_images_and_a_layout_never_loses_images(monkeypatch):
+    noisy = RANDOM.integers(0, 256, (8, 9, 32, 32, 1), np.uint8)  # 74 kB of which 16 shades are a half
+    labels = [str(i) for i in range(8)]
+    full = page.player(noisy, labels, "t")
+    monkeypatch.setattr(page, "_MAX_ANIMATION", 55_000)
+    assert "Shown here: 16 shades." in page.player(noisy, labels, "t")
+    assert len(page.player(noisy, labels, "t")) < len(full)
+    monkeypatch.setattr(page, "_MAX_ANIMATION", 8000)
+    assert "images a frame" in page.player(noisy, labels, "t")
+    kept = page.player(noisy, labels, "t", columns=3)
+    assert "images a frame" not in kept
+    assert "of 8 frames, 16 shades" in kept
+    [sheet] = decoded(kept)
+    assert sheet.shape[1] % (3 * 34 - 2) == 0  # frames of three columns
+
+
 @pytest.mark.parametrize("kind", ["grid", "strip", "animation"])
 def test_every_picture_has_a_text_in_its_place(kind):
     images = np.zeros((2, 1, 2, 2, 1) if kind == "animation" else (2, 2, 2, 1), np.uint8)

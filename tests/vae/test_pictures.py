@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,3 +64,47 @@ def test_each_reconstruction_lies_below_its_input(num):
     rows = np.asarray(shown.images)[:, 0, 0, 0].astype(int).reshape(-1, 2, shown.columns)
     assert rows.size == 2 * num
     np.testing.assert_allclose(rows[:, 1] - rows[:, 0], 127.5, atol=1)
+
+
+KEY = jax.random.key(0)
+
+
+def test_the_latent_space_shows_the_two_latents_of_largest_kl():
+    mean, kl = jax.random.normal(KEY, (20, 4)), jnp.array([0.1, 3.0, 0.0, 2.0])
+    label = jnp.arange(20) % 3
+    shown = pictures.latent_space(mean, kl, KEY, label, ("a", "b", "c"))
+    np.testing.assert_array_equal(shown.points, mean[:, jnp.array([1, 3])])
+    np.testing.assert_array_equal(shown.classes, label)
+    assert "the two of its 4 latents that have the largest KL, coloured by class" in shown.caption
+
+
+def test_the_latent_space_of_a_set_without_labels_has_no_colours():
+    for label, names in ((None, None), (None, ("a",)), (jnp.zeros(20, int), None)):
+        shown = pictures.latent_space(jnp.zeros((20, 2)), jnp.zeros(2), KEY, label, names)
+        assert shown.classes is None
+        assert shown.names == ()
+        assert "class" not in shown.caption
+
+
+@pytest.mark.parametrize(("latents", "pairs"), [(2, 1), (3, 2), (4, 2), (5, 3), (40, pictures.MAX_TRAVERSED // 2)])
+def test_the_aggregate_posterior_is_shown_in_pairs_by_kl(latents, pairs):
+    z, kl = jax.random.normal(KEY, (10, latents)), jnp.arange(latents, dtype=float)
+    shown = pictures.aggregate_posterior(z, kl, KEY)
+    points = np.asarray(shown.points).reshape(pairs, 10, 2)
+    drawn = np.unique(np.concatenate([points[..., 0].ravel(), points[..., 1].ravel()]))
+    most_used = z if latents == 2 else z[:, -min(latents, pictures.MAX_TRAVERSED) :]
+    np.testing.assert_array_equal(drawn, np.unique(most_used))
+    assert len(shown.labels) == (pairs if pairs > 1 else 0)
+
+
+def test_one_latent_is_spread_by_noise_as_the_prior_is():
+    z = jnp.linspace(-3, 3, 2000)[:, None]
+    for shown in (
+        pictures.latent_space(z, jnp.ones(1), KEY, None, None),
+        pictures.aggregate_posterior(z, jnp.ones(1), KEY),
+    ):
+        np.testing.assert_array_equal(shown.points[:, 0], z[:, 0])
+        assert stats.kstest(np.asarray(shown.points[:, 1]), "norm").pvalue > 1e-3
+    behind = np.asarray(shown.background)
+    assert all(stats.kstest(behind[:, i], "norm").pvalue > 1e-3 for i in (0, 1))
+    assert abs(np.corrcoef(behind[:, 0], shown.points[:, 1])[0, 1]) < 0.1  # noise of its own

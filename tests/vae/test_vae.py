@@ -95,6 +95,33 @@ def test_refusals():
             make(word)
 
 
+def test_a_manifold_of_latents_that_are_no_plane_is_refused():
+    with pytest.raises(
+        UserError, match=r"vae.manifold draws a plane of 2 latents, and config.vae.latents is 3; use --"
+    ):
+        make("vae.latents=3", "network.hidden=()", file="vae_mnist")
+
+
+@pytest.mark.parametrize(("latents", "manifold"), [(2, True), (2, False), (3, False)])
+def test_only_a_plane_that_is_wanted_is_drawn_as_training_goes(latents, manifold):
+    _, method = make(f"vae.latents={latents}", f"vae.manifold={manifold}", file="vae_mnist")
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    shown = jax.eval_shape(method.pictures, state, state.key, batch_of(3))
+    assert ("manifold" in shown) == manifold
+    assert (method.snapshots is not None) == manifold
+    if method.snapshots:
+        assert jax.eval_shape(method.snapshots, state, state.key)["manifold"].images.shape == (14 * 14, 8, 8, 1)
+
+
+def test_pictures_of_many_images_begin_with_those_of_few():
+    _, method = make(file="vae_mnist")
+    state = method.init(jax.random.key(0))
+    many, few = (method.pictures(state, jax.random.key(1), batch_of(num)) for num in (120, 20))
+    np.testing.assert_array_equal(many["reconstructions"].images, few["reconstructions"].images)
+    assert many["latent_space"].points.shape == (120, 2)
+    np.testing.assert_allclose(many["latent_space"].points[:20], few["latent_space"].points, atol=1e-6)
+
+
 def test_training_reaches_the_likelihood_of_a_linear_gaussian_model():
     # Probabilistic PCA: with linear maps and a normal likelihood the best bound is log p(x) itself (Lucas et al. 2019).
     directions, centre, sigma = np.array([[0.3, 0.1], [0.3, -0.1], [0.0, 0.2], [-0.1, 0.0]]), 0.5, 0.1
