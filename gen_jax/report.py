@@ -32,12 +32,13 @@ _NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
 _MAX_FRAMES = 24  # of what was drawn as training went
 _GIF_WIDTH = 240  # pixels, about: a GIF is looked at outside of the page, where nothing enlarges it
 _FASTEST, _WHOLE = 80, 4000  # ms: the shortest that a GIF shows a frame, and what its frames take together
-_MEASURES = {  # in words, and their unit
+_MEASURES = {  # in words, and their unit, in the order of their charts
     "reconstruction": ("reconstruction", "nats an image"),
     "kl": ("KL divergence", "nats an image"),
     "negative_elbo": ("negative ELBO", "nats an image"),
     "nll": ("negative log-likelihood", "nats an image"),
-    "bits_per_dim": ("bits per dimension", "bits"),
+    "bits_per_dim": ("bits per dimension", ""),
+    "kl_weight": ("weight of the KL divergence", ""),
 }
 _ACRONYM = 5  # letters: shorter names of methods are acronyms
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -337,20 +338,20 @@ def _loss_curves(run: Run) -> Html:
 
 
 def _charts(run: Run, wanted: Callable[[str], bool]) -> Html | None:
-    """Curves of one name in one chart (train/loss beside eval/loss): losses, then what has a unit, then the rest."""
+    """Curves of one name in one chart (train/loss beside eval/loss): losses first, then known measures."""
     by_name: dict[str, list[curve.Series]] = {}
     for key, series in run.curves.items():
         group, _, name = key.partition("/")
         if wanted(group):
             by_name.setdefault(name, []).append(series)
-    titles = {name: _title(name) for name in by_name}
-    ordered = sorted(by_name, key=lambda name: ("loss" not in name, ", " not in titles[name]))
-    charts = [curve.chart(by_name[name], titles[name]) for name in ordered]
+    known = {measure: place for place, measure in enumerate(_MEASURES)}
+    ordered = sorted(by_name, key=lambda name: ("loss" not in name, known.get(name.partition("/")[0], len(known))))
+    charts = [curve.chart(by_name[name], _title(name)) for name in ordered]
     return element("div", *charts, class_="charts") if charts else None
 
 
 def _title(name: str) -> str:
-    """A measure in words, with its unit where that is not the model's own choice."""
+    """A measure in words, with its unit where that is known."""
     measure, _, protocol = name.partition("/")
     words, unit = _MEASURES.get(measure, (measure.replace("_", " "), ""))
     told = f" ({protocol.replace('_', ' ')})" if protocol else ""

@@ -176,6 +176,10 @@ def test_pictures_can_be_drawn(name):
         assert len(picture.labels) in (0, len(arrays))
         assert picture.title
         assert picture.caption
+    drawn = jax.jit(method.snapshots)(state, jax.random.key(0)) if method.snapshots else {}
+    for frame in drawn.values():  # each a still, of which the page makes an animation
+        shape = frame.points.shape if isinstance(frame, Scatter) else (frame.kind, frame.images.ndim)
+        assert shape == ("grid", 4) or shape[1:] == (2,)
 
 
 @pytest.mark.parametrize(("executor", "devices"), [("jit", 8), ("pmap", 8), ("pmap", 1)])

@@ -269,6 +269,24 @@ def test_data_other_than_asked_for_is_said_aloud(tmp_path):
     assert "asks for the data set ddpm_mnist; this run was trained on drawn_digits instead" in text
 
 
+def test_known_measures_have_their_unit_and_come_behind_the_loss(tmp_path):
+    folder = write_run(tmp_path / "run")
+    names = ("a", "kl", "reconstruction", "nll/importance_10")
+    with (folder / "metrics.jsonl").open("a") as file:
+        for step in (2, 4):
+            file.write(json.dumps({"step": step} | {f"train/{name}": 3.0 * step for name in names}) + "\n")
+    text = page_of(folder).text
+    titles = [
+        "loss log scale train/loss",
+        "reconstruction, nats an image train/reconstruction",
+        "KL divergence, nats an image train/kl",
+        "negative log-likelihood (importance 10), nats an image train/nll/importance_10",
+        "a train/a",
+    ]
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+
+
 def test_values_that_are_not_finite_are_named(tmp_path):
     folder = write_run(tmp_path / "run")
     with (folder / "metrics.jsonl").open("a") as file:
@@ -412,6 +430,22 @@ def test_the_keyboard_moves_the_slider_and_the_read_out(browser, tmp_path):
     browser.press("Home", 36)
     read_out = browser.evaluate("document.querySelector('.read-out').textContent")
     assert read_out == "step 2: train/loss 0.5, eval/loss 0.02 (step 50)"
+
+
+def test_the_slider_shows_one_frame_of_a_scatter(browser, tmp_path):
+    folder = write_run(tmp_path / "run")
+    points = np.random.default_rng(0).normal(size=(3, 20, 2)).astype(np.float32)
+    save_picture(folder / "pictures/05_moving.npz", Scatter(points, None, None, "t"))
+    shown = "[...document.querySelectorAll('.frame')].map((frame) => getComputedStyle(frame).display !== 'none')"
+    path = report.write(folder)
+    browser.open(path, script=False)
+    assert browser.evaluate(shown) == [False, False, True]
+    browser.open(path)
+    assert browser.evaluate(shown) == [False, False, True]
+    browser.evaluate("document.querySelector('.player[data-frames] input').focus()")
+    browser.press("Home", 36)
+    assert browser.evaluate(shown) == [True, False, False]
+    assert browser.evaluate("document.querySelector('.player[data-frames] output').textContent") == "frame 1 of 3"
 
 
 def test_dark_and_light_differ(browser, tmp_path):

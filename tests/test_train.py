@@ -17,16 +17,10 @@ import pytest
 from conftest import tiny_words
 
 from gen_jax import config as configs
-<<<<<<< HEAD
 from gen_jax import main, methods, optimizer, parallel, train
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset
-from gen_jax.method import DataSpec, State, UserError
-=======
-from gen_jax import main, methods, parallel, train
-from gen_jax.checkpoint import Checkpoints
-from gen_jax.method import DataSpec, Picture, UserError
->>>>>>> 770b4a8 (Pictures as training goes: any method's snapshots and the samples become animations; latent scatters of the VAE)
+from gen_jax.method import DataSpec, Method, Picture, State, UserError
 from gen_jax.run import Run
 from gen_jax.writers import read_metrics
 
@@ -71,15 +65,6 @@ def test_a_run_leaves_what_it_promises(tiny_run):
     assert {"test_loss", "frechet_distance/classifier_70", "recall/classifier_70"} <= names
     config = json.loads((tiny_run / "config.json").read_text())
     assert config["data"]["name"] == "made_up_digits"
-<<<<<<< HEAD
-=======
-    for picture in ("samples.png", "training/samples/00000006.png"):
-        with PIL.Image.open(tiny_run / picture) as opened:
-            assert opened.info["Description"].endswith("trained on made_up_digits")
-    (animation,) = (tiny_run / "pictures").glob("*.gif")
-    with PIL.Image.open(animation) as opened:
-        assert opened.info["comment"].endswith(b"trained on made_up_digits")
->>>>>>> 770b4a8 (Pictures as training goes: any method's snapshots and the samples become animations; latent scatters of the VAE)
     assert sum(row["parameters"] for row in config["parameters"]["denoiser"]) > 1000
     assert list((tiny_run / "tensorboard").glob("events*"))
 
@@ -133,6 +118,21 @@ def test_killed_and_resumed_is_the_same_run_bit_by_bit(tiny_run, made_up_tfds, t
     for name in ("samples.npz", "training/samples/00000006.npz"):
         first, second = (np.load(w / name) for w in (tmp_path / "run", tiny_run))
         np.testing.assert_array_equal(*[file[file.files[0]] for file in (first, second)])
+
+
+def test_pictures_are_made_of_examples_from_all_over_the_set_and_keep_their_order():
+    spec = DataSpec("made_up", (1, 1, 1), 100)
+    data = dataset.Dataset(spec, {"image": np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)}, None)
+
+    def pictures(state, key, batch):
+        return {"b": Picture(batch["image"], "t"), "a": Picture(batch["index"], "t")}
+
+    method = Method(*[None] * 4, pictures, num_pictured=5)  # pyright: ignore
+    state = State(np.int32(0), jax.random.key(0), {}, {}, {}, {}, {})  # pyright: ignore
+    shown = train.make_pictures(method, data, state)
+    assert list(shown) == ["b", "a"]
+    assert shown["b"].images.ravel().tolist() == [0, 20, 40, 60, 80]
+    assert shown["a"].images.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_pictures_of_steps_that_are_taken_again_are_forgotten(tmp_path):

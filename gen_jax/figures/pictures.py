@@ -65,7 +65,8 @@ def animate(frames: Mapping[str, Figure]) -> Figure:
     shape = np.shape(getattr(last, name))
     if len(shape) != (2 if name == "points" else 4):
         raise ValueError(f"holds {name} {list(shape)}, which is no still")
-    kept = {label: one for label, one in frames.items() if np.shape(getattr(one, name, None)) == shape}
+    alike = {label: one for label, one in frames.items() if type(one) is type(last)}
+    kept = {label: one for label, one in alike.items() if np.shape(getattr(one, name)) == shape}
     if len(kept) == 1:
         return last
     stacked = {name: np.stack([getattr(one, name) for one in kept.values()]), "labels": tuple(kept)}
