@@ -64,16 +64,15 @@ def make_losses(
 def held_out(data: dataset.Dataset, num: int) -> tuple[str, dict[str, Any], np.ndarray]:
     """Returns the split that a model is judged by, its name first, and the numbers of at most `num` of its examples.
 
-    They are the first of the test split. Where there is none, they are training examples, spread over the set.
+    They are spread over the test split, which may be sorted by class, or over the training split where there is none.
 
     Example:
       >>> arrays = {"image": np.zeros((9, 2, 2, 1), np.uint8)}
       >>> held_out(dataset.Dataset(dataset.DataSpec("x", (2, 2, 1), 9), arrays, None), 3)[::2]
       ('training', array([0, 5, 7]))
     """
-    if data.test is not None:
-        return "test", data.test, np.arange(min(num, len(data.test["image"])))
-    return "training", data.train, dataset.spread(len(data.train["image"]), num)
+    split, arrays = ("test", data.test) if data.test is not None else ("training", data.train)
+    return split, arrays, dataset.spread(len(arrays["image"]), num)
 
 
 def _over_examples(
@@ -201,7 +200,7 @@ def _judge_by_classifier(
     )
     real_probabilities = real = None
     if data.test is not None:
-        real = classifier.features(data.test["image"][:num])
+        real = classifier.features(data.test["image"][dataset.spread(len(data.test["image"]), num)])
         real_probabilities = classifier.probabilities(data.test["image"])
 
     def row(measure: str, better: str, value: float, reference: float | None, error: float | None = None):

@@ -565,4 +565,4 @@ def _write_film(source: pathlib.Path, picture: Figure, description: str) -> None
         return
     pause = max(_FASTEST, _WHOLE // len(frames))
     animation.write_gif(path, frames, pause, factor, description)
-    animation.write_mp4(path.with_suffix(".mp4"), frames, pause, factor)
+    animation.write_mp4(path.with_suffix(".mp4"), frames, pause, factor, description)

@@ -46,6 +46,14 @@ def test_without_a_test_split_training_examples_are_judged_and_called_so():
     assert row["value"] == pytest.approx(dataset.spread(50, 20).mean())
 
 
+def test_a_test_split_that_is_sorted_by_class_is_judged_by_all_classes():
+    label = np.repeat(np.arange(10), 100)
+    arrays = {"image": np.zeros((1000, 1, 1, 1), np.uint8), "label": label}
+    split, test, rows = evaluate.held_out(Dataset(DataSpec("x", (1, 1, 1), 1000), arrays, arrays), 50)
+    assert split == "test"
+    assert set(np.bincount(test["label"][rows])) <= {4, 5, 6}
+
+
 def test_codes_are_judged_by_the_factors_of_the_data():
     # The code is the factors, each in a latent of its own, and a third latent says nothing.
     factors = np.stack(np.meshgrid(np.arange(4), np.arange(5), np.arange(3)), axis=-1).reshape(-1, 3)[:, :2]

@@ -62,7 +62,9 @@ def write_run(folder: pathlib.Path, name: str = "ddpm_mnist", steps: int = 100) 
     np.savez(folder / "samples.npz", images, np.arange(120) % 10)
     for step in (50, 100):
         save_picture(
-            folder / f"training/samples/{step:08}.npz", Picture(images[step // 5 :][:16], f"samples {name}", name)
+            folder / f"training/samples/{step:08}.npz",
+            Picture(images[step // 5 :][:16], f"samples {name}", name),
+            "mnist",
         )
     metric = {"name": f"{name}/classifier_1k", "value": 12.345, "reference": 3.21, "standard_error": 0.456}
     evaluation = {
@@ -321,7 +323,7 @@ def test_labels_are_shown_by_name(tmp_path):
 def test_of_many_steps_of_training_the_first_and_the_last_are_frames(tmp_path):
     for step in range(10, 2010, 10):
         shown = np.full((4, 2, 2, 1), step // 10, np.uint8)
-        save_picture(tmp_path / f"training/manifold/{step:08}.npz", Picture(shown, "t", columns=4))
+        save_picture(tmp_path / f"training/manifold/{step:08}.npz", Picture(shown, "t", columns=4), "mnist")
     moving = report.read(tmp_path).training["manifold"]
     assert moving.kind == "animation"
     assert moving.images.shape == (24, 4, 2, 2, 1)
@@ -332,9 +334,11 @@ def test_of_many_steps_of_training_the_first_and_the_last_are_frames(tmp_path):
 
 def test_a_frame_of_another_size_is_left_out_and_one_alone_is_a_still(tmp_path):
     for step, count in ((10, 4), (20, 9), (30, 4)):
-        save_picture(tmp_path / f"training/a/{step}.npz", Picture(np.zeros((count, 2, 2, 1), np.uint8), "t"))
-        save_picture(tmp_path / f"training/b/{step}.npz", Scatter(np.zeros((count, 2), np.float32), None, None, "t"))
-    save_picture(tmp_path / "training/c/10.npz", Picture(np.zeros((4, 2, 2, 1), np.uint8), "t"))
+        save_picture(tmp_path / f"training/a/{step}.npz", Picture(np.zeros((count, 2, 2, 1), np.uint8), "t"), "mnist")
+        save_picture(
+            tmp_path / f"training/b/{step}.npz", Scatter(np.zeros((count, 2), np.float32), None, None, "t"), "mnist"
+        )
+    save_picture(tmp_path / "training/c/10.npz", Picture(np.zeros((4, 2, 2, 1), np.uint8), "t"), "mnist")
     training = report.read(tmp_path).training
     assert training["a"].labels == training["b"].labels == ("step 10", "step 30")
     assert training["b"].points.shape == (2, 4, 2)
@@ -368,7 +372,7 @@ def test_a_moving_scatter_has_a_gif_too(tmp_path):
     folder = write_run(tmp_path / "run")
     points = np.random.default_rng(0).normal(size=(3, 20, 2)).astype(np.float32)
     for name, shown in (("05_still", points[0]), ("06_moving", points)):
-        save_picture(folder / f"pictures/{name}.npz", Scatter(shown, None, None, name))
+        save_picture(folder / f"pictures/{name}.npz", Scatter(shown, None, None, name), "mnist")
     assert "06_moving" in page_of(folder).text
     assert sorted(path.name for path in (folder / "pictures").glob("*.gif")) == ["01_animation.gif", "06_moving.gif"]
 
@@ -435,7 +439,7 @@ def test_the_keyboard_moves_the_slider_and_the_read_out(browser, tmp_path):
 def test_the_slider_shows_one_frame_of_a_scatter(browser, tmp_path):
     folder = write_run(tmp_path / "run")
     points = np.random.default_rng(0).normal(size=(3, 20, 2)).astype(np.float32)
-    save_picture(folder / "pictures/05_moving.npz", Scatter(points, None, None, "t"))
+    save_picture(folder / "pictures/05_moving.npz", Scatter(points, None, None, "t"), "mnist")
     shown = "[...document.querySelectorAll('.frame')].map((frame) => getComputedStyle(frame).display !== 'none')"
     path = report.write(folder)
     browser.open(path, script=False)

@@ -198,7 +198,7 @@ def spread(num_examples: int, num: int) -> np.ndarray:
 
     Example:
       >>> spread(num_examples=100, num=5).tolist(), spread(num_examples=3, num=5).tolist()
-      ([0, 23, 44, 61, 83], [0, 1, 2])
+      ([0, 26, 52, 63, 89], [0, 1, 2])
     """
     # Multiples of the golden ratio leave no large gap, wherever one stops (Weyl's sequence, in whole numbers).
     stride = round(num_examples * (math.sqrt(5) - 1) / 2)

@@ -90,7 +90,9 @@ def write_gif(
                      comment=description.encode("ascii", "backslashreplace"))  # fmt: skip
 
 
-def write_mp4(path: pathlib.Path, frames: Images, milliseconds: int = 80, factor: int = 4) -> bool:
+def write_mp4(
+    path: pathlib.Path, frames: Images, milliseconds: int = 80, factor: int = 4, description: str = ""
+) -> bool:
     """Writes what `write_gif` takes as an MP4, where an `ffmpeg` is installed; returns whether it was written."""
     if (encoder := shutil.which("ffmpeg")) is None:
         return False
@@ -100,7 +102,8 @@ def write_mp4(path: pathlib.Path, frames: Images, milliseconds: int = 80, factor
     read = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", str(1000 / milliseconds), "-i", "-"]
     # Players want both sides even, and this form of colour; the last frame rests for a second.
     filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,tpad=stop_mode=clone:stop_duration=1"
-    write = ["-vf", filters, "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path)]
+    about = ["-metadata", f"comment={description}"]
+    write = ["-vf", filters, "-pix_fmt", "yuv420p", "-movflags", "+faststart", *about, str(path)]
     command = [encoder, "-y", "-loglevel", "error", *read, *write]
     written = subprocess.run(command, input=frames.tobytes(), capture_output=True).returncode == 0
     if not written:  # an encoder without this form: there is the GIF

@@ -3,11 +3,11 @@ import pathlib
 import subprocess
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from experiments import beta
 from gen_jax import config as configs
-from gen_jax.figures.grid import load_png
 from gen_jax.figures.pictures import save_picture
 from gen_jax.method import Picture, UserError
 from gen_jax.run import Run
@@ -25,7 +25,8 @@ def _pretend(workdir: pathlib.Path, line, mig: float, step: int | None = None) -
     facts = {"checkpoint_step": config.num_steps if step is None else step}
     run.report_json.write_text(json.dumps({"metrics": rows, "facts": facts}))
     images = np.full((20, 8, 8, 1), int(255 * mig), np.uint8)
-    save_picture(run.pictures / "02_traversals.npz", Picture(images, "Latent traversals", "", columns=10))  # pyright: ignore
+    picture = Picture(images, "Latent traversals", "", columns=10)  # pyright: ignore
+    save_picture(run.pictures / "02_traversals.npz", picture, "dsprites")
 
 
 def test_every_run_is_in_the_table_the_figures_and_the_verdict(tmp_path, monkeypatch, capsys):
@@ -46,7 +47,7 @@ def test_every_run_is_in_the_table_the_figures_and_the_verdict(tmp_path, monkeyp
     assert report["command"] == f"python -m experiments.beta --seeds=2 --out={tmp_path}/out"
     assert report["verdict"] in capsys.readouterr().out
     # Three grids of 2 x 10 pictures of 4x4 pixels, two pixels between these and 12 between those.
-    traversals = load_png(tmp_path / "out/traversals.png")
+    traversals = np.asarray(PIL.Image.open(tmp_path / "out/traversals.png"))[..., None]
     assert traversals.shape == (10, 3 * 58 + 2 * 12, 1)
     assert traversals[0, [0, 70, 140], 0].tolist() == [25, 76, 51]
     assert (tmp_path / "out/mig.svg").read_text().count("<path") == 2

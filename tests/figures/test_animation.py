@@ -49,9 +49,10 @@ def test_an_encoder_is_given_every_frame_as_rgb(tmp_path, monkeypatch, code):
     encoder.chmod(0o755)
     frames = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 1), np.uint8)
     path = tmp_path / "a.mp4"
-    assert write_mp4(path, frames, milliseconds=50, factor=2) == (code == 0)
+    assert write_mp4(path, frames, milliseconds=50, factor=2, description="of mnist") == (code == 0)
     assert path.exists() == (code == 0)
     assert "-pix_fmt rgb24 -s 10x8 -framerate 20.0 -i -" in (tmp_path / "words").read_text()
+    assert "-metadata comment=of mnist" in (tmp_path / "words").read_text()
     if code == 0:
         shown = np.frombuffer(path.read_bytes(), np.uint8).reshape(3, 8, 10, 3)[:, ::2, ::2]
         np.testing.assert_array_equal(shown, np.broadcast_to(frames, (3, 4, 5, 3)))

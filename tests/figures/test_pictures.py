@@ -37,7 +37,7 @@ POINTS = np.random.default_rng(0).normal(size=(2, 5, 2)).astype(np.float32)
     ],
 )
 def test_a_scatter_comes_back_as_it_was(tmp_path, one):
-    save_picture(tmp_path / "a.npz", one)
+    save_picture(tmp_path / "a.npz", one, "mnist")
     back = load_picture(tmp_path / "a.npz")
     for name in ("points", "classes", "background"):
         np.testing.assert_array_equal(getattr(back, name), getattr(one, name))
@@ -59,7 +59,7 @@ def test_a_scatter_comes_back_as_it_was(tmp_path, one):
     ],
 )
 def test_what_is_no_scatter_is_refused(tmp_path, changes):
-    save_picture(tmp_path / "a.npz", Scatter(POINTS, None, None, "t").replace(**changes))
+    save_picture(tmp_path / "a.npz", Scatter(POINTS, None, None, "t").replace(**changes), "mnist")
     with pytest.raises(ValueError, match=r"no scatter|classes .* for points|labels for points"):
         load_picture(tmp_path / "a.npz")
 
