@@ -16,7 +16,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -33,7 +33,9 @@ from gen_jax.run import Run, write_bytes
 
 NAME = "beta"
 BETAS = (1, 8, 20)
-REPORTED = {1: 0.001, 8: 0.1431, 20: 0.3764}  # MIG in the report; its settings are not stated
+REPORTED: dict[float, float] = {1: 0.001, 8: 0.1431, 20: 0.3764}  # MIG in the report; its settings are not stated
+Found: TypeAlias = dict[tuple[float, int], dict[str, float]]
+"""The metrics of each run, by (beta, seed)."""
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "beta_vae_dsprites.py"
 
 
@@ -83,7 +85,7 @@ def measured(workdir: pathlib.Path) -> dict[str, float]:
     return values
 
 
-def table(found: dict[tuple[float, int], dict[str, float]]) -> list[dict[str, Any]]:
+def table(found: Found) -> list[dict[str, Any]]:
     """Returns a row a beta, from the metrics of each (beta, seed)."""
     rows = []
     for beta in sorted({beta for beta, _ in found}):
@@ -108,14 +110,14 @@ def _mean(runs: Sequence[dict[str, float]], name: str) -> float:
     return float(np.mean([values[name] for values in runs]))
 
 
-def verdict(found: dict[tuple[float, int], dict[str, float]]) -> str:
+def verdict(found: Found) -> str:
     """Returns one line: in how many seeds MIG rises from the smallest beta to the best of the larger ones.
 
     Example:
       >>> verdict({(1, 0): {"mig": 0.1}, (8, 0): {"mig": 0.2}, (1, 1): {"mig": 0.1}, (8, 1): {"mig": 0.05}})
       'MIG rises from beta 1 to beta 8 in 1 of 2 seeds; its means are 0.100, 0.125 at beta 1, 8.'
     """
-    betas, seeds = (sorted({pair[place] for pair in found}) for place in (0, 1))
+    betas, seeds = sorted({beta for beta, _ in found}), sorted({seed for _, seed in found})
     first, *larger = betas
     rises = sum(max(found[beta, seed]["mig"] for beta in larger) > found[first, seed]["mig"] for seed in seeds)
     means = ", ".join(f"{np.mean([found[beta, seed]['mig'] for seed in seeds]):.3f}" for beta in betas)
@@ -126,7 +128,7 @@ def verdict(found: dict[tuple[float, int], dict[str, float]]) -> str:
     )
 
 
-def figure(found: dict[tuple[float, int], dict[str, float]]) -> str:
+def figure(found: Found) -> str:
     """Returns MIG over beta, a line a seed, as SVG."""
     betas = sorted({beta for beta, _ in found})
     lines = [
@@ -162,10 +164,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--runs", type=pathlib.Path, help="of the runs' directories; default: runs/beta[-full]")
     parser.add_argument("--out", type=pathlib.Path, default=record.RESULTS / NAME, help="of table and figures")
     flags, more = parser.parse_known_args(argv)
-    betas = [int(beta) if float(beta).is_integer() else beta for beta in flags.betas]
+    betas: list[float] = [int(beta) if float(beta).is_integer() else beta for beta in flags.betas]
     if flags.seeds < 1 or len(betas) < 2:
         raise UserError("the experiment compares: give at least one of --seeds, and two --betas")
-    lines = {
+    lines: dict[tuple[float, int], list[str]] = {
         (beta, seed): words(beta, seed, flags.full, more) for seed in range(flags.seeds) for beta in betas
     }  # all of one seed first: what there is after an hour can be compared
     resolved = resolve(lines[betas[0], 0])
