@@ -218,8 +218,10 @@ def _sweep(workdir: pathlib.Path) -> None:
         if number.isdecimal():
             try:
                 os.kill(int(number), 0)  # signal 0 only asks whether the process is there
-            except OSError:
+            except ProcessLookupError:
                 path.unlink(missing_ok=True)
+            except PermissionError:  # it is there, and another user's
+                continue
 
 
 def _take(descriptor: int, holder: dict[str, Any] | None) -> bool:
