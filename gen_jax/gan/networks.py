@@ -164,10 +164,11 @@ def make(
 
 
 def _check(key: str, value: Any) -> None:
-    values, least = value if isinstance(value, tuple) else (value,), 0 if key in _MAY_BE_ZERO else 1
     if key in CHOICES:
         require_choice(f"network.{key}", value, CHOICES[key])
-    elif not values and key not in _MAY_BE_EMPTY:
+        return
+    values, least = value if isinstance(value, tuple) else (value,), 0 if key in _MAY_BE_ZERO else 1
+    if not values and key not in _MAY_BE_EMPTY:
         raise UserError(f"config.network.{key} is empty; it needs one value a layer")
-    elif any(v < least for v in values):
+    if any(v < least for v in values):
         raise UserError(f"config.network.{key} is {value}; every value must be at least {least}")
