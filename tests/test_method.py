@@ -5,6 +5,10 @@ import numpy as np
 from gen_jax.method import DataSpec, draw, stream, to_bytes, to_model, to_pixels
 
 
+def test_a_range_of_values_is_scaled_to_that_of_a_model():
+    assert to_model(jnp.array([-4.0, 0.0, 2.0]), (-4, 4)).tolist() == [-1.0, 0.0, 0.5]
+
+
 def test_to_model_and_to_pixels_invert_each_other_over_all_256_values():
     values = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(to_pixels(to_model(values, (0, 255))), values)

@@ -11,6 +11,7 @@ Three choices, where sources differ:
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -85,7 +86,8 @@ def make(config: Any, spec: DataSpec, objective: Objective) -> Method:
     _refuse_what_batch_norm_cannot(config, generator, discriminator)
     constraint = constraints.make(c.constraint, c.clip)
     penalty = penalties.make(c.penalty, c.penalty_weight)
-    to_range, add_noise = _scaling(spec), _instance_noise(c.instance_noise, c.instance_noise_steps)
+    to_range = functools.partial(to_model, value_range=spec.value_range)
+    add_noise = _instance_noise(c.instance_noise, c.instance_noise_steps)
     optimize_generator = optimizer.make(config.optimizer, config.num_steps, config.ema)
     optimize_discriminator = optimizer.make(_discriminator_optimizer(config), config.num_steps * c.critic_steps, 0.0)
 
@@ -265,12 +267,6 @@ def _refuse_what_batch_norm_cannot(config: Any, generator: Any, discriminator: A
             f"config.accumulate is {config.accumulate}; with config.gan.critic_steps above 1 no batch is computed "
             "in pieces: use config.accumulate=1"
         )
-
-
-def _scaling(spec: DataSpec) -> Callable[[Array], Array]:
-    """From pixels or coordinates in a batch to the model's range, [-1, 1]."""
-    low, high = spec.value_range
-    return to_model if spec.dtype == "uint8" else lambda x: (x - low) * (2 / (high - low)) - 1
 
 
 def _instance_noise(std: float, fade_steps: int) -> Callable[[Array, Array, Array, Key], Array]:
