@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -50,7 +51,8 @@ def auxiliary(loss: losses.Loss, class_weight: float, num_classes: int) -> game.
     """
 
     def cross_entropy(output: Array, label: Array | None) -> Array:
-        return optax.softmax_cross_entropy_with_integer_labels(output[:, 1:], label)  # pyright: ignore[reportArgumentType]
+        # A product with one-hot labels: the gradient of a look-up is a scatter, which could gather a sharded batch.
+        return optax.softmax_cross_entropy(output[:, 1:], jax.nn.one_hot(label, num_classes))
 
     def right(output: Array, label: Array | None) -> Array:
         return (jnp.argmax(output[:, 1:], axis=-1) == label).astype(jnp.float32)
