@@ -268,7 +268,8 @@ def test_a_value_that_a_choice_does_not_read_is_refused_with_it(key):
     other_key, choices = configs.READ_WITH[key]
     leaf = other_key.rpartition(".")[2]
     tables = {"name": optimizer.OPTIMIZERS, "sampler": sampler.SAMPLERS, "likelihood": likelihood.LIKELIHOODS}
-    loaded = [configs.load(f"{path}:tiny")[2] for path in FILES]
+    files = (PACKAGE.parent / "configs" / f"{name}.py" for name in ("ddpm_mnist", "vae_mnist"))
+    loaded = [configs.load(f"{path}:tiny")[2] for path in files]
     config = next(config for config in loaded if key in configs.flatten(config))
     if "vae" in config:
         config.vae.binarisation = "none"
