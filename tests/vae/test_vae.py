@@ -115,8 +115,8 @@ def test_only_a_plane_that_is_wanted_is_drawn_as_training_goes(latents, manifold
 
 def test_pictures_of_many_images_begin_with_those_of_few():
     _, method = make(file="vae_mnist")
-    state = method.init(jax.random.key(0))
-    many, few = (method.pictures(state, jax.random.key(1), batch_of(num)) for num in (120, 20))
+    state, draw = jax.jit(method.init)(jax.random.key(0)), jax.jit(method.pictures)
+    many, few = (draw(state, jax.random.key(1), batch_of(num)) for num in (120, 20))
     np.testing.assert_array_equal(many["reconstructions"].images, few["reconstructions"].images)
     assert many["latent_space"].points.shape == (120, 2)
     np.testing.assert_allclose(many["latent_space"].points[:20], few["latent_space"].points, atol=1e-6)
