@@ -27,6 +27,7 @@ from gen_jax.run import Run, write_json
 NUM_NEAREST = 8  # samples whose nearest training images are shown
 NUM_SEARCHED = 60_000  # training images that these are looked for among: a set may be too large to be read whole
 NEIGHBOURS = 5
+BOUNDS = ("loss", "reconstruction", "negative_elbo", "nll", "bits_per_dim")  # of what methods evaluate: to be lowered
 
 
 def evaluate(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
@@ -134,7 +135,8 @@ def judge(
     which = "" if split == "test" else ", spread over the set (it has no test split)"
     for name, (value, error) in make_losses(config, method, data, mesh)(state).items():
         protocol = f"mean over {len(examples):,} {split} examples{which}, averaged weights, step {step:,}"
-        rows.append(_metric(f"{split}_{name}", value, "lower", protocol, None, error))
+        better = "lower" if name.partition("/")[0] in BOUNDS else None
+        rows.append(_metric(f"{split}_{name}", value, better, protocol, None, error))
     rows += _judge_codes(config, method, data, mesh, state, thorough)
     histogram = None
     if data.spec.num_classes is not None:

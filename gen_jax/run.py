@@ -111,8 +111,8 @@ class Run:
     Example:
       >>> import tempfile
       >>> run = Run(tempfile.mkdtemp())
-      >>> run.write_config({"seed": 3})
-      >>> run.read_config()["seed"], run.config_path.name
+      >>> run.write_config({"config": {"seed": 3}, "data": {}})
+      >>> run.read_config()["config"]["seed"], run.config_path.name
       (3, 'config.json')
     """
 
@@ -177,11 +177,15 @@ class Run:
     def read_config(self) -> dict[str, Any]:
         """Returns what `write_config` wrote; raises UserError where there is no run, or none that can be read."""
         try:
-            return json.loads(self.config_path.read_text())
+            values = json.loads(self.config_path.read_text())
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{self.workdir} holds no run: there is no {self.config_path.name} in it") from None
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {self.config_path}: {error}") from error
+        for part in ("config", "data"):
+            if not isinstance(values, dict) or not isinstance(values.get(part), dict):
+                raise UserError(f"cannot read {self.config_path}: it has no {part!r}, so no run has written it")
+        return values
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

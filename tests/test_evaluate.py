@@ -41,7 +41,7 @@ def test_without_a_test_split_training_examples_are_judged_and_called_so():
     config = configs.base_config()
     config.eval.num_examples = 20
     (row,) = evaluate.judge(config, method, data, parallel.make_mesh(1), state, images, None)["metrics"]
-    assert row["name"] == "training_loss"
+    assert (row["name"], row["better"]) == ("training_loss", "lower")
     assert row["protocol"].startswith("mean over 20 training examples, spread over the set")
     assert row["value"] == pytest.approx(dataset.spread(50, 20).mean())
 

@@ -94,12 +94,13 @@ def test_config_is_read_as_written_and_errors_are_one_line(tmp_path):
     run = Run(tmp_path / "run")
     with pytest.raises(UserError, match=r"holds no run: there is no config\.json"):
         run.read_config()
-    config = {"seed": 1, "name": "größe", "betas": [0.9, 0.99], "none": None}
+    config = {"config": {"seed": 1, "name": "größe", "betas": [0.9, 0.99], "none": None}, "data": {}}
     run.write_config(config)
     assert run.read_config() == config
-    run.config_path.write_text("{")
-    with pytest.raises(UserError, match="cannot read"):
-        run.read_config()
+    for content in ("{", "[]", "{}", '{"config": 3, "data": {}}', '{"config": {}}'):
+        run.config_path.write_text(content)
+        with pytest.raises(UserError, match=r"cannot read .*config\.json: "):
+            run.read_config()
 
 
 def test_what_a_killed_process_left_half_written_goes_at_the_next_start(tmp_path):
