@@ -27,7 +27,7 @@ from gen_jax.data import dataset
 from gen_jax.figures.curve import Axis
 from gen_jax.figures.grid import grid, save_png
 from gen_jax.figures.pictures import load_picture
-from gen_jax.method import UserError
+from gen_jax.method import Picture, UserError
 from gen_jax.metrics.disentanglement import require_factors
 from gen_jax.run import Run, write_bytes
 
@@ -145,6 +145,7 @@ def traversals(workdirs: Sequence[pathlib.Path]) -> np.ndarray:
     for workdir in workdirs:
         (path,) = Run(workdir).pictures.glob("*_traversals.npz")
         picture = load_picture(path)
+        assert isinstance(picture, Picture)
         small = np.asarray(picture.images)[:, ::2, ::2]
         grids.append(grid(small, columns=picture.columns, background=128))
     gap = np.full((len(grids[0]), 12, 1), 255, np.uint8)
