@@ -30,8 +30,9 @@ check: $(VENV)/.test  ## style, types
 smoke: $(VENV)/.installed  ## the smallest variant of every config, end to end
 	for config in configs/*.py; do $(BIN)/python -m gen_jax.main --config=$$config:tiny || exit 1; done
 
-bench: $(VENV)/.bench  ## train step and sampler beside eager PyTorch; the loop, data and start-up
+bench: $(VENV)/.bench  ## train steps and sampler beside eager PyTorch; the loop, data and start-up
 	$(BIN)/python -m benchmarks.ddpm
+	$(BIN)/python -m benchmarks.vae
 	$(BIN)/python -m benchmarks.loop
 	$(BIN)/python -m benchmarks.dsprites
 

@@ -19,14 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  as everyone calls it
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks import timing, torch_unet
+from benchmarks import peer, timing, torch_unet
 from gen_jax import config as configs
 from gen_jax import methods, parallel
 from gen_jax.diffusion import schedule as schedules
 from gen_jax.diffusion.unet import UNet
-from gen_jax.method import DataSpec, State, count_parameters
+from gen_jax.method import DataSpec, State
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "ddpm_mnist.py"
 SPEC = DataSpec("mnist", (28, 28, 1), 60_000, tuple("0123456789"))
@@ -68,10 +67,7 @@ def torch_calls(
     """Returns the peer's two calls."""
     network = network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]  missing in torch's stubs
     image = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-    parameters = list(network.parameters())
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
-    c = config.optimizer
-    adam = torch.optim.Adam(parameters, lr=c.learning_rate, betas=(c.b1, c.b2), eps=c.eps, fused=True)
+    update = peer.make_update(config, network)
     time, alpha, sigma = (torch.from_numpy(table).float() for table in (schedule.time, schedule.alpha, schedule.sigma))
     steps = [int(t) for t in schedule.steps(SAMPLER_STEPS, config.sample.spacing)]
 
@@ -81,13 +77,7 @@ def torch_calls(
         eps = torch.randn_like(x0)
         alpha_t, sigma_t = alpha[t][:, None, None, None], sigma[t][:, None, None, None]
         v = alpha_t * eps - sigma_t * x0
-        loss = F.mse_loss(network(alpha_t * x0 + sigma_t * eps, time[t]), v)
-        adam.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, c.clip_norm, foreach=True)
-        adam.step()
-        average.update_parameters(network)
-        return loss.item()
+        return update(F.mse_loss(network(alpha_t * x0 + sigma_t * eps, time[t]), v))
 
     @torch.inference_mode()
     def draw() -> object:
@@ -111,11 +101,7 @@ def check_equal(config: Any, params: Any, network: torch_unet.UNet, images: np.n
     ours = jax.jit(UNet(out_channels=SPEC.image_shape[-1], **config.network).apply)({"params": params}, x, time)
     with torch.inference_mode():
         theirs = network(torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(time)).permute(0, 2, 3, 1).numpy()
-    count = count_parameters(params)
-    assert sum(p.numel() for p in network.parameters()) == count
-    difference = float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
-    assert difference < 1e-4, difference
-    return f"{count:,} parameters in both; outputs differ by {difference:.0e} of the largest"
+    return peer.check_equal(params, network, np.asarray(ours), theirs)
 
 
 def main() -> None:
@@ -134,17 +120,17 @@ def main() -> None:
     noisy = jax.tree.map(lambda p: p + 0.02 * np.random.default_rng(p.size).normal(size=p.shape), state.params)
     state = state.replace(params=jax.tree.map(jnp.float32, noisy), ema=jax.tree.map(jnp.float32, noisy))
 
-    def peer() -> torch_unet.UNet:
+    def make_peer() -> torch_unet.UNet:
         network = torch_unet.UNet(SPEC.image_shape[0], SPEC.image_shape[2], SPEC.image_shape[2], **config.network)
         torch_unet.copy_parameters(state.params["denoiser"], network)
         return network
 
-    same = check_equal(config, state.params["denoiser"], peer(), images)
+    same = check_equal(config, state.params["denoiser"], make_peer(), images)
     contenders = {
         "gen_jax": jax_calls(config, state, images, parallel.compiler_options()),
         "gen_jax, no compiler options": jax_calls(config, state, images, {}),
-        "PyTorch, NCHW": torch_calls(config, schedule, peer(), images, torch.contiguous_format),
-        "PyTorch, channels_last": torch_calls(config, schedule, peer(), images, torch.channels_last),
+        "PyTorch, NCHW": torch_calls(config, schedule, make_peer(), images, torch.contiguous_format),
+        "PyTorch, channels_last": torch_calls(config, schedule, make_peer(), images, torch.channels_last),
     }
     steps = timing.alternate({name: calls[0] for name, calls in contenders.items()}, rounds)
     draws = timing.alternate({name: calls[1] for name, calls in contenders.items()}, rounds)

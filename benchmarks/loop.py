@@ -51,7 +51,7 @@ def make_step(config: Any, data: Dataset):
     """Returns a call that runs the bare compiled step on one batch until it is done."""
     method = methods.make(config, data.spec)
     mesh = parallel.make_mesh()
-    executor = parallel.make_executor("jit", mesh)
+    executor = parallel.make_executor("jit", mesh, config.fast_compile_options)
     feed, lead = train.make_feed(config, method, data, executor)
     batch = feed(0)
     held = [parallel.init_state(method.init, 0, mesh)]

@@ -1,0 +1,41 @@
+"""What every peer in PyTorch shares: the second half of a train step, and the proof that it is the same network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from gen_jax.method import PyTree, count_parameters
+
+
+def make_update(config: Any, network: torch.nn.Module) -> Callable[[torch.Tensor], float]:
+    """Returns loss -> its value; a call takes gradients, clips them, and renews `network` and its moving average.
+
+    Adam, each of these in PyTorch's form for all parameters at once. Unlike ours the rate is constant.
+    """
+    c, parameters = config.optimizer, list(network.parameters())
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+    adam = torch.optim.Adam(parameters, lr=c.learning_rate, betas=(c.b1, c.b2), eps=c.eps, fused=True)
+
+    def update(loss: torch.Tensor) -> float:
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, c.clip_norm, foreach=True)
+        adam.step()
+        average.update_parameters(network)
+        return loss.item()
+
+    return update
+
+
+def check_equal(params: PyTree, network: torch.nn.Module, ours: np.ndarray, theirs: np.ndarray) -> str:
+    """Returns the sentence that both networks and their outputs are the same, or raises an AssertionError."""
+    count = count_parameters(params)
+    assert sum(p.numel() for p in network.parameters()) == count
+    difference = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    assert difference < 1e-4, difference
+    return f"{count:,} parameters in both; outputs differ by {difference:.0e} of the largest"

@@ -1,0 +1,103 @@
+"""Train steps of configs/vae_mnist_dense.py and vae_mnist.py beside the same networks in eager PyTorch.
+
+    python -m benchmarks.vae [--rounds=20]
+
+A train step is all of it: bytes to [0, 1], binarisation where the config has it, z drawn from the posterior, both terms
+of the loss, gradients, clipping, Adam, moving average. Both sides do each of these, PyTorch with its fused and foreach
+forms. Ours alone counts the learning rate's decay and returns each term and the norm of the gradient; PyTorch draws its
+random numbers from one generator, ours draw them for each example. The convolutional network runs in both of PyTorch's
+layouts; a dense one has no layout. Before anything is timed both networks must have the same number of parameters and
+the same output. Contenders alternate within one run, because only ratios from one machine at one time mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+from benchmarks import loop, peer, timing, torch_vae
+from gen_jax import config as configs
+from gen_jax import parallel
+from gen_jax.data.dataset import Dataset
+from gen_jax.vae import autoencoder
+
+FOLDER = pathlib.Path(__file__).parents[1] / "configs"
+CONFIGS = {"vae_mnist_dense": ("NCHW",), "vae_mnist": tuple(torch_vae.LAYOUTS)}  # with the peer's layouts
+OURS = {"gen_jax": "true", "gen_jax, no compiler options": "false"}
+# What the peer is written for; the rest is the config's.
+WORDS = ["--config.optimizer.name=adam", "--config.vae.likelihood=bernoulli", "--config.accumulate=1"]
+BINARISE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "none": lambda x: x,
+    "dynamic": lambda x: (torch.rand_like(x) < x).float(),
+}
+
+
+def torch_step(config: Any, network: torch_vae.VAE, image: torch.Tensor) -> Callable[[], float]:
+    """Returns the peer's train step on bytes `image`."""
+    update = peer.make_update(config, network)
+    binarise, c = BINARISE[config.vae.binarisation], config.vae
+    num_steps = 0
+
+    def step() -> float:
+        nonlocal num_steps
+        x = binarise(image.float() / 255)
+        weight = c.beta * min(1.0, (num_steps + 1) / max(1, c.kl_warmup_steps))
+        num_steps += 1
+        return update(torch_vae.negative_elbo(network, x, torch.randn(len(x), c.latents), weight, c.free_bits))
+
+    return step
+
+
+def check_equal(config: Any, data: Dataset, params: Any, network: torch_vae.VAE, layout: str) -> str:
+    """Returns the sentence that both networks are the same, or raises an AssertionError."""
+    model = autoencoder.make(config, data.spec)
+    x = (data.train["image"][:16] / 255).astype(np.float32)
+    ours = jax.jit(lambda params, x: model.decode(params, model.encode(params, x).mean))(params, x)
+    with torch.inference_mode():
+        logits, _, _ = network(torch_vae.to_peer(x, layout), torch.zeros(len(x), config.vae.latents))
+    return peer.check_equal(params, network, np.asarray(ours), torch_vae.from_peer(logits))
+
+
+def measure(name: str, layouts: tuple[str, ...], rounds: int) -> tuple[str, dict[str, float]]:
+    """Returns a line on what ran, and the median seconds of each contender's step."""
+    config = configs.override(configs.load(str(FOLDER / f"{name}.py"))[2], WORDS)
+    configs.check(config)
+    data = loop.made_up(10 * config.batch_size, (28, 28, 1))
+    params = jax.jit(autoencoder.make(config, data.spec).init)(parallel.make_key(0))
+    contenders: dict[str, Callable[[], object]] = {
+        ours: loop.make_step(configs.override(config, [f"--config.fast_compile_options={fast}"]), data)
+        for ours, fast in OURS.items()
+    }
+    same = ""
+    for layout in layouts:
+        network = torch_vae.make(config.network, data.spec.image_shape, config.vae.latents, layout)
+        torch_vae.copy_parameters(params, network)
+        same = check_equal(config, data, params, network, layout)
+        image = torch_vae.to_peer(data.train["image"][: config.batch_size], layout)
+        contenders[f"PyTorch, {layout}"] = torch_step(config, network, image)
+    return f"{name}: batch {config.batch_size}; {same}", timing.alternate(contenders, rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.vae", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=20, help=f"turns of {timing.CALLS_A_TURN} calls a contender")
+    rounds = parser.parse_args().rounds
+    torch.manual_seed(0)
+    lines, columns = zip(*(measure(name, layouts, rounds) for name, layouts in CONFIGS.items()), strict=True)
+    names = [*OURS, *(f"PyTorch, {layout}" for layout in torch_vae.LAYOUTS)]
+    rows = [[name, *(f"{1000 * t[name]:.1f}" if name in t else "" for t in columns)] for name in names]
+    ratios = [f"{t['gen_jax'] / min(v for k, v in t.items() if 'PyTorch' in k):.2f}" for t in columns]
+    rows.append(["gen_jax / faster PyTorch", *ratios])
+    print(f"{timing.machine('torch')}; medians of {rounds * timing.CALLS_A_TURN} calls")
+    print(*lines, sep="\n")
+    print(timing.table(["", *(f"{name}, ms a step" for name in CONFIGS)], rows))
+
+
+if __name__ == "__main__":
+    main()
