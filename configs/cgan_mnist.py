@@ -14,7 +14,6 @@ from gen_jax.gan.defaults import gan_config, with_tiny
 def get_config(variant: str = "") -> Config:
     config = gan_config(learning_rate=5e-4, discriminator_rate=5e-4)
     config.data.name = "mnist"
-    config.data.offline_substitute = "stroke_digits"
     config.num_steps = 8000
     config.optimizer.decay = "linear"
     config.optimizer.decay_share = 0.5
