@@ -50,7 +50,8 @@ class Picture(NamedTuple):
 
 class Linear(nn.Linear):
     def __init__(self, inputs: int | Picture, outputs: int | Picture):
-        super().__init__(*(math.prod(side[:3]) if isinstance(side, Picture) else side for side in (inputs, outputs)))
+        rows, columns = (math.prod(side[:3]) if isinstance(side, Picture) else side for side in (inputs, outputs))
+        super().__init__(rows, columns)
         self.inputs, self.outputs = inputs, outputs
 
     def forward(self, input: Tensor) -> Tensor:
