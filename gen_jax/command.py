@@ -86,9 +86,8 @@ def _end(code: int) -> NoReturn:
         import jax
 
         if jax.process_index() == 0:
-            time.sleep(
-                2
-            )  # it is the address of all: without it the others abort before they have told the same mistake
+            # It is the address of all: without it the others abort before they have told the same mistake.
+            time.sleep(2)
         _dismiss()
         sys.stdout.flush()
         sys.stderr.flush()

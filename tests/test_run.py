@@ -87,7 +87,8 @@ def test_reused_pid_is_not_mistaken_for_the_process_that_held_the_lock(tmp_path,
 def test_lock_file_with_any_content_can_be_taken(tmp_path, content):
     (tmp_path / "lock").write_text(content)
     with Run(tmp_path).lock():
-        pass
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    assert (tmp_path / "lock").read_text() == ""
 
 
 def test_config_is_read_as_written_and_errors_are_one_line(tmp_path):
