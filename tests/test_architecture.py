@@ -16,7 +16,7 @@ LAYERS = [
     {"sample"},
     {"report"},
     {"methods"},
-    {"diffusion", "vae"},
+    {"diffusion", "gan", "vae"},
     {"metrics"},
     {"figures"},
     {"data"},

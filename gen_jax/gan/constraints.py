@@ -1,0 +1,146 @@
+"""Bounds of the discriminator's weights: clipping, and spectral normalisation by power iteration.
+
+A constraint is four pure functions around a network that knows nothing of them. What a network computes with is
+`weights(params, vectors)`; what its optimizer moves are the params.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax.method import Array, Key, PyTree, UserError
+
+START_ITERATIONS = 15  # of the random first vectors, so that the first step already divides by about the right number
+
+
+class Constraint(NamedTuple):
+    """A bound of a network's weights.
+
+    Attributes:
+      init: (key, params) -> vectors, kept in State.variables; {} where there are none.
+      advance: (params, vectors) -> vectors, once a step of the network's optimizer.
+      weights: (params, vectors) -> what the network computes with, like params; differentiable in them.
+      project: params after an optimizer's step -> params within the bound.
+    """
+
+    init: Callable[[Key, PyTree], PyTree]
+    advance: Callable[[PyTree, PyTree], PyTree]
+    weights: Callable[[PyTree, PyTree], PyTree]
+    project: Callable[[PyTree], PyTree]
+
+
+def none(clip: float) -> Constraint:
+    """Returns no bound."""
+    del clip
+    return Constraint(
+        lambda key, params: {}, lambda params, vectors: vectors, lambda params, vectors: params, lambda params: params
+    )
+
+
+def clipped(clip: float) -> Constraint:
+    """Returns the bound of every weight and bias to [-clip, clip] after each step (Arjovsky et al. 2017).
+
+    Example:
+      >>> clipped(0.5).project({"kernel": jnp.array([-2.0, 0.25])})["kernel"].tolist()
+      [-0.5, 0.25]
+    """
+    return none(clip)._replace(project=lambda params: jax.tree.map(lambda x: jnp.clip(x, -clip, clip), params))
+
+
+def spectral(clip: float) -> Constraint:
+    """Returns the division of every kernel and embedding by its largest singular value (Miyato et al. 2018).
+
+    The value is u' W v for vectors that one power iteration a step keeps near the singular ones; W is the kernel as a
+    matrix [everything else, outputs]. The gradient flows through W alone, u and v stand still. Vectors and scales pass
+    unchanged.
+    """
+    del clip
+
+    def init(key: Key, params: PyTree) -> PyTree:
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        vectors = {
+            _name(path): jax.random.normal(jax.random.fold_in(key, i), kernel.shape[-1:])
+            for i, (path, kernel) in enumerate(leaves)
+            if kernel.ndim > 1
+        }
+        for _ in range(START_ITERATIONS):
+            vectors = advance(params, vectors)
+        return vectors
+
+    def advance(params: PyTree, vectors: PyTree) -> PyTree:
+        kernels = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+        return {name: power_iteration(kernels[name], u)[0] for name, u in vectors.items()}
+
+    def weights(params: PyTree, vectors: PyTree) -> PyTree:
+        def divided(path: Any, leaf: Array) -> Array:
+            return leaf / singular_value(leaf, vectors[_name(path)]) if _name(path) in vectors else leaf
+
+        return jax.tree_util.tree_map_with_path(divided, params)
+
+    return Constraint(init, advance, weights, lambda params: params)
+
+
+def power_iteration(kernel: Array, u: Array) -> tuple[Array, Array]:
+    """Returns (u, v), unit vectors nearer to the singular ones of the largest singular value.
+
+    Args:
+      kernel: [..., F], seen as the matrix W [N, F].
+      u: f32 [F].
+
+    Returns:
+      v = W u / |W u| [N], then u = W' v / |W' v| [F].
+
+    Example:
+      >>> u, v = power_iteration(jnp.diag(jnp.array([2.0, 1.0])), jnp.ones(2))
+      >>> [round(float(x), 4) for x in u]
+      [0.9701, 0.2425]
+    """
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    v = _unit(matrix @ u)
+    return _unit(v @ matrix), v
+
+
+def singular_value(kernel: Array, u: Array) -> Array:
+    """Returns v' W u with v = W u / |W u|, an estimate of W's largest singular value from below: f32 [].
+
+    Its gradient in W is v u': the vectors are constants.
+
+    Example:
+      >>> kernel = jnp.diag(jnp.array([2.0, 1.0]))
+      >>> float(singular_value(kernel, jnp.array([1.0, 0.0])))
+      2.0
+    """
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    u = jax.lax.stop_gradient(u)
+    v = jax.lax.stop_gradient(_unit(matrix @ u))
+    return v @ matrix @ u
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _unit(x: Array) -> Array:
+    return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)
+
+
+CONSTRAINTS: dict[str, Callable[[float], Constraint]] = {"none": none, "clip": clipped, "spectral": spectral}
+
+
+def make(name: str, clip: float) -> Constraint:
+    """Returns the constraint of that name.
+
+    Args:
+      name: a key of CONSTRAINTS.
+      clip: largest absolute weight, positive; read by "clip" alone.
+
+    Raises:
+      UserError: a bound that is not positive.
+    """
+    if not clip > 0:
+        raise UserError(f"config.gan.clip is {clip}; the largest absolute weight must be positive")
+    return CONSTRAINTS[name](clip)

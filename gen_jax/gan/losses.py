@@ -1,0 +1,177 @@
+"""Losses of two players, from logits: what the discriminator and what the generator minimise.
+
+Every loss is a pair of functions of logits on real images and on generated ones, with one value an example (example i
+is the pair of real image i and generated image i); the step takes the mean. Which weights move is the step's affair:
+nothing here stops a gradient. Penalties of the discriminator's slope live in `penalties`, what bounds its weights in
+`constraints`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax.method import Array, UserError
+
+softplus = jax.nn.softplus  # log(1 + e^x); softplus(-x) = -log sigmoid(x), stable for any logit
+
+
+class Loss(NamedTuple):
+    """What the two players minimise.
+
+    Attributes:
+      discriminator: (real_logits [B], fake_logits [B]) -> f32 [B].
+      generator: (real_logits [B], fake_logits [B]) -> f32 [B]; most look at the second alone.
+      score: what a logit means: the probability of being real where logits are log odds, else the logit itself.
+    """
+
+    discriminator: Callable[[Array, Array], Array]
+    generator: Callable[[Array, Array], Array]
+    score: Callable[[Array], Array]
+
+
+def cross_entropy(real_logits: Array, fake_logits: Array, real_target: float = 1.0) -> Array:
+    """Returns -t log D(x) - (1 - t) log(1 - D(x)) - log(1 - D(G(z))): f32 [B], nats.
+
+    Args:
+      real_logits: [B].
+      fake_logits: [B].
+      real_target: t, the probability that the discriminator should give a real image. Below 1 it is smoothed on this
+        side alone (Salimans et al. 2016, section 3.4): on the other, the generator's errors would become a target.
+
+    Example:
+      >>> r, f = jnp.array([0.8]), jnp.array([-0.4])
+      >>> round(float(cross_entropy(r, f)[0]), 6), round(float(cross_entropy(r, f, 0.9)[0]), 6)
+      (0.884116, 0.964116)
+    """
+    return real_target * softplus(-real_logits) + (1 - real_target) * softplus(real_logits) + softplus(fake_logits)
+
+
+def minimax(real_target: float = 1.0) -> Loss:
+    """Returns the game of Goodfellow et al. 2014, equation 1: the generator minimises log(1 - D(G(z))).
+
+    Its gradient vanishes where D(G(z)) is near 0, which is where training begins.
+
+    Args:
+      real_target: see `cross_entropy`; the default is the paper's.
+
+    Example:
+      >>> round(float(minimax().generator(jnp.zeros(1), jnp.array([-0.4]))[0]), 6)
+      -0.513015
+    """
+    return Loss(
+        lambda real, fake: cross_entropy(real, fake, real_target), lambda real, fake: -softplus(fake), jax.nn.sigmoid
+    )
+
+
+def non_saturating(real_target: float = 1.0) -> Loss:
+    """Returns the game of Goodfellow et al. 2014, section 3: the generator minimises -log D(G(z)).
+
+    Args:
+      real_target: see `cross_entropy`.
+
+    Example:
+      >>> round(float(non_saturating().generator(jnp.zeros(1), jnp.array([-0.4]))[0]), 6)
+      0.913015
+    """
+    return Loss(
+        lambda real, fake: cross_entropy(real, fake, real_target), lambda real, fake: softplus(-fake), jax.nn.sigmoid
+    )
+
+
+def least_squares(real_target: float = 1.0) -> Loss:
+    """Returns squared distances to 1 (real) and 0 (generated); the generator aims at 1 (Mao et al. 2017).
+
+    Without the 1/2 that some sources put in front of the sums.
+
+    Args:
+      real_target: what the discriminator should say of a real image; the generator's aim stays 1.
+
+    Example:
+      >>> loss, r, f = least_squares(), jnp.array([0.8]), jnp.array([-0.4])
+      >>> round(float(loss.discriminator(r, f)[0]), 6), round(float(loss.generator(r, f)[0]), 6)
+      (0.2, 1.96)
+    """
+    return Loss(lambda real, fake: (real - real_target) ** 2 + fake**2, lambda real, fake: (fake - 1) ** 2, _unchanged)
+
+
+def wasserstein() -> Loss:
+    """Returns the difference of means (Arjovsky et al. 2017): a bound on the Earth mover's distance for a critic of
+    slope at most 1, so it needs a constraint or a penalty.
+
+    Example:
+      >>> loss, r, f = wasserstein(), jnp.array([0.8]), jnp.array([-0.4])
+      >>> round(float(loss.discriminator(r, f)[0]), 6), round(float(loss.generator(r, f)[0]), 6)
+      (-1.2, 0.4)
+    """
+    return Loss(lambda real, fake: fake - real, lambda real, fake: -fake, _unchanged)
+
+
+def hinge() -> Loss:
+    """Returns the hinge game (Lim & Ye 2017; Miyato et al. 2018): no gradient beyond a margin of 1.
+
+    Example:
+      >>> loss, r, f = hinge(), jnp.array([0.8]), jnp.array([-0.4])
+      >>> round(float(loss.discriminator(r, f)[0]), 6), round(float(loss.generator(r, f)[0]), 6)
+      (0.8, 0.4)
+    """
+    return Loss(lambda real, fake: jax.nn.relu(1 - real) + jax.nn.relu(1 + fake), lambda real, fake: -fake, _unchanged)
+
+
+def relativistic() -> Loss:
+    """Returns the game on pairs (Jolicoeur-Martineau 2019): is this real image more real than this generated one?
+
+    Both players see both logits, so the generator gains by a real image's fall too: no mode is left behind for free.
+
+    Example:
+      >>> loss, r, f = relativistic(), jnp.array([0.8]), jnp.array([-0.4])
+      >>> round(float(loss.discriminator(r, f)[0]), 6), round(float(loss.generator(r, f)[0]), 6)
+      (0.263282, 1.463282)
+    """
+    return Loss(lambda real, fake: softplus(fake - real), lambda real, fake: softplus(real - fake), _unchanged)
+
+
+def _unchanged(logits: Array) -> Array:
+    return logits
+
+
+LOSSES: dict[str, Callable[..., Loss]] = {
+    "minimax": minimax,
+    "non_saturating": non_saturating,
+    "least_squares": least_squares,
+    "wasserstein": wasserstein,
+    "hinge": hinge,
+    "relativistic": relativistic,
+}
+
+SMOOTHABLE = ("minimax", "non_saturating", "least_squares")
+"""Those with a target for real images, which may be less than 1."""
+
+
+def make(name: str, real_target: float = 1.0) -> Loss:
+    """Returns the loss of that name.
+
+    Args:
+      name: a key of LOSSES.
+      real_target: for real images, in (0.5, 1]; 1 for none of the smoothing.
+
+    Raises:
+      UserError: a target that cannot be, or one for a loss that has none.
+
+    Example:
+      >>> make("least_squares", 0.9).discriminator(jnp.array([0.9]), jnp.array([0.0])).tolist()
+      [0.0]
+    """
+    if not 0.5 < real_target <= 1:
+        raise UserError(f"config.gan.real_target is {real_target}; a smoothed target for real images lies in (0.5, 1]")
+    if real_target == 1:
+        return LOSSES[name]()
+    if name not in SMOOTHABLE:
+        raise UserError(
+            f"config.gan.real_target is {real_target}, and the {name} loss has no target to smooth; use 1.0, or one of "
+            f"{', '.join(SMOOTHABLE)}"
+        )
+    return LOSSES[name](real_target)

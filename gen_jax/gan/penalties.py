@@ -1,0 +1,95 @@
+"""Penalties of the discriminator's slope in its input: WGAN-GP, R1, R2. One value an example.
+
+The slope of one example's logit must depend on that example alone, so a discriminator with batch normalisation has none
+(Gulrajani et al. 2017, section 4); `gan.make` refuses the pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax.method import Array, broadcast_to_images
+
+Logits = Callable[[Array], Array]
+"""From images [B, H, W, C] to logits [B]."""
+Penalty = Callable[[Logits, Array, Array, Array], Array]
+"""(logits of, real images [B, ...], generated images [B, ...], u f32 [B] uniform in [0, 1)) -> f32 [B]."""
+
+
+def slopes(logits_of: Logits, x: Array) -> Array:
+    """Returns the gradient of each example's logit in its own pixels: f32 like `x`.
+
+    One backward pass for all: the gradient of the sum, as no logit depends on another example.
+
+    Example:
+      >>> slopes(lambda x: 3 * x[:, 0] + 4 * x[:, 1], jnp.zeros((1, 2))).tolist()
+      [[3.0, 4.0]]
+    """
+    return jax.grad(lambda x: jnp.sum(logits_of(x)))(x)
+
+
+def squared_norm(x: Array) -> Array:
+    """Returns the squared Euclidean norm over all axes but the first: f32 [B].
+
+    Example:
+      >>> squared_norm(jnp.array([[[3.0], [4.0]]])).tolist()
+      [25.0]
+    """
+    return jnp.sum(jnp.square(x), axis=tuple(range(1, x.ndim)))
+
+
+def safe_norm(x: Array) -> Array:
+    """Returns the Euclidean norm over all axes but the first, f32 [B], whose gradient at zero is zero.
+
+    The root's own is infinite there, and infinity times the zero of the square is NaN, also where a later `where`
+    throws it away: hence the second `where` inside.
+
+    Example:
+      >>> jax.grad(lambda x: safe_norm(x).sum())(jnp.zeros((1, 2))).tolist()
+      [[0.0, 0.0]]
+    """
+    square = squared_norm(x)
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+def none(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
+    """Returns 0 for each example."""
+    return jnp.zeros(len(real))
+
+
+def wgan_gp(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
+    """Returns (|grad D(x_hat)| - 1)^2 at a point x_hat between each real and generated image (Gulrajani et al. 2017).
+
+    Example:
+      >>> float(10 * wgan_gp(lambda x: 3 * x[:, 0] + 4 * x[:, 1], jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.ones(1))[0])
+      160.0
+    """
+    u = broadcast_to_images(u, real)
+    return jnp.square(safe_norm(slopes(logits_of, u * real + (1 - u) * fake)) - 1)
+
+
+def r1(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
+    """Returns |grad D(x)|^2 / 2 at each real image (Mescheder et al. 2018, equation 9).
+
+    Example:
+      >>> float(10 * r1(lambda x: 3 * x[:, 0] + 4 * x[:, 1], jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.ones(1))[0])
+      125.0
+    """
+    return squared_norm(slopes(logits_of, real)) / 2
+
+
+def r2(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
+    """Returns |grad D(G(z))|^2 / 2 at each generated image (Mescheder et al. 2018, equation 10).
+
+    Example:
+      >>> float(r2(lambda x: jnp.square(x[:, 0]), jnp.ones((1, 2)), jnp.full((1, 2), 3.0), jnp.ones(1))[0])
+      18.0
+    """
+    return squared_norm(slopes(logits_of, fake)) / 2
+
+
+PENALTIES: dict[str, Penalty] = {"none": none, "wgan_gp": wgan_gp, "r1": r1, "r2": r2}
