@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from gen_jax.method import Array, UserError
 
@@ -43,8 +42,8 @@ def cross_entropy(real_logits: Array, fake_logits: Array, real_target: float = 1
         side alone (Salimans et al. 2016, section 3.4): on the other, the generator's errors would become a target.
 
     Example:
-      >>> r, f = jnp.array([0.8]), jnp.array([-0.4])
-      >>> round(float(cross_entropy(r, f)[0]), 6), round(float(cross_entropy(r, f, 0.9)[0]), 6)
+      >>> r, f = 0.8, -0.4
+      >>> round(float(cross_entropy(r, f)), 6), round(float(cross_entropy(r, f, 0.9)), 6)
       (0.884116, 0.964116)
     """
     return real_target * softplus(-real_logits) + (1 - real_target) * softplus(real_logits) + softplus(fake_logits)
@@ -59,7 +58,7 @@ def minimax(real_target: float = 1.0) -> Loss:
       real_target: see `cross_entropy`; the default is the paper's.
 
     Example:
-      >>> round(float(minimax().generator(jnp.zeros(1), jnp.array([-0.4]))[0]), 6)
+      >>> round(float(minimax().generator(0.0, -0.4)), 6)
       -0.513015
     """
     return Loss(
@@ -74,7 +73,7 @@ def non_saturating(real_target: float = 1.0) -> Loss:
       real_target: see `cross_entropy`.
 
     Example:
-      >>> round(float(non_saturating().generator(jnp.zeros(1), jnp.array([-0.4]))[0]), 6)
+      >>> round(float(non_saturating().generator(0.0, -0.4)), 6)
       0.913015
     """
     return Loss(
@@ -91,8 +90,8 @@ def least_squares(real_target: float = 1.0) -> Loss:
       real_target: what the discriminator should say of a real image; the generator's aim stays 1.
 
     Example:
-      >>> loss, r, f = least_squares(), jnp.array([0.8]), jnp.array([-0.4])
-      >>> round(float(loss.discriminator(r, f)[0]), 6), round(float(loss.generator(r, f)[0]), 6)
+      >>> loss, r, f = least_squares(), 0.8, -0.4
+      >>> round(float(loss.discriminator(r, f)), 6), round(float(loss.generator(r, f)), 6)
       (0.2, 1.96)
     """
     return Loss(lambda real, fake: (real - real_target) ** 2 + fake**2, lambda real, fake: (fake - 1) ** 2, _unchanged)
@@ -103,8 +102,8 @@ def wasserstein() -> Loss:
     slope at most 1, so it needs a constraint or a penalty.
 
     Example:
-      >>> loss, r, f = wasserstein(), jnp.array([0.8]), jnp.array([-0.4])
-      >>> round(float(loss.discriminator(r, f)[0]), 6), round(float(loss.generator(r, f)[0]), 6)
+      >>> loss, r, f = wasserstein(), 0.8, -0.4
+      >>> round(float(loss.discriminator(r, f)), 6), round(float(loss.generator(r, f)), 6)
       (-1.2, 0.4)
     """
     return Loss(lambda real, fake: fake - real, lambda real, fake: -fake, _unchanged)
@@ -114,8 +113,8 @@ def hinge() -> Loss:
     """Returns the hinge game (Lim & Ye 2017; Miyato et al. 2018): no gradient beyond a margin of 1.
 
     Example:
-      >>> loss, r, f = hinge(), jnp.array([0.8]), jnp.array([-0.4])
-      >>> round(float(loss.discriminator(r, f)[0]), 6), round(float(loss.generator(r, f)[0]), 6)
+      >>> loss, r, f = hinge(), 0.8, -0.4
+      >>> round(float(loss.discriminator(r, f)), 6), round(float(loss.generator(r, f)), 6)
       (0.8, 0.4)
     """
     return Loss(lambda real, fake: jax.nn.relu(1 - real) + jax.nn.relu(1 + fake), lambda real, fake: -fake, _unchanged)
@@ -127,8 +126,8 @@ def relativistic() -> Loss:
     Both players see both logits, so the generator gains by a real image's fall too: no mode is left behind for free.
 
     Example:
-      >>> loss, r, f = relativistic(), jnp.array([0.8]), jnp.array([-0.4])
-      >>> round(float(loss.discriminator(r, f)[0]), 6), round(float(loss.generator(r, f)[0]), 6)
+      >>> loss, r, f = relativistic(), 0.8, -0.4
+      >>> round(float(loss.discriminator(r, f)), 6), round(float(loss.generator(r, f)), 6)
       (0.263282, 1.463282)
     """
     return Loss(lambda real, fake: softplus(fake - real), lambda real, fake: softplus(real - fake), _unchanged)
@@ -162,8 +161,8 @@ def make(name: str, real_target: float = 1.0) -> Loss:
       UserError: a target that cannot be, or one for a loss that has none.
 
     Example:
-      >>> make("least_squares", 0.9).discriminator(jnp.array([0.9]), jnp.array([0.0])).tolist()
-      [0.0]
+      >>> make("least_squares", 0.9).discriminator(0.9, 0.0)
+      0.0
     """
     if not 0.5 < real_target <= 1:
         raise UserError(f"config.gan.real_target is {real_target}; a smoothed target for real images lies in (0.5, 1]")
