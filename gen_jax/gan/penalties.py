@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gen_jax.method import Array, broadcast_to_images
+from gen_jax.method import Array, Scalars, broadcast_to_images
 
 Logits = Callable[[Array], Array]
 """From images [B, H, W, C] to logits [B]."""
@@ -56,11 +56,6 @@ def safe_norm(x: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
-def none(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
-    """Returns 0 for each example."""
-    return jnp.zeros(len(real))
-
-
 def wgan_gp(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
     """Returns (|grad D(x_hat)| - 1)^2 at a point x_hat between each real and generated image (Gulrajani et al. 2017).
 
@@ -92,4 +87,28 @@ def r2(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
     return squared_norm(slopes(logits_of, fake)) / 2
 
 
-PENALTIES: dict[str, Penalty] = {"none": none, "wgan_gp": wgan_gp, "r1": r1, "r2": r2}
+PENALTIES: dict[str, Penalty] = {"wgan_gp": wgan_gp, "r1": r1, "r2": r2}
+
+CHOICES = ("none", *PENALTIES)
+
+
+def make(name: str, weight: float) -> Callable[[Logits, Array, Array, Array], tuple[Array, Scalars]]:
+    """Returns a function like a Penalty that gives the weighted mean over the batch, and what is shown of it.
+
+    Args:
+      name: one of CHOICES.
+      weight: lambda of WGAN-GP, gamma of R1 and R2.
+
+    Example:
+      >>> linear = lambda x: 3 * x[:, 0] + 4 * x[:, 1]
+      >>> float(make("r1", 10.0)(linear, jnp.ones((5, 2)), jnp.zeros((5, 2)), jnp.ones(5))[0])
+      125.0
+    """
+    if name == "none":
+        return lambda logits_of, real, fake, u: (jnp.zeros(()), {})
+
+    def penalty(logits_of: Logits, real: Array, fake: Array, u: Array) -> tuple[Array, Scalars]:
+        value = jnp.mean(PENALTIES[name](logits_of, real, fake, u))
+        return weight * value, {"penalty": value}
+
+    return penalty

@@ -1,4 +1,4 @@
-"""Normalisations without running statistics, with a condition's scale and shift folded in (FiLM)."""
+"""Normalisations, with a condition's scale and shift folded in (FiLM)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.method import Array
+from gen_jax.parallel import mean_over_devices
 
 
 class GroupNorm(nn.Module):
@@ -76,3 +77,52 @@ class RMSNorm(nn.Module):
         middle = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
         y = norm * (gain if scale is None else (gain * (1 + scale)).reshape(middle))
         return (y if shift is None else y + shift.reshape(middle)).astype(x.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe & Szegedy 2015) over the global batch: one device, eight and two executors agree.
+
+    In training the statistics are those of the batch, over all devices. Running averages of them, which everything
+    else uses, are renewed where collection "batch_stats" is mutable: a pass whose statistics should not count is
+    applied without. With a condition the result is norm(x) (1 + scale) + shift. Parameters and variables are named as
+    flax.linen.BatchNorm's. Statistics are f32 whatever the dtype of `x`; the variance is the biased one.
+
+    Attributes:
+      momentum: of the running averages; 0.9 is what PyTorch calls 0.1.
+      epsilon: added to the variance.
+
+    Example:
+      >>> x = jnp.array([[1.0], [3.0]])
+      >>> y, variables = BatchNorm().init_with_output(jax.random.key(0), x, train=True)
+      >>> [round(float(value), 4) for value in y.ravel()], variables["batch_stats"]["mean"].tolist()
+      ([-1.0, 1.0], [0.0])
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array, scale: Array | None = None, shift: Array | None = None, *, train: bool) -> Array:
+        """Returns [B, ..., C] like `x`; `scale` and `shift` are [B, C] or None."""
+        channels = x.shape[-1]
+        gain = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        mean, var = running_mean.value, running_var.value
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            wide = x.astype(jnp.float32)
+            mean = mean_over_devices(wide.mean(axes))  # [C]
+            var = mean_over_devices(jnp.square(wide - mean).mean(axes))  # the mean of squares would lose digits
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                for running, new in ((running_mean, mean), (running_var, var)):
+                    running.value = self.momentum * running.value + (1 - self.momentum) * new
+        a = jax.lax.rsqrt(var + self.epsilon) * gain
+        d = bias - mean * a
+        if scale is not None:
+            a, d = a * (1 + scale), d * (1 + scale)  # [B, C]
+        if shift is not None:
+            d = d + shift
+        a, d = (v.reshape(-1, *(1,) * (x.ndim - 2), channels).astype(x.dtype) for v in (a, d))
+        return a * x + d

@@ -21,11 +21,12 @@ def square(x):
     return jnp.sum(x**2, axis=(1, 2, 3)) / 2  # its gradient is x itself
 
 
-@pytest.mark.parametrize(("name", "weight", "expected"), [("none", 1, 0), ("wgan_gp", 10, 160), ("r1", 10, 125)])
+@pytest.mark.parametrize(("name", "weight", "expected"), [("none", 10, 0), ("wgan_gp", 10, 160), ("r1", 10, 125)])
 def test_linear_critics(name, weight, expected):
     # golden.json, gp_linear_w=(3,4) and r1_linear_w=(3,4). A norm over the last axis alone would give other numbers.
-    values = jax.jit(lambda: weight * penalties.PENALTIES[name](linear, REAL, FAKE, U))()
-    np.testing.assert_allclose(values, np.full(6, expected), rtol=1e-6)
+    value, shown = jax.jit(lambda: penalties.make(name, weight)(linear, REAL, FAKE, U))()
+    assert float(value) == pytest.approx(expected, rel=1e-6)
+    assert {key: float(value) for key, value in shown.items()} == ({} if name == "none" else {"penalty": expected / 10})
 
 
 def test_penalties_are_taken_where_they_should_be():

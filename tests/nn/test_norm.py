@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flax import linen
 
-from gen_jax.nn.norm import GroupNorm, RMSNorm
+from gen_jax import parallel
+from gen_jax.nn.norm import BatchNorm, GroupNorm, RMSNorm
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(3, 2, (2, 3, 5, 8)).astype(np.float32)
@@ -78,3 +79,46 @@ def test_finite_with_finite_gradient_on_constants(layer):
     value, gradient = jax.value_and_grad(lambda x: layer.apply(params, x).sum())(x)
     assert jnp.isfinite(value)
     assert jnp.isfinite(gradient).all()
+
+
+def test_batch_norm_is_the_definition_and_keeps_running_averages():
+    params = {"params": {"scale": GAIN, "bias": BIAS}, "batch_stats": {"mean": np.ones(8), "var": np.full(8, 2.0)}}
+    x = np.float64(X)
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    expected = (x - mean) / np.sqrt(var + 1e-5) * GAIN + BIAS
+    layer = BatchNorm(momentum=0.9)
+    y, updates = layer.apply(params, X, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.9 + 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 * 2 + 0.1 * var, rtol=1e-5)
+    np.testing.assert_allclose(layer.apply(params, X, SCALE, SHIFT, train=True), film(expected), rtol=1e-4, atol=1e-4)
+    running = (x - 1) / np.sqrt(2 + 1e-5) * GAIN + BIAS
+    np.testing.assert_allclose(layer.apply(params, X, train=False), running, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_has_the_parameters_and_values_of_flax():
+    theirs = linen.BatchNorm(use_running_average=False, momentum=0.9)
+    variables = theirs.init(jax.random.key(0), X)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(
+        jnp.shape, BatchNorm().init(jax.random.key(0), X, train=True)
+    )
+    expected, _ = theirs.apply(variables, X, mutable=["batch_stats"])
+    np.testing.assert_allclose(BatchNorm().apply(variables, X, train=True), expected, atol=1e-5)
+
+
+def test_batch_norm_takes_the_global_batch_over_a_device_axis():
+    x = RNG.normal(3, 2, (8, 2, 4)).astype(np.float32)  # 8 devices, 2 examples each
+    variables = BatchNorm().init(jax.random.key(0), x[0], train=True)
+
+    def loss(variables, x):
+        y, updates = BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
+        return jnp.mean(jnp.sin(y)), updates
+
+    whole = jax.grad(loss, has_aux=True)(variables, x.reshape(16, 4))
+
+    def on_device(x):
+        grads, updates = jax.grad(loss, has_aux=True)(variables, x)
+        return parallel.mean_over_devices(grads), updates
+
+    split = jax.pmap(on_device, parallel.AXIS, out_axes=None)(x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), split, whole)

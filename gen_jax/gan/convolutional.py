@@ -1,0 +1,193 @@
+"""The convolutional pair: DCGAN (Radford et al. 2016), its conditional forms, and the networks of AC-GAN.
+
+A generator: dense to a small picture, then layers that double it. A discriminator: convolutions that halve it, then
+dense layers. Fields say where the published networks differ; `generator_*` are the generator's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from gen_jax.gan.layers import (
+    ACTIVATIONS,
+    NORMS,
+    GaussianNoise,
+    Initializer,
+    LabelVector,
+    Upsample,
+    dcgan_init,
+    start_size,
+)
+from gen_jax.method import Array, UserError
+from gen_jax.nn.conv import Conv
+from gen_jax.nn.dropout import Dropout
+
+
+class ConvGenerator(nn.Module):
+    """z and a label to an image in [-1, 1].
+
+    Attributes:
+      image_shape: (H, W, C).
+      num_classes: 0 for no labels.
+      generator_channels: of the first picture, then of each that is twice as large; the last layer makes the image.
+      generator_kernel: of the layers that double a picture.
+      generator_norm: a key of NORMS, after every layer but the last.
+      generator_norm_first: whether the first picture is normalised too.
+      generator_activation: a key of ACTIVATIONS.
+      last_stride: by which the last layer grows the picture; its kernel grows in proportion.
+      upsampling: a key of UPSAMPLINGS.
+      embedding_dim: of a label beside z; 0: one-hot.
+      conv_bias: whether convolutions that a normalisation follows have biases, which then change nothing: as in some
+        published networks.
+      end_bias: whether the first and the last layer have biases.
+      dtype: of the computation.
+
+    Example:
+      >>> import jax
+      >>> generator = ConvGenerator((8, 8, 1), generator_channels=(8, 4))
+      >>> jax.eval_shape(generator.init_with_output, jax.random.key(0), jnp.ones((2, 3)))[0].shape
+      (2, 8, 8, 1)
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int = 0
+    generator_channels: tuple[int, ...] = (512, 256, 128, 64)
+    generator_kernel: int = 4
+    generator_norm: str = "batch"
+    generator_norm_first: bool = True
+    generator_activation: str = "relu"
+    last_stride: int = 2
+    upsampling: str = "transposed"
+    embedding_dim: int = 0
+    conv_bias: bool = False
+    end_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: Array, label: Array | None = None, *, train: bool = False) -> Array:
+        """Returns f32 [B, H, W, C] for `z` [B, Z] and `label` i32 [B]."""
+        normalise, activate = NORMS[self.generator_norm], ACTIVATIONS[self.generator_activation]
+        first, *growing = self.generator_channels
+        height, width = start_size(self.image_shape, 2 ** len(growing) * self.last_stride)
+        if label is not None and self.num_classes:
+            vector = LabelVector(self.num_classes, self.embedding_dim, dtype=self.dtype, name="label")(label)
+            z = jnp.concatenate([z, vector], axis=-1)
+        start = nn.Dense(height * width * first, self.end_bias, kernel_init=dcgan_init, dtype=self.dtype, name="in")
+        h = start(z).reshape(-1, height, width, first)
+        if self.generator_norm_first:
+            h = normalise("norm_in", h, None, None, train)
+        h = activate(h)
+        bias = self.conv_bias or self.generator_norm == "none"
+        for number, features in enumerate(growing):
+            grow = Upsample(
+                features, self.generator_kernel, 2, self.upsampling, bias, dtype=self.dtype, name=f"up_{number}"
+            )
+            h = activate(normalise(f"norm_{number}", grow(h), None, None, train))
+        kernel = self.generator_kernel * self.last_stride // 2
+        last = Upsample(
+            self.image_shape[-1], kernel, self.last_stride, self.upsampling, self.end_bias, dtype=self.dtype, name="out"
+        )
+        return jnp.tanh(last(h).astype(jnp.float32))
+
+
+class ConvDiscriminator(nn.Module):
+    """An image and a label to logits.
+
+    Attributes:
+      num_classes: 0 for no labels.
+      num_outputs: logits an image; AC-GAN has one a class more.
+      condition: how a label enters, a key of CONDITIONS.
+      channels: of the convolutions.
+      kernel: of the convolutions.
+      strides: one a convolution; () for 2 everywhere.
+      norm: a key of NORMS, after the convolutions.
+      norm_first: whether the first convolution is normalised too.
+      hidden: widths of dense layers after the convolutions.
+      dropout: after each convolution.
+      activation_noise: standard deviation of noise after each convolution (Odena et al. 2017, appendix A).
+      embedding_dim: of a label that is put beside the features; 0: one-hot.
+      conv_bias: whether convolutions that a normalisation follows have biases; the others have them anyway.
+      end_bias: whether the last layer has a bias.
+      dtype: of the computation.
+
+    Example:
+      >>> import jax
+      >>> x = jnp.ones((2, 8, 8, 1))
+      >>> jax.eval_shape(ConvDiscriminator(channels=(4, 8)).init_with_output, jax.random.key(0), x)[0].shape
+      (2,)
+    """
+
+    num_classes: int = 0
+    num_outputs: int = 1
+    condition: str = "projection"
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    kernel: int = 4
+    strides: tuple[int, ...] = ()
+    norm: str = "batch"
+    norm_first: bool = False
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    activation_noise: float = 0.0
+    embedding_dim: int = 0
+    conv_bias: bool = False
+    end_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, label: Array | None = None, index: Array | None = None, *, train: bool = False
+    ) -> Array:
+        """Returns logits f32 [B], or [B, num_outputs]; `index` i32 [B] are positions in the global batch."""
+        normalise, activate = NORMS[self.norm], ACTIVATIONS["leaky_relu"]
+        h, size = x.astype(self.dtype), (self.kernel, self.kernel)
+        for number, (features, stride) in enumerate(zip(self.channels, strides_of(self), strict=True)):
+            normed = self.norm != "none" and (number > 0 or self.norm_first)
+            conv = Conv(
+                features, size, (stride, stride), use_bias=self.conv_bias or not normed, kernel_init=dcgan_init,
+                dtype=self.dtype, name=f"conv_{number}",
+            )  # fmt: skip
+            h = conv(h)
+            if normed:
+                h = normalise(f"norm_{number}", h, None, None, train)
+            h = GaussianNoise(self.activation_noise)(activate(h), index, train=train)
+            h = Dropout(self.dropout)(h, index, train=train)
+        return head(self, h.reshape(len(h), -1), label)
+
+
+def head(network: Any, h: Array, label: Array | None, init: Initializer = dcgan_init) -> Array:
+    """Returns the logits of features [B, D] and labels; within a discriminator's module, whose fields it reads.
+
+    "concat": the label's vector beside the features. "projection": plus its product with the features, so that
+    the logit is the sum of log p(x) / q(x) and log p(y | x) / q(y | x) (Miyato & Koyama 2018).
+    """
+    labelled = label is not None and network.num_classes
+    if labelled and network.condition == "concat":
+        vector = LabelVector(network.num_classes, network.embedding_dim, dtype=network.dtype, name="label")(label)
+        h = jnp.concatenate([h, vector], axis=-1)
+    for number, width in enumerate(network.hidden):
+        dense = nn.Dense(width, kernel_init=init, dtype=network.dtype, name=f"dense_{number}")
+        h = ACTIVATIONS["leaky_relu"](dense(h))
+    out = nn.Dense(network.num_outputs, network.end_bias, kernel_init=init, dtype=network.dtype, name="out")
+    logits = out(h)
+    if labelled and network.condition == "projection":
+        vector = LabelVector(network.num_classes, h.shape[-1], dcgan_init, dtype=network.dtype, name="label")(label)
+        logits = logits + jnp.sum(vector * h, axis=-1, keepdims=True)
+    logits = logits.astype(jnp.float32)
+    return logits[:, 0] if network.num_outputs == 1 else logits
+
+
+CONDITIONS = ("projection", "concat")
+
+
+def strides_of(network: Any) -> tuple[int, ...]:
+    """Returns one stride a value of `channels` of a discriminator.
+
+    Raises:
+      UserError: `strides` are given, but not as many.
+    """
+    if network.strides and len(network.strides) != len(network.channels):
+        raise UserError(f"config.network.strides {network.strides} is not one a value of channels {network.channels}")
+    return network.strides or (2,) * len(network.channels)

@@ -1,0 +1,186 @@
+"""What the networks of this room are made of: growing pictures, normalising by name, labels as vectors, noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax.method import Array, UserError, draw
+from gen_jax.nn.blocks import depth_to_space, upsample_nearest
+from gen_jax.nn.conv import Conv, ConvTranspose
+from gen_jax.nn.norm import BatchNorm, RMSNorm
+
+Initializer = nn.initializers.Initializer
+Maker = Callable[..., nn.Module]
+
+dcgan_init = nn.initializers.normal(0.02)  # Radford et al. 2016, section 4
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    "leaky_relu": lambda x: nn.leaky_relu(x, 0.2),  # Radford et al. 2016; Flax's own slope is 0.01
+}
+
+
+def icnr(init: Initializer, factor: int) -> Initializer:
+    """Returns an initializer for a convolution before `depth_to_space`: as if it were followed by nearest upsampling.
+
+    All factor^2 values that one pixel turns into start equal, so no checkerboard is there from the beginning (Aitken
+    et al. 2017).
+
+    Example:
+      >>> kernel = icnr(nn.initializers.normal(), 2)(jax.random.key(0), (1, 1, 1, 8))
+      >>> bool(jnp.all(kernel[..., :2] == kernel[..., 6:]))
+      True
+    """
+
+    def start(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        return jnp.tile(init(key, (*shape[:-1], shape[-1] // factor**2), dtype), factor**2)
+
+    return start
+
+
+def _transposed(layer: Upsample, x: Array) -> Array:
+    strides = (layer.factor, layer.factor)
+    return ConvTranspose(layer.features, layer.size, strides, kernel_init=layer.kernel_init, **layer.options)(x)
+
+
+def _nearest(layer: Upsample, x: Array) -> Array:
+    conv = Conv(layer.features, layer.size, kernel_init=layer.kernel_init, **layer.options)
+    return conv(upsample_nearest(x, layer.factor))
+
+
+def _shuffle(layer: Upsample, x: Array) -> Array:
+    init = icnr(layer.kernel_init, layer.factor)
+    conv = Conv(layer.features * layer.factor**2, layer.size, kernel_init=init, **layer.options)
+    return depth_to_space(conv(x), layer.factor)
+
+
+UPSAMPLINGS: dict[str, Callable[[Upsample, Array], Array]] = {
+    "transposed": _transposed,
+    "nearest": _nearest,
+    "shuffle": _shuffle,
+}
+
+
+class Upsample(nn.Module):
+    """A picture `factor` times as high and wide, by a learned layer.
+
+    Attributes:
+      features: channels of the output.
+      kernel: height and width of the kernel.
+      factor: by which the picture grows.
+      how: "transposed" convolution; "nearest" neighbours, then a convolution (Odena et al. 2016); "shuffle": a
+        convolution to factor^2 as many channels that become pixels (Shi et al. 2016), started by `icnr`.
+      use_bias: whether a learned value a feature is added.
+      kernel_init: of the kernel.
+      dtype: of the computation.
+
+    Example:
+      >>> x = jnp.ones((1, 4, 4, 2))
+      >>> [jax.eval_shape(Upsample(3, how=how).init_with_output, jax.random.key(0), x)[0].shape for how in UPSAMPLINGS]
+      [(1, 8, 8, 3), (1, 8, 8, 3), (1, 8, 8, 3)]
+    """
+
+    features: int
+    kernel: int = 4
+    factor: int = 2
+    how: str = "transposed"
+    use_bias: bool = True
+    kernel_init: Initializer = dcgan_init
+    dtype: Any = jnp.float32
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return (self.kernel, self.kernel)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"use_bias": self.use_bias, "dtype": self.dtype, "name": "conv"}
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, factor H, factor W, features]."""
+        return UPSAMPLINGS[self.how](self, x)
+
+
+def _no_norm(name: str, x: Array, scale: Array | None, shift: Array | None, train: bool) -> Array:
+    middle = (1,) * (x.ndim - 2)
+    y = x if scale is None else x * (1 + scale).reshape(len(x), *middle, -1)
+    return y if shift is None else y + shift.reshape(len(x), *middle, -1)
+
+
+NORMS: dict[str, Callable[[str, Array, Array | None, Array | None, bool], Array]] = {
+    "none": _no_norm,
+    "batch": lambda name, x, scale, shift, train: BatchNorm(name=name)(x, scale, shift, train=train),
+    "rms": lambda name, x, scale, shift, train: RMSNorm(name=name)(x, scale, shift),
+}
+"""Called within a module: (name of the layer, x [B, ..., C], scale and shift [B, C] or None, train) -> like x."""
+
+
+class LabelVector(nn.Module):
+    """Labels as vectors: learned ones, or (dim 0) one-hot.
+
+    Example:
+      >>> y, _ = LabelVector(num_classes=3).init_with_output(jax.random.key(0), jnp.array([1]))
+      >>> y.tolist()
+      [[0.0, 1.0, 0.0]]
+    """
+
+    num_classes: int
+    dim: int = 0
+    embedding_init: Initializer = nn.initializers.normal(1.0)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, label: Array) -> Array:
+        """Returns [B, dim or num_classes] for `label` i32 [B]."""
+        one_hot = jax.nn.one_hot(label, self.num_classes, dtype=self.dtype)
+        if not self.dim:
+            return one_hot
+        # A product instead of a look-up: its gradient is a product too, where a sharded scatter would gather the batch.
+        return one_hot @ self.param("embedding", self.embedding_init, (self.num_classes, self.dim)).astype(self.dtype)
+
+
+class GaussianNoise(nn.Module):
+    """Adds normal noise to activations in training; that of an example belongs to it, as with our Dropout.
+
+    Example:
+      >>> layer, rngs = GaussianNoise(std=2.0), {"noise": jax.random.key(0)}
+      >>> y = layer.apply({}, jnp.zeros((1, 10_000)), jnp.arange(1), train=True, rngs=rngs)
+      >>> round(float(y.std()), 1)
+      2.0
+    """
+
+    std: float
+
+    @nn.compact
+    def __call__(self, x: Array, index: Array | None, *, train: bool) -> Array:
+        """Returns `x` [B, ...] with noise; `index` i32 [B] are positions in the global batch."""
+        if not train or self.std == 0:
+            return x
+        if index is None:
+            raise ValueError("noise in training needs `index`, the examples' positions in the global batch")
+        return x + self.std * draw(self.make_rng("noise"), index, lambda k: jax.random.normal(k, x.shape[1:], x.dtype))
+
+
+def start_size(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int]:
+    """Returns height and width of the picture that grows by `factor` to an image.
+
+    Raises:
+      UserError: there is none.
+
+    Example:
+      >>> start_size((28, 28, 1), 4)
+      (7, 7)
+    """
+    height, width, _ = image_shape
+    if height % factor or width % factor:
+        raise UserError(
+            f"images of {height}x{width} cannot be made by this network, whose generator grows a picture {factor} "
+            "times: change config.network.generator_channels, or config.data.image_size"
+        )
+    return height // factor, width // factor

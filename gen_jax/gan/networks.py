@@ -1,0 +1,174 @@
+"""NETWORKS: pairs of a generator and a discriminator by name; the dense pair stands here too.
+
+A generator maps z [B, Z] and labels to images f32 [B, H, W, C] in the model's range, a discriminator images and labels
+to logits. Both take `train`, and keep running statistics in collection "batch_stats".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from gen_jax.config import require_choice
+from gen_jax.gan.convolutional import CONDITIONS, ConvDiscriminator, ConvGenerator, head
+from gen_jax.gan.layers import ACTIVATIONS, NORMS, UPSAMPLINGS, LabelVector
+from gen_jax.gan.residual import ResidualDiscriminator, ResidualGenerator
+from gen_jax.method import Array, UserError
+
+OUTPUTS = {"tanh": jnp.tanh, "linear": lambda x: x}
+
+
+class DenseGenerator(nn.Module):
+    """Dense layers from z and a label to all pixels, or to a point of a plane ([B, 1, 1, 2]).
+
+    Attributes:
+      image_shape: (H, W, C).
+      num_classes: 0 for no labels.
+      generator_hidden: widths of the layers between.
+      output: a key of OUTPUTS: "tanh" keeps pixels in [-1, 1]; points have no such bound.
+      embedding_dim: of a label beside z; 0: one-hot.
+      dtype: of the computation.
+
+    Example:
+      >>> import jax
+      >>> generator = DenseGenerator((1, 1, 2), generator_hidden=(8,), output="linear")
+      >>> jax.eval_shape(generator.init_with_output, jax.random.key(0), jnp.ones((5, 3)))[0].shape
+      (5, 1, 1, 2)
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int = 0
+    generator_hidden: tuple[int, ...] = (128, 128)
+    output: str = "tanh"
+    embedding_dim: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: Array, label: Array | None = None, *, train: bool = False) -> Array:
+        """Returns f32 [B, H, W, C] for `z` [B, Z] and `label` i32 [B]."""
+        if label is not None and self.num_classes:
+            vector = LabelVector(self.num_classes, self.embedding_dim, dtype=self.dtype, name="label")(label)
+            z = jnp.concatenate([z, vector], axis=-1)
+        for number, width in enumerate(self.generator_hidden):
+            layer = nn.Dense(width, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=f"dense_{number}")
+            z = nn.relu(layer(z))
+        height, width, channels = self.image_shape
+        h = nn.Dense(height * width * channels, dtype=self.dtype, name="out")(z)
+        return OUTPUTS[self.output](h.astype(jnp.float32)).reshape(-1, height, width, channels)
+
+
+class DenseDiscriminator(nn.Module):
+    """Dense layers over all pixels to logits.
+
+    Attributes:
+      num_classes: 0 for no labels.
+      num_outputs: logits an image.
+      condition: how a label enters, one of CONDITIONS.
+      hidden: widths of the layers before those of the head; all are started alike.
+      embedding_dim: of a label that is put beside the features; 0: one-hot.
+      end_bias: whether the last layer has a bias.
+      dtype: of the computation.
+
+    Example:
+      >>> import jax
+      >>> x = jnp.ones((5, 1, 1, 2))
+      >>> jax.eval_shape(DenseDiscriminator(hidden=(8,)).init_with_output, jax.random.key(0), x)[0].shape
+      (5,)
+    """
+
+    num_classes: int = 0
+    num_outputs: int = 1
+    condition: str = "projection"
+    hidden: tuple[int, ...] = (128, 128)
+    embedding_dim: int = 0
+    end_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, label: Array | None = None, index: Array | None = None, *, train: bool = False
+    ) -> Array:
+        """Returns logits f32 [B], or [B, num_outputs]; nothing here is random or differs in training."""
+        return head(self, x.astype(self.dtype).reshape(len(x), -1), label, nn.initializers.he_normal())
+
+
+NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    "dense": (DenseGenerator, DenseDiscriminator),
+    "conv": (ConvGenerator, ConvDiscriminator),
+    "residual": (ResidualGenerator, ResidualDiscriminator),
+}
+"""From a name to a generator and a discriminator; `config.network` holds their fields."""
+
+CHOICES = {
+    "norm": NORMS,
+    "generator_norm": NORMS,
+    "generator_activation": ACTIVATIONS,
+    "upsampling": UPSAMPLINGS,
+    "condition": CONDITIONS,
+    "output": OUTPUTS,
+}
+
+_MAY_BE_EMPTY = ("strides", "hidden", "generator_hidden")
+_MAY_BE_ZERO = ("embedding_dim", "dropout", "activation_noise", "conv_bias", "end_bias", "norm_first",
+                "generator_norm_first")  # fmt: skip
+_GIVEN = ("image_shape", "num_classes", "num_outputs", "dtype", "parent", "name")
+
+
+def make(
+    config: Mapping[str, Any],
+    image_shape: tuple[int, int, int],
+    generator_classes: int,
+    discriminator_classes: int,
+    num_outputs: int,
+    dtype: Any,
+) -> tuple[nn.Module, nn.Module]:
+    """Returns the generator and the discriminator of `config.network`.
+
+    Args:
+      config: `name`, a key of NETWORKS, and fields of its generator and its discriminator.
+      image_shape: (H, W, C).
+      generator_classes: that the generator is asked for; 0: none.
+      discriminator_classes: that the discriminator is told; 0: none.
+      num_outputs: logits an image.
+      dtype: of the computation.
+
+    Raises:
+      UserError: no such network, one without such a field, or a value that no network has.
+
+    Example:
+      >>> generator, _ = make({"name": "dense", "generator_hidden": (16,)}, (8, 8, 1), 0, 0, 1, jnp.float32)
+      >>> generator.generator_hidden
+      (16,)
+    """
+    fields = dict(config)
+    name = fields.pop("name")
+    require_choice("network.name", name, NETWORKS)
+    generator, discriminator = NETWORKS[name]
+    theirs = [{f.name for f in dataclasses.fields(network)} - {*_GIVEN} for network in (generator, discriminator)]
+    if unknown := fields.keys() - theirs[0] - theirs[1]:
+        raise UserError(
+            f"config.network.{min(unknown)} is no field of the {name} pair; "
+            f"it has {', '.join(sorted(theirs[0] | theirs[1]))}"
+        )
+    for key, value in fields.items():
+        _check(key, value)
+    of_generator, of_discriminator = ({k: v for k, v in fields.items() if k in known} for known in theirs)
+    return (
+        generator(image_shape=image_shape, num_classes=generator_classes, dtype=dtype, **of_generator),  # pyright: ignore[reportCallIssue]
+        discriminator(num_classes=discriminator_classes, num_outputs=num_outputs, dtype=dtype, **of_discriminator),  # pyright: ignore[reportCallIssue]
+    )
+
+
+def _check(key: str, value: Any) -> None:
+    if key in CHOICES:
+        require_choice(f"network.{key}", value, CHOICES[key])
+    elif isinstance(value, tuple) and not value and key not in _MAY_BE_EMPTY:
+        raise UserError(f"config.network.{key} is empty; it needs one value a layer")
+    elif key not in _MAY_BE_ZERO and not all(v > 0 for v in (value if isinstance(value, tuple) else (value,))):
+        raise UserError(f"config.network.{key} is {value}; every value must be at least 1")
+    elif key in _MAY_BE_ZERO and value < 0:
+        raise UserError(f"config.network.{key} is {value}; it must not be negative")
