@@ -34,7 +34,7 @@ class State(flax.struct.PyTreeNode):
     params: dict[str, PyTree]  # by network: {"denoiser": ...}
     variables: dict[str, PyTree]  # not trained by gradients: batch statistics, codebooks
     opt_state: dict[str, PyTree]
-    ema: dict[str, PyTree]  # averaged params of the networks that are sampled
+    ema: dict[str, PyTree]  # averaged params of the networks that are sampled, and variables where they have any
     frozen: dict[str, PyTree]  # a first stage; optimizer, EMA and norms never see it
 
 

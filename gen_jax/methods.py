@@ -11,6 +11,8 @@ from gen_jax.method import DataSpec, Method
 METHODS = {
     "ddpm": "gen_jax.diffusion.ddpm",
     "vae": "gen_jax.vae.vae",
+    "gan": "gen_jax.gan.gan",
+    "acgan": "gen_jax.gan.acgan",
 }
 
 

@@ -16,7 +16,7 @@ import optax
 from gen_jax import parallel
 from gen_jax.method import Array, Batch, PyTree, Scalars, State, UserError
 
-LossFn = Callable[[PyTree, Batch], tuple[Array, Scalars]]
+LossFn = Callable[[PyTree, Batch], tuple[Array, PyTree]]
 
 
 class Optimizer(NamedTuple):
@@ -109,6 +109,17 @@ def ema_decay(step: Array | int, decay: float) -> Array:
     return jnp.minimum(decay, step / (step + 10.0))
 
 
+def moving_average(average: PyTree, new: PyTree, step: Array | int, decay: float) -> PyTree:
+    """Returns the moving average after 0-based `step`, with the decay of `ema_decay`; trees of one structure.
+
+    Example:
+      >>> float(moving_average(jnp.float32(0), jnp.float32(4), 10, 0.99))
+      2.0
+    """
+    keep = ema_decay(step, decay)
+    return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, average, new)
+
+
 def make(config: Any, num_steps: int, ema: float) -> Optimizer:
     """Returns the optimizer of a config.
 
@@ -141,19 +152,18 @@ def make(config: Any, num_steps: int, ema: float) -> Optimizer:
         params = optax.apply_updates(state.params[network], updates)
         state = state.replace(params=state.params | {network: params}, opt_state=state.opt_state | {network: opt_state})
         if network in state.ema:
-            keep = ema_decay(state.step, ema)
-            average = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.ema[network], params)
+            average = moving_average(state.ema[network], params, state.step, ema)
             state = state.replace(ema=state.ema | {network: average})
         return state, {"grad_norm": norm, "learning_rate": jnp.asarray(rate(state.step), jnp.float32)}
 
     return Optimizer(init, apply)
 
 
-def value_and_grad(loss_fn: LossFn, params: PyTree, batch: Batch, minibatches: int) -> tuple[Scalars, PyTree]:
+def value_and_grad(loss_fn: LossFn, params: PyTree, batch: Batch, minibatches: int) -> tuple[PyTree, PyTree]:
     """Returns (scalars, gradients) of the mean loss over a batch, in `minibatches` pieces.
 
     Args:
-      loss_fn: (params, batch) -> (loss f32 [], scalars), both means over their batch.
+      loss_fn: (params, batch) -> (loss f32 [], scalars or any other tree of arrays), all means over their batch.
       params: what is differentiated.
       batch: leaves [B, ...], or [minibatches, B / minibatches, ...] where there are several.
       minibatches: gradient accumulation; 1 for none.

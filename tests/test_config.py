@@ -228,7 +228,9 @@ def keys_read_by_the_method(config, monkeypatch):
         index = jax.ShapeDtypeStruct((16,), jnp.int32)
         batch = {"image": jax.ShapeDtypeStruct((16, *SPEC.image_shape), jnp.uint8), "label": index, "index": index}
         keys = jax.eval_shape(functools.partial(jax.random.split, num=16), state.key)
-        jax.eval_shape(method.step, state, batch)
+        lead = (method.batches_per_step,) if method.batches_per_step > 1 else ()
+        several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), batch)
+        jax.eval_shape(method.step, state, several)
         jax.eval_shape(method.evaluate, state, batch, state.key)
         jax.eval_shape(method.sample, state, keys, index if method.conditional else None)
         jax.eval_shape(method.pictures, state, state.key, batch)

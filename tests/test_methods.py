@@ -21,7 +21,17 @@ CONFIGS = {
         ["--config.network.multipliers=(1,)", "--config.network.attention_sizes=()"],
     ),
     "vae": ("configs/vae_mnist.py:tiny", []),
-}
+    # Without batch normalisation, which computes no batch in pieces.
+    "gan": (
+        "configs/cgan_mnist.py:tiny",
+        ["--config.network.generator_norm=rms", "--config.discriminator_optimizer.learning_rate=1e-2"],
+    ),
+    "acgan": (
+        "configs/acgan_cifar10.py:tiny",
+        ["--config.network.generator_norm=rms", "--config.network.norm=rms",
+         "--config.discriminator_optimizer.learning_rate=1e-2"],
+    ),
+}  # fmt: skip
 
 
 @functools.cache

@@ -86,7 +86,7 @@ class ConvGenerator(nn.Module):
                 features, self.generator_kernel, 2, self.upsampling, bias, dtype=self.dtype, name=f"up_{number}"
             )
             h = activate(normalise(f"norm_{number}", grow(h), None, None, train))
-        kernel = self.generator_kernel * self.last_stride // 2
+        kernel = max(1, self.generator_kernel * self.last_stride // 2)
         last = Upsample(
             self.image_shape[-1], kernel, self.last_stride, self.upsampling, self.end_bias, dtype=self.dtype, name="out"
         )

@@ -1,0 +1,43 @@
+"""DCGAN on faces of cats, 64x64 (the recipe of Radford et al. 2016, no layer with a bias).
+
+    python -m gen_jax.main --config=configs/dcgan_cats.py --config.data.name=image_folder:<folder of pictures>
+
+3,806,080 parameters make images, 2,765,696 judge them. Variants: `:ablation` is without the last convolution of either
+(3,696,384 and 675,712), `:tiny` is a short run that shows that everything works.
+"""
+
+from ml_collections import ConfigDict
+
+from gen_jax.config import Config
+from gen_jax.gan.defaults import gan_config, with_tiny
+
+
+def get_config(variant: str = "") -> Config:
+    config = gan_config()
+    config.data.name = "image_folder:cats64"
+    config.data.image_size = 64
+    config.num_steps = 20_000
+    config.eval_every = 500
+    config.checkpoint_every = 500
+    config.gan.latents = 128
+    config.network = ConfigDict(
+        {
+            "name": "conv",
+            "generator_channels": (512, 256, 128, 64),  # of 4x4 to 32x32; the last layer makes 64x64
+            "generator_kernel": 4,
+            "generator_norm": "batch",
+            "last_stride": 2,
+            "upsampling": "transposed",
+            "channels": (64, 128, 256, 512),
+            "kernel": 4,
+            "norm": "batch",
+            "norm_first": True,  # against Radford et al.
+            "end_bias": False,
+        }
+    )
+    ablation = {
+        "network.generator_channels": (512, 256, 128),
+        "network.last_stride": 4,
+        "network.channels": (64, 128, 256),
+    }
+    return with_tiny(config, variant, {}, {"ablation": ablation})

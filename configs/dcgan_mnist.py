@@ -1,0 +1,31 @@
+"""DCGAN on MNIST, without labels (Radford et al. 2016, of two levels).
+
+    python -m gen_jax.main --config=configs/dcgan_mnist.py
+
+Variant: `:tiny` is a short run that shows that everything works.
+"""
+
+from ml_collections import ConfigDict
+
+from gen_jax.config import Config
+from gen_jax.gan.defaults import gan_config, with_tiny
+
+
+def get_config(variant: str = "") -> Config:
+    config = gan_config()
+    config.data.name = "mnist"
+    config.num_steps = 10_000
+    config.gan.latents = 64
+    config.network = ConfigDict(
+        {
+            "name": "conv",  # or dense, residual, with the fields of their classes in gen_jax/gan
+            "generator_channels": (128, 64),  # of 7x7, 14x14; the last layer makes 28x28
+            "generator_kernel": 4,
+            "generator_norm": "batch",
+            "upsampling": "transposed",  # or nearest, shuffle
+            "channels": (64, 128),  # of the discriminator
+            "kernel": 4,
+            "norm": "batch",  # or rms, none
+        }
+    )
+    return with_tiny(config, variant, {})

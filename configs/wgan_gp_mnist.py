@@ -1,0 +1,41 @@
+"""WGAN with a gradient penalty on MNIST (Gulrajani et al. 2017): five critic steps to one of the generator.
+
+    python -m gen_jax.main --config=configs/wgan_gp_mnist.py
+
+Variants: `:clip` bounds the critic's weights instead (Arjovsky et al. 2017), `:tiny` is a short run that shows that
+everything works.
+"""
+
+from ml_collections import ConfigDict
+
+from gen_jax.config import Config
+from gen_jax.gan.defaults import gan_config, with_tiny
+
+
+def get_config(variant: str = "") -> Config:
+    config = gan_config(learning_rate=1e-4, discriminator_rate=1e-4)
+    config.data.name = "mnist"
+    config.num_steps = 10_000
+    config.optimizer.b1 = 0.0
+    config.optimizer.b2 = 0.9
+    config.gan.latents = 64
+    config.gan.loss = "wasserstein"
+    config.gan.penalty = "wgan_gp"
+    config.gan.critic_steps = 5
+    config.network = ConfigDict(
+        {
+            "name": "conv",
+            "generator_channels": (128, 64),
+            "generator_kernel": 4,
+            "generator_norm": "batch",
+            "upsampling": "transposed",
+            "channels": (64, 128),
+            "kernel": 4,
+            "norm": "none",  # a penalty of slopes allows no batch normalisation
+        }
+    )
+    clip = {
+        "gan.penalty": "none", "gan.constraint": "clip", "optimizer.name": "rmsprop", "optimizer.b2": 0.99,
+        "optimizer.learning_rate": 5e-5, "discriminator_optimizer.learning_rate": 5e-5,
+    }  # fmt: skip
+    return with_tiny(config, variant, {"gan.critic_steps": 2}, {"clip": clip})

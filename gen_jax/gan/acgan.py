@@ -1,0 +1,77 @@
+"""AC-GAN (Odena et al. 2017): the discriminator is not told the class, it has to find it.
+
+Its first logit is the source, real or generated, the others are the classes. Both networks gain by the right class of
+real and of generated images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from gen_jax.config import require_choice
+from gen_jax.gan import game, losses
+from gen_jax.method import Array, DataSpec, Method, Scalars, UserError
+
+
+def make(config: Any, spec: DataSpec) -> Method:
+    """Returns AC-GAN as a method; see `configs/acgan_cifar10.py` for what it reads of a config.
+
+    Raises:
+      UserError: an unknown name, values that do not go together, data without labels.
+    """
+    c = config.gan
+    require_choice("gan.loss", c.loss, losses.LOSSES)
+    if c.class_weight < 0:
+        raise UserError(f"config.gan.class_weight is {c.class_weight}; it must not be negative")
+    num_classes = game.classes_of(spec, "acgan")
+    objective = auxiliary(losses.make(c.loss, c.real_target), c.class_weight, num_classes)
+    return game.make(config, spec, objective)
+
+
+def auxiliary(loss: losses.Loss, class_weight: float, num_classes: int) -> game.Objective:
+    """Returns the two losses: -L_S - L_C of the discriminator, and the generator's, which has L_C alone with that sign.
+
+    L_S is log P(source), L_C is log P(class) over real and generated images (section 3); the part of real images does
+    not move the generator.
+
+    Args:
+      loss: of the source.
+      class_weight: of the cross-entropy of classes; 1 in the paper.
+      num_classes: as many logits follow the source's.
+
+    Example:
+      >>> objective = auxiliary(losses.make("non_saturating"), 1.0, 4)
+      >>> values, parts = objective.discriminator(jnp.zeros((1, 5)), jnp.zeros((1, 5)), jnp.array([2]))
+      >>> round(float(values[0]), 4)  # 2 log 2 + 2 log 4
+      4.1589
+    """
+
+    def cross_entropy(output: Array, label: Array | None) -> Array:
+        return optax.softmax_cross_entropy_with_integer_labels(output[:, 1:], label)  # pyright: ignore[reportArgumentType]
+
+    def right(output: Array, label: Array | None) -> Array:
+        return (jnp.argmax(output[:, 1:], axis=-1) == label).astype(jnp.float32)
+
+    def discriminator(real: Array, fake: Array, label: Array | None) -> tuple[Array, Scalars]:
+        source = loss.discriminator(real[:, 0], fake[:, 0])
+        classes = cross_entropy(real, label) + cross_entropy(fake, label)
+        return source + class_weight * classes, {
+            "discriminator_source_loss": source,
+            "discriminator_class_loss": classes,
+            "real_score": loss.score(real[:, 0]),
+            "fake_score": loss.score(fake[:, 0]),
+            "real_class_accuracy": right(real, label),
+            "fake_class_accuracy": right(fake, label),
+        }
+
+    def generator(real: Array, fake: Array, label: Array | None) -> tuple[Array, Scalars]:
+        source, classes = loss.generator(real[:, 0], fake[:, 0]), cross_entropy(fake, label)
+        return source + class_weight * classes, {"generator_source_loss": source, "generator_class_loss": classes}
+
+    return game.Objective(
+        discriminator, generator, lambda output: output[:, 0], num_outputs=1 + num_classes,
+        generator_classes=num_classes,
+    )  # fmt: skip

@@ -1,0 +1,74 @@
+"""What the configs of this room share: a config of configs/ names what is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from gen_jax.config import Config, base_config, with_variant
+
+TINY = {
+    "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20, "batch_size": 16, "gan.latents": 16,
+    "network.channels": (4, 8), "network.generator_channels": (8, 4),
+    "sample.num": 100, "eval.num_examples": 256, "eval.num_samples": 200, "eval.classifier_steps": 200,
+}  # fmt: skip
+"""A run that shows that everything works, in under a minute; for networks of two levels."""
+
+
+def gan_config(method: str = "gan", learning_rate: float = 2e-4, discriminator_rate: float = 2e-4) -> Config:
+    """Returns `base_config` with what a game of two networks reads beside; DCGAN's optimizer (Radford et al. 2016).
+
+    Args:
+      method: "gan" or "acgan".
+      learning_rate: of the generator.
+      discriminator_rate: of the discriminator.
+
+    Example:
+      >>> config = gan_config()
+      >>> config.optimizer.b1, config.discriminator_optimizer.learning_rate, config.gan.loss
+      (0.5, 0.0002, 'non_saturating')
+    """
+    config = base_config()
+    config.method = method
+    config.log_every = 100
+    config.eval_every = 1000
+    config.checkpoint_every = 1000
+    config.optimizer.learning_rate = learning_rate
+    config.optimizer.b1 = 0.5
+    config.optimizer.clip_norm = 0.0  # the published recipes clip nothing
+    config.discriminator_optimizer = ConfigDict({"learning_rate": discriminator_rate})  # the rest as in optimizer
+    config.gan = ConfigDict(
+        {
+            "latents": 100,
+            "loss": "non_saturating",  # or minimax, least_squares, wasserstein, hinge, relativistic
+            "real_target": 1.0,  # below: one-sided label smoothing
+            "penalty": "none",  # or wgan_gp, r1, r2: of the discriminator's slope
+            "penalty_weight": 10.0,
+            "constraint": "none",  # or clip, spectral: of the discriminator's weights
+            "clip": 0.01,  # clip only: largest absolute weight
+            "critic_steps": 1,  # of the discriminator a step, each with images of its own
+            "instance_noise": 0.0,  # standard deviation of noise on all that the discriminator sees
+            "instance_noise_steps": 0,  # in which it falls to 0; 0: it stays
+        }
+    )
+    if method == "gan":
+        config.gan.conditional = False  # on the class label
+    else:
+        config.gan.class_weight = 1.0  # of the cross-entropy of classes
+    return config
+
+
+def with_tiny(
+    config: Config, variant: str, tiny: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] | None = None
+) -> Config:
+    """Returns the config, or a variant of it.
+
+    Args:
+      config: the config itself.
+      variant: "", "tiny" or a key of `others`.
+      tiny: {dotted key: value} of the variant "tiny", beside `TINY`.
+      others: {dotted key: value} of further variants, by name.
+    """
+    return with_variant(config, variant, {"tiny": TINY | dict(tiny), **(others or {})})

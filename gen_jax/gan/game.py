@@ -1,0 +1,297 @@
+"""The game of two networks, which `gan` and `acgan` are: a discriminator's steps, then one of the generator.
+
+Three choices, where sources differ:
+- The generator's step uses the z and labels of the discriminator's last one. Its images are those that the
+  discriminator has just seen, judged anew after its step; XLA finds the second forward pass of the generator and
+  computes it once.
+- Real and generated images pass the discriminator apart: batch normalisation takes the statistics of each pass. Its
+  running averages are those of real images, the generator's those of its own step.
+- What is sampled and evaluated is the generator's moving average, of its weights and of its running averages.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax import optimizer, parallel
+from gen_jax.config import require_choice
+from gen_jax.gan import constraints, networks, penalties, pictures
+from gen_jax.method import (
+    Array,
+    Batch,
+    DataSpec,
+    Key,
+    Method,
+    Picture,
+    PyTree,
+    Scalars,
+    State,
+    UserError,
+    draw,
+    stream,
+    to_model,
+)
+
+Terms = Callable[[Array, Array, Array | None], tuple[Array, Scalars]]
+"""(output for real images, output for generated ones, label i32 [B] or None) -> (f32 [B], more values f32 [B])."""
+
+
+class Objective(NamedTuple):
+    """What the two networks minimise, from what the discriminator says of images.
+
+    Attributes:
+      discriminator: its loss; the further values are shown in training and evaluation.
+      generator: its loss, likewise.
+      logits: output -> f32 [B], the logits of being real, whose slope a penalty bounds.
+      num_outputs: of the discriminator, an image.
+      generator_classes: that the generator is asked for; 0: none.
+      discriminator_classes: that the discriminator is told; 0: none.
+    """
+
+    discriminator: Terms
+    generator: Terms
+    logits: Callable[[Array], Array] = lambda output: output
+    num_outputs: int = 1
+    generator_classes: int = 0
+    discriminator_classes: int = 0
+
+
+def make(config: Any, spec: DataSpec, objective: Objective) -> Method:
+    """Returns the game as a method.
+
+    Args:
+      config: see `configs/cgan_mnist.py`; `config.optimizer` is the generator's, `config.discriminator_optimizer` holds
+        what is different in the discriminator's.
+      spec: of the data; bytes, or floats that are scaled from `value_range` to [-1, 1].
+      objective: see `Objective`.
+
+    Raises:
+      UserError: an unknown name, a value that cannot be, or values that do not go together.
+    """
+    c = config.gan
+    require_choice("gan.penalty", c.penalty, penalties.CHOICES)
+    require_choice("gan.constraint", c.constraint, constraints.CONSTRAINTS)
+    _check_numbers(c)
+    dtype = jnp.dtype(config.compute_dtype)
+    generator, discriminator = networks.make(
+        config.network, spec.image_shape, objective.generator_classes, objective.discriminator_classes,
+        objective.num_outputs, dtype,
+    )  # fmt: skip
+    _refuse_what_batch_norm_cannot(config, generator, discriminator)
+    constraint = constraints.make(c.constraint, c.clip)
+    penalty = penalties.make(c.penalty, c.penalty_weight)
+    to_range, add_noise = _scaling(spec), _instance_noise(c.instance_noise, c.instance_noise_steps)
+    optimize_generator = optimizer.make(config.optimizer, config.num_steps, config.ema)
+    optimize_discriminator = optimizer.make(_discriminator_optimizer(config), config.num_steps * c.critic_steps, 0.0)
+
+    def init(key: Key) -> State:
+        key_generator, key_discriminator, key_vectors = jax.random.split(stream(key, "init"), 3)
+        x, label = jnp.zeros((2, *spec.image_shape)), jnp.zeros(2, jnp.int32)
+        made = generator.init(key_generator, jnp.zeros((2, c.latents)), label)
+        judge = discriminator.init(key_discriminator, x, label)
+        params = {"generator": made.pop("params"), "discriminator": judge.pop("params")}
+        vectors = constraint.init(key_vectors, params["discriminator"])
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            key=key,
+            params=params,
+            variables={"generator": made, "discriminator": judge, "vectors": vectors},
+            opt_state={
+                "generator": optimize_generator.init(params["generator"]),
+                "discriminator": optimize_discriminator.init(params["discriminator"]),
+            },
+            ema=jax.tree.map(jnp.copy, {"generator": params["generator"], "generator_variables": made}),
+            frozen={},
+        )
+
+    def noise(key: Key) -> Array:
+        return jax.random.normal(key, (c.latents,))
+
+    def generate(params: PyTree, variables: PyTree, z: Array, label: Array | None) -> tuple[Array, PyTree]:
+        """Images in training, and the running averages after them."""
+        return generator.apply({"params": params, **variables}, z, label, train=True, mutable=["batch_stats"])  # pyright: ignore[reportReturnType]
+
+    def discriminate(weights: PyTree, state: State, x: Array, batch: Batch, key: Key) -> tuple[Array, PyTree]:
+        """The discriminator's output in training, and its running averages after it."""
+        key_noise, key_dropout, key_activations = jax.random.split(key, 3)
+        return discriminator.apply(
+            {"params": weights, **state.variables["discriminator"]},
+            add_noise(x, state.step, batch["index"], key_noise),
+            batch.get("label"),
+            batch["index"],
+            train=True,
+            rngs={"dropout": key_dropout, "noise": key_activations},
+            mutable=["batch_stats"],
+        )  # pyright: ignore[reportReturnType]
+
+    def train_discriminator(state: State, batch: Batch, key: Key) -> tuple[State, Scalars]:
+        key_z, key_real, key_fake, key_between, key_penalty, _ = jax.random.split(key, 6)
+        vectors = constraint.advance(state.params["discriminator"], state.variables["vectors"])
+
+        def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
+            real, z = to_range(batch["image"]), draw(key_z, batch["index"], noise)
+            fake, _ = generate(state.params["generator"], state.variables["generator"], z, batch.get("label"))
+            weights = constraint.weights(params, vectors)
+            real_output, variables = discriminate(weights, state, real, batch, key_real)
+            fake_output, _ = discriminate(weights, state, fake, batch, key_fake)
+            losses, values = objective.discriminator(real_output, fake_output, batch.get("label"))
+
+            def logits(x: Array) -> Array:
+                return objective.logits(discriminate(weights, state, x, batch, key_penalty)[0])
+
+            u = draw(key_between, batch["index"], jax.random.uniform)
+            steep, more = penalty(logits, real, fake, u)
+            loss = jnp.mean(losses) + steep
+            scalars = {"loss": loss, "discriminator_loss": jnp.mean(losses)} | more
+            return loss, (scalars | jax.tree.map(jnp.mean, values), variables)
+
+        params = state.params["discriminator"]
+        (scalars, variables), grads = optimizer.value_and_grad(loss_fn, params, batch, config.accumulate)
+        state, norms = optimize_discriminator.apply(state, "discriminator", grads)
+        bounded = constraint.project(state.params["discriminator"])
+        state = state.replace(
+            params=state.params | {"discriminator": bounded},
+            variables=state.variables | {"discriminator": variables, "vectors": vectors},
+        )
+        return state, scalars | {"discriminator_grad_norm": norms["grad_norm"]}
+
+    def train_generator(state: State, batch: Batch, key: Key) -> tuple[State, Scalars]:
+        key_z, key_real, *_, key_judge = jax.random.split(key, 6)
+        weights = constraint.weights(state.params["discriminator"], state.variables["vectors"])
+
+        def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
+            z = draw(key_z, batch["index"], noise)
+            fake, variables = generate(params, state.variables["generator"], z, batch.get("label"))
+            fake_output, _ = discriminate(weights, state, fake, batch, key_judge)
+            # Where a loss does not look at real images, XLA leaves this pass out.
+            real_output, _ = discriminate(weights, state, to_range(batch["image"]), batch, key_real)
+            losses, values = objective.generator(real_output, fake_output, batch.get("label"))
+            loss = jnp.mean(losses)
+            return loss, ({"generator_loss": loss} | jax.tree.map(jnp.mean, values), variables)
+
+        params = state.params["generator"]
+        (scalars, variables), grads = optimizer.value_and_grad(loss_fn, params, batch, config.accumulate)
+        state, norms = optimize_generator.apply(state, "generator", grads)
+        average = optimizer.moving_average(state.ema["generator_variables"], variables, state.step, config.ema)
+        state = state.replace(
+            variables=state.variables | {"generator": variables}, ema=state.ema | {"generator_variables": average}
+        )
+        return state, scalars | norms
+
+    def step(state: State, batch: Batch) -> tuple[State, Scalars]:
+        key = jax.random.fold_in(stream(state.key, "step"), state.step)
+        batches = batch if c.critic_steps > 1 else jax.tree.map(lambda x: x[None], batch)  # [k, B, ...]
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(c.critic_steps))
+        state, scalars = parallel.loop(lambda state, xs: train_discriminator(state, *xs), state, (batches, keys))
+        last = jax.tree.map(lambda x: x[-1], (batches, keys, scalars))
+        state, more = train_generator(state, *last[:2])
+        return state.replace(step=state.step + 1), last[2] | more
+
+    def sampled(state: State, z: Array, label: Array | None) -> Array:
+        """Images of the moving average: f32 [N, H, W, C]."""
+        return generator.apply({"params": state.ema["generator"], **state.ema["generator_variables"]}, z, label)  # pyright: ignore[reportReturnType]
+
+    def sample(state: State, keys: Array, label: Array | None) -> Array:
+        return sampled(state, jax.vmap(noise)(keys), label)
+
+    def evaluate(state: State, batch: Batch, key: Key) -> Scalars:
+        label = batch.get("label")
+        fake = sampled(state, draw(key, batch["index"], noise), label)
+        weights = constraint.weights(state.params["discriminator"], state.variables["vectors"])
+
+        def judged(x: Array) -> Array:
+            return discriminator.apply({"params": weights, **state.variables["discriminator"]}, x, label)  # pyright: ignore[reportReturnType]
+
+        losses, values = objective.discriminator(judged(to_range(batch["image"])), judged(fake), label)
+        return {"loss": losses} | values
+
+    def show(state: State, key: Key, batch: Batch) -> dict[str, Picture]:
+        return pictures.show(
+            lambda z, label: sampled(state, z, label), key, c.latents, spec, objective.generator_classes
+        )
+
+    return Method(init, step, sample, evaluate, show, c.critic_steps, objective.generator_classes > 0)
+
+
+def classes_of(spec: DataSpec, asker: str) -> int:
+    """Returns the number of classes of the data.
+
+    Args:
+      spec: of the data.
+      asker: what needs labels, for the error.
+
+    Raises:
+      UserError: the data has no labels, or only one.
+
+    Example:
+      >>> classes_of(DataSpec("made_up", (8, 8, 1), 64, ("cat", "dog")), "acgan")
+      2
+    """
+    if spec.num_classes is None:
+        raise UserError(f"{asker} needs labels, and data set {spec.name} has none")
+    if spec.num_classes < 2:
+        raise UserError(f"{asker} needs two classes at least, and data set {spec.name} has {spec.num_classes}")
+    return spec.num_classes
+
+
+def _check_numbers(c: Any) -> None:
+    for name in ("latents", "critic_steps"):
+        if c[name] < 1:
+            raise UserError(f"config.gan.{name} is {c[name]}; it must be at least 1")
+    for name in ("penalty_weight", "instance_noise", "instance_noise_steps"):
+        if c[name] < 0:
+            raise UserError(f"config.gan.{name} is {c[name]}; it must not be negative")
+
+
+def _refuse_what_batch_norm_cannot(config: Any, generator: Any, discriminator: Any) -> None:
+    normed = getattr(discriminator, "norm", "none") == "batch"
+    if normed and config.gan.penalty != "none":
+        raise UserError(
+            f"config.gan.penalty is {config.gan.penalty}, which bounds the slope of one image's logit; with batch "
+            "normalisation a logit depends on the whole batch: use config.network.norm=none, or rms"
+        )
+    if config.accumulate > 1 and (normed or getattr(generator, "generator_norm", "none") == "batch"):
+        raise UserError(
+            f"config.accumulate is {config.accumulate}; batch normalisation would see the pieces instead of the batch: "
+            "use config.accumulate=1, or another norm and generator_norm in config.network"
+        )
+    if config.accumulate > 1 and config.gan.critic_steps > 1:
+        raise UserError(
+            f"config.accumulate is {config.accumulate}; with config.gan.critic_steps above 1 no batch is computed "
+            "in pieces: use config.accumulate=1"
+        )
+
+
+def _scaling(spec: DataSpec) -> Callable[[Array], Array]:
+    """From pixels or coordinates in a batch to the model's range, [-1, 1]."""
+    low, high = spec.value_range
+    return to_model if spec.dtype == "uint8" else lambda x: (x - low) * (2 / (high - low)) - 1
+
+
+def _instance_noise(std: float, fade_steps: int) -> Callable[[Array, Array, Array, Key], Array]:
+    """Noise on what the discriminator sees (Sonderby et al. 2017): (x, step, index, key) -> x.
+
+    Its standard deviation falls linearly from `std` to 0 in `fade_steps` steps, or stays where these are 0.
+    """
+    if not std:
+        return lambda x, step, index, key: x
+
+    def add(x: Array, step: Array, index: Array, key: Key) -> Array:
+        share = jnp.maximum(0.0, 1 - step / fade_steps) if fade_steps else 1.0
+        return x + std * share * draw(key, index, lambda k: jax.random.normal(k, x.shape[1:]))
+
+    return add
+
+
+def _discriminator_optimizer(config: Any) -> Any:
+    """The generator's optimizer with what `config.discriminator_optimizer` changes; it takes critic_steps a step."""
+    values = {**config.optimizer, **config.discriminator_optimizer}
+    if values["learning_rate"] < 0:
+        raise UserError(f"config.discriminator_optimizer.learning_rate is {values['learning_rate']}; use 0 or more")
+    values["warmup_steps"] *= config.gan.critic_steps
+    return types.SimpleNamespace(**values)

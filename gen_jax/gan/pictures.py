@@ -1,0 +1,85 @@
+"""What a report shows of a GAN: its classes row by row, and the way from one image to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax.method import Array, DataSpec, Key, Picture, to_pixels
+
+MAX_CLASSES, NUM_OF_A_CLASS = 10, 10
+NUM_WAYS, NUM_BETWEEN = 6, 9
+
+ImageOf = Callable[[Array, Array | None], Array]
+"""From z [N, Z] and labels i32 [N] (None without) to images f32 [N, H, W, C] in [-1, 1]."""
+
+
+def show(image_of: ImageOf, key: Key, latents: int, spec: DataSpec, num_classes: int) -> dict[str, Picture]:
+    """Returns the pictures of a generator; none where the data are no pictures.
+
+    Args:
+      image_of: the generator.
+      key: of the latents.
+      latents: Z.
+      spec: of the data.
+      num_classes: that the generator is asked for; 0: none.
+    """
+    if spec.dtype != "uint8":
+        return {}
+    key_classes, key_ways = jax.random.split(key)
+    shown = {"interpolation": interpolation(image_of, jax.random.normal(key_ways, (2, NUM_WAYS, latents)), num_classes)}
+    if not num_classes:
+        return shown
+    z = jax.random.normal(key_classes, (NUM_OF_A_CLASS, latents))
+    return {"classes": classes(image_of, z, (spec.class_names or ())[:MAX_CLASSES])} | shown
+
+
+def classes(image_of: ImageOf, z: Array, names: tuple[str, ...]) -> Picture:
+    """Returns one row a class, each of the same latents: `z` [columns, Z]."""
+    rows, columns = len(names), len(z)
+    images = image_of(jnp.tile(z, (rows, 1)), jnp.repeat(jnp.arange(rows), columns))
+    return Picture(
+        to_pixels(images),
+        title="Classes",
+        caption=f"One row a class ({', '.join(names)}), one latent vector a column: what a column has in common is the "
+        "style that the latents hold beside the class.",
+        columns=columns,
+    )
+
+
+def interpolation(image_of: ImageOf, ends: Array, num_classes: int) -> Picture:
+    """Returns rows from one latent to another, along great circles.
+
+    Args:
+      image_of: the generator.
+      ends: f32 [2, rows, Z], where the rows begin and end.
+      num_classes: the rows take turns in the classes; 0: none.
+    """
+    share = jnp.linspace(0.0, 1.0, NUM_BETWEEN)
+    z = jax.vmap(jax.vmap(great_circle, (None, None, 0)))(*ends, share)  # [rows, columns, Z]
+    rows = z.shape[0]
+    label = jnp.repeat(jnp.arange(rows) % num_classes, NUM_BETWEEN) if num_classes else None
+    return Picture(
+        to_pixels(image_of(z.reshape(-1, z.shape[-1]), label)),
+        title="Interpolation",
+        caption="Each row goes from one latent vector to another along a great circle, where the lengths of vectors "
+        "stay those of the prior. A generator that has learnt rather than copied changes its image evenly.",
+        columns=NUM_BETWEEN,
+    )
+
+
+def great_circle(start: Array, end: Array, share: Array) -> Array:
+    """Returns the vector that lies `share` of the way from `start` to `end`, in direction and in length (slerp).
+
+    Example:
+      >>> halfway = great_circle(jnp.array([1.0, 0.0]), jnp.array([0.0, 3.0]), jnp.float32(0.5))
+      >>> [round(float(x), 4) for x in halfway]  # length 2, 45 degrees
+      [1.4142, 1.4142]
+    """
+    lengths = jnp.linalg.norm(start), jnp.linalg.norm(end)
+    a, b = start / lengths[0], end / lengths[1]
+    angle = jnp.arccos(jnp.clip(a @ b, -1 + 1e-6, 1 - 1e-6))
+    direction = (jnp.sin((1 - share) * angle) * a + jnp.sin(share * angle) * b) / jnp.sin(angle)
+    return direction * ((1 - share) * lengths[0] + share * lengths[1])

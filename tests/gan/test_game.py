@@ -1,0 +1,265 @@
+"""The game: both updates in closed form, whose gradients go where, and what two networks share."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from gen_jax import config as configs
+from gen_jax import main, methods, parallel
+from gen_jax.gan import constraints, game
+from gen_jax.gan.defaults import gan_config
+from gen_jax.method import DataSpec, UserError, to_model
+from gen_jax.nn.conv import conv
+
+FOLDER = pathlib.Path(__file__).parents[2] / "configs"
+SPEC = DataSpec("made_up", (8, 8, 1), 64, tuple("0123456789"))
+POINTS = DataSpec("points", (1, 1, 1), 64, dtype="float32", value_range=(-1, 1))
+LINEAR = {"name": "dense", "generator_hidden": (), "hidden": (), "output": "linear"}
+RATE, JUDGE_RATE = 0.3, 0.2
+RNG = np.random.default_rng(0)
+
+
+def load(name, *words):
+    config = configs.load(str(FOLDER / f"{name}.py:tiny"))[2]
+    config = configs.override(config, [f"--config.{word}" for word in words])
+    configs.check(config)
+    return config
+
+
+def batch_of(num, lead=()):
+    images = RNG.integers(0, 256, (*lead, num, 8, 8, 1)).astype(np.uint8)
+    index = np.broadcast_to(np.arange(num, dtype=np.int32), (*lead, num))
+    return {"image": images, "label": index % 10, "index": index}
+
+
+def linear_game(*words):
+    """G(z) = a z + b and D(x) = w x + v, both by gradient descent, with a = 0: every generated point is b."""
+    config = gan_config(learning_rate=RATE, discriminator_rate=JUDGE_RATE)
+    config.network = ConfigDict(LINEAR)
+    config.optimizer.update(name="sgd", b1=0.0)
+    config.gan.latents = 1
+    method = methods.make(configs.override(config, [f"--config.{word}" for word in words]), POINTS)
+    state = method.init(jax.random.key(0))
+    params = {"generator": {"out": (0.0, 0.7)}, "discriminator": {"out": (0.5, -0.1)}}
+    state = state.replace(
+        params=jax.tree.map(
+            lambda p: {"kernel": jnp.array([[p[0]]]), "bias": jnp.array([p[1]])},
+            params,
+            is_leaf=lambda x: isinstance(x, tuple),
+        )
+    )
+    return jax.jit(method.step), state
+
+
+def points(x):
+    x = np.float32(x)[..., None, None, None]
+    return {"image": x, "index": np.broadcast_to(np.arange(x.shape[-4], dtype=np.int32), x.shape[:-3])}
+
+
+def s(x):
+    return 1 / (1 + np.exp(-np.float64(x)))
+
+
+def judge_step(w, v, x, b):
+    """One step of the cross-entropy's gradient by hand."""
+    real, fake = -s(-(w * x + v)), s(w * b + v)
+    return w - JUDGE_RATE * (np.mean(real * x) + fake * b), v - JUDGE_RATE * (np.mean(real) + fake)
+
+
+def found(state):
+    judge, made = state.params["discriminator"]["out"], state.params["generator"]["out"]
+    return [float(p.ravel()[0]) for p in (judge["kernel"], judge["bias"], made["bias"])]
+
+
+# d loss / d D(G(z)) of the generator, after the discriminator's step, from logits on real points and on b.
+SLOPES = {
+    "non_saturating": lambda r, f: -s(-f),
+    "minimax": lambda r, f: -s(f),
+    "relativistic": lambda r, f: np.mean(-s(r - f)),
+}
+
+
+@pytest.mark.parametrize("loss", SLOPES)
+def test_both_updates_are_the_closed_form_and_each_network_moves_by_its_own_loss(loss):
+    # With a gradient of the wrong loss in it, either network would land elsewhere.
+    x, (w, v), b = RNG.normal(size=5), (0.5, -0.1), 0.7
+    step, state = linear_game(f"gan.loss={loss}")
+    state, scalars = step(state, points(x))
+    if loss == "relativistic":
+        slope = -s(-(w * x + v - w * b - v))  # in the real logit; in the generated one its negative
+        w, v = w - JUDGE_RATE * np.mean(slope * (x - b)), v
+    else:
+        score = np.mean(s(w * x + v))
+        np.testing.assert_allclose([scalars["real_score"], scalars["fake_score"]], [score, s(w * b + v)], rtol=1e-5)
+        w, v = judge_step(w, v, x, b)
+    b -= RATE * SLOPES[loss](w * x + v, w * b + v) * w
+    np.testing.assert_allclose(found(state), [w, v, b], rtol=1e-5)
+
+
+def test_critic_steps_see_different_points_and_the_generator_moves_once():
+    x, (w, v), b = RNG.normal(size=(3, 4)), (0.5, -0.1), 0.7
+    step, state = linear_game("gan.critic_steps=3")
+    state, _ = step(state, points(x))
+    for minibatch in x:
+        w, v = judge_step(w, v, minibatch, b)
+    np.testing.assert_allclose(found(state), [w, v, b + RATE * s(-(w * b + v)) * w], rtol=1e-5)
+    assert int(state.step) == 1
+
+
+def test_clipping_bounds_every_leaf_after_every_step():
+    step, state = linear_game("gan.loss=wasserstein", "gan.constraint=clip", "gan.clip=0.05", "optimizer.name=rmsprop")
+    for _ in range(5):
+        state, _ = step(state, points(RNG.normal(size=4)))
+        leaves = jax.tree.leaves(state.params["discriminator"])
+        assert len(leaves) == 2
+        assert max(float(jnp.max(jnp.abs(leaf))) for leaf in leaves) <= np.float32(0.05)
+        assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(state.params["generator"])) > 0.05
+
+
+def test_the_spectral_vectors_are_iterated_once_a_step_before_the_weights_move():
+    method = methods.make(load("cgan_mnist"), SPEC)
+    before = jax.jit(method.init)(jax.random.key(0))
+    after, _ = jax.jit(method.step)(before, batch_of(8))
+    spectral = constraints.make("spectral", 1.0)
+    expected = spectral.advance(before.params["discriminator"], before.variables["vectors"])
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(same, after.variables["vectors"], expected)
+    kernels = [x for x in jax.tree.leaves(before.params["discriminator"]) if x.ndim > 1]
+    assert len(jax.tree.leaves(expected)) == len(kernels) == 4  # two convolutions, the last layer, the labels
+
+
+SGD = ("optimizer.name=sgd", "optimizer.b1=0", "optimizer.learning_rate=0.05",
+       "discriminator_optimizer.learning_rate=0.05")  # fmt: skip
+
+
+def test_batch_norm_takes_the_global_batch():
+    # 1 device = 8: parameters, running averages, and the averages that are sampled.
+    method = methods.make(load("dcgan_mnist", *SGD), SPEC)
+    batches = [batch_of(16) for _ in range(3)]
+
+    def train(devices, executor):
+        mesh = parallel.make_mesh(devices)
+        run = parallel.make_executor(executor, mesh)
+        state = parallel.init_state(method.init, 0, mesh)
+        update = run.compile_step(method.step, state, run.put(batches[0], 0), 0)
+        for batch in batches:
+            state, _ = update(state, run.put(batch, 0))
+        return jax.tree.map(np.asarray, (state.params, state.variables, state.ema))
+
+    one = train(1, "jit")
+    assert "batch_stats" in one[1]["generator"]
+    assert "batch_stats" in one[1]["discriminator"]
+    for executor in ("jit", "pmap"):
+        same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        jax.tree.map(same, train(8, executor), one)
+
+
+def test_running_averages_are_those_of_real_images_and_the_generator_s_are_averaged_too():
+    method = methods.make(load("dcgan_cats"), SPEC)
+    state = jax.jit(method.init)(jax.random.key(0))
+    batch = batch_of(8)
+    after, _ = jax.jit(method.step)(state, batch)
+    kernel = state.params["discriminator"]["conv_0"]["kernel"]
+    real = conv(to_model(batch["image"]), kernel, (2, 2))
+    kept = after.variables["discriminator"]["batch_stats"]["norm_0"]["mean"]
+    np.testing.assert_allclose(kept, 0.1 * real.mean((0, 1, 2)), rtol=1e-3, atol=1e-6)
+    # The first decay of the moving average is 0: it is the newest values.
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+    jax.tree.map(same, after.ema["generator_variables"], after.variables["generator"])
+
+
+def test_the_forward_pass_of_the_generator_is_computed_once():
+    # Two layers a network. Discriminator: 2 passes of 2, 4 weight gradients, 2 in the inputs of second layers.
+    # Generator: 2 forward, 2 weight and 2 input gradients, after 2 forward and 2 backward through the discriminator.
+    method = methods.make(load("dcgan_mnist", "network.upsampling=nearest"), SPEC)
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    text = jax.jit(method.step).lower(state, batch_of(8)).compile().as_text()
+    assert text.count(" convolution(") == 2 * 2 + 4 + 2 + 2 + 2 + 2 + 2 + 2
+
+
+def test_instance_noise_fades_and_belongs_to_examples():
+    add, x, key = game._instance_noise(2.0, 10), jnp.zeros((1000, 2, 2, 1)), jax.random.key(0)
+    for step, std in ((0, 2.0), (5, 1.0), (10, 0.0), (20, 0.0)):
+        assert float(jnp.std(add(x, jnp.int32(step), jnp.arange(1000), key))) == pytest.approx(std, rel=0.05)
+    part = add(x[:2], jnp.int32(0), jnp.arange(3, 5), key)
+    np.testing.assert_array_equal(part, add(x, jnp.int32(0), jnp.arange(1000), key)[3:5])
+    constant = game._instance_noise(2.0, 0)(x, jnp.int32(10**6), jnp.arange(1000), key)
+    assert float(jnp.std(constant)) == pytest.approx(2.0, rel=0.05)
+
+
+def test_points_are_scaled_from_their_range():
+    scale = game._scaling(DataSpec("ring", (1, 1, 2), 9, dtype="float32", value_range=(-4, 4)))
+    assert scale(jnp.array([-4.0, 0.0, 2.0])).tolist() == [-1.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "hint"),
+    [
+        ("dcgan_mnist", ("gan.penalty=wgan_gp",), "with batch normalisation a logit depends on the whole batch"),
+        ("dcgan_mnist", ("gan.penalty=r1",), "use config.network.norm=none"),
+        ("dcgan_mnist", ("accumulate=2",), "batch normalisation would see the pieces"),
+        ("wgan_gp_mnist", ("accumulate=2", "network.generator_norm=rms"), "no batch is computed in pieces"),
+        ("cgan_mnist", ("gan.loss=hing",), "did you mean hinge"),
+        ("cgan_mnist", ("gan.constraint=spectrum",), "did you mean spectral"),
+        ("cgan_mnist", ("gan.penalty=r3",), "allowed: none, wgan_gp, r1, r2"),
+        ("cgan_mnist", ("gan.real_target=0.9",), "hinge loss has no target"),
+        ("cgan_mnist", ("gan.latents=0",), "gan.latents is 0; it must be at least 1"),
+        ("cgan_mnist", ("gan.critic_steps=0",), "gan.critic_steps is 0"),
+        ("cgan_mnist", ("gan.instance_noise=-1.0",), "must not be negative"),
+        ("cgan_mnist", ("discriminator_optimizer.learning_rate=-1.0",), "use 0 or more"),
+        ("acgan_cifar10", ("gan.class_weight=-1.0",), "must not be negative"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line(name, words, hint):
+    with pytest.raises(UserError) as error:
+        methods.make(load(name, *words), SPEC)
+    assert hint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_that_the_data_has_not():
+    for name, hint in (("cgan_mnist", "config.gan.conditional needs labels"), ("acgan_cifar10", "acgan needs labels")):
+        with pytest.raises(UserError, match=hint):
+            methods.make(load(name), DataSpec("plain", (8, 8, 1), 64))
+        with pytest.raises(UserError, match="two classes at least, and data set one has 1"):
+            methods.make(load(name), DataSpec("one", (8, 8, 1), 64, ("all",)))
+    assert not methods.make(load("dcgan_mnist"), DataSpec("plain", (8, 8, 1), 64)).conditional
+
+
+@pytest.mark.parametrize(
+    ("file", "shape", "sizes"),
+    [
+        ("dcgan_cats", (64, 64, 3), (3_806_080, 2_765_696)),
+        ("dcgan_cats:ablation", (64, 64, 3), (3_696_384, 675_712)),
+        ("cgan_cifar10", (32, 32, 3), (3_066_679, 2_628_597)),
+        ("acgan_cifar10", (32, 32, 3), (2_994_051, 1_664_875)),
+    ],
+)
+def test_configs_are_of_the_published_sizes(file, shape, sizes):
+    name, _, variant = file.partition(":")
+    config = configs.load(str(FOLDER / f"{name}.py") + (f":{variant}" if variant else ""))[2]
+    configs.check(config)
+    state = jax.eval_shape(methods.make(config, DataSpec("x", shape, 99, tuple("0123456789"))).init, jax.random.key(0))
+    found = tuple(sum(x.size for x in jax.tree.leaves(state.params[n])) for n in ("generator", "discriminator"))
+    assert found == sizes
+
+
+def test_one_command_trains_goes_on_and_reports(made_up_tfds, tmp_path):
+    words = [
+        f"--config={FOLDER / 'wgan_gp_mnist.py'}:tiny", f"--config.data.data_dir={made_up_tfds}",
+        "--config.data.name=made_up_unlabelled", "--config.log_every=2", "--config.eval_every=2",
+        "--config.checkpoint_every=2", "--config.sample.num=20", "--config.eval.num_examples=20",
+        f"--workdir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    main.main([*words, "--config.num_steps=2"])
+    main.main([*words, "--config.num_steps=4"])
+    page = (tmp_path / "run/report.html").read_text()
+    assert all(title in page for title in ("Interpolation", "generator loss", "fake score", "penalty"))
+    facts = json.loads((tmp_path / "run/report.json").read_text())["facts"]
+    assert facts["checkpoint_step"] == 4

@@ -1,0 +1,39 @@
+"""Pictures: what stands where."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.gan import pictures
+from gen_jax.method import DataSpec
+
+
+def image_of(z, label):
+    """The label as grey, the first latent's sign in the corner."""
+    grey = jnp.zeros(len(z)) if label is None else label - 1.0
+    image = jnp.broadcast_to(grey[:, None, None, None], (len(z), 2, 2, 1))
+    return image.at[:, 0, 0, 0].set(jnp.sign(z[:, 0]))
+
+
+def test_a_row_is_a_class_and_a_column_a_latent():
+    z = jnp.array([[1.0], [-1.0], [1.0]])
+    picture = pictures.classes(image_of, z, ("a", "b"))
+    assert picture.columns == 3
+    images = np.asarray(picture.images).reshape(2, 3, 2, 2)
+    assert (images[:, :, 1, 1] == [[0] * 3, [128] * 3]).all()  # -1 and 0 as bytes
+    assert (images[:, :, 0, 0] == [255, 0, 255]).all()
+
+
+def test_great_circles_keep_the_length_and_end_where_they_should():
+    start, end = np.random.default_rng(0).normal(size=(2, 50)).astype(np.float32)
+    ways = np.stack([pictures.great_circle(jnp.asarray(start), jnp.asarray(end), jnp.float32(t)) for t in (0, 0.3, 1)])
+    np.testing.assert_allclose(ways[[0, 2]], [start, end], atol=1e-4)
+    lengths = np.linalg.norm([start, end], axis=1)
+    np.testing.assert_allclose(np.linalg.norm(ways[1]), 0.7 * lengths[0] + 0.3 * lengths[1], rtol=1e-4)
+
+
+def test_points_have_no_pictures_and_unlabelled_images_no_classes():
+    plain = DataSpec("plain", (2, 2, 1), 9)
+    assert pictures.show(image_of, jax.random.key(0), 3, plain, 0).keys() == {"interpolation"}
+    points = DataSpec("ring", (1, 1, 2), 9, dtype="float32", value_range=(-1, 1))
+    assert pictures.show(image_of, jax.random.key(0), 3, points, 0) == {}
