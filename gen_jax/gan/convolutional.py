@@ -163,17 +163,17 @@ def head(network: Any, h: Array, label: Array | None, init: Initializer = dcgan_
     "concat": the label's vector beside the features. "projection": plus its product with the features, so that
     the logit is the sum of log p(x) / q(x) and log p(y | x) / q(y | x) (Miyato & Koyama 2018).
     """
-    labelled = label is not None and network.num_classes
-    if labelled and network.condition == "concat":
-        vector = LabelVector(network.num_classes, network.embedding_dim, dtype=network.dtype, name="label")(label)
+    told = label if network.num_classes else None
+    if told is not None and network.condition == "concat":
+        vector = LabelVector(network.num_classes, network.embedding_dim, dtype=network.dtype, name="label")(told)
         h = jnp.concatenate([h, vector], axis=-1)
     for number, width in enumerate(network.hidden):
         dense = nn.Dense(width, kernel_init=init, dtype=network.dtype, name=f"dense_{number}")
         h = ACTIVATIONS["leaky_relu"](dense(h))
     out = nn.Dense(network.num_outputs, network.end_bias, kernel_init=init, dtype=network.dtype, name="out")
     logits = out(h)
-    if labelled and network.condition == "projection":
-        vector = LabelVector(network.num_classes, h.shape[-1], dcgan_init, dtype=network.dtype, name="label")(label)
+    if told is not None and network.condition == "projection":
+        vector = LabelVector(network.num_classes, h.shape[-1], dcgan_init, dtype=network.dtype, name="label")(told)
         logits = logits + jnp.sum(vector * h, axis=-1, keepdims=True)
     logits = logits.astype(jnp.float32)
     return logits[:, 0] if network.num_outputs == 1 else logits

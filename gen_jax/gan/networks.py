@@ -164,11 +164,10 @@ def make(
 
 
 def _check(key: str, value: Any) -> None:
+    values, least = value if isinstance(value, tuple) else (value,), 0 if key in _MAY_BE_ZERO else 1
     if key in CHOICES:
         require_choice(f"network.{key}", value, CHOICES[key])
-    elif isinstance(value, tuple) and not value and key not in _MAY_BE_EMPTY:
+    elif not values and key not in _MAY_BE_EMPTY:
         raise UserError(f"config.network.{key} is empty; it needs one value a layer")
-    elif key not in _MAY_BE_ZERO and not all(v > 0 for v in (value if isinstance(value, tuple) else (value,))):
-        raise UserError(f"config.network.{key} is {value}; every value must be at least 1")
-    elif key in _MAY_BE_ZERO and value < 0:
-        raise UserError(f"config.network.{key} is {value}; it must not be negative")
+    elif any(v < least for v in values):
+        raise UserError(f"config.network.{key} is {value}; every value must be at least {least}")

@@ -58,7 +58,7 @@ def interpolation(image_of: ImageOf, ends: Array, num_classes: int) -> Picture:
       num_classes: the rows take turns in the classes; 0: none.
     """
     share = jnp.linspace(0.0, 1.0, NUM_BETWEEN)
-    z = jax.vmap(jax.vmap(great_circle, (None, None, 0)))(*ends, share)  # [rows, columns, Z]
+    z = jax.vmap(jax.vmap(great_circle, (None, None, 0)), (0, 0, None))(ends[0], ends[1], share)  # [rows, columns, Z]
     rows = z.shape[0]
     label = jnp.repeat(jnp.arange(rows) % num_classes, NUM_BETWEEN) if num_classes else None
     return Picture(

@@ -136,7 +136,7 @@ def test_noise_belongs_to_examples():
         ({"name": "conv", "upsampling": "cubic"}, "allowed: transposed, nearest, shuffle"),
         ({"name": "conv", "channels": ()}, "channels is empty"),
         ({"name": "conv", "kernel": 0}, "at least 1"),
-        ({"name": "conv", "activation_noise": -1.0}, "not be negative"),
+        ({"name": "conv", "activation_noise": -1.0}, "at least 0"),
     ],
 )
 def test_what_no_network_has_is_one_line(fields, hint):
