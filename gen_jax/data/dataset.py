@@ -23,6 +23,7 @@ LOADERS: dict[str, str] = {
     "tfds": "gen_jax.data.tfds",
     "stroke_digits": "gen_jax.data.stroke_digits",
     "image_folder": "gen_jax.data.image_folder",
+    "gaussians": "gen_jax.data.gaussians",
 }
 """From the prefix of a name ("tfds:mnist", "stroke_digits") to the module whose `load(rest, config)` reads it,
 imported when asked for; `rest` is what stands behind the colon. A name without one of these prefixes is a name of
@@ -39,7 +40,7 @@ class Dataset:
 
     Attributes:
       spec: what methods and reports need to know, with the fingerprint of the training split.
-      train: `image` uint8 [N, H, W, C] and, where the set has labels, `label` i32 [N].
+      train: `image` [N, H, W, C] of the spec's dtype (mostly uint8) and, where the set has labels, `label` i32 [N].
       test: the same for the test split, or None.
     """
 
@@ -61,8 +62,8 @@ def load(config: Any) -> Dataset:
 
     Args:
       config: as `data` of `config.base_config()`: `name` ("mnist", "tfds:mnist", with version "mnist:3.0.1",
-        "stroke_digits", "image_folder:<dir>"); `data_dir` ("" for TFDS's own folder); `cache_dir` ("" for the
-        user's); `train_split`; `test_split` ("" for none); `image_size`, `channels`, `background`;
+        "stroke_digits", "image_folder:<dir>", "gaussians:grid25"); `data_dir` ("" for TFDS's own folder); `cache_dir`
+        ("" for the user's); `train_split`; `test_split` ("" for none); `image_size`, `channels`, `background`;
         `offline_substitute` ("" for none). Splits may be slices ("train[:10%]").
 
     Raises:
