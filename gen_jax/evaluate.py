@@ -15,15 +15,18 @@ import jax
 import numpy as np
 
 from gen_jax import parallel, report, sample
-from gen_jax.data import dataset
+from gen_jax.data import dataset, gaussians
+from gen_jax.data.points import drawable
 from gen_jax.method import Method, Picture, State, stream
 from gen_jax.metrics import classifier as classifiers
+from gen_jax.metrics import modes, ms_ssim
 from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, nearest, precision_recall, thin
 from gen_jax.run import Run, write_json
 
 NUM_NEAREST = 8  # samples whose nearest training images are shown
 NEIGHBOURS = 5
+NUM_PAIRS = 100  # of each class, whose similarity is taken; as Odena et al. 2017
 
 
 def evaluate(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
@@ -108,6 +111,8 @@ def judge(
         num = min(config.eval.num_examples, len(data.test["image"])) if data.test else 0
         protocol = f"mean over {num:,} test examples, averaged weights, step {step:,}"
         rows.append(_metric(f"test_{name}", value, "lower", protocol, None, error))
+    rows += _judge_by_modes(config, data, images, step)
+    rows += _judge_by_similarity(config, data, images, labels, step)
     histogram = None
     if data.spec.num_classes is not None:
         judged, histogram = _judge_by_classifier(config, data, images, labels, step)
@@ -117,6 +122,54 @@ def judge(
         "histogram": histogram,
         "facts": {"checkpoint_step": step, "sampler": _sampler(config), "data": data.spec.name},
     }
+
+
+def _judge_by_modes(config: Any, data: dataset.Dataset, points: np.ndarray, step: int) -> list[dict[str, Any]]:
+    """Returns how samples lie around the centres of the mixture that the data is drawn from, where it is one."""
+    mixture = gaussians.find(data.spec.name)
+    if mixture is None:
+        return []
+    num = len(points)
+    centres, sigma = mixture.centres, mixture.sigma
+    found = modes.scores(points.reshape(num, -1), centres, sigma)
+    real = None if data.test is None else modes.scores(data.test["image"][:num].reshape(-1, 2), centres, sigma)
+    protocol = (
+        f"{num:,} samples ({_sampler(config)}, step {step:,}). Good: within {modes.GOOD_SIGMAS:g} standard deviations "
+        f"of the nearest of {len(centres)} centres. Covered: {modes.MIN_POINTS} good points at least. Reverse KL: of "
+        f"the samples' shares of the modes from equal ones, in nats. Reference: test points, {num:,} at most"
+    )
+    return [
+        _metric(f"{measure}/{short(num)}", value, better, protocol, real[i] if real else None, error)
+        for i, (measure, value, better, error) in enumerate(
+            (
+                ("modes_covered", found.covered, "higher", None),
+                ("good_points", found.good, "higher", _binomial_error(found.good, num)),
+                ("reverse_kl", found.reverse_kl, "lower", None),
+            )
+        )
+    ]
+
+
+def _judge_by_similarity(
+    config: Any, data: dataset.Dataset, images: np.ndarray, labels: np.ndarray | None, step: int
+) -> list[dict[str, Any]]:
+    """Returns how alike samples of one class are, where classes were asked for and images are no smaller than a
+    window."""
+    height, width, _ = data.spec.image_shape
+    if labels is None or min(height, width) < ms_ssim.WINDOW or np.bincount(labels).max() < 2:
+        return []
+    low, high = data.spec.value_range
+    found = ms_ssim.within_class(images, labels, NUM_PAIRS, value_range=high - low)
+    real = None
+    if data.test is not None:
+        real = ms_ssim.within_class(data.test["image"], data.test["label"], NUM_PAIRS, value_range=high - low)
+    protocol = (
+        f"Mean multi-scale structural similarity of {NUM_PAIRS} random pairs a class, among {len(images):,} samples "
+        f"({_sampler(config)}, step {step:,}); {ms_ssim.num_scales(height, width)} of 5 scales, their weights divided "
+        "by their sum. Above real images: less variety within a class. Reference: all real test images"
+    )
+    name = f"within_class_ms_ssim/{ms_ssim.protocol(height, width, NUM_PAIRS)}"
+    return [_metric(name, found.mean, "reference", protocol, real.mean if real else None, found.standard_error)]
 
 
 def _judge_by_classifier(
@@ -208,6 +261,8 @@ def _sampler(config: Any) -> str:
 
 def nearest_picture(images: np.ndarray, data: dataset.Dataset) -> dict[str, Picture]:
     """Returns a few samples, each beside its nearest training images by distance of pixels."""
+    if data.spec.holds_points:
+        return _points_picture(images, data)
     queries = images[:NUM_NEAREST]
     index, _ = nearest(queries, data.train["image"], NEIGHBOURS)
     rows = [
@@ -220,6 +275,21 @@ def nearest_picture(images: np.ndarray, data: dataset.Dataset) -> dict[str, Pict
             caption=f"Left: a sample. Beside it: the {NEIGHBOURS} training images whose pixels are closest. A sample "
             "that is a copy would stand beside its original.",
             columns=1 + NEIGHBOURS,
+        )
+    }
+
+
+def _points_picture(points: np.ndarray, data: dataset.Dataset) -> dict[str, Picture]:
+    """Returns as many points of the training set as there are samples, beside these."""
+    num = min(len(points), len(data.train["image"]))
+    both = np.stack([data.train["image"][:num], points[:num]])
+    return {
+        "points": Picture(
+            drawable(both, data.spec)[:, 0],  # pyright: ignore[reportArgumentType]  a picture is drawn from either kind
+            title="Data and samples",
+            caption=f"{num:,} points each. The brighter, the more of them.",
+            kind="strip",
+            labels=("training data", "samples"),
         )
     }
 

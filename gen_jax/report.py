@@ -22,18 +22,23 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from gen_jax.data.points import drawable, num_shown
 from gen_jax.figures import animation, bars, curve, page
 from gen_jax.figures.grid import Images, checked, grid, load_png
 from gen_jax.figures.markup import Html, element, join, number
 from gen_jax.figures.pictures import load_picture
-from gen_jax.method import Picture, UserError
+from gen_jax.method import DataSpec, Picture, UserError
 
 _NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
 _MAX_PROGRESS = 24  # sample grids shown of those that training left
 _GIF_WIDTH = 240  # pixels, about: a GIF is looked at outside of the page, where nothing enlarges it
 _ACRONYM = 5  # letters: shorter names of methods are acronyms
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_BETTER = {"lower": "lower is better", "higher": "higher is better"}
+_BETTER = {
+    "lower": "lower is better",
+    "higher": "higher is better",
+    "reference": "nearer to real images is better",
+}
 # What a damaged or half-written file raises, by way of json, zipfile, numpy or Pillow.
 _DAMAGE = (
     OSError,
@@ -55,6 +60,7 @@ class Samples(NamedTuple):
 
     images: Images  # [N, H, W, C], N at most _NUM_GRID
     labels: tuple[str, ...]  # one an image, or ()
+    shown: int  # how many of them the images show: N, or more where they are points in one picture
     total: int  # how many the file holds
 
 
@@ -160,9 +166,7 @@ def read(workdir: pathlib.Path) -> Run:
     for path in sorted((workdir / "pictures").glob("[0-9]*_*.npz")):
         if picture := load(path, load_picture, None):
             run.pictures[path.name] = picture
-    run.samples = load(
-        workdir / "samples.npz", functools.partial(_read_samples, class_names=run.data.get("class_names")), None
-    )
+    run.samples = load(workdir / "samples.npz", functools.partial(_read_samples, data=run.data), None)
     for path in _progress_files(workdir / "samples"):
         if (image := load(path, load_png, None)) is not None:
             run.progress[int(path.stem)] = image
@@ -225,10 +229,13 @@ def _describe_data(data: dict[str, Any]) -> Html:
         return Html("a data set that the run does not name")
     height, width, channels = data.get("image_shape", (0, 0, 0))
     colours = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
+    kind = f"{colours} images of {height} {_TIMES} {width} pixels"
+    if (height, width, channels) == (1, 1, 2):
+        kind = "points of the plane"
     classes = data.get("class_names")
     return join(
         element("strong", data.get("name", "an unnamed data set")),
-        f": {data.get('num_examples', 0):,} {colours} images of {height} {_TIMES} {width} pixels",
+        f": {data.get('num_examples', 0):,} {kind}",
         f" in {len(classes)} classes" if classes else ", without labels",
     )
 
@@ -251,11 +258,16 @@ def _warnings(run: Run) -> list[str]:
 def _headline(run: Run) -> Html:
     if run.samples is None:
         return _missing("No samples yet. ", run.command("sample"), " writes samples.npz.")
-    images, labels, total = run.samples
+    images, labels, shown, total = run.samples
     count = min(_NUM_LARGE, len(images))
+    told = shown if shown > len(images) else count
     return join(
         element("div", page.labelled(images[:count], labels[:count], "Generated sample"), class_="headline"),
-        element("p", f"The first {count} of {total:,} samples, in the order drawn: none were picked.", class_="note"),
+        element(
+            "p",
+            f"The first {told:,} of {total:,} samples, in the order drawn: none were picked.",
+            class_="note",
+        ),
     )
 
 
@@ -507,15 +519,19 @@ def _seconds(lines: list[dict[str, Any]]) -> float:
     return total
 
 
-def _read_samples(path: pathlib.Path, class_names: list[str] | None) -> Samples:
+def _read_samples(path: pathlib.Path, data: dict[str, Any]) -> Samples:
+    spec = DataSpec.from_dict(data) if data.get("dtype") == "float32" else DataSpec("", (0, 0, 0), 0)
     with zipfile.ZipFile(path) as archive:
-        images, total = _first_rows(archive, "arr_0.npy")
-        labels = _first_rows(archive, "arr_1.npy")[0].tolist() if "arr_1.npy" in archive.namelist() else []
+        images, total = _first_rows(archive, "arr_0.npy", num_shown(spec, _NUM_GRID))
+        labels = _first_rows(archive, "arr_1.npy", _NUM_GRID)[0].tolist() if "arr_1.npy" in archive.namelist() else []
+    shown, class_names = len(images), data.get("class_names")
+    if spec.holds_points:
+        images, labels = drawable(images, spec), []
     names = tuple(class_names[i] if class_names and 0 <= i < len(class_names) else str(i) for i in labels)
-    return Samples(checked(images), names, total)
+    return Samples(checked(images), names, shown, total)
 
 
-def _first_rows(archive: zipfile.ZipFile, member: str) -> tuple[np.ndarray, int]:
+def _first_rows(archive: zipfile.ZipFile, member: str, num: int) -> tuple[np.ndarray, int]:
     """The first rows of an array of an .npz and how many it has: the file may hold far more than fits memory."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
@@ -523,7 +539,7 @@ def _first_rows(archive: zipfile.ZipFile, member: str) -> tuple[np.ndarray, int]
         shape, fortran_order, dtype = header(file)
         if fortran_order or dtype.hasobject or not shape:
             raise ValueError(f"{member} is no plain array with rows")
-        rows = min(shape[0], _NUM_GRID)
+        rows = min(shape[0], num)
         content = file.read(rows * math.prod(shape[1:]) * dtype.itemsize)
     return np.frombuffer(content, dtype).reshape(rows, *shape[1:]), shape[0]
 

@@ -21,8 +21,9 @@ from jax.sharding import Mesh
 from gen_jax import config as configs
 from gen_jax import methods, parallel
 from gen_jax.checkpoint import Checkpoints
+from gen_jax.data.points import drawable
 from gen_jax.figures.grid import grid, save_png
-from gen_jax.method import DataSpec, Method, State, UserError, stream, to_pixels
+from gen_jax.method import DataSpec, Method, State, UserError, stream, to_data
 from gen_jax.run import Run, write_bytes
 
 NUM_IN_GRID = 100
@@ -48,7 +49,7 @@ class Model:
     mesh: Mesh
 
     def sample(self, num: int, labels: Sequence[int] | np.ndarray | None = None, seed: int | None = None) -> np.ndarray:
-        """Returns `num` new images, uint8 [num, H, W, C].
+        """Returns `num` new images, uint8 [num, H, W, C] (the data's own dtype where that is another).
 
         Args:
           num: how many.
@@ -88,9 +89,10 @@ def load(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> Model:
 
 
 def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Generator:
-    """Returns (state, num, labels=None, seed=None, progress=False) -> (images uint8 [num, H, W, C], labels or None).
+    """Returns (state, num, labels=None, seed=None, progress=False) -> (images [num, H, W, C], labels or None).
 
-    Images are made in batches over all devices, each size of batch compiled once.
+    Images are uint8, or of the data's own dtype where that is another. They are made in batches over all devices, each
+    size of batch compiled once.
 
     Raises (the returned function):
       UserError: labels that the method does not take, of another number, or outside the classes.
@@ -100,7 +102,7 @@ def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> G
     def draw(state: State, seed: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
         key = jax.random.fold_in(stream(state.key, "sample"), seed)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(rows["index"])
-        return to_pixels(method.sample(state, keys, rows.get("label")))
+        return to_data(method.sample(state, keys, rows.get("label")), spec)
 
     options = parallel.compiler_options(config.fast_compile_options)
     call = jax.jit(draw, out_shardings=parallel.sharded(mesh), compiler_options=options)
@@ -143,15 +145,16 @@ def _checked_labels(
     return labels.astype(np.int32)
 
 
-def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None, data: str) -> None:
+def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None, spec: DataSpec) -> None:
     """Writes samples.npz (arr_0, and arr_1 where there are labels) and a grid of the first 100, samples.png.
 
-    The picture's description names `data`, the set that the model was trained on.
+    The picture's description names the set that the model was trained on, which `spec` describes.
     """
     buffer = io.BytesIO()
     np.savez_compressed(buffer, images, *(() if labels is None else (labels,)))
     write_bytes(run.samples_npz, buffer.getvalue())
-    save_png(run.workdir / "samples.png", grid(images[:NUM_IN_GRID]), f"Samples of a model trained on {data}")
+    picture = grid(drawable(images, spec)[:NUM_IN_GRID])
+    save_png(run.workdir / "samples.png", picture, f"Samples of a model trained on {spec.name}")
 
 
 def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
@@ -161,5 +164,5 @@ def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None
     num = model.config.sample.num
     images, labels = model.generate(model.state, num, progress=jax.process_index() == 0)
     if jax.process_index() == 0:
-        write_samples(run, images, labels, model.spec.name)
+        write_samples(run, images, labels, model.spec)
         print(f"{num} samples of {run.workdir} (step {int(model.state.step)}): {run.samples_npz}, and samples.png")

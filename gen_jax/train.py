@@ -26,6 +26,7 @@ from gen_jax import __version__, evaluate, methods, parallel, report, sample
 from gen_jax import config as configs
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset, streaming
+from gen_jax.data.points import drawable, num_shown
 from gen_jax.figures.grid import grid, save_png
 from gen_jax.figures.pictures import save_picture
 from gen_jax.method import Method, PyTree, State, UserError, count_parameters, stream
@@ -140,12 +141,12 @@ def _loop(
 
             pause = time.perf_counter()
             if done % config.eval_every == 0 and done < config.num_steps:
-                images, _ = generate(state, NUM_IN_SHEET)
+                images, _ = generate(state, num_shown(data.spec, NUM_IN_SHEET))
                 scores = {f"eval/{k}": v for k, (v, _) in losses(state).items()}
                 if writer:
                     writer.write(done, scores)
                     description = f"Samples at step {done} of a model trained on {data.spec.name}"
-                    save_png(run.samples / f"{done:08d}.png", grid(images), description)
+                    save_png(run.samples / f"{done:08d}.png", grid(drawable(images, data.spec)), description)
             if done % config.checkpoint_every == 0 or last:
                 if not bool(finite(state)):
                     _stop_if_not_finite({}, state, done, checkpoints)
@@ -171,7 +172,7 @@ def _finish(
     report_values = evaluate.judge(config, method, data, mesh, state, images, labels)
     if not chief:
         return
-    sample.write_samples(run, images, labels, data.spec.name)
+    sample.write_samples(run, images, labels, data.spec)
     for number, (name, picture) in enumerate((pictures | evaluate.nearest_picture(images, data)).items()):
         save_picture(run.pictures / f"{number:02d}_{name}.npz", picture)
     evaluate.write_report(run, report_values)
@@ -242,7 +243,8 @@ def make_pictures(method: Method, data: dataset.Dataset, state: State) -> dict[s
     """Returns the method's pictures, made with the first examples of the test (else training) split."""
     rows = data.train if data.test is None else data.test
     batch = {k: jnp.asarray(np.asarray(v[:16])) for k, v in rows.items()} | {"index": jnp.arange(16)}
-    return jax.jit(method.pictures)(state, stream(state.key, "pictures"), batch)
+    pictures = jax.jit(method.pictures)(state, stream(state.key, "pictures"), batch)
+    return {name: each.replace(images=drawable(each.images, data.spec)) for name, each in pictures.items()}
 
 
 def refuse_changes(run: Run, config: Any) -> None:

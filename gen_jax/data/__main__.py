@@ -18,7 +18,8 @@ import PIL.Image
 import PIL.ImageDraw
 
 from gen_jax import command
-from gen_jax.data import dataset
+from gen_jax.data import dataset, gaussians
+from gen_jax.data.points import drawable
 from gen_jax.method import DataSpec, UserError
 
 OPTIONS = ("data_dir", "cache_dir", "train_split", "test_split", "image_size", "channels", "background", "on_error")
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m gen_jax.data",
         description="Prepare and describe a data set: mnist, fashion_mnist, cifar10, any image set of TFDS, "
-        "stroke_digits, image_folder:<dir>.",
+        "stroke_digits, gaussians:grid25, image_folder:<dir>.",
         allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", default="", help="as config.data.name; without it: what is there")
@@ -58,7 +59,8 @@ def main(argv: list[str]) -> None:
     path = pathlib.Path(flags.sheet or f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', data.spec.name)}.png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet(data.train, data.spec.class_names).save(path, "PNG")
+        shown = {**data.train, "image": drawable(data.train["image"], data.spec)}
+        sheet(shown, data.spec.class_names).save(path, "PNG")
     except OSError as error:
         raise UserError(
             f"cannot write the sheet {path} ({error.strerror}): choose another place with --sheet"
@@ -78,7 +80,7 @@ def listing(config: Any) -> str:
     return "\n".join(
         [
             *lines,
-            "drawn without a download: stroke_digits",
+            f"drawn without a download: stroke_digits, {', '.join(gaussians.names())}",
             "your own pictures: image_folder:<dir>",
             "known to TFDS (those with an image each, of bytes, can be read; not all of them are pictures):",
             textwrap.fill(", ".join(prepare.known()), 100, initial_indent="  ", subsequent_indent="  "),

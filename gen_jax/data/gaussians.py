@@ -1,8 +1,7 @@
 """Points of the plane around known centres, as images of one pixel: where a generator's collapse can be counted.
 
 `gaussians:ring8` and `gaussians:grid25` are equal mixtures of round Gaussians. A point is an image f32 [1, 1, 2] of x
-and y as they are: neither bytes nor scaled to [-1, 1]. There are no labels. Nothing is downloaded or cached: the points
-are drawn in a fraction of a second.
+and y. There are no labels. Nothing is downloaded or cached: the points are drawn in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -64,6 +63,16 @@ MIXTURES: dict[str, Mixture] = {
 }
 
 
+def names() -> list[str]:
+    """Returns the names of the sets as `config.data.name` takes them.
+
+    Example:
+      >>> names()
+      ['gaussians:ring8', 'gaussians:grid25']
+    """
+    return [f"{PREFIX}:{name}" for name in MIXTURES]
+
+
 def find(name: str) -> Mixture | None:
     """Returns the mixture that a set of this name is drawn from, or None where it is no set of this module.
 
@@ -99,23 +108,22 @@ def load(name: str, config: Any) -> Dataset:
     Raises:
       UserError: there is no such mixture, or the config asks for what points do not have.
     """
+    full_name = f"{PREFIX}:{name}"
     if name not in MIXTURES:
         near = difflib.get_close_matches(name, MIXTURES, 1, 0.5)
         hint = f"did you mean {PREFIX}:{near[0]}? " if near else ""
-        raise UserError(f"there is no set {PREFIX}:{name}; {hint}there are {', '.join(map(_full_name, MIXTURES))}")
+        raise UserError(f"there is no set {full_name}; {hint}there are {', '.join(names())}")
     if config.image_size or config.channels:
-        raise UserError(f"{_full_name(name)} holds points: config.data.image_size and channels must stay 0")
+        raise UserError(f"{full_name} holds points: config.data.image_size and channels must stay 0")
     for key, allowed in (("train_split", ("train",)), ("test_split", ("test", ""))):
         if config[key] not in allowed:
-            raise UserError(
-                f"config.data.{key} is {config[key]!r}; {_full_name(name)} has no such split: use {allowed[0]}"
-            )
+            raise UserError(f"config.data.{key} is {config[key]!r}; {full_name} has no such split: use {allowed[0]}")
     mixture = MIXTURES[name]
     arrays = {
         split: {"image": draw(mixture, _SEED[split], num).reshape(num, 1, 1, 2)} for split, num in NUM_EXAMPLES.items()
     }
     spec = DataSpec(
-        name=_full_name(name),
+        name=full_name,
         image_shape=(1, 1, 2),
         num_examples=NUM_EXAMPLES["train"],
         fingerprint=cache.fingerprint(arrays["train"]),
@@ -123,7 +131,3 @@ def load(name: str, config: Any) -> Dataset:
         value_range=(-mixture.extent, mixture.extent),
     )
     return Dataset(spec, arrays["train"], arrays["test"] if config.test_split else None)
-
-
-def _full_name(name: str) -> str:
-    return f"{PREFIX}:{name}"
