@@ -1,0 +1,141 @@
+"""What an experiment leaves behind: experiments/results/<name>/ with report.json, table.md and its figures."""
+
+from __future__ import annotations
+
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gen_jax.figures.curve import Axis
+from gen_jax.figures.markup import Html, element, number
+from gen_jax.run import write_bytes, write_json
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+_COLOURS = ("#1f6feb", "#d1242f", "#2da44e", "#bf8700", "#8250df")
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 400, 70, 50, 20  # pixels of a figure
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns rows of equal keys as a table in Markdown; numbers with four digits, on the right.
+
+    Example:
+      >>> print(markdown([{"loss": "hinge", "modes": 25}, {"loss": "minimax", "modes": 3.14159}]))
+      | loss | modes |
+      | --- | ---: |
+      | hinge | 25 |
+      | minimax | 3.142 |
+    """
+    names = list(rows[0])
+    is_number = [isinstance(rows[0][name], int | float) for name in names]
+    rule = ["---:" if right else "---" for right in is_number]
+    lines = [names, rule, *([_told(row[name]) for name in names] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _told(value: Any) -> str:
+    return number(value) if isinstance(value, int | float) else str(value)
+
+
+def write(folder: pathlib.Path, report: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Writes report.json and table.md, and prints the second.
+
+    Args:
+      folder: made where it is missing.
+      report: `command`, `verdict` (one line) and whatever else another reader needs: settings, seeds, versions.
+      tables: rows by title; in report.json too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "report.json", {**report, "tables": tables})
+    parts = [report["verdict"], f"`{report['command']}`"]
+    for title, rows in tables.items():
+        parts += [f"{title}:", markdown(rows)]
+    text = "\n\n".join(parts) + "\n"
+    write_bytes(folder / "table.md", text.encode())
+    print(text, end="")
+
+
+def versions() -> dict[str, str]:
+    """Returns what the figures were measured with."""
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "device": device.device_kind or device.platform,
+    }
+
+
+class Line(NamedTuple):
+    """Values `y` [K] at `x` [K]; as dots where they are measurements."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    dots: bool = False
+
+
+def plot(lines: Sequence[Line], x_label: str, y_label: str, x_axis: Axis, y_axis: Axis) -> str:
+    """Returns lines as an SVG that stands alone, on white; what lies outside the axes is left out.
+
+    Args:
+      lines: a dotted line takes the colour of the one before it.
+      x_label: below.
+      y_label: above.
+      x_axis: the range shown.
+      y_axis: likewise.
+    """
+    right, bottom = _WIDTH - 20, _HEIGHT - _BOTTOM
+
+    def across(values: Any) -> np.ndarray:
+        return _LEFT + (right - _LEFT) * x_axis.place(values)
+
+    def up(values: Any) -> np.ndarray:
+        return bottom - (bottom - _TOP) * y_axis.place(values)
+
+    grid = [element("line", x1=_LEFT, x2=right, y1=y, y2=y) for y in _rounded(up(y_axis.ticks()))]
+    grid += [element("line", x1=x, x2=x, y1=_TOP, y2=bottom) for x in _rounded(across(x_axis.ticks()))]
+    texts = [
+        *(
+            _text(_LEFT - 8, y + 4, number(tick), "end")
+            for y, tick in zip(up(y_axis.ticks()), y_axis.ticks(), strict=True)
+        ),
+        *(_text(x, bottom + 18, number(tick)) for x, tick in zip(across(x_axis.ticks()), x_axis.ticks(), strict=True)),
+        _text((_LEFT + right) / 2, _HEIGHT - 10, x_label),
+        _text(_LEFT, _TOP - 7, y_label, "start"),
+    ]
+    drawn, legend, colour = [], [], -1
+    for line in lines:
+        colour += not (line.dots and drawn)
+        inside = (line.x >= x_axis.low) & (line.x <= x_axis.high) & (line.y >= y_axis.low) & (line.y <= y_axis.high)
+        places = [f"{x:.1f},{y:.1f}" for x, y in zip(across(line.x[inside]), up(line.y[inside]), strict=True)]
+        paint = _COLOURS[colour % len(_COLOURS)]
+        if line.dots:
+            path = "".join(f"M{place}h0" for place in places)
+            drawn.append(element("path", d=path, stroke=paint, stroke_width=4, stroke_linecap="round", fill="none"))
+        else:
+            path = "M" + "L".join(places)
+            drawn.append(element("path", d=path, stroke=paint, stroke_width=1.5, fill="none"))
+        legend.append(_text(right - 8, bottom - 12 - 18 * len(legend), line.name, "end", fill=paint))
+    return element(
+        "svg",
+        element("rect", width=_WIDTH, height=_HEIGHT, fill="white"),
+        element("g", *grid, stroke="#d8dee4"),
+        element("g", *drawn),
+        element("g", *texts, *legend, font_family="sans-serif", font_size=12, fill="#1f2328"),
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        width=_WIDTH,
+        height=_HEIGHT,
+    )
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 1) for value in values]
+
+
+def _text(x: float, y: float, content: str, anchor: str = "middle", **attributes: Any) -> Html:
+    return element("text", content, x=round(x, 1), y=round(y, 1), text_anchor=anchor, **attributes)
