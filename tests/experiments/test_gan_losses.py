@@ -32,7 +32,7 @@ def test_every_game_is_one_that_a_run_could_have():
 
 
 def test_seeds_in_one_program_are_what_they_are_alone():
-    config = tiny("relativistic, R1, instance noise")
+    config = tiny("relativistic, R1 and instance noise")
     method = methods.make(config, SPEC)
     steps = jax.jit(experiment.many_steps(method, config, jnp.asarray(REAL), 3))
 
