@@ -287,9 +287,8 @@ def _points_picture(points: np.ndarray, data: dataset.Dataset) -> dict[str, Pict
         "points": Picture(
             drawable(both, data.spec)[:, 0],  # pyright: ignore[reportArgumentType]  a picture is drawn from either kind
             title="Data and samples",
-            caption=f"{num:,} points each. The brighter, the more of them.",
-            kind="strip",
-            labels=("training data", "samples"),
+            caption=f"Left: {num:,} points of the training data. Right: as many samples. Brighter is more.",
+            columns=2,
         )
     }
 
