@@ -16,10 +16,11 @@ import numpy as np
 
 from gen_jax import config as configs
 from gen_jax import parallel, report, sample
-from gen_jax.data import dataset
-from gen_jax.method import Batch, Method, Picture, Scalars, State, stream, to_bytes
+from gen_jax.data import dataset, gaussians
+from gen_jax.figures import samples as figures
+from gen_jax.method import Batch, Figure, Method, Picture, Scalars, State, stream, to_bytes
 from gen_jax.metrics import classifier as classifiers
-from gen_jax.metrics import disentanglement
+from gen_jax.metrics import disentanglement, modes, ms_ssim
 from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, nearest, precision_recall, thin
 from gen_jax.run import Run, write_json
@@ -27,7 +28,9 @@ from gen_jax.run import Run, write_json
 NUM_NEAREST = 8  # samples whose nearest training images are shown
 NUM_SEARCHED = 60_000  # training images that these are looked for among: a set may be too large to be read whole
 NEIGHBOURS = 5
-BOUNDS = ("loss", "reconstruction", "negative_elbo", "nll", "bits_per_dim")  # of what methods evaluate: to be lowered
+NUM_PAIRS = 100  # of each class, whose similarity is taken; as Odena et al. 2017
+# What methods evaluate, and models of different recipes can be compared by. A loss has the recipe's own weights.
+BOUNDS = ("reconstruction", "negative_elbo", "nll", "bits_per_dim")
 
 
 def evaluate(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
@@ -125,7 +128,7 @@ def judge(
       data: what it was trained on.
       mesh: where the loss is computed.
       state: what is judged.
-      images: its samples, uint8 [N, H, W, C].
+      images: its samples, [N, H, W, C], as `to_data` gives them.
       labels: i32 [N], the classes asked for, or None.
       thorough: also what takes minutes.
     """
@@ -138,6 +141,8 @@ def judge(
         better = "lower" if name.partition("/")[0] in BOUNDS else None
         rows.append(_metric(f"{split}_{name}", value, better, protocol, None, error))
     rows += _judge_codes(config, method, data, mesh, state, thorough)
+    rows += _judge_by_modes(config, data, images, step)
+    rows += _judge_by_similarity(config, data, images, labels, step)
     histogram = None
     if data.spec.num_classes is not None:
         judged, histogram = _judge_by_classifier(config, data, images, labels, step)
@@ -181,6 +186,55 @@ def _judge_codes(
         f"drawn at random; the name says how many, averaged weights, step {step:,}"
     )
     return rows + [_metric(name, value, "higher", protocol) for name, value in values.items()]
+
+
+def _judge_by_modes(config: Any, data: dataset.Dataset, points: np.ndarray, step: int) -> list[dict[str, Any]]:
+    """Returns how samples lie around the centres of the mixture that the data is drawn from, where it is one."""
+    mixture = gaussians.find(data.spec.name)
+    if mixture is None:
+        return []
+    num = len(points)
+    found = modes.scores(points.reshape(num, -1), mixture.centres, mixture.sigma)
+    reference = (None, None, None)
+    if data.test is not None:
+        reference = modes.scores(data.test["image"][:num].reshape(-1, 2), mixture.centres, mixture.sigma)
+    protocol = (
+        f"{num:,} samples ({_sampler(config)}, step {step:,}). Good: within {modes.GOOD_SIGMAS:g} standard deviations "
+        f"of the nearest of {len(mixture.centres)} centres. Covered: {modes.MIN_POINTS} good points at least. Reverse "
+        f"KL: of the samples' shares of the modes from equal ones, in nats. Reference: test points, {num:,} at most"
+    )
+    names = ("modes_covered", "good_points", "reverse_kl")
+    errors = (None, _binomial_error(found.good, num), None)
+    return [
+        _metric(f"{name}/{short(num)}", value, better, protocol, real, error)
+        for name, value, better, real, error in zip(
+            names, found, ("higher", "higher", "lower"), reference, errors, strict=True
+        )
+    ]
+
+
+def _judge_by_similarity(
+    config: Any, data: dataset.Dataset, images: np.ndarray, labels: np.ndarray | None, step: int
+) -> list[dict[str, Any]]:
+    """Returns how alike samples of one class are, where classes were asked for and images are no smaller than a
+    window."""
+    height, width, _ = data.spec.image_shape
+    if labels is None or min(height, width) < ms_ssim.WINDOW or np.bincount(labels).max() < 2:
+        return []
+    found = ms_ssim.within_class(images, labels, NUM_PAIRS)
+    real = None
+    if data.test is not None:
+        rows = dataset.spread(len(data.test["image"]), MAX_REFERENCE)
+        shown = to_bytes(data.test["image"][rows], data.spec.value_range)
+        real = ms_ssim.within_class(shown, data.test["label"][rows], NUM_PAIRS).mean
+    protocol = (
+        f"Mean multi-scale structural similarity of {NUM_PAIRS} random pairs a class, among {len(images):,} samples "
+        f"({_sampler(config)}, step {step:,}); {ms_ssim.num_scales(height, width)} of 5 scales, their weights divided "
+        f"by their sum. Above real images: less variety within a class. Reference: real test images, "
+        f"{MAX_REFERENCE:,} at most"
+    )
+    name = f"within_class_ms_ssim/{ms_ssim.protocol(height, width, NUM_PAIRS)}"
+    return [_metric(name, found.mean, "reference", protocol, real, found.standard_error)]
 
 
 def _judge_by_classifier(
@@ -270,13 +324,17 @@ def _sampler(config: Any) -> str:
     return f"{values.sampler}, {values.num_steps} steps" if "sampler" in values else "one pass"
 
 
-def nearest_picture(images: np.ndarray, data: dataset.Dataset) -> dict[str, Picture]:
-    """Returns a few samples, each beside its nearest training images by distance of pixels.
+def nearest_picture(images: np.ndarray, data: dataset.Dataset) -> dict[str, Figure]:
+    """Returns a few samples, each beside its nearest training images by distance of pixels; points before the data.
 
     Args:
-      images: samples, uint8 [N, H, W, C].
+      images: samples, [N, H, W, C], as `to_data` gives them.
       data: of whose training split at most 60,000 images are looked at.
     """
+    if data.spec.holds_points:
+        num = figures.num_shown(data.spec)
+        caption = f"The first {num:,} samples at most, before as many points of the training data."
+        return {"points": figures.still(images[:num], data.spec, "Samples and data", caption, data.train["image"])}
     queries, train = images[:NUM_NEAREST], _TrainingImages(data, NUM_SEARCHED)
     index, _ = nearest(queries, train, NEIGHBOURS)
     rows = [np.concatenate([query[None], train[near]]) for query, near in zip(queries, index, strict=True)]

@@ -49,7 +49,7 @@ class DataSpec:
       class_names: one name a class, or None where there are no labels.
       fingerprint: hex digest of the content of the training split.
       dtype: of `image` in a batch.
-      value_range: smallest and largest value of a pixel in a batch.
+      value_range: smallest and largest value of a pixel in a batch; a model's range [-1, 1] spans it.
       factor_sizes: number of values of each factor of variation, in the order of a batch's `factors`, or None.
     """
 
@@ -65,6 +65,11 @@ class DataSpec:
     @property
     def num_classes(self) -> int | None:
         return None if self.class_names is None else len(self.class_names)
+
+    @property
+    def holds_points(self) -> bool:
+        """Whether an image is no picture but x and y of a point of the plane, f32 [1, 1, 2]."""
+        return self.dtype == "float32" and self.image_shape == (1, 1, 2)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values; `from_dict` inverts it."""
@@ -134,7 +139,7 @@ class Method(NamedTuple):
 
     init: Callable[[Key], State]
     step: Callable[[State, Batch], tuple[State, Scalars]]  # traced once; {"loss": f32 [], ...}
-    sample: Callable[[State, Array, Array | None], Array]  # keys [N], labels i32 [N] -> f32 [N, H, W, C]
+    sample: Callable[[State, Array, Array | None], Array]  # keys [N], labels i32 [N] -> f32 [N, H, W, C]; see to_data
     evaluate: Callable[[State, Batch, Key], Scalars] | None  # {"loss": f32 [B], ...}: one value an example
     pictures: Callable[[State, Key, Batch], Mapping[str, Figure]]  # what the report shows of this method
     batches_per_step: int = 1  # leaves of Batch are [k, B, ...] where k > 1
@@ -235,6 +240,25 @@ def to_pixels(x: Array) -> Array:
       [0, 128, 255]
     """
     return jnp.clip(jnp.round((x + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def to_data(x: Array, spec: DataSpec) -> Array:
+    """Returns samples in the model's range [-1, 1] as files and measures hold them.
+
+    Pictures become bytes (`to_pixels`), black 0 and white 255 whatever the data's own range. What is no picture is
+    scaled to `spec.value_range`, neither rounded nor clipped.
+
+    Example:
+      >>> to_data(jnp.array([0.5]), DataSpec("mnist", (1, 1, 1), 1)).tolist()
+      [191]
+      >>> points = DataSpec("points", (1, 1, 2), 1, dtype="float32", value_range=(-5.0, 5.0))
+      >>> to_data(jnp.array([0.5, -1.25]), points).tolist()
+      [2.5, -6.25]
+    """
+    if spec.dtype == "uint8":
+        return to_pixels(x)
+    low, high = spec.value_range
+    return ((x + 1) * ((high - low) / 2) + low).astype(spec.dtype)
 
 
 def count_parameters(tree: PyTree) -> int:

@@ -22,11 +22,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from gen_jax.figures import animation, bars, curve, page, scatter
+from gen_jax.figures import animation, bars, curve, page, samples, scatter
 from gen_jax.figures.grid import Images, checked, grid
 from gen_jax.figures.markup import Html, element, join, number
 from gen_jax.figures.pictures import animate, load_picture
-from gen_jax.method import Figure, Scatter, UserError
+from gen_jax.method import DataSpec, Figure, Scatter, UserError
 
 _NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
 _MAX_FRAMES = 24  # of what was drawn as training went
@@ -42,7 +42,11 @@ _MEASURES = {  # in words, and their unit, in the order of their charts
 }
 _ACRONYM = 5  # letters: shorter names of methods are acronyms
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_BETTER = {"lower": "lower is better", "higher": "higher is better"}
+_BETTER = {
+    "lower": "lower is better",
+    "higher": "higher is better",
+    "reference": "nearer to real images is better",
+}
 # What a damaged or half-written file raises, by way of json, zipfile, numpy or Pillow.
 _DAMAGE = (
     OSError,
@@ -62,7 +66,7 @@ T = TypeVar("T")
 class Samples(NamedTuple):
     """The first of the run's samples, unselected."""
 
-    images: Images  # [N, H, W, C], N at most _NUM_GRID
+    images: Images  # [N, H, W, C] with N at most _NUM_GRID, or more points f32 [N, 1, 1, 2]
     labels: tuple[str, ...]  # one an image, or ()
     total: int  # how many the file holds
 
@@ -169,9 +173,7 @@ def read(workdir: pathlib.Path) -> Run:
     for path in sorted((workdir / "pictures").glob("[0-9]*_*.npz")):
         if picture := load(path, load_picture, None):
             run.pictures[path.name] = picture
-    run.samples = load(
-        workdir / "samples.npz", functools.partial(_read_samples, class_names=run.data.get("class_names")), None
-    )
+    run.samples = load(workdir / "samples.npz", functools.partial(_read_samples, data=run.data), None)
     for folder in sorted(path for path in (workdir / "training").glob("*") if path.is_dir()):
         frames = {f"step {int(p.stem):,}": load(p, load_picture, None) for p in _frame_files(folder)}
         whole = {label: frame for label, frame in frames.items() if frame is not None}
@@ -236,10 +238,12 @@ def _describe_data(data: dict[str, Any]) -> Html:
         return Html("a data set that the run does not name")
     height, width, channels = data.get("image_shape", (0, 0, 0))
     colours = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
+    points = _spec_of(data).holds_points
+    kind = "points of the plane" if points else f"{colours} images of {height} {_TIMES} {width} pixels"
     classes = data.get("class_names")
     return join(
         element("strong", data.get("name", "an unnamed data set")),
-        f": {data.get('num_examples', 0):,} {colours} images of {height} {_TIMES} {width} pixels",
+        f": {data.get('num_examples', 0):,} {kind}",
         f" in {len(classes)} classes" if classes else ", without labels",
     )
 
@@ -263,11 +267,15 @@ def _headline(run: Run) -> Html:
     if run.samples is None:
         return _missing("No samples yet. ", run.command("sample"), " writes samples.npz.")
     images, labels, total = run.samples
-    count = min(_NUM_LARGE, len(images))
-    return join(
-        element("div", page.labelled(images[:count], labels[:count], "Generated sample"), class_="headline"),
-        element("p", f"The first {count} of {total:,} samples, in the order drawn: none were picked.", class_="note"),
-    )
+    spec = _spec_of(run.data)
+    count = len(images) if spec.holds_points else min(_NUM_LARGE, len(images))
+    shown = samples.still(images[:count], spec, "Generated samples")
+    if isinstance(shown, Scatter):
+        drawn = page.scatter(shown)
+    else:
+        drawn = element("div", page.labelled(images[:count], labels[:count], "Generated sample"), class_="headline")
+    told = f"The first {count:,} of {total:,} samples, in the order drawn: none were picked."
+    return join(drawn, element("p", told, class_="note"))
 
 
 def _key_figures(run: Run) -> Html:
@@ -305,7 +313,7 @@ def _card(metric: Metric) -> Html:
 
 
 def _grid(run: Run) -> Html | None:
-    if run.samples is None or len(run.samples.images) <= _NUM_LARGE:
+    if run.samples is None or len(run.samples.images) <= _NUM_LARGE or _spec_of(run.data).holds_points:
         return None
     images = run.samples.images
     caption = f"The first {len(images)} samples, in the order drawn."
@@ -518,15 +526,25 @@ def _seconds(lines: list[dict[str, Any]]) -> float:
     return total
 
 
-def _read_samples(path: pathlib.Path, class_names: list[str] | None) -> Samples:
+def _spec_of(data: dict[str, Any]) -> DataSpec:
+    """What tells whether samples are pictures; they are where the files do not say."""
+    return DataSpec("", tuple(data.get("image_shape", (0, 0, 0))), 0, dtype=str(data.get("dtype", "uint8")))
+
+
+def _read_samples(path: pathlib.Path, data: dict[str, Any]) -> Samples:
+    spec, class_names = _spec_of(data), data.get("class_names")
     with zipfile.ZipFile(path) as archive:
-        images, total = _first_rows(archive, "arr_0.npy")
-        labels = _first_rows(archive, "arr_1.npy")[0].tolist() if "arr_1.npy" in archive.namelist() else []
+        images, total = _first_rows(archive, "arr_0.npy", samples.num_shown(spec, _NUM_GRID))
+        labels = _first_rows(archive, "arr_1.npy", _NUM_GRID)[0].tolist() if "arr_1.npy" in archive.namelist() else []
+    if spec.holds_points:
+        if images.shape[1:] != spec.image_shape or not np.issubdtype(images.dtype, np.floating):
+            raise ValueError(f"holds {images.dtype} {list(images.shape)}, which are no points")
+        return Samples(images, (), total)
     names = tuple(class_names[i] if class_names and 0 <= i < len(class_names) else str(i) for i in labels)
     return Samples(checked(images), names, total)
 
 
-def _first_rows(archive: zipfile.ZipFile, member: str) -> tuple[np.ndarray, int]:
+def _first_rows(archive: zipfile.ZipFile, member: str, num: int) -> tuple[np.ndarray, int]:
     """The first rows of an array of an .npz and how many it has: the file may hold far more than fits memory."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
@@ -534,7 +552,7 @@ def _first_rows(archive: zipfile.ZipFile, member: str) -> tuple[np.ndarray, int]
         shape, fortran_order, dtype = header(file)
         if fortran_order or dtype.hasobject or not shape:
             raise ValueError(f"{member} is no plain array with rows")
-        rows = min(shape[0], _NUM_GRID)
+        rows = min(shape[0], num)
         content = file.read(rows * math.prod(shape[1:]) * dtype.itemsize)
     return np.frombuffer(content, dtype).reshape(rows, *shape[1:]), shape[0]
 

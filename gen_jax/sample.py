@@ -24,8 +24,9 @@ from jax.sharding import Mesh
 from gen_jax import config as configs
 from gen_jax import methods, parallel
 from gen_jax.checkpoint import Checkpoints
-from gen_jax.figures.grid import grid, save_png
-from gen_jax.method import DataSpec, Method, State, UserError, stream, to_pixels
+from gen_jax.figures import samples as figures
+from gen_jax.figures.grid import save_png
+from gen_jax.method import DataSpec, Method, State, UserError, stream, to_data
 from gen_jax.run import Run, replacing, to_json, write_json, writing
 
 NUM_IN_GRID = 100
@@ -53,7 +54,7 @@ class Model:
     mesh: Mesh
 
     def sample(self, num: int, labels: Sequence[int] | np.ndarray | None = None, seed: int | None = None) -> np.ndarray:
-        """Returns `num` new images, uint8 [num, H, W, C].
+        """Returns `num` new images, uint8 [num, H, W, C] (points of the plane: f32 [num, 1, 1, 2]).
 
         Args:
           num: how many.
@@ -70,7 +71,7 @@ class Model:
     @functools.cached_property
     def batches(self) -> Batches:
         """`make_batches` of this model: compiled once."""
-        return make_batches(self.method, self.config, self.mesh)
+        return make_batches(self.method, self.config, self.spec, self.mesh)
 
 
 def load(
@@ -105,18 +106,18 @@ def load(
     return Model(config, spec, method, state, mesh)
 
 
-def make_batches(method: Method, config: Any, mesh: Mesh) -> Batches:
-    """Returns (state, labels, start, num, seed=None) -> iterator over images start..num, uint8 [b, H, W, C] at a time.
+def make_batches(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Batches:
+    """Returns (state, labels, start, num, seed=None) -> iterator over images start..num, [b, H, W, C] at a time.
 
-    Batches are made over all devices, and each size of batch is compiled once. `labels` are those of all `num` images,
-    checked, or None.
+    Images are as `to_data` gives them: uint8, but for points of the plane. Batches are made over all devices, and each
+    size of batch is compiled once. `labels` are those of all `num` images, checked, or None.
     """
     processes, size_of = jax.process_count(), functools.partial(batch_size, config, mesh)
 
     def draw(state: State, seed: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
         key = jax.random.fold_in(stream(state.key, "sample"), seed)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(rows["index"])
-        return to_pixels(method.sample(state, keys, rows.get("label")))
+        return to_data(method.sample(state, keys, rows.get("label")), spec)
 
     options = parallel.compiler_options(config.fast_compile_options)
     call = jax.jit(draw, out_shardings=parallel.sharded(mesh), compiler_options=options)
@@ -141,12 +142,12 @@ def batch_size(config: Any, mesh: Mesh, num: int) -> int:
 
 
 def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Generator:
-    """Returns (state, num, labels=None, seed=None, progress=False) -> (images uint8 [num, H, W, C], labels or None).
+    """Returns (state, num, labels=None, seed=None, progress=False) -> (images [num, H, W, C], labels or None).
 
     Raises (the returned function):
       UserError: labels that the method does not take, of another number, or outside the classes.
     """
-    batches = make_batches(method, config, mesh)
+    batches = make_batches(method, config, spec, mesh)
 
     def generate(
         state: State,
@@ -183,31 +184,33 @@ def checked_labels(
     return labels.astype(np.int32)
 
 
-def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None, data: str) -> None:
+def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None, spec: DataSpec) -> None:
     """Writes samples.npz (`arr_0` images, `arr_1` labels where there are any, `data`) and a grid of the first 100.
 
-    Both files name `data`, the set that the model was trained on.
+    Both files name the set that the model was trained on, which `spec` describes.
     """
-    _write([images], images.shape, run, labels, data)
+    _write([images], images.shape, run, labels, spec)
 
 
 def _write(
-    pieces: Iterable[np.ndarray], shape: tuple[int, ...], run: Run, labels: np.ndarray | None, data: str
+    pieces: Iterable[np.ndarray], shape: tuple[int, ...], run: Run, labels: np.ndarray | None, spec: DataSpec
 ) -> None:
-    """As `write_samples`, of images uint8 `shape` in pieces; no two pieces need be in memory at a time."""
+    """As `write_samples`, of images `shape` in pieces; no two pieces need be in memory at a time."""
     with replacing(run.samples_npz) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as member:
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+            descr = np.lib.format.dtype_to_descr(np.dtype(spec.dtype))
+            header = {"descr": descr, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, header)
             first: list[np.ndarray] = []
             for images in pieces:
                 member.write(np.ascontiguousarray(images).data)
-                first = first or [images[:NUM_IN_GRID].copy()]  # a view would hold the piece
-        for name, array in {"arr_1": labels, "data": np.array(data)}.items():
+                first = first or [images[: figures.num_shown(spec, NUM_IN_GRID)].copy()]  # a view would hold the piece
+        for name, array in {"arr_1": labels, "data": np.array(spec.name)}.items():
             if array is not None:
                 with archive.open(f"{name}.npy", "w") as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
-    save_png(run.workdir / "samples.png", grid(first[0]), f"Samples of a model trained on {data}")
+    description = f"Samples of a model trained on {spec.name}"
+    save_png(run.workdir / "samples.png", figures.pixels(figures.still(first[0], spec, description)), description)
 
 
 def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
@@ -220,14 +223,14 @@ def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None
     config, run, step, chief = model.config, Run(workdir), int(model.state.step), jax.process_index() == 0
     num, size = config.sample.num, batch_size(config, model.mesh, config.sample.num)
     labels = checked_labels(model.method, model.spec, num, None)
-    pieces = Pieces(run.sample_pieces, (num, *model.spec.image_shape), size * max(1, PIECE // size))
+    pieces = Pieces(run.sample_pieces, (num, *model.spec.image_shape), size * max(1, PIECE // size), model.spec.dtype)
     # One process at a time draws here; others may train, or look at the run.
     with Run(pieces.folder).lock() if chief else contextlib.nullcontext():
         plan = {"config": config.to_dict(), "checkpoint_step": step, "piece": pieces.rows}
         start = parallel.from_first_process(pieces.resume(plan) if chief else 0)
         pieces.write(_counted(model.batches(model.state, labels, start, num), num, chief, start), start, chief)
         if chief:
-            _write(pieces.read(), pieces.shape, run, labels, model.spec.name)
+            _write(pieces.read(), pieces.shape, run, labels, model.spec)
             pieces.remove()
             print(f"{num} samples of {run.workdir} (step {step}): {run.samples_npz}, and samples.png")
 
@@ -238,13 +241,15 @@ class Pieces:
 
     Attributes:
       folder: holds them, and the plan that they belong to.
-      shape: of all images, uint8 [N, H, W, C].
+      shape: of all images, [N, H, W, C].
       rows: images a piece, a whole number of batches; the last one may hold fewer.
+      dtype: of a pixel.
     """
 
     folder: pathlib.Path
     shape: tuple[int, ...]
     rows: int
+    dtype: str = "uint8"
 
     def resume(self, plan: dict[str, Any]) -> int:
         """Returns how many images are there already, of pieces without a gap; removes those of another plan."""
@@ -291,4 +296,4 @@ class Pieces:
             found = np.load(self._path(start), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return False
-        return found.shape == (min(self.rows, self.shape[0] - start), *self.shape[1:]) and found.dtype == np.uint8
+        return found.shape == (min(self.rows, self.shape[0] - start), *self.shape[1:]) and found.dtype == self.dtype

@@ -26,15 +26,15 @@ from gen_jax import __version__, evaluate, methods, parallel, report, sample
 from gen_jax import config as configs
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset, streaming
-from gen_jax.figures.grid import grid, save_png
+from gen_jax.figures import samples as figures
+from gen_jax.figures.grid import save_png
 from gen_jax.figures.pictures import save_picture
-from gen_jax.method import Figure, Method, Picture, PyTree, State, UserError, count_parameters, stream
+from gen_jax.method import Figure, Method, PyTree, State, UserError, count_parameters, stream
 from gen_jax.run import Run, writing
 from gen_jax.writers import Progress, Writer
 
 Rows: TypeAlias = dict[str, np.ndarray]
 
-NUM_IN_SHEET = 64  # samples drawn as training goes
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
@@ -106,7 +106,7 @@ def _loop(
         state = first.result()
     finite = jax.jit(_all_finite)
     losses = evaluate.make_losses(config, method, data, mesh)
-    generate, snapshots = sample.make_generator(method, config, data.spec, mesh), _make_snapshots(method)
+    generate, snapshots = sample.make_generator(method, config, data.spec, mesh), _make_snapshots(method, data)
     plan = _plan(config, update, state, feed, start)
     if chief:
         print(plan, flush=True)
@@ -144,7 +144,7 @@ def _loop(
 
             pause = time.perf_counter()
             if done % config.eval_every == 0 and done < config.num_steps:
-                frames = snapshots(state, generate(state, NUM_IN_SHEET)[0])
+                frames = snapshots(state, generate(state, figures.num_shown(data.spec))[0])
                 scores = {f"eval/{k}": v for k, (v, _) in losses(state).items()}
                 if writer:
                     writer.write(done, scores)
@@ -171,12 +171,12 @@ def _finish(
     generate = sample.make_generator(method, config, data.spec, mesh)
     images, labels = generate(state, config.sample.num, progress=chief)
     pictures = make_pictures(method, data, state)
-    enough = len(images) >= NUM_IN_SHEET
-    frames = _make_snapshots(method)(state, images if enough else generate(state, NUM_IN_SHEET)[0])
+    needed = figures.num_shown(data.spec)
+    frames = _make_snapshots(method, data)(state, images if len(images) >= needed else generate(state, needed)[0])
     report_values = evaluate.judge(config, method, data, mesh, state, images, labels)
     if not chief:
         return
-    sample.write_samples(run, images, labels, data.spec.name)
+    sample.write_samples(run, images, labels, data.spec)
     _save_snapshots(run, int(state.step), frames, data.spec.name)
     for number, (name, picture) in enumerate((pictures | evaluate.nearest_picture(images, data)).items()):
         save_picture(run.pictures / f"{number:02d}_{name}.npz", picture, data.spec.name)
@@ -260,18 +260,15 @@ def make_pictures(method: Method, data: dataset.Dataset, state: State) -> dict[s
     return {name: shown[name] for name in names}
 
 
-def _make_snapshots(method: Method) -> Callable[[State, np.ndarray], Mapping[str, Figure]]:
+def _make_snapshots(method: Method, data: dataset.Dataset) -> Callable[[State, np.ndarray], Mapping[str, Figure]]:
     """Returns (state, samples) -> what is drawn as training goes: the first samples, and the method's own."""
     own = None if method.snapshots is None else jax.jit(method.snapshots)
 
     def snapshots(state: State, images: np.ndarray) -> Mapping[str, Figure]:
-        sheet = Picture(
-            images[:NUM_IN_SHEET],  # pyright: ignore[reportArgumentType]  a picture is drawn from either kind of array
-            title="Samples as training went",
-            caption=f"The first {NUM_IN_SHEET} samples, made of the same random numbers each time.",
-        )
-        drawn = {"samples": sheet} if images.shape[-1] in (1, 3) else {}  # points in the plane are no pictures
-        return {**drawn, **(own(state, stream(state.key, "pictures")) if own else {})}
+        num = figures.num_shown(data.spec)
+        caption = f"The first {num:,} samples, made of the same random numbers each time."
+        shown = figures.still(images[:num], data.spec, "Samples as training went", caption, data.train["image"])
+        return {"samples": shown, **(own(state, stream(state.key, "pictures")) if own else {})}
 
     return snapshots
 
@@ -281,9 +278,9 @@ def _save_snapshots(run: Run, step: int, frames: Mapping[str, Figure], data: str
         for name, picture in frames.items():
             path = run.training / name / f"{step:08d}.npz"
             save_picture(path, picture, data)
-            if isinstance(picture, Picture):  # to be looked at while the run goes on
-                description = f"{name.capitalize()} at step {step} of a model trained on {data}"
-                save_png(path.with_suffix(".png"), grid(np.asarray(picture.images), picture.columns), description)
+            # To be looked at while the run goes on.
+            description = f"{name.capitalize()} at step {step} of a model trained on {data}"
+            save_png(path.with_suffix(".png"), figures.pixels(picture), description)
 
 
 def _forget_snapshots(run: Run, step: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 import tqdm
@@ -103,9 +105,10 @@ class _Events:
     killed, and blocks for ever once it has died of a full disk."""
 
     def __init__(self, run: Run, data: str):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-        from tensorboardX.summary import text
+        with _hidden("torch"):  # tensorboardX imports it where it is installed, which takes seconds
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+            from tensorboardX.summary import text
 
         for old in run.tensorboard.glob("events.out.tfevents.*"):
             old.unlink()
@@ -130,6 +133,19 @@ class _Events:
 
     def close(self) -> None:
         self._writer.close()
+
+
+@contextlib.contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Lets imports of a module fail as if it were not installed."""
+    found = sys.modules.get(module)
+    sys.modules[module] = None  # pyright: ignore[reportArgumentType]  this is how an import is forbidden
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+        if found is not None:
+            sys.modules[module] = found
 
 
 class Progress:

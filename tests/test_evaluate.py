@@ -8,7 +8,7 @@ import pytest
 
 from gen_jax import config as configs
 from gen_jax import evaluate, main, parallel
-from gen_jax.data import dataset
+from gen_jax.data import dataset, gaussians
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, Method, State, UserError
 
@@ -41,7 +41,7 @@ def test_without_a_test_split_training_examples_are_judged_and_called_so():
     config = configs.base_config()
     config.eval.num_examples = 20
     (row,) = evaluate.judge(config, method, data, parallel.make_mesh(1), state, images, None)["metrics"]
-    assert (row["name"], row["better"]) == ("training_loss", "lower")
+    assert (row["name"], row["better"]) == ("training_loss", None)
     assert row["protocol"].startswith("mean over 20 training examples, spread over the set")
     assert row["value"] == pytest.approx(dataset.spread(50, 20).mean())
 
@@ -92,6 +92,50 @@ def test_neighbours_are_sought_among_images_as_they_are_shown(monkeypatch):
     assert "of 40 spread over the set, the 5 training images" in picture.caption
     monkeypatch.setattr(evaluate, "NUM_SEARCHED", 90)
     assert "Beside it: the 5 training images" in evaluate.nearest_picture(sample, data)["nearest"].caption
+
+
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_a_collapsed_class_is_more_alike_than_real_images_of_it(collapsed):
+    rng = np.random.default_rng(0)
+    test = {"image": rng.integers(0, 256, (60, 28, 28, 1)).astype(np.uint8), "label": np.arange(60, dtype=np.int32) % 3}
+    spec = DataSpec("x", (28, 28, 1), 60, ("a", "b", "c"))
+    data = Dataset(spec, test, test)
+    images = test["image"][test["label"]] if collapsed else test["image"][::-1]  # one picture a class, or all
+    (row,) = evaluate._judge_by_similarity(configs.base_config(), data, images, test["label"], 7)
+    assert row["name"] == "within_class_ms_ssim/2_scales_100_pairs"
+    if collapsed:
+        assert row["value"] == pytest.approx(1, abs=1e-9)
+        assert row["reference"] < 0.3
+    else:
+        assert row["value"] == pytest.approx(row["reference"], abs=0.05)
+
+
+def test_similarity_within_classes_needs_classes_and_a_window():
+    config, labels = configs.base_config(), np.zeros(4, np.int32)
+    small = Dataset(DataSpec("x", (8, 8, 1), 4, ("a",)), {}, None)
+    assert evaluate._judge_by_similarity(config, small, np.zeros((4, 8, 8, 1), np.uint8), labels, 0) == []
+    large = Dataset(DataSpec("x", (16, 16, 1), 4, ("a",)), {}, None)
+    assert evaluate._judge_by_similarity(config, large, np.zeros((4, 16, 16, 1), np.uint8), None, 0) == []
+    one_each = np.arange(4, dtype=np.int32)
+    assert evaluate._judge_by_similarity(config, large, np.zeros((4, 16, 16, 1), np.uint8), one_each, 0) == []
+    (row,) = evaluate._judge_by_similarity(config, large, np.zeros((4, 16, 16, 1), np.uint8), labels, 0)
+    assert (row["value"], row["reference"]) == (1.0, None)
+
+
+def test_modes_of_a_mixture_are_counted_beside_those_of_test_points():
+    from conftest import data_config
+
+    data = dataset.load(data_config("", "gaussians:ring8"))
+    half = gaussians.MIXTURES["ring8"].centres[:4]
+    points = np.repeat(half, 500, axis=0).reshape(-1, 1, 1, 2).astype(np.float32)
+    rows = evaluate._judge_by_modes(configs.base_config(), data, points, 3)
+    assert [(row["name"], row["value"]) for row in rows] == [
+        ("modes_covered/2k", 4),
+        ("good_points/2k", 1.0),
+        ("reverse_kl/2k", pytest.approx(np.log(2))),
+    ]
+    assert rows[0]["reference"] == 8
+    assert rows[1]["reference"] == pytest.approx(1 - np.exp(-4.5), abs=0.01)
 
 
 def test_the_mode_judges_and_keeps_other_figures_of_the_checkpoint(tiny_run, tmp_path, capsys):

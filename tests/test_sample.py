@@ -10,7 +10,7 @@ import pytest
 
 import gen_jax
 from gen_jax import main, parallel, sample
-from gen_jax.method import UserError
+from gen_jax.method import DataSpec, UserError
 from gen_jax.run import Run
 
 
@@ -131,7 +131,7 @@ def test_fifty_thousand_images_take_no_more_memory_than_five_thousand(tmp_path):
         run.sample_pieces.mkdir()
         tracemalloc.start()
         pieces.write((np.full((min(250, num - i), *shape[1:]), i % 251, np.uint8) for i in range(0, num, 250)), 0)
-        sample._write(pieces.read(), shape, run, None, "made_up")
+        sample._write(pieces.read(), shape, run, None, DataSpec("made_up", shape[1:], num))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         pieces.remove()
@@ -146,7 +146,7 @@ def test_fifty_thousand_images_take_no_more_memory_than_five_thousand(tmp_path):
 def test_the_file_is_what_numpy_would_write(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), np.uint8)
     labels = np.arange(30, dtype=np.int32)
-    sample.write_samples(Run(tmp_path), images, labels, "größe")
+    sample.write_samples(Run(tmp_path), images, labels, DataSpec("größe", (2, 2, 1), 1))
     np.savez_compressed(tmp_path / "expected.npz", images, labels, data=np.array("größe"))
     with np.load(tmp_path / "samples.npz") as stored, np.load(tmp_path / "expected.npz") as expected:
         assert sorted(stored.files) == sorted(expected.files)

@@ -141,3 +141,15 @@ def test_process_ends_well_with_its_bar_still_open():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stderr.splitlines()[-1].startswith("2/5 steps")
+
+
+def test_events_do_not_import_torch_where_it_is_installed(tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    code = (
+        "import sys; from gen_jax.writers import Writer; Writer('run', 0, 'mnist').close(); "
+        "assert 'torch' not in sys.modules; import torch"  # nor does it stay hidden
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.stderr.strip() == "torch was imported"
+    assert list(tmp_path.glob("run/tensorboard/events*"))

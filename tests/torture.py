@@ -37,7 +37,7 @@ from gen_jax.writers import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NUM_STEPS = 40
-TINY = ("--config.batch_size=16", f"--config.num_steps={NUM_STEPS}", "--config.log_every=2", "--config.eval_every=10",
+TINY = ("--config.batch_size=16", f"--config.num_steps={NUM_STEPS}", "--config.log_every=2", "--config.eval_every=20",
         "--config.checkpoint_every=4", "--config.sample.num=20", "--config.sample.batch_size=20",
         "--config.eval.num_examples=20", "--config.eval.classifier_steps=10")  # fmt: skip
 MOST_KILLS = 3

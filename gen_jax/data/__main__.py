@@ -18,7 +18,7 @@ import PIL.Image
 import PIL.ImageDraw
 
 from gen_jax import command
-from gen_jax.data import dataset
+from gen_jax.data import dataset, gaussians
 from gen_jax.method import DataSpec, UserError, to_bytes
 
 OPTIONS = ("data_dir", "cache_dir", "train_split", "test_split", "image_size", "channels", "background", "on_error")
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m gen_jax.data",
         description="Prepare and describe a data set: mnist, fashion_mnist, cifar10, any image set of TFDS, "
-        "stroke_digits, dsprites, image_folder:<dir>.",
+        "stroke_digits, dsprites, gaussians:grid25, image_folder:<dir>.",
         allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", default="", help="as config.data.name; without it: what is there")
@@ -58,7 +58,11 @@ def main(argv: list[str]) -> None:
     path = pathlib.Path(flags.sheet or f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', data.spec.name)}.png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet(data.train, data.spec.class_names, data.spec.value_range).save(path, "PNG")
+        if data.spec.holds_points:
+            drawn = cloud(data.train["image"], data.spec.value_range)
+        else:
+            drawn = sheet(data.train, data.spec.class_names, data.spec.value_range)
+        drawn.save(path, "PNG")
     except OSError as error:
         raise UserError(
             f"cannot write the sheet {path} ({error.strerror}): choose another place with --sheet"
@@ -78,7 +82,7 @@ def listing(config: Any) -> str:
     return "\n".join(
         [
             *lines,
-            "drawn without a download: stroke_digits, dsprites",
+            f"drawn without a download: stroke_digits, dsprites, {', '.join(gaussians.names())}",
             "your own pictures: image_folder:<dir>",
             "known to TFDS (those with an image each, of bytes, can be read; not all of them are pictures):",
             textwrap.fill(", ".join(prepare.known()), 100, initial_indent="  ", subsequent_indent="  "),
@@ -116,6 +120,27 @@ def _balance(arrays: Mapping[str, Any], num_classes: int | None) -> str:
         return ""
     count = np.bincount(arrays["label"], minlength=num_classes)
     return f", {count.min():,} to {count.max():,} a class"
+
+
+def cloud(points: np.ndarray, value_range: tuple[float, float], side: int = 256) -> PIL.Image.Image:
+    """Returns points of the plane as a picture, white on black: x to the right, y upwards.
+
+    A pixel with one point is half as bright as can be, and each further point halves what is missing.
+
+    Args:
+      points: [N, 2] or [N, 1, 1, 2]. What lies outside of the range, or is not finite, is not shown.
+      value_range: of both axes.
+      side: pixels.
+
+    Example:
+      >>> np.asarray(cloud(np.array([[0.1, 0.1], [0.1, 0.2], [1.9, 1.1], [7.0, 0.0]]), (0.0, 2.0), side=2)).tolist()
+      [[0, 128], [191, 0]]
+    """
+    points = points.reshape(-1, 2)
+    across, up = points[np.isfinite(points).all(axis=1)].T
+    count, _, _ = np.histogram2d(up, across, bins=side, range=[value_range, value_range])
+    count = count[::-1]
+    return PIL.Image.fromarray(np.rint(255 * (1 - 0.5**count)).astype(np.uint8))
 
 
 def sheet(

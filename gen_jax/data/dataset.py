@@ -25,6 +25,7 @@ LOADERS: dict[str, str] = {
     "stroke_digits": "gen_jax.data.stroke_digits",
     "image_folder": "gen_jax.data.image_folder",
     "dsprites": "gen_jax.data.dsprites",
+    "gaussians": "gen_jax.data.gaussians",
 }
 """From the prefix of a name ("tfds:mnist", "stroke_digits") to the module whose `load(rest, config)` reads it,
 imported when asked for; `rest` is what stands behind the colon. A name without one of these prefixes is a name of
@@ -41,8 +42,8 @@ class Dataset:
 
     Attributes:
       spec: what methods and reports need to know, with the fingerprint of the training split.
-      train: `image` uint8 [N, H, W, C], with values in `spec.value_range`, and, where the set has labels, `label`
-        i32 [N]; where its factors of variation are known, `factors` i32 [N, F].
+      train: `image` [N, H, W, C] of the spec's dtype (mostly uint8), with values in `spec.value_range`, and, where the
+        set has labels, `label` i32 [N]; where its factors of variation are known, `factors` i32 [N, F].
       test: the same for the test split, or None.
     """
 
@@ -64,9 +65,9 @@ def load(config: Any) -> Dataset:
 
     Args:
       config: as `data` of `config.base_config()`: `name` ("mnist", "tfds:mnist", with version "mnist:3.0.1",
-        "stroke_digits", "dsprites", "image_folder:<dir>"); `data_dir` ("" for TFDS's own folder); `cache_dir`
-        ("" for the user's); `train_split`; `test_split` ("" for none); `image_size`, `channels`, `background`;
-        `offline_substitute` ("" for none). Splits may be slices ("train[:10%]").
+        "stroke_digits", "dsprites", "gaussians:grid25", "image_folder:<dir>"); `data_dir` ("" for TFDS's own folder);
+        `cache_dir` ("" for the user's); `train_split`; `test_split` ("" for none); `image_size`, `channels`,
+        `background`; `offline_substitute` ("" for none). Splits may be slices ("train[:10%]").
 
     Raises:
       UserError: there is no such set, or it does not hold images of one size; one line that says what to do.

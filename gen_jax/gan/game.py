@@ -75,149 +75,190 @@ def make(config: Any, spec: DataSpec, objective: Objective) -> Method:
       UserError: an unknown name, a value that cannot be, or values that do not go together.
     """
     c = config.gan
-    require_choice("gan.penalty", c.penalty, penalties.CHOICES)
-    require_choice("gan.constraint", c.constraint, constraints.CONSTRAINTS)
-    _check_numbers(c)
-    dtype = jnp.dtype(config.compute_dtype)
-    generator, discriminator = networks.make(
-        config.network, spec.image_shape, objective.generator_classes, objective.discriminator_classes,
-        objective.num_outputs, dtype,
-    )  # fmt: skip
-    _refuse_what_batch_norm_cannot(config, generator, discriminator)
-    constraint = constraints.make(c.constraint, c.clip)
-    penalty = penalties.make(c.penalty, c.penalty_weight)
-    to_range = functools.partial(to_model, value_range=spec.value_range)
-    add_noise = _instance_noise(c.instance_noise, c.instance_noise_steps)
-    optimize_generator = optimizer.make(config.optimizer, config.num_steps, config.ema)
-    optimize_discriminator = optimizer.make(_discriminator_optimizer(config), config.num_steps * c.critic_steps, 0.0)
-
-    def init(key: Key) -> State:
-        key_generator, key_discriminator, key_vectors = jax.random.split(stream(key, "init"), 3)
-        x, label = jnp.zeros((2, *spec.image_shape)), jnp.zeros(2, jnp.int32)
-        made = generator.init(key_generator, jnp.zeros((2, c.latents)), label)
-        judge = discriminator.init(key_discriminator, x, label)
-        params = {"generator": made.pop("params"), "discriminator": judge.pop("params")}
-        vectors = constraint.init(key_vectors, params["discriminator"])
-        return State(
-            step=jnp.zeros((), jnp.int32),
-            key=key,
-            params=params,
-            variables={"generator": made, "discriminator": judge, "vectors": vectors},
-            opt_state={
-                "generator": optimize_generator.init(params["generator"]),
-                "discriminator": optimize_discriminator.init(params["discriminator"]),
-            },
-            ema=jax.tree.map(jnp.copy, {"generator": params["generator"], "generator_variables": made}),
-            frozen={},
-        )
-
-    def noise(key: Key) -> Array:
-        return jax.random.normal(key, (c.latents,))
-
-    def generate(params: PyTree, variables: PyTree, z: Array, label: Array | None) -> tuple[Array, PyTree]:
-        """Images in training, and the running averages after them."""
-        return generator.apply({"params": params, **variables}, z, label, train=True, mutable=["batch_stats"])  # pyright: ignore[reportReturnType]
-
-    def discriminate(weights: PyTree, state: State, x: Array, batch: Batch, key: Key) -> tuple[Array, PyTree]:
-        """The discriminator's output in training, and its running averages after it."""
-        key_noise, key_dropout, key_activations = jax.random.split(key, 3)
-        return discriminator.apply(
-            {"params": weights, **state.variables["discriminator"]},
-            add_noise(x, state.step, batch["index"], key_noise),
-            batch.get("label"),
-            batch["index"],
-            train=True,
-            rngs={"dropout": key_dropout, "noise": key_activations},
-            mutable=["batch_stats"],
-        )  # pyright: ignore[reportReturnType]
-
-    def train_discriminator(state: State, batch: Batch, key: Key) -> tuple[State, Scalars]:
-        key_z, key_real, key_fake, key_between, key_penalty, _ = jax.random.split(key, 6)
-        vectors = constraint.advance(state.params["discriminator"], state.variables["vectors"])
-
-        def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
-            real, z = to_range(batch["image"]), draw(key_z, batch["index"], noise)
-            fake, _ = generate(state.params["generator"], state.variables["generator"], z, batch.get("label"))
-            weights = constraint.weights(params, vectors)
-            real_output, variables = discriminate(weights, state, real, batch, key_real)
-            fake_output, _ = discriminate(weights, state, fake, batch, key_fake)
-            losses, values = objective.discriminator(real_output, fake_output, batch.get("label"))
-
-            def logits(x: Array) -> Array:
-                return objective.logits(discriminate(weights, state, x, batch, key_penalty)[0])
-
-            u = draw(key_between, batch["index"], jax.random.uniform)
-            steep, more = penalty(logits, real, fake, u)
-            loss = jnp.mean(losses) + steep
-            scalars = {"loss": loss, "discriminator_loss": jnp.mean(losses)} | more
-            return loss, (scalars | jax.tree.map(jnp.mean, values), variables)
-
-        params = state.params["discriminator"]
-        (scalars, variables), grads = optimizer.value_and_grad(loss_fn, params, batch, config.accumulate)
-        state, norms = optimize_discriminator.apply(state, "discriminator", grads)
-        bounded = constraint.project(state.params["discriminator"])
-        state = state.replace(
-            params=state.params | {"discriminator": bounded},
-            variables=state.variables | {"discriminator": variables, "vectors": vectors},
-        )
-        return state, scalars | {"discriminator_grad_norm": norms["grad_norm"]}
-
-    def train_generator(state: State, batch: Batch, key: Key) -> tuple[State, Scalars]:
-        key_z, key_real, *_, key_judge = jax.random.split(key, 6)
-        weights = constraint.weights(state.params["discriminator"], state.variables["vectors"])
-
-        def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
-            z = draw(key_z, batch["index"], noise)
-            fake, variables = generate(params, state.variables["generator"], z, batch.get("label"))
-            fake_output, _ = discriminate(weights, state, fake, batch, key_judge)
-            # Where a loss does not look at real images, XLA leaves this pass out.
-            real_output, _ = discriminate(weights, state, to_range(batch["image"]), batch, key_real)
-            losses, values = objective.generator(real_output, fake_output, batch.get("label"))
-            loss = jnp.mean(losses)
-            return loss, ({"generator_loss": loss} | jax.tree.map(jnp.mean, values), variables)
-
-        params = state.params["generator"]
-        (scalars, variables), grads = optimizer.value_and_grad(loss_fn, params, batch, config.accumulate)
-        state, norms = optimize_generator.apply(state, "generator", grads)
-        average = optimizer.moving_average(state.ema["generator_variables"], variables, state.step, config.ema)
-        state = state.replace(
-            variables=state.variables | {"generator": variables}, ema=state.ema | {"generator_variables": average}
-        )
-        return state, scalars | norms
+    game = _assemble(config, spec, objective)
 
     def step(state: State, batch: Batch) -> tuple[State, Scalars]:
         key = jax.random.fold_in(stream(state.key, "step"), state.step)
         batches = batch if c.critic_steps > 1 else jax.tree.map(lambda x: x[None], batch)  # [k, B, ...]
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(c.critic_steps))
+        train_discriminator = functools.partial(_train_discriminator, game)
         state, scalars = parallel.loop(lambda state, xs: train_discriminator(state, *xs), state, (batches, keys))
         last = jax.tree.map(lambda x: x[-1], (batches, keys, scalars))
-        state, more = train_generator(state, *last[:2])
+        state, more = _train_generator(game, state, *last[:2])
         return state.replace(step=state.step + 1), last[2] | more
 
-    def sampled(state: State, z: Array, label: Array | None) -> Array:
-        """Images of the moving average: f32 [N, H, W, C]."""
-        return generator.apply({"params": state.ema["generator"], **state.ema["generator_variables"]}, z, label)  # pyright: ignore[reportReturnType]
-
     def sample(state: State, keys: Array, label: Array | None) -> Array:
-        return sampled(state, jax.vmap(noise)(keys), label)
-
-    def evaluate(state: State, batch: Batch, key: Key) -> Scalars:
-        label = batch.get("label")
-        fake = sampled(state, draw(key, batch["index"], noise), label)
-        weights = constraint.weights(state.params["discriminator"], state.variables["vectors"])
-
-        def judged(x: Array) -> Array:
-            return discriminator.apply({"params": weights, **state.variables["discriminator"]}, x, label)  # pyright: ignore[reportReturnType]
-
-        losses, values = objective.discriminator(judged(to_range(batch["image"])), judged(fake), label)
-        return {"loss": losses} | values
+        return _sampled(game, state, jax.vmap(game.noise)(keys), label)
 
     def show(state: State, key: Key, batch: Batch) -> dict[str, Picture]:
-        return pictures.show(
-            lambda z, label: sampled(state, z, label), key, c.latents, spec, objective.generator_classes
-        )
+        image_of = functools.partial(_sampled, game, state)
+        return pictures.show(image_of, key, c.latents, spec, objective.generator_classes)
 
-    return Method(init, step, sample, evaluate, show, c.critic_steps, objective.generator_classes > 0)
+    return Method(
+        functools.partial(_init, game),
+        step,
+        sample,
+        functools.partial(_evaluate, game),
+        show,
+        batches_per_step=c.critic_steps,
+        conditional=objective.generator_classes > 0,
+    )
+
+
+class _Game(NamedTuple):
+    """All that both players need."""
+
+    config: Any
+    image_shape: tuple[int, int, int]
+    generator: Any
+    discriminator: Any
+    objective: Objective
+    constraint: constraints.Constraint
+    penalty: Callable[..., tuple[Array, Scalars]]
+    optimize_generator: optimizer.Optimizer
+    optimize_discriminator: optimizer.Optimizer
+    to_range: Callable[[Array], Array]  # of images in a batch to [-1, 1]
+    add_noise: Callable[[Array, Array, Array, Key], Array]
+    noise: Callable[[Key], Array]  # one z [Z]
+
+
+def _assemble(config: Any, spec: DataSpec, objective: Objective) -> _Game:
+    c = config.gan
+    require_choice("gan.penalty", c.penalty, penalties.CHOICES)
+    require_choice("gan.constraint", c.constraint, constraints.CONSTRAINTS)
+    _check_numbers(c)
+    generator, discriminator = networks.make(
+        config.network, spec.image_shape, objective.generator_classes, objective.discriminator_classes,
+        objective.num_outputs, jnp.dtype(config.compute_dtype),
+    )  # fmt: skip
+    _refuse_what_batch_norm_cannot(config, generator, discriminator)
+    return _Game(
+        config,
+        spec.image_shape,
+        generator,
+        discriminator,
+        objective,
+        constraints.make(c.constraint, c.clip),
+        penalties.make(c.penalty, c.penalty_weight),
+        optimizer.make(config.optimizer, config.num_steps, config.ema),
+        optimizer.make(_discriminator_optimizer(config), config.num_steps * c.critic_steps, 0.0),
+        functools.partial(to_model, value_range=spec.value_range),
+        _instance_noise(c.instance_noise, c.instance_noise_steps),
+        lambda key: jax.random.normal(key, (c.latents,)),
+    )
+
+
+def _init(game: _Game, key: Key) -> State:
+    key_generator, key_discriminator, key_vectors = jax.random.split(stream(key, "init"), 3)
+    x, label = jnp.zeros((2, *game.image_shape)), jnp.zeros(2, jnp.int32)
+    made = game.generator.init(key_generator, jnp.zeros((2, game.config.gan.latents)), label)
+    judge = game.discriminator.init(key_discriminator, x, label)
+    params = {"generator": made.pop("params"), "discriminator": judge.pop("params")}
+    vectors = game.constraint.init(key_vectors, params["discriminator"])
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        params=params,
+        variables={"generator": made, "discriminator": judge, "vectors": vectors},
+        opt_state={
+            "generator": game.optimize_generator.init(params["generator"]),
+            "discriminator": game.optimize_discriminator.init(params["discriminator"]),
+        },
+        ema=jax.tree.map(jnp.copy, {"generator": params["generator"], "generator_variables": made}),
+        frozen={},
+    )
+
+
+def _generate(game: _Game, params: PyTree, variables: PyTree, z: Array, label: Array | None) -> tuple[Array, PyTree]:
+    """Images in training, and the running averages after them."""
+    return game.generator.apply({"params": params, **variables}, z, label, train=True, mutable=["batch_stats"])
+
+
+def _discriminate(game: _Game, weights: PyTree, state: State, x: Array, batch: Batch, key: Key) -> tuple[Array, PyTree]:
+    """The discriminator's output in training, and its running averages after it."""
+    key_noise, key_dropout, key_activations = jax.random.split(key, 3)
+    return game.discriminator.apply(
+        {"params": weights, **state.variables["discriminator"]},
+        game.add_noise(x, state.step, batch["index"], key_noise),
+        batch.get("label"),
+        batch["index"],
+        train=True,
+        rngs={"dropout": key_dropout, "noise": key_activations},
+        mutable=["batch_stats"],
+    )
+
+
+def _train_discriminator(game: _Game, state: State, batch: Batch, key: Key) -> tuple[State, Scalars]:
+    key_z, key_real, key_fake, key_between, key_penalty, _ = jax.random.split(key, 6)
+    vectors = game.constraint.advance(state.params["discriminator"], state.variables["vectors"])
+
+    def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
+        real, z = game.to_range(batch["image"]), draw(key_z, batch["index"], game.noise)
+        fake, _ = _generate(game, state.params["generator"], state.variables["generator"], z, batch.get("label"))
+        weights = game.constraint.weights(params, vectors)
+        real_output, variables = _discriminate(game, weights, state, real, batch, key_real)
+        fake_output, _ = _discriminate(game, weights, state, fake, batch, key_fake)
+        losses, values = game.objective.discriminator(real_output, fake_output, batch.get("label"))
+
+        def logits(x: Array) -> Array:
+            return game.objective.logits(_discriminate(game, weights, state, x, batch, key_penalty)[0])
+
+        u = draw(key_between, batch["index"], jax.random.uniform)
+        steep, more = game.penalty(logits, real, fake, u)
+        loss = jnp.mean(losses) + steep
+        scalars = {"loss": loss, "discriminator_loss": jnp.mean(losses)} | more
+        return loss, (scalars | jax.tree.map(jnp.mean, values), variables)
+
+    params = state.params["discriminator"]
+    (scalars, variables), grads = optimizer.value_and_grad(loss_fn, params, batch, game.config.accumulate)
+    state, norms = game.optimize_discriminator.apply(state, "discriminator", grads)
+    bounded = game.constraint.project(state.params["discriminator"])
+    state = state.replace(
+        params=state.params | {"discriminator": bounded},
+        variables=state.variables | {"discriminator": variables, "vectors": vectors},
+    )
+    return state, scalars | {"discriminator_grad_norm": norms["grad_norm"]}
+
+
+def _train_generator(game: _Game, state: State, batch: Batch, key: Key) -> tuple[State, Scalars]:
+    key_z, key_real, *_, key_judge = jax.random.split(key, 6)
+    weights = game.constraint.weights(state.params["discriminator"], state.variables["vectors"])
+
+    def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
+        z = draw(key_z, batch["index"], game.noise)
+        fake, variables = _generate(game, params, state.variables["generator"], z, batch.get("label"))
+        fake_output, _ = _discriminate(game, weights, state, fake, batch, key_judge)
+        # Where a loss does not look at real images, XLA leaves this pass out.
+        real_output, _ = _discriminate(game, weights, state, game.to_range(batch["image"]), batch, key_real)
+        losses, values = game.objective.generator(real_output, fake_output, batch.get("label"))
+        loss = jnp.mean(losses)
+        return loss, ({"generator_loss": loss} | jax.tree.map(jnp.mean, values), variables)
+
+    params, ema = state.params["generator"], game.config.ema
+    (scalars, variables), grads = optimizer.value_and_grad(loss_fn, params, batch, game.config.accumulate)
+    state, norms = game.optimize_generator.apply(state, "generator", grads)
+    average = optimizer.moving_average(state.ema["generator_variables"], variables, state.step, ema)
+    state = state.replace(
+        variables=state.variables | {"generator": variables}, ema=state.ema | {"generator_variables": average}
+    )
+    return state, scalars | norms
+
+
+def _sampled(game: _Game, state: State, z: Array, label: Array | None) -> Array:
+    """Images of the moving average: f32 [N, H, W, C]."""
+    return game.generator.apply({"params": state.ema["generator"], **state.ema["generator_variables"]}, z, label)
+
+
+def _evaluate(game: _Game, state: State, batch: Batch, key: Key) -> Scalars:
+    label = batch.get("label")
+    fake = _sampled(game, state, draw(key, batch["index"], game.noise), label)
+    weights = game.constraint.weights(state.params["discriminator"], state.variables["vectors"])
+
+    def judged(x: Array) -> Array:
+        return game.discriminator.apply({"params": weights, **state.variables["discriminator"]}, x, label)
+
+    losses, values = game.objective.discriminator(judged(game.to_range(batch["image"])), judged(fake), label)
+    return {"loss": losses} | values
 
 
 def classes_of(spec: DataSpec, asker: str) -> int:

@@ -1,0 +1,178 @@
+"""Multi-scale structural similarity (Wang, Simoncelli & Bovik 2003), and how alike the images of one class are.
+
+The similarity of two pictures is 1 where they are equal, whatever they show. Within a class it tells a generator that
+varies from one that repeats itself (Odena et al. 2017): the lower, the more diverse. It compares nothing but pixels in
+place, so shifts count as variety, and noise does too: set it beside that of real images, and beside their quality.
+
+As the paper has it: windows of 11 x 11 pixels with Gaussian weights (sigma 1.5) that lie wholly inside, K1 = 0.01,
+K2 = 0.03, means over windows at each scale, five scales whose weights were fitted to what people see. A scale smaller
+than the window has no value, so that five need a side of 161 pixels. Small pictures get fewer scales, with the first of
+the weights divided by their sum: another measure, whose name says so. Only equal numbers of scales compare.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, section 3.2
+WINDOW, SIGMA = 11, 1.5  # pixels
+K1, K2 = 0.01, 0.03
+
+_CHUNK_PIXELS = 2**22  # of pairs compared at a time
+
+
+class Similarity(NamedTuple):
+    """MS-SSIM within classes.
+
+    Attributes:
+      mean: over all pairs.
+      standard_error: of the mean; pairs share images, so it is a little too small.
+      by_class: mean over the pairs of each class, f64 [K]; NaN where a class has no two images.
+    """
+
+    mean: float
+    standard_error: float
+    by_class: np.ndarray
+
+
+def num_scales(height: int, width: int) -> int:
+    """Returns how many scales a picture has: each needs a side of 11 pixels, and halves (rounded up) the one before.
+
+    Raises:
+      ValueError: not even one.
+
+    Example:
+      >>> [num_scales(side, side) for side in (20, 28, 32, 64, 160, 161, 512)]
+      [1, 2, 2, 3, 4, 5, 5]
+    """
+    side, scales = min(height, width), 0
+    while side >= WINDOW and scales < len(WEIGHTS):
+        side, scales = -(-side // 2), scales + 1
+    if not scales:
+        raise ValueError(f"pictures of {height}x{width} pixels are smaller than the window of {WINDOW}x{WINDOW}")
+    return scales
+
+
+def protocol(height: int, width: int, num_pairs: int) -> str:
+    """Returns what must be known with a value of `within_class`, for its name.
+
+    Example:
+      >>> protocol(28, 28, 100)
+      '2_scales_100_pairs'
+    """
+    return f"{num_scales(height, width)}_scales_{num_pairs}_pairs"
+
+
+def ms_ssim(a: np.ndarray, b: np.ndarray, value_range: float = 255.0) -> np.ndarray:
+    """Returns the similarity of pairs of pictures, f64 [N] in [0, 1]: the mean over their channels.
+
+    The product over scales j of contrast_j^w_j, and at the last of (luminance contrast)^w, each first averaged over
+    windows; what is negative then counts as 0, for it has no fractional power.
+
+    Args:
+      a: [N, H, W, C].
+      b: the same shape.
+      value_range: largest minus smallest value that a pixel may have.
+
+    Raises:
+      ValueError: pictures smaller than the window.
+
+    Example:
+      >>> grey = np.full((1, 16, 16, 1), 100.0)
+      >>> ms_ssim(grey, grey).tolist(), ms_ssim(grey, 2 * grey).round(6).tolist()  # (2 100 200 + C1) / (100^2 + ...)
+      ([1.0], [0.800026])
+    """
+    shape = np.shape(a)
+    scales = num_scales(*shape[1:3])
+    weights = np.array(WEIGHTS[:scales]) / sum(WEIGHTS[:scales])
+    # Channels are pictures of their own from here on: [N C, H, W].
+    x, y = (np.moveaxis(np.asarray(each, np.float64), -1, 1).reshape(-1, *shape[1:3]) for each in (a, b))
+    result = np.ones(len(x))
+    for scale, weight in enumerate(weights):
+        luminance, contrast = _ssim_terms(x, y, value_range)
+        term = contrast if scale < scales - 1 else luminance * contrast
+        result *= np.clip(term.mean(axis=(1, 2)), 0, None) ** weight
+        x, y = _halved(x), _halved(y)
+    return result.reshape(shape[0], shape[-1]).mean(axis=1)
+
+
+def within_class(
+    images: np.ndarray, labels: np.ndarray, num_pairs: int = 100, seed: int = 0, value_range: float = 255.0
+) -> Similarity:
+    """Returns the similarity of random pairs of different images of one class (Odena et al. 2017, section 4.2).
+
+    Args:
+      images: [N, H, W, C].
+      labels: i32 [N].
+      num_pairs: of each class that has two images; a pair may come twice.
+      seed: of the pairs, which depend on it and on `labels` alone.
+      value_range: as in `ms_ssim`.
+
+    Raises:
+      ValueError: no class has two images.
+
+    Example:
+      >>> images = np.kron(np.eye(2), np.full((12, 12), 200.0)).reshape(2, 12, 24, 1)[[0, 0, 1, 1]]
+      >>> round(within_class(images, np.array([0, 0, 1, 1])).mean, 6)
+      1.0
+    """
+    classes = np.arange(labels.max() + 1)
+    pairs = [_pairs(np.flatnonzero(labels == label), num_pairs, seed, int(label)) for label in classes]
+    first, second = np.concatenate(pairs).T
+    if not len(first):
+        raise ValueError("no class has two images")
+    step = max(1, _CHUNK_PIXELS // images[0].size)
+    values = np.concatenate(
+        [
+            ms_ssim(images[first[i : i + step]], images[second[i : i + step]], value_range)
+            for i in range(0, len(first), step)
+        ]
+    )
+    of = labels[first]
+    by_class = np.array([values[of == label].mean() if (of == label).any() else np.nan for label in classes])
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return Similarity(float(values.mean()), float(error), by_class)
+
+
+def _pairs(rows: np.ndarray, num_pairs: int, seed: int, label: int) -> np.ndarray:
+    """Returns random pairs of different rows, i64 [num_pairs, 2]; none of fewer than two."""
+    if len(rows) < 2:
+        return np.empty((0, 2), np.int64)
+    raw = np.random.Philox(np.random.SeedSequence([seed, label])).random_raw(2 * num_pairs).reshape(2, -1)
+    first, ahead = raw[0] % len(rows), 1 + raw[1] % (len(rows) - 1)
+    return rows[np.stack([first, (first + ahead) % len(rows)], axis=1).astype(np.int64)]
+
+
+def _ssim_terms(x: np.ndarray, y: np.ndarray, value_range: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns luminance and contrast-structure of each window: f64 [N, H - 10, W - 10] each."""
+    c1, c2 = (K1 * value_range) ** 2, (K2 * value_range) ** 2
+    mean_x, mean_y = _blurred(x), _blurred(y)
+    mean_xy = mean_x * mean_y
+    squares = mean_x**2 + mean_y**2
+    luminance = (2 * mean_xy + c1) / (squares + c1)
+    covariance, variances = _blurred(x * y) - mean_xy, _blurred(x**2 + y**2) - squares
+    return luminance, (2 * covariance + c2) / (variances + c2)
+
+
+def _window() -> np.ndarray:
+    """One axis of the window: f64 [11], of sum 1."""
+    weights = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
+    return weights / weights.sum()
+
+
+def _blurred(x: np.ndarray) -> np.ndarray:
+    """The weighted mean over each window that lies inside: [N, H, W] -> [N, H - 10, W - 10], one axis at a time."""
+    window = _window()
+    for axis in (1, 2):
+        length = x.shape[axis] - WINDOW + 1
+        x = sum(weight * np.take(x, range(i, i + length), axis) for i, weight in enumerate(window))  # pyright: ignore[reportAssignmentType]
+    return x
+
+
+def _halved(x: np.ndarray) -> np.ndarray:
+    """The mean of each 2 x 2 pixels: [N, H, W] -> [N, ceil(H / 2), ceil(W / 2)]; an odd edge is doubled."""
+    count, height, width = x.shape
+    x = np.pad(x, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    return x.reshape(count, -(-height // 2), 2, -(-width // 2), 2).mean(axis=(2, 4))
