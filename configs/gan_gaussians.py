@@ -20,6 +20,7 @@ def get_config(variant: str = "") -> Config:
     config.batch_size = 128
     config.num_steps = 15_000
     config.log_every = 200
+    config.eval.track = 0  # modes are counted at the end
     config.eval_every = 1000
     config.checkpoint_every = 3000
     config.ema = 0.995

@@ -134,6 +134,13 @@ class Checkpoints:
         if jax.process_index() == 0:
             shutil.rmtree(self._unfinished, ignore_errors=True)
 
+    def forget(self, after: int) -> None:
+        """Removes checkpoints of later steps than `after`, which training takes again. For the lock's holder."""
+        if jax.process_index() == 0:
+            for step in self._folders():
+                if step > after:
+                    self._retire(step)
+
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints that agree with their lists, rising. Reads every byte of them."""
         return [step for step in self._folders() if _fault(self._folder(step)) is None]
@@ -198,9 +205,12 @@ class Checkpoints:
         folder.rename(self._folder(step))
         sync_folder(self.directory)
         for old in self._folders()[: -self._keep]:
-            # One rename first: a removal that is cut short must not look like damage.
-            retired = self._folder(old).rename(self._unfinished / f"{old}.retired")
-            shutil.rmtree(retired)
+            self._retire(old)
+
+    def _retire(self, step: int) -> None:
+        # One rename first: a removal that is cut short must not look like damage.
+        self._unfinished.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._folder(step).rename(self._unfinished / f"{step}.retired"))
 
     def _choose(self) -> int | None:
         """Returns the newest whole step, the same in every process, and sets damaged newer ones aside."""

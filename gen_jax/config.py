@@ -55,6 +55,7 @@ READ_WITH = {
 CHOICES = {
     "executor": parallel.EXECUTORS,
     "compute_dtype": ("float32", "bfloat16"),
+    "sample.checkpoint": ("last", "best"),
     "optimizer.name": optimizer.OPTIMIZERS,
     "optimizer.decay": optimizer.DECAYS,
 }
@@ -104,8 +105,14 @@ def base_config() -> Config:
                 "decay": "none",  # or linear, cosine: to zero at num_steps
                 "decay_share": 1.0,  # of the run, at its end
             },
-            "sample": {"num": 1000, "batch_size": 250, "seed": 0},
+            "sample": {
+                "num": 1000,
+                "batch_size": 250,
+                "seed": 0,
+                "checkpoint": "last",  # or best: that of the smallest Frechet distance, where eval.track keeps it
+            },
             "eval": {
+                "track": 0,  # samples whose Frechet distance is taken every eval_every steps; 0: none
                 "num_samples": 10_000,  # samples that --mode=eval judges
                 "num_examples": 2_048,  # test examples whose loss is evaluated
                 "num_codes": 10_000,  # images whose codes are judged, where the factors of the data are known

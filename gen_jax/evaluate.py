@@ -18,7 +18,7 @@ from gen_jax import config as configs
 from gen_jax import parallel, report, sample
 from gen_jax.data import dataset, gaussians
 from gen_jax.figures import samples as figures
-from gen_jax.method import Batch, Figure, Method, Picture, Scalars, State, stream, to_bytes
+from gen_jax.method import Batch, DataSpec, Figure, Method, Picture, Scalars, State, UserError, stream, to_bytes
 from gen_jax.metrics import classifier as classifiers
 from gen_jax.metrics import disentanglement, modes, ms_ssim
 from gen_jax.metrics.frechet import frechet_distance
@@ -28,6 +28,7 @@ from gen_jax.run import Run, write_json
 NUM_NEAREST = 8  # samples whose nearest training images are shown
 NUM_SEARCHED = 60_000  # training images that these are looked for among: a set may be too large to be read whole
 NEIGHBOURS = 5
+SMALLEST = 8  # pixels of a side, of pictures that say by themselves how they are turned
 NUM_PAIRS = 100  # of each class, whose similarity is taken; as Odena et al. 2017
 # What methods evaluate, and models of different recipes can be compared by. A loss has the recipe's own weights.
 BOUNDS = ("reconstruction", "negative_elbo", "nll", "bits_per_dim")
@@ -144,7 +145,7 @@ def judge(
     rows += _judge_by_modes(config, data, images, step)
     rows += _judge_by_similarity(config, data, images, labels, step)
     histogram = None
-    if data.spec.num_classes is not None:
+    if _has_features(data.spec):
         judged, histogram = _judge_by_classifier(config, data, images, labels, step)
         rows += judged
     return {
@@ -152,6 +153,43 @@ def judge(
         "histogram": histogram,
         "facts": {"checkpoint_step": step, "sampler": _sampler(config), "data": data.spec.name},
     }
+
+
+def make_tracker(config: Any, data: dataset.Dataset) -> Callable[[np.ndarray], dict[str, float]]:
+    """Returns samples -> {"frechet_distance/classifier_1k": value} as `judge` gives it, or {} where none is tracked."""
+    num = config.eval.track
+    if not num:
+        return lambda images: {}
+    classifier = classifiers.train(data, config.data.cache_dir, _recipe(config))
+    name = f"frechet_distance/{_judge_of(classifier)}_{short(num)}"
+    return lambda images: {name: frechet_distance(classifier.features(images[:num]), classifier.train_features)}
+
+
+def check_tracked(config: Any, spec: DataSpec) -> None:
+    """Raises a UserError where `eval.track` asks for a Frechet distance that cannot be taken."""
+    num = config.eval.track
+    if num and not _has_features(spec):
+        raise UserError(f"config.eval.track is {num}, and no classifier gives features of {spec.name}: use 0")
+    if 0 < num <= classifiers.NUM_FEATURES:
+        raise UserError(
+            f"config.eval.track is {num}; a Frechet distance of {classifiers.NUM_FEATURES} features needs more samples "
+            "than that: use 0 for none"
+        )
+
+
+def _has_features(spec: DataSpec) -> bool:
+    """Whether a classifier can be trained on the set: on its labels, or on turned pictures."""
+    pictures = spec.dtype == "uint8" and spec.value_range == (0, 255) and spec.factor_sizes is None
+    return spec.num_classes is not None or (pictures and min(spec.image_shape[:2]) >= SMALLEST)
+
+
+def _recipe(config: Any) -> classifiers.Recipe:
+    return classifiers.Recipe(num_steps=config.eval.classifier_steps)
+
+
+def _judge_of(classifier: classifiers.Classifier) -> str:
+    """How a metric's name says whose features it is of."""
+    return "turns_classifier" if classifier.of_turns else "classifier"
 
 
 def _judge_codes(
@@ -239,18 +277,19 @@ def _judge_by_similarity(
 
 def _judge_by_classifier(
     config: Any, data: dataset.Dataset, images: np.ndarray, labels: np.ndarray | None, step: int
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    recipe = classifiers.Recipe(num_steps=config.eval.classifier_steps)
-    classifier = classifiers.train(data, config.data.cache_dir, recipe)
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    classifier = classifiers.train(data, config.data.cache_dir, _recipe(config))
+    trained = f"{data.spec.name}'s turned images" if classifier.of_turns else data.spec.name
     num, n = len(images), short(len(images))
     fake, train = classifier.features(images), classifier.train_features
     probabilities = classifier.probabilities(images)
     neighbours = min(num, MAX_REFERENCE)
     protocol = (
-        f"{num:,} samples ({_sampler(config)}, step {step:,}), judged by a classifier trained on {data.spec.name} "
+        f"{num:,} samples ({_sampler(config)}, step {step:,}), judged by a classifier trained on {trained} "
         f"(test accuracy {classifier.test_accuracy:.2%}). Frechet distance: its features, against all "
         f"{len(train):,} training images; not FID. Precision, recall (k = 3), density, coverage (k = 5): against "
-        f"{neighbours:,} training images. Confident share: classified with more than 0.9 confidence. "
+        f"{neighbours:,} training images. "
+        + ("" if classifier.of_turns else "Confident share: classified with more than 0.9 confidence. ")
         + ("" if labels is None else "Class agreement: classified as the class asked for. ")
         + f"Reference: real test images, {num:,} at most"
     )
@@ -260,7 +299,7 @@ def _judge_by_classifier(
         real_probabilities = classifier.probabilities(data.test["image"])
 
     def row(measure: str, better: str, value: float, reference: float | None, error: float | None = None):
-        return _metric(f"{measure}/classifier_{n}", value, better, protocol, reference, error)
+        return _metric(f"{measure}/{_judge_of(classifier)}_{n}", value, better, protocol, reference, error)
 
     rows = []
     if num > fake.shape[1]:
@@ -272,6 +311,8 @@ def _judge_by_classifier(
         references = [None] * 4 if real is None else precision_recall(some, real) + density_coverage(some, real)
         names = ("precision", "recall", "density", "coverage")
         rows += [row(*each) for each in zip(names, ["higher"] * 4, values, references, strict=True)]
+    if classifier.of_turns:
+        return rows, None
     sure = classifiers.confident_share(probabilities)
     reference = None if real_probabilities is None else classifiers.confident_share(real_probabilities)
     rows.append(row("confident_share", "higher", sure, reference, _binomial_error(sure, num)))

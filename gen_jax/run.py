@@ -141,6 +141,11 @@ class Run:
         return self.workdir / "checkpoints"
 
     @property
+    def best(self) -> pathlib.Path:
+        """The checkpoint whose samples had the smallest Frechet distance, where this is tracked."""
+        return self.workdir / "best"
+
+    @property
     def pictures(self) -> pathlib.Path:
         """What the report shows, with one stored batch so that it is redrawn without data."""
         return self.workdir / "pictures"

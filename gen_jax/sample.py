@@ -38,7 +38,7 @@ Generator = Callable[..., tuple[np.ndarray, np.ndarray | None]]
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A run's method with its newest whole checkpoint.
+    """A run's method with one of its checkpoints.
 
     Attributes:
       config: the run's resolved config.
@@ -77,7 +77,7 @@ class Model:
 def load(
     workdir: str | pathlib.Path, overrides: tuple[str, ...] = (), free: tuple[str, ...] = configs.SAMPLING
 ) -> Model:
-    """Returns the model of a run's directory, at its newest whole checkpoint.
+    """Returns the model of a run's directory, at its newest whole checkpoint, or its best: `sample.checkpoint`.
 
     Args:
       workdir: a directory that training wrote.
@@ -99,8 +99,14 @@ def load(
     spec = DataSpec.from_dict(stored["data"])
     method = methods.make(config, spec)
     mesh = parallel.make_mesh(config.num_devices)
-    with Checkpoints(run.checkpoints) as checkpoints:
+    best = config.sample.checkpoint == "best"
+    with Checkpoints(run.best if best else run.checkpoints) as checkpoints:
         state = checkpoints.restore(parallel.abstract_state(method.init, mesh))
+    if state is None and best:
+        raise UserError(
+            f"{run.workdir} holds no best checkpoint: one is kept where config.eval.track is above 0; "
+            "use --config.sample.checkpoint=last"
+        )
     if state is None:
         raise UserError(f"{run.workdir} holds no checkpoint yet; train first: --mode=train")
     return Model(config, spec, method, state, mesh)

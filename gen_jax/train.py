@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import importlib.metadata
 import json
+import math
 import pathlib
 import platform
 import signal
@@ -31,7 +32,7 @@ from gen_jax.figures.grid import save_png
 from gen_jax.figures.pictures import save_picture
 from gen_jax.method import Figure, Method, PyTree, State, UserError, count_parameters, stream
 from gen_jax.run import Run, writing
-from gen_jax.writers import Progress, Writer
+from gen_jax.writers import Progress, Writer, read_metrics
 
 Rows: TypeAlias = dict[str, np.ndarray]
 
@@ -60,10 +61,10 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
         if run.config_path.is_file():
             dataset.refuse_other(dataset.DataSpec.from_dict(run.read_config()["data"]), data.spec, run.workdir)
         method = methods.make(config, data.spec)
+        evaluate.check_tracked(config, data.spec)
         abstract = abstract_state(method, data.spec, mesh)
         record = describe(config, data.spec, abstract, mesh, name, variant, command)
-        about = {"data": data.spec.name, "fingerprint": data.spec.fingerprint}
-        with Checkpoints(run.checkpoints, about=about) as checkpoints:
+        with Checkpoints(run.checkpoints, about=_about(data.spec)) as checkpoints:
             checkpoints.clean()
             state = checkpoints.restore(abstract)
             start = 0 if state is None else int(state.step)
@@ -105,8 +106,7 @@ def _loop(
         update = executor.compile_step(many_steps(method.step, config.steps_per_call), abstract, feed(start), lead)
         state = first.result()
     finite = jax.jit(_all_finite)
-    losses = evaluate.make_losses(config, method, data, mesh)
-    generate, snapshots = sample.make_generator(method, config, data.spec, mesh), _make_snapshots(method, data)
+    look = _make_look(config, method, data, mesh)
     plan = _plan(config, update, state, feed, start)
     if chief:
         print(plan, flush=True)
@@ -119,6 +119,7 @@ def _loop(
         writer = stack.enter_context(Writer(run.workdir, start, data.spec.name)) if chief else None
         progress = stack.enter_context(Progress(config.num_steps, start)) if chief else None
         stop_requested = stack.enter_context(_StopRequests())
+        best = stack.enter_context(_Best(run, data.spec, start))
         batches = stack.enter_context(batches_of(steps, config, method, data, executor))
         began = window = time.perf_counter()
         for step, batch in zip(steps, batches, strict=True):  # a batch is drawn and sent while the device computes
@@ -143,12 +144,15 @@ def _loop(
                 window, window_step = now, done
 
             pause = time.perf_counter()
-            if done % config.eval_every == 0 and done < config.num_steps:
-                frames = snapshots(state, generate(state, figures.num_shown(data.spec))[0])
-                scores = {f"eval/{k}": v for k, (v, _) in losses(state).items()}
+            if done % config.eval_every == 0 and (done < config.num_steps or config.eval.track):
+                scores, frames = look(state)
                 if writer:
                     writer.write(done, scores)
                     _save_snapshots(run, done, frames, data.spec.name)
+                if best.takes(scores):
+                    if not bool(finite(state)):
+                        _stop_if_not_finite({}, state, done, checkpoints)
+                    best.save(state)
             if done % config.checkpoint_every == 0 or last:
                 if not bool(finite(state)):
                     _stop_if_not_finite({}, state, done, checkpoints)
@@ -258,6 +262,62 @@ def make_pictures(method: Method, data: dataset.Dataset, state: State) -> dict[s
 
     shown = jax.jit(pictures)(state, stream(state.key, "pictures"), batch)
     return {name: shown[name] for name in names}
+
+
+def _make_look(
+    config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh
+) -> Callable[[State], tuple[dict[str, float], Mapping[str, Figure]]]:
+    """Returns state -> what is measured and what is drawn every eval_every steps."""
+    losses, track = evaluate.make_losses(config, method, data, mesh), evaluate.make_tracker(config, data)
+    generate, snapshots = sample.make_generator(method, config, data.spec, mesh), _make_snapshots(method, data)
+
+    def look(state: State) -> tuple[dict[str, float], Mapping[str, Figure]]:
+        images, _ = generate(state, max(figures.num_shown(data.spec), config.eval.track))
+        scores = {name: value for name, (value, _) in losses(state).items()} | track(images)
+        return {f"eval/{name}": value for name, value in scores.items()}, snapshots(state, images)
+
+    return look
+
+
+class _Best(contextlib.AbstractContextManager):
+    """Keeps the checkpoint whose samples had the smallest Frechet distance, beside the last ones.
+
+    Args:
+      run: what was measured before `start` stands in its record.
+      spec: of the data that it is trained on.
+      start: the step that training goes on from.
+    """
+
+    def __init__(self, run: Run, spec: dataset.DataSpec, start: int):
+        self._kept = Checkpoints(run.best, keep=1, about=_about(spec))
+        self._kept.clean()
+        self._kept.forget(after=start)
+        self._smallest: dict[str, float] = {}
+        for record in read_metrics(run.workdir):
+            if record["step"] <= start:
+                self._is_smallest(record)
+
+    def takes(self, scores: Mapping[str, Any]) -> bool:
+        """Whether the distance among `scores`, if there is any, is the smallest so far; the same in every process."""
+        return parallel.in_any_process(self._is_smallest(scores))
+
+    def _is_smallest(self, scores: Mapping[str, Any]) -> bool:
+        better = False
+        for name, value in scores.items():
+            if name.startswith("eval/frechet_distance/") and value < self._smallest.get(name, math.inf):
+                self._smallest[name], better = value, True
+        return better
+
+    def save(self, state: State) -> None:
+        self._kept.save(state)
+
+    def __exit__(self, *_: object) -> None:
+        self._kept.close()
+
+
+def _about(spec: dataset.DataSpec) -> dict[str, str]:
+    """What a checkpoint says of its data."""
+    return {"data": spec.name, "fingerprint": spec.fingerprint}
 
 
 def _make_snapshots(method: Method, data: dataset.Dataset) -> Callable[[State, np.ndarray], Mapping[str, Figure]]:

@@ -159,3 +159,32 @@ def test_other_data_than_it_was_trained_on_is_refused(tiny_run, tmp_path):
     (copy / "config.json").write_text(json.dumps(stored))
     with pytest.raises(UserError, match="000000000000"):
         main.main([f"--workdir={copy}", "--mode=eval"])
+
+
+def test_without_labels_samples_are_judged_by_features_of_turned_images(made_up_tfds):
+    from conftest import data_config
+
+    data, config = dataset.load(data_config(made_up_tfds, "made_up_unlabelled")), configs.base_config()
+    config.eval.classifier_steps, config.eval.track = 10, 100
+    assert data.test is not None
+    rows, histogram = evaluate._judge_by_classifier(config, data, data.test["image"][:100], None, 7)
+    names = ["frechet_distance", "precision", "recall", "density", "coverage"]
+    assert [row["name"] for row in rows] == [f"{name}/turns_classifier_100" for name in names]
+    assert histogram is None
+    assert "made_up_unlabelled's turned images" in rows[0]["protocol"]
+    assert evaluate.make_tracker(config, data)(data.test["image"]) == {rows[0]["name"]: rows[0]["value"]}
+
+
+def test_a_distance_that_cannot_be_taken_is_refused():
+    config = configs.base_config()
+    config.eval.track = 65
+    evaluate.check_tracked(config, DataSpec("x", (8, 8, 1), 4))
+    points = DataSpec("points", (1, 1, 2), 4, dtype="float32", value_range=(-1, 1))
+    for spec in (points, DataSpec("x", (7, 8, 1), 4), DataSpec("x", (64, 64, 1), 4, factor_sizes=(2, 2))):
+        with pytest.raises(UserError, match="no classifier gives features"):
+            evaluate.check_tracked(config, spec)
+    config.eval.track = 64
+    with pytest.raises(UserError, match="more samples"):
+        evaluate.check_tracked(config, DataSpec("x", (8, 8, 1), 4))
+    config.eval.track = 0
+    evaluate.check_tracked(config, points)

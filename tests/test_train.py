@@ -17,7 +17,7 @@ import pytest
 from conftest import tiny_words
 
 from gen_jax import config as configs
-from gen_jax import main, methods, optimizer, parallel, train
+from gen_jax import evaluate, main, methods, optimizer, parallel, sample, train
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset
 from gen_jax.method import DataSpec, Method, Picture, State, UserError
@@ -57,7 +57,7 @@ def test_a_run_leaves_what_it_promises(tiny_run):
     assert steps == [4, 8, 12]
     records = read_metrics(tiny_run)
     assert [r["step"] for r in records if "train/loss" in r] == [2, 4, 6, 8, 10, 12]
-    assert [r["step"] for r in records if "eval/loss" in r] == [6]
+    assert [r["step"] for r in records if "eval/loss" in r] == [6, 12]
     frames = [f"{step:08}{suffix}" for step in (6, 12) for suffix in (".npz", ".png")]
     assert sorted(p.name for p in (tiny_run / "training/samples").iterdir()) == frames
     assert np.load(tiny_run / "samples.npz")["arr_0"].shape == (70, 8, 8, 1)
@@ -82,12 +82,42 @@ def said_of_itself(path):
 
 def test_every_file_names_the_data_really_used(tiny_run):
     checkpoints = tiny_run / "checkpoints"
-    whole = [path for path in tiny_run.rglob("*") if path.is_file() and checkpoints not in path.parents]
+    kept = {checkpoints, tiny_run / "best"}
+    whole = [path for path in tiny_run.rglob("*") if path.is_file() and not kept & {*path.parents}]
     silent = [path.name for path in whole if "made_up_digits" not in said_of_itself(path)]
     assert silent == ["lock"]
     assert {path.suffix for path in whole} >= {".npz", ".png", ".gif", ".json", ".jsonl", ".html"}
-    about = [json.loads((step / "about.json").read_text()) for step in checkpoints.iterdir() if step.name.isdigit()]
-    assert [said["data"] for said in about] == ["made_up_digits"] * 3
+    about = [json.loads(path.read_text()) for folder in kept for path in folder.glob("[0-9]*/about.json")]
+    assert [said["data"] for said in about] == ["made_up_digits"] * 4
+
+
+def test_the_best_checkpoint_stays_beside_the_last(tiny_run):
+    name = "eval/frechet_distance/classifier_70"
+    distances = {record["step"]: record[name] for record in read_metrics(tiny_run) if name in record}
+    assert distances.keys() == {6, 12}
+    model = sample.load(tiny_run, ("--config.sample.checkpoint=best",))
+    assert int(model.state.step) == min(distances, key=distances.__getitem__)
+    images, _ = model.generate(model.state, 70)
+    tracked = evaluate.make_tracker(model.config, dataset.load(model.config.data))(images)
+    assert tracked == {name.removeprefix("eval/"): pytest.approx(min(distances.values()), rel=1e-4)}
+
+
+def test_what_was_best_is_remembered_up_to_the_step_that_a_run_goes_on_from(tmp_path):
+    run, spec, name = Run(tmp_path), DataSpec("x", (8, 8, 1), 9), "eval/frechet_distance/classifier_1k"
+    state = State(jnp.int32(30), jax.random.key(0), {"net": jnp.ones(2)}, {}, {}, {}, {})
+    with train._Best(run, spec, 0) as best:
+        found = [best.takes(scores) for scores in ({name: 3.0}, {name: 4.0}, {}, {name: float("nan")}, {name: 2.0})]
+        assert found == [True, False, False, False, True]
+        best.save(state)
+    lines = ({"step": 10, name: 3.0}, {"step": 20, name: 4.0}, {"step": 30, name: 2.0})
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with train._Best(run, spec, 30) as best:
+        assert not best.takes({name: 2.5})
+    assert Checkpoints(run.best).steps() == [30]
+    with train._Best(run, spec, 20) as best:  # step 30 is taken again
+        assert Checkpoints(run.best).steps() == []
+        assert not best.takes({name: 3.5})
+        assert best.takes({name: 2.5})
 
 
 def test_a_finished_run_says_so_and_how_to_go_on(tiny_run, made_up_tfds, capsys):

@@ -13,6 +13,7 @@ TINY = {
     "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20, "batch_size": 16, "gan.latents": 16,
     "network.channels": (4, 8), "network.generator_channels": (8, 4),
     "sample.num": 100, "eval.num_examples": 256, "eval.num_samples": 200, "eval.classifier_steps": 200,
+    "eval.track": 100,
 }  # fmt: skip
 """A run that shows that everything works, in under a minute; for networks of two levels."""
 
@@ -33,6 +34,7 @@ def gan_config(method: str = "gan", learning_rate: float = 2e-4, discriminator_r
     config = base_config()
     config.method = method
     config.log_every = 100
+    config.eval.track = 1000  # games get worse late: the best checkpoint is kept
     config.eval_every = 1000
     config.checkpoint_every = 1000
     config.optimizer.learning_rate = learning_rate

@@ -3,6 +3,9 @@
 Its features stand where others use an Inception network: no download, and any size or kind of image. Figures made
 with it compare only with each other, on the same data set and recipe, and must say so in their name. Trained once
 for each data set, from a fixed seed, then kept in the cache.
+
+Where a set has no labels, the classifier tells how far an image was turned (Gidaris et al. 2018), for which it has to
+know what is in it. It gives features then, and says nothing of classes.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ import tqdm
 from gen_jax import parallel
 from gen_jax.data import cache
 from gen_jax.data.dataset import Batches, Dataset
-from gen_jax.method import Array, PyTree, UserError
+from gen_jax.method import Array, PyTree
 
+NUM_FEATURES = 64
 _CHUNK = 1_000  # images a call, the last one padded: one compilation whatever their number
 
 
@@ -61,7 +65,7 @@ class Network(nn.Module):
         # Convolutions written as matrix products: on a CPU they train in two thirds of the time.
         x = nn.relu(nn.Dense(32)(_neighbourhoods(_space_to_depth(x))))
         x = nn.relu(nn.Dense(64)(_space_to_depth(x)))
-        features = nn.relu(nn.Dense(64)(x.reshape(len(x), -1)))
+        features = nn.relu(nn.Dense(NUM_FEATURES)(x.reshape(len(x), -1)))
         return nn.Dense(self.num_classes)(features), features
 
 
@@ -73,6 +77,7 @@ class Classifier:
       params: of `Network`.
       num_classes: K.
       test_accuracy: on the test split, or NaN where the set has none.
+      of_turns: whether its classes are turns, since the set has no labels.
       train_features: of the training images, f32 [N, 64].
     """
 
@@ -80,6 +85,7 @@ class Classifier:
     num_classes: int
     test_accuracy: float
     train_features: np.ndarray
+    of_turns: bool = False
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Returns the features f32 [N, 64] of images uint8 [N, H, W, C]."""
@@ -94,24 +100,21 @@ class Classifier:
 
 
 def train(data: Dataset, cache_dir: str = "", recipe: Recipe | None = None) -> Classifier:
-    """Returns the classifier of a labelled data set: from the cache, or trained now (well under a minute for MNIST).
+    """Returns the classifier of a data set: from the cache, or trained now (well under a minute for MNIST).
 
     Args:
-      data: with labels.
+      data: of pictures, bytes.
       cache_dir: as in the config; "" for the user's.
       recipe: None for the default one. Figures of two recipes do not compare.
-
-    Raises:
-      UserError: the set has no labels.
     """
     spec, recipe = data.spec, recipe or Recipe()
-    if spec.num_classes is None:
-        raise UserError(f"{spec.name!r} has no labels: there is no classifier to judge its samples with")
-    num_classes = spec.num_classes
+    of_turns = spec.num_classes is None
+    num_classes = spec.num_classes or num_turns(*spec.image_shape[:2])
     key = {"recipe": dataclasses.asdict(recipe), "data": spec.fingerprint, "num_classes": num_classes}
+    key |= {"of_turns": True} if of_turns else {}
 
     def build() -> tuple[cache.Arrays, dict[str, Any]]:
-        params = _fit(data, num_classes, recipe)
+        params = _fit(data, num_classes, of_turns, recipe)
         features = [features for _, features in _apply(params, num_classes, data.train["image"])]
         tree = {"params": jax.device_get(params), "train_features": np.concatenate(features)}
         arrays: Any = flax.traverse_util.flatten_dict(tree, sep=".")
@@ -119,11 +122,37 @@ def train(data: Dataset, cache_dir: str = "", recipe: Recipe | None = None) -> C
 
     stored = cache.fetch(cache.root(cache_dir) / "classifier", spec.name, key, build, verify=True).arrays
     tree = flax.traverse_util.unflatten_dict(stored, sep=".")
-    classifier = Classifier(tree["params"], num_classes, float("nan"), tree["train_features"])
+    classifier = Classifier(tree["params"], num_classes, float("nan"), tree["train_features"], of_turns)
     if data.test is None:
         return classifier
-    guess = classifier.probabilities(data.test["image"]).argmax(axis=1)
-    return dataclasses.replace(classifier, test_accuracy=float(np.mean(guess == data.test["label"])))
+    image, label = data.test["image"], data.test.get("label")
+    if label is None:
+        label = np.arange(len(image)) % num_classes
+        image = np.asarray(turn(jnp.asarray(np.asarray(image)), label))
+    guess = classifier.probabilities(image).argmax(axis=1)
+    return dataclasses.replace(classifier, test_accuracy=float(np.mean(guess == label)))
+
+
+def num_turns(height: int, width: int) -> int:
+    """Returns how many ways an image can be turned without changing its shape.
+
+    Example:
+      >>> num_turns(64, 64), num_turns(9, 12)
+      (4, 2)
+    """
+    return 4 if height == width else 2
+
+
+def turn(image: Array, label: Array | np.ndarray) -> Array:
+    """Returns images [B, H, W, C] turned, each by `label` [B] of the `num_turns` steps to a whole turn.
+
+    Example:
+      >>> turn(jnp.arange(8).reshape(2, 2, 2, 1), jnp.array([0, 1]))[..., 0].tolist()
+      [[[0, 1], [2, 3]], [[5, 7], [4, 6]]]
+    """
+    num = num_turns(*image.shape[1:3])
+    turned = jnp.stack([jnp.rot90(image, 4 // num * times, axes=(1, 2)) for times in range(num)])
+    return turned[label, jnp.arange(len(image))]
 
 
 def confident_share(probabilities: np.ndarray, threshold: float = 0.9) -> float:
@@ -146,21 +175,27 @@ def class_histogram(probabilities: np.ndarray) -> np.ndarray:
     return np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1]) / len(probabilities)
 
 
-def _fit(data: Dataset, num_classes: int, recipe: Recipe) -> PyTree:
+def _fit(data: Dataset, num_classes: int, of_turns: bool, recipe: Recipe) -> PyTree:
     network = Network(num_classes)
     optimizer = optax.adam(optax.cosine_onecycle_schedule(recipe.num_steps, recipe.learning_rate, pct_start=0.2))
     batches = Batches(data.train, recipe.batch_size, seed=0)
     key_init, key_shift = jax.random.split(jax.random.key(0))
+    key_turn = jax.random.key(1)
     params = jax.jit(network.init)(key_init, data.train["image"][:1])["params"]
     opt_state = optimizer.init(params)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1), compiler_options=parallel.compiler_options())
-    def update(params: PyTree, opt_state: PyTree, image: Array, label: Array, step: Array) -> tuple[PyTree, PyTree]:
+    def update(
+        params: PyTree, opt_state: PyTree, image: Array, label: Array | None, step: Array
+    ) -> tuple[PyTree, PyTree]:
+        if of_turns:
+            label = jax.random.randint(jax.random.fold_in(key_turn, step), image.shape[:1], 0, num_classes)
+            image = turn(image, label)
         shifted = _shift(image, recipe.max_shift, jax.random.fold_in(key_shift, step))
 
         def loss_fn(params: PyTree) -> Array:
             logits, _ = network.apply({"params": params}, shifted)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+            return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()  # pyright: ignore[reportArgumentType]
 
         updates, opt_state = optimizer.update(jax.grad(loss_fn)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
@@ -169,7 +204,7 @@ def _fit(data: Dataset, num_classes: int, recipe: Recipe) -> PyTree:
         recipe.num_steps, desc=f"training a classifier of {data.spec.name}", unit="steps", disable=None
     ):
         batch = batches.batch(step)
-        params, opt_state = update(params, opt_state, batch["image"], batch["label"], step)
+        params, opt_state = update(params, opt_state, batch["image"], batch.get("label"), step)
     return params
 
 

@@ -8,7 +8,6 @@ from conftest import data_config
 
 from gen_jax.data import dataset
 from gen_jax.data.dataset import Dataset
-from gen_jax.method import UserError
 from gen_jax.metrics import classifier
 
 SHORT = classifier.Recipe(num_steps=150, max_shift=1)
@@ -100,9 +99,20 @@ def test_shifts_move_all_images_alike_and_repeat_edges():
         assert sum(np.array_equal(shifted, candidate) for candidate in candidates) == 1
 
 
-def test_refuses_a_set_without_labels(made_up_tfds: pathlib.Path):
-    with pytest.raises(UserError, match="'made_up_unlabelled' has no labels"):
-        classifier.train(_load(made_up_tfds, "made_up_unlabelled"))
+def test_without_labels_it_learns_how_images_are_turned(made_up_tfds: pathlib.Path):
+    judge = classifier.train(_load(made_up_tfds, "made_up_unlabelled"), recipe=SHORT)
+    assert judge.of_turns
+    assert judge.num_classes == 4
+    assert judge.test_accuracy > 0.5  # four ways; 0, 1 and 8 look alike on their head
+    assert judge.train_features.shape == (512, 64)
+
+
+def test_turns_are_those_of_numpy_and_keep_the_shape():
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3)).astype(np.uint8)
+    turned = classifier.turn(image, np.array([3, 0, 2, 1]))
+    for found, one, times in zip(turned, image, (3, 0, 2, 1), strict=True):
+        np.testing.assert_array_equal(found, np.rot90(one, times))
+    np.testing.assert_array_equal(classifier.turn(image[:, :4], np.array([1, 1, 0, 1]))[0], image[0, 3::-1, ::-1])
 
 
 def test_shares_of_sure_samples_and_of_classes():
