@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from experiments import record
+from experiments import record, runs
 from gen_jax import command
 from gen_jax import config as configs
 from gen_jax.data import dataset
@@ -48,28 +46,6 @@ def words(beta: float, seed: int, full: bool, more: Sequence[str] = ()) -> list[
     """
     variant = "full" if full else "dense"  # dense steps take two cores a fraction of the time
     return [f"--config={CONFIG}:{variant}", f"--config.vae.beta={beta}", f"--config.seed={seed}", *more]
-
-
-def resolve(line: Sequence[str]) -> Any:
-    """Returns the config of a command line that `words` gives."""
-    return configs.override(configs.load(line[0].removeprefix("--config="))[2], line[1:])
-
-
-def train(workdir: pathlib.Path, line: Sequence[str]) -> None:
-    """Trains and judges one run in a process of its own, unless it has finished.
-
-    Raises:
-      UserError: it ended otherwise; its own line stands above.
-    """
-    run, resolved = Run(workdir), resolve(line)
-    if run.report_json.is_file() and run.config_path.is_file():
-        finished = json.loads(run.report_json.read_text())["facts"]["checkpoint_step"] >= resolved.num_steps
-        if finished and not configs.changes(run.read_config()["config"], resolved.to_dict()):
-            return
-    full = [sys.executable, "-m", "gen_jax.main", *line, f"--workdir={workdir}"]
-    ended = subprocess.run(full, cwd=CONFIG.parents[1])
-    if ended.returncode:
-        raise UserError(f"the run in {workdir} ended with code {ended.returncode}; the same command goes on from there")
 
 
 def measured(workdir: pathlib.Path) -> dict[str, float]:
@@ -171,14 +147,14 @@ def main(argv: list[str]) -> None:
     lines: dict[tuple[float, int], list[str]] = {
         (beta, seed): words(beta, seed, flags.full, more) for seed in range(flags.seeds) for beta in betas
     }  # all of one seed first: what there is after an hour can be compared
-    resolved = resolve(lines[betas[0], 0])
+    resolved = runs.resolve(lines[betas[0], 0])
     configs.check(resolved)
     require_factors(dataset.load(resolved.data).spec)
 
-    runs = (flags.runs or pathlib.Path("runs") / (NAME + ("-full" if flags.full else ""))).absolute()
-    workdirs = {pair: runs / f"beta{pair[0]:g}-seed{pair[1]}" for pair in lines}
+    folder = (flags.runs or pathlib.Path("runs") / (NAME + ("-full" if flags.full else ""))).absolute()
+    workdirs = {pair: folder / f"beta{pair[0]:g}-seed{pair[1]}" for pair in lines}
     for pair, line in lines.items():
-        train(workdirs[pair], line)
+        runs.train(workdirs[pair], line)
     found = {pair: measured(workdir) for pair, workdir in workdirs.items()}
 
     flags.out.mkdir(parents=True, exist_ok=True)

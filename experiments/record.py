@@ -133,6 +133,56 @@ def plot(lines: Sequence[Line], x_label: str, y_label: str, x_axis: Axis, y_axis
     )
 
 
+class Panel(NamedTuple):
+    """One measure of several things, a dot a seed."""
+
+    title: str
+    values: Mapping[str, Sequence[float]]
+    axis: Axis
+
+
+_NAMES, _PANEL, _ROW, _HEAD = 190, 220, 30, 34  # pixels: of the names, a panel, a row, and what stands above
+
+
+def dots(panels: Sequence[Panel]) -> str:
+    """Returns measures side by side as an SVG that stands alone, on white; a ring marks the mean of the dots.
+
+    Args:
+      panels: of the same things; those of the first name the rows.
+    """
+    names = list(panels[0].values)
+    width, height = _NAMES + _PANEL * len(panels), _HEAD + _ROW * len(names) + 30
+    bottom = _HEAD + _ROW * len(names)
+    drawn, texts = (
+        [],
+        [_text(_NAMES - 12, _HEAD + _ROW * (row + 0.5) + 4, name, "end") for row, name in enumerate(names)],
+    )
+    for number_of, panel in enumerate(panels):
+        left, inner = _NAMES + _PANEL * number_of, _PANEL - 24
+        texts.append(_text(left, _HEAD - 14, panel.title, "start", font_size=11, font_weight="bold"))
+        for tick in panel.axis.ticks():
+            x = round(left + inner * float(panel.axis.place(tick)), 1)
+            drawn.append(element("line", x1=x, x2=x, y1=_HEAD, y2=bottom, stroke="#d8dee4"))
+            texts.append(_text(x, bottom + 16, number(tick), font_size=10))
+        for row, name in enumerate(names):
+            y, paint = _HEAD + _ROW * (row + 0.5), _COLOURS[row % len(_COLOURS)]
+            values = np.asarray(panel.values[name], float)
+            for x in _rounded(left + inner * panel.axis.place(values)):
+                drawn.append(element("circle", cx=x, cy=y, r=3.5, fill=paint))
+            x = _rounded(left + inner * panel.axis.place(values.mean(keepdims=True)))[0]
+            drawn.append(element("circle", cx=x, cy=y, r=8, fill="none", stroke=paint, stroke_width=1.5))
+    return element(
+        "svg",
+        element("rect", width=width, height=height, fill="white"),
+        element("g", *drawn),
+        element("g", *texts, font_family="sans-serif", font_size=12, fill="#1f2328"),
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width} {height}",
+        width=width,
+        height=height,
+    )
+
+
 def _rounded(values: np.ndarray) -> list[float]:
     return [round(float(value), 1) for value in values]
 

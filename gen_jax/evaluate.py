@@ -146,7 +146,7 @@ def judge(
     rows += _judge_by_similarity(config, data, images, labels, step)
     histogram = None
     if _has_features(data.spec):
-        judged, histogram = _judge_by_classifier(config, data, images, labels, step)
+        judged, histogram = judge_by_classifier(config, data, images, labels, step)
         rows += judged
     return {
         "metrics": rows,
@@ -275,9 +275,18 @@ def _judge_by_similarity(
     return [_metric(name, found.mean, "reference", protocol, real, found.standard_error)]
 
 
-def _judge_by_classifier(
+def judge_by_classifier(
     config: Any, data: dataset.Dataset, images: np.ndarray, labels: np.ndarray | None, step: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Returns metrics of samples in the eyes of the data set's own classifier, and the histogram of their classes.
+
+    Args:
+      config: of the run.
+      data: what it was trained on.
+      images: samples, uint8 [N, H, W, C].
+      labels: i32 [N], the classes asked for, or None.
+      step: of the checkpoint.
+    """
     classifier = classifiers.train(data, config.data.cache_dir, _recipe(config))
     trained = f"{data.spec.name}'s turned images" if classifier.of_turns else data.spec.name
     num, n = len(images), short(len(images))

@@ -167,7 +167,7 @@ def test_without_labels_samples_are_judged_by_features_of_turned_images(made_up_
     data, config = dataset.load(data_config(made_up_tfds, "made_up_unlabelled")), configs.base_config()
     config.eval.classifier_steps, config.eval.track = 10, 100
     assert data.test is not None
-    rows, histogram = evaluate._judge_by_classifier(config, data, data.test["image"][:100], None, 7)
+    rows, histogram = evaluate.judge_by_classifier(config, data, data.test["image"][:100], None, 7)
     names = ["frechet_distance", "precision", "recall", "density", "coverage"]
     assert [row["name"] for row in rows] == [f"{name}/turns_classifier_100" for name in names]
     assert histogram is None

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments import beta
+from experiments import beta, runs
 from gen_jax import config as configs
 from gen_jax.figures.pictures import save_picture
 from gen_jax.method import Picture, UserError
@@ -17,7 +17,7 @@ MIG = {(1, 0): 0.1, (8, 0): 0.3, (20, 0): 0.2, (1, 1): 0.2, (8, 1): 0.1, (20, 1)
 
 def _pretend(workdir: pathlib.Path, line, mig: float, step: int | None = None) -> None:
     """What a run that has finished leaves behind, as far as the experiment reads it."""
-    run, config = Run(workdir), beta.resolve(line)
+    run, config = Run(workdir), runs.resolve(line)
     run.write_config({"config": config.to_dict(), "data": {"name": "dsprites:drawn"}})
     measures = {"mig/20_bins_10000_samples": mig, "sap_correlation/10000_samples": 0.5, "active_units/2048_examples": 4}
     measures |= {"training_reconstruction": 30.0, "training_kl": 15.0}
@@ -33,7 +33,7 @@ def test_every_run_is_in_the_table_the_figures_and_the_verdict(tmp_path, monkeyp
     def train(workdir, line):
         _pretend(workdir, line, MIG[int(line[-2].partition("=")[2]), int(line[-1].partition("=")[2])])
 
-    monkeypatch.setattr(beta, "train", train)
+    monkeypatch.setattr(runs, "train", train)
     monkeypatch.chdir(tmp_path)
     beta.main(["--seeds=2", f"--out={tmp_path}/out"])
     report = json.loads((tmp_path / "out/report.json").read_text())
@@ -65,17 +65,17 @@ def test_a_run_that_has_finished_is_not_run_again_and_one_that_was_cut_short_is(
     )
     line = beta.words(8, 0, full=False)
     _pretend(tmp_path / "whole", line, 0.2)
-    beta.train(tmp_path / "whole", line)
+    runs.train(tmp_path / "whole", line)
     assert not started
     _pretend(tmp_path / "part", line, 0.2, step=3)
-    beta.train(tmp_path / "part", line)
+    runs.train(tmp_path / "part", line)
     assert started[0][1:] == ["-m", "gen_jax.main", *line, f"--workdir={tmp_path}/part"]
     with pytest.raises(UserError, match="ended with code 1"):  # of another config: main says so, and refuses
-        beta.train(tmp_path / "whole", beta.words(8, 1, full=False))
+        runs.train(tmp_path / "whole", beta.words(8, 1, full=False))
 
 
 def test_the_full_setting_is_one_word_away():
-    resolved = [beta.resolve(beta.words(20, 2, full)) for full in (False, True)]
+    resolved = [runs.resolve(beta.words(20, 2, full)) for full in (False, True)]
     assert resolved[1].num_steps == 300_000
     assert resolved[0].num_steps < 10_000
     for config in resolved:
@@ -84,7 +84,7 @@ def test_the_full_setting_is_one_word_away():
 
 
 def test_a_set_without_factors_is_refused_before_any_run(made_up_tfds, monkeypatch):
-    monkeypatch.setattr(beta, "train", None)
+    monkeypatch.setattr(runs, "train", None)
     with pytest.raises(UserError, match="^'made_up_digits' has no factors of variation .*dsprites has$"):
         beta.main(["--config.data.name=made_up_digits", f"--config.data.data_dir={made_up_tfds}"])
     for words in (["--seeds=0"], ["--betas", "4"], ["--config.vae.beta2=3"], ["--out"]):

@@ -1,0 +1,42 @@
+"""Runs of an experiment: one a command line, each in a process of its own, and none made twice."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from gen_jax import config as configs
+from gen_jax.method import UserError
+from gen_jax.run import Run
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def resolve(line: Sequence[str]) -> Any:
+    """Returns the config of a command line, whose first word is --config=<file>[:<variant>]."""
+    return configs.override(configs.load(line[0].removeprefix("--config="))[2], line[1:])
+
+
+def train(workdir: pathlib.Path, line: Sequence[str]) -> None:
+    """Trains and judges one run, unless it has finished.
+
+    Args:
+      workdir: of the run.
+      line: its command line without --workdir.
+
+    Raises:
+      UserError: it ended otherwise; its own line stands above.
+    """
+    run, resolved = Run(workdir), resolve(line)
+    if run.report_json.is_file() and run.config_path.is_file():
+        finished = json.loads(run.report_json.read_text())["facts"]["checkpoint_step"] >= resolved.num_steps
+        if finished and not configs.changes(run.read_config()["config"], resolved.to_dict()):
+            return
+    full = [sys.executable, "-m", "gen_jax.main", *line, f"--workdir={workdir}"]
+    ended = subprocess.run(full, cwd=ROOT)
+    if ended.returncode:
+        raise UserError(f"the run in {workdir} ended with code {ended.returncode}; the same command goes on from there")

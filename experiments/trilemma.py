@@ -1,0 +1,248 @@
+"""Quality, speed and diversity of a VAE, a GAN and a diffusion model on the same digits, trained for equally long.
+
+    python -m experiments.trilemma    # hours on two cores, mostly the 1,000 steps of ancestral sampling
+
+Generative models are said to have two of the three (Xiao et al. 2022). Each family trains for about five minutes on two
+cores, by configs of this project; then the same 2,000 samples are drawn and judged in every row by the same classifier.
+Speed is of the sampler alone, compiled, on the device at hand. Runs lie under runs/trilemma; what has been trained or
+measured there is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import record, runs
+from gen_jax import command, evaluate, sample
+from gen_jax.data import dataset
+from gen_jax.figures.curve import Axis
+from gen_jax.figures.markup import number
+from gen_jax.method import UserError
+from gen_jax.run import Run, write_bytes, write_json
+from gen_jax.writers import read_metrics
+
+NAME = "trilemma"
+NUM_SAMPLES = 2_000  # of every row: more of the slowest take hours
+BATCH = 250  # samples drawn at a time
+
+
+class Family(NamedTuple):
+    """A model and how it is trained.
+
+    Attributes:
+      config: file in configs/.
+      num_steps: that take about five minutes on the two cores that the README's figures are of.
+    """
+
+    config: str
+    num_steps: int
+
+
+class Row(NamedTuple):
+    """One way to sample.
+
+    Attributes:
+      family: key of FAMILIES.
+      words: beside the run's own config.
+    """
+
+    family: str
+    words: tuple[str, ...] = ()
+
+
+FAMILIES = {
+    "VAE": Family("vae_mnist_dense", 18_000),
+    "GAN": Family("cgan_mnist", 3_000),
+    "DDPM": Family("ddpm_mnist", 3_000),
+}
+ROWS = {
+    "VAE": Row("VAE"),
+    "GAN": Row("GAN"),
+    "DDPM, ancestral, 1,000 steps": Row(
+        "DDPM", ("--config.sample.sampler=ancestral", "--config.sample.num_steps=1000")
+    ),
+    "DDPM, DDIM, 50 steps": Row(
+        "DDPM", ("--config.sample.sampler=ddim", "--config.sample.eta=0", "--config.sample.num_steps=50")
+    ),
+    "DDPM, DDIM, 10 steps": Row(
+        "DDPM", ("--config.sample.sampler=ddim", "--config.sample.eta=0", "--config.sample.num_steps=10")
+    ),
+}
+QUALITY, SPEED, DIVERSITY = "frechet_distance", "images_per_second", "recall"
+MEASURES = (QUALITY, "precision", SPEED, DIVERSITY, "coverage")
+
+
+def words(family: str, seed: int, num_steps: int, more: Sequence[str] = ()) -> list[str]:
+    """Returns the command line of one run, without its --workdir.
+
+    Example:
+      >>> words("GAN", 1, 3000)[1:]
+      ['--config.num_steps=3000', '--config.seed=1']
+    """
+    file = runs.ROOT / "configs" / f"{FAMILIES[family].config}.py"
+    return [f"--config={file}", f"--config.num_steps={num_steps}", f"--config.seed={seed}", *more]
+
+
+def measure(workdir: pathlib.Path, row: Row, data: dataset.Dataset, num: int) -> dict[str, float]:
+    """Returns what is found of `num` samples of a run: metrics by the measure's name, and images_per_second."""
+    more = (f"--config.sample.num={num}", f"--config.sample.batch_size={min(BATCH, num)}")
+    model = sample.load(workdir, (*row.words, *more))
+    generated, seconds = [], []
+    labels = sample.checked_labels(model.method, model.spec, num, None)
+    before = time.perf_counter()
+    for images in model.batches(model.state, labels, 0, num):
+        seconds.append((time.perf_counter() - before) / len(images))
+        generated.append(images)
+        before = time.perf_counter()
+    judged, _ = evaluate.judge_by_classifier(
+        model.config, data, np.concatenate(generated), labels, int(model.state.step)
+    )
+    values = {one["name"].partition("/")[0]: one["value"] for one in judged}
+    # The first batch compiles.
+    return values | {SPEED: 1 / statistics.median(seconds[1:] or seconds)}
+
+
+def remembered(path: pathlib.Path, made: Mapping[str, Any]) -> dict[str, float] | None:
+    """Returns what was measured before under the same conditions, or None."""
+    if not path.is_file():
+        return None
+    stored = json.loads(path.read_text())
+    return stored["values"] if stored["made"] == made else None
+
+
+def minutes_of(workdir: pathlib.Path) -> float:
+    """Returns how long a run trained, all its starts together."""
+    total = last = 0.0
+    for one in read_metrics(workdir):
+        if "seconds" in one:
+            total, last = total + (last if one["seconds"] < last else 0.0), one["seconds"]
+    return (total + last) / 60
+
+
+def table(found: Mapping[tuple[str, int], Mapping[str, float]], minutes: Mapping[tuple[str, int], float]) -> list[dict]:
+    """Returns a row a way to sample: means over the seeds, with the smallest and the largest."""
+    rows = []
+    for name in dict.fromkeys(name for name, _ in found):
+        seeds = [seed for each, seed in found if each == name]
+        shown = {"model": name, "minutes of training": _spread([minutes[ROWS[name].family, s] for s in seeds], 2)}
+        rows.append(shown | {m.replace("_", " "): _spread([found[name, s][m] for s in seeds]) for m in MEASURES})
+    return rows
+
+
+def _spread(values: Sequence[float], digits: int = 3) -> str:
+    """Example:
+    >>> _spread([1.0, 2.0, 6.0])
+    '3 (1 to 6)'
+    """
+    told = [number(value, digits) for value in (statistics.fmean(values), min(values), max(values))]
+    return told[0] if len(values) == 1 else f"{told[0]} ({told[1]} to {told[2]})"
+
+
+def verdict(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
+    """Returns one line: which way of sampling leads in each of the three, by means over the seeds.
+
+    Example:
+      >>> one = {"frechet_distance": 2.0, "images_per_second": 10.0, "recall": 0.8}
+      >>> verdict({("GAN", 0): one, ("VAE", 0): one | {"recall": 0.9}})
+      'Quality: GAN (Frechet distance 2). Speed: GAN (10 images/s). Diversity: VAE (recall 0.9). No row leads in all.'
+    """
+    names = list(dict.fromkeys(name for name, _ in found))
+    means = {
+        name: {m: statistics.fmean(v[m] for (each, _), v in found.items() if each == name) for m in found[name, 0]}
+        for name in names
+    }
+    best = min(names, key=lambda name: means[name][QUALITY])
+    fast = max(names, key=lambda name: means[name][SPEED])
+    wide = max(names, key=lambda name: means[name][DIVERSITY])
+    told = (
+        f"Quality: {best} (Frechet distance {number(means[best][QUALITY], 3)}). "
+        f"Speed: {fast} ({number(means[fast][SPEED], 3)} images/s). "
+        f"Diversity: {wide} (recall {number(means[wide][DIVERSITY], 3)})."
+    )
+    return told + (" One row leads in all three." if best == fast == wide else " No row leads in all.")
+
+
+def figure(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
+    """Returns the three sides beside each other, a dot a seed, as SVG."""
+    names = list(dict.fromkeys(name for name, _ in found))
+
+    def values(measure: str) -> dict[str, list[float]]:
+        return {name: [v[measure] for (each, _), v in found.items() if each == name] for name in names}
+
+    def around(measure: str) -> Axis:
+        every = [value for some in values(measure).values() for value in some]
+        return Axis(min(every) / 1.5, max(every) * 1.5, log=True)
+
+    return record.dots(
+        [
+            record.Panel("Quality: Frechet distance, left is better", values(QUALITY), around(QUALITY)),
+            record.Panel("Speed: images/s, right is better", values(SPEED), around(SPEED)),
+            record.Panel("Diversity: recall, right is better", values(DIVERSITY), Axis(0.0, 1.0)),
+        ]
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Trains and measures what is not done yet, and writes table, figure and verdict.
+
+    Raises:
+      UserError: a mistake of the user's.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{NAME}", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="ways to sample")
+    for name, family in FAMILIES.items():
+        parser.add_argument(
+            f"--{name.lower()}_steps",
+            type=int,
+            default=family.num_steps,
+            help=f"of training (default {family.num_steps:,})",
+        )
+    parser.add_argument("--num", type=int, default=NUM_SAMPLES, help=f"samples a row (default {NUM_SAMPLES:,})")
+    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs") / NAME, help="of the directories")
+    parser.add_argument("--out", type=pathlib.Path, default=record.RESULTS / NAME, help="of table and figure")
+    flags, more = parser.parse_known_args(argv)
+    if flags.seeds < 1 or flags.num < 1:
+        raise UserError("give at least one of --seeds, and one sample of --num")
+    found, minutes, stored = {}, {}, {}
+    for seed in range(flags.seeds):  # all of one seed first: what there is after an hour can be compared
+        for name in flags.rows:
+            row = ROWS[name]
+            workdir = flags.runs.absolute() / f"{row.family.lower()}-seed{seed}"
+            line = words(row.family, seed, getattr(flags, f"{row.family.lower()}_steps"), more)
+            runs.train(workdir, line)
+            minutes[row.family, seed] = minutes_of(workdir)
+            stored[row.family] = Run(workdir).read_config()
+            path = workdir / f"{NAME}-{'-'.join(name.lower().replace(',', '').split())}.json"
+            made = {"words": list(row.words), "num": flags.num, "step": runs.resolve(line).num_steps}
+            values = remembered(path, made)
+            if values is None:
+                values = measure(workdir, row, dataset.load(runs.resolve(line).data), flags.num)
+                write_json(path, {"made": made, "values": values})
+            found[name, seed] = values
+            print(f"{name}, seed {seed}: {', '.join(f'{m} {number(values[m])}' for m in MEASURES)}", flush=True)
+    flags.out.mkdir(parents=True, exist_ok=True)
+    write_bytes(flags.out / "trilemma.svg", figure(found).encode())
+    report = {
+        "command": " ".join([f"python -m experiments.{NAME}", *argv]),
+        "verdict": verdict(found),
+        "configs": {family: one["config"] for family, one in stored.items()},
+        "data": next(iter(stored.values()))["data"],
+        "minutes": {f"{family}, seed {seed}": value for (family, seed), value in minutes.items()},
+        "values": {f"{name}, seed {seed}": values for (name, seed), values in found.items()},
+        "versions": record.versions(),
+    }
+    seeds = "1 seed" if flags.seeds == 1 else f"{flags.seeds} seeds: mean (smallest to largest)"
+    record.write(flags.out, report, {f"{flags.num:,} samples a row, {seeds}": table(found, minutes)})
+
+
+if __name__ == "__main__":
+    command.run(main, "the same command goes on from here")
