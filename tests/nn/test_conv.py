@@ -54,8 +54,8 @@ def correlate(x, kernel, padding):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("strides", STRIDES)
 def test_transposed_equals_xla(strides, kernel, padding):
-    for size in SIZES:
-        x, w = arrays(kernel, size)
+    for size, features in zip(SIZES, (2, 5), strict=True):  # up to four features have a form of their own
+        x, w = arrays(kernel, size, features=features)
         expected = jax.eval_shape(lambda x, w: xla(x, w, strides, padding), x, w).shape
         if min(expected) > 0:
             y = jax.jit(lambda x, w: conv_transpose(x, w, strides, padding))(x, w)
@@ -70,28 +70,69 @@ def test_transposed_equals_correlation_with_zeros_between_pixels(padding):
     assert_close(conv_transpose(x, w, (2, 3), padding), correlate(dilated, w, padding))
 
 
-@pytest.mark.parametrize(("strides", "kernel", "padding"), DERIVATIVE_CASES)
-def test_transposed_has_the_derivatives_of_xla(strides, kernel, padding):
-    x, w = arrays(kernel, (5, 4))
+def assert_same_derivatives(operation, other, x, w):
+    """Forward mode, forward over reverse, and reverse over reverse."""
     dx, dw = np.cos(x), np.cos(w)
 
     def derivatives(operation):
         def loss(x, w):
-            return jnp.sum(jnp.sin(operation(x, w, strides, padding)))
+            return jnp.sum(jnp.sin(operation(x, w)))
 
         def penalty(x, w):  # as a GAN's gradient penalty: reverse over reverse
             return sum(jnp.sum(g**2) for g in jax.grad(loss, (0, 1))(x, w))
 
         def everything(x, w):
-            forward = jax.jvp(lambda x, w: operation(x, w, strides, padding), (x, w), (dx, dw))
+            forward = jax.jvp(operation, (x, w), (dx, dw))
             hessian = jax.jvp(jax.grad(loss, (0, 1)), (x, w), (dx, dw))  # forward over reverse
             return forward, hessian, jax.grad(penalty, (0, 1))(x, w)
 
         return jax.jit(everything)(x, w)
 
-    actual, expected = derivatives(conv_transpose), derivatives(xla)
+    actual, expected = derivatives(operation), derivatives(other)
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * scale), actual, expected)
+
+
+@pytest.mark.parametrize("features", [2, 5])
+@pytest.mark.parametrize(("strides", "kernel", "padding"), DERIVATIVE_CASES)
+def test_transposed_has_the_derivatives_of_xla(strides, kernel, padding, features):
+    x, w = arrays(kernel, (5, 4), features=features)
+    assert_same_derivatives(
+        lambda x, w: conv_transpose(x, w, strides, padding), lambda x, w: xla(x, w, strides, padding), x, w
+    )
+
+
+@pytest.mark.parametrize("padding", [*PADDINGS, ((4, 0), (0, 5))])
+@pytest.mark.parametrize("features", [1, 3, 4])
+def test_a_convolution_that_ends_in_an_image_is_the_same_correlation(features, padding):
+    x, w = arrays((3, 2), (5, 4), features=features)
+    pads = padding
+    if isinstance(padding, str):
+        pads = jax.lax.padtype_to_pads((5, 4), (3, 2), (1, 1), padding)
+    assert_close(jax.jit(lambda x, w: conv(x, w, (1, 1), padding))(x, w), correlate(x, w, pads))
+
+
+def test_a_convolution_that_ends_in_an_image_has_the_derivatives_of_xla():
+    x, w = arrays((3, 3), (5, 4))
+    plain = lambda x, w: jax.lax.conv_general_dilated(  # noqa: E731
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    assert_same_derivatives(conv, plain, x, w)
+
+
+def test_a_convolution_that_ends_in_an_image_sums_in_single_precision():
+    x, w = (jnp.asarray(each, jnp.bfloat16) for each in arrays((3, 3), (5, 4), channels=32))
+    y = jax.jit(conv)(x, w)
+    assert y.dtype == jnp.bfloat16
+    exact = correlate(*(np.asarray(each, np.float64) for each in (x, w)), ((1, 1), (1, 1)))
+    np.testing.assert_allclose(np.asarray(y, np.float64), exact, rtol=2**-8)
+
+
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("cuda", 1)])
+def test_platform_chooses_the_form_of_an_image_when_lowered(platform, convolutions):
+    x, w = arrays((3, 3), (4, 4))
+    text = jax.jit(conv).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == convolutions
 
 
 def test_transposed_under_vmap_of_images_and_of_kernels():
@@ -127,7 +168,7 @@ def test_unknown_padding_is_refused():
 @pytest.mark.parametrize("padding", [((-1, 1), (0, 0)), ((3, 0), (3, 0)), ((0, 5), (-2, 1))])
 def test_any_padding_is_exact_with_its_gradients(padding):
     """XLA on CPU alone reads foreign memory at the first, and in the input gradient of the second."""
-    x, w = arrays((2, 4), (6, 7))
+    x, w = arrays((2, 4), (6, 7), features=5)  # fewer have a form of their own
     y, pullback = jax.jit(lambda x, w: jax.vjp(lambda x, w: conv(x, w, padding=padding), x, w))(x, w)
     expected = correlate(x, w, padding)
     assert_close(y, expected)
