@@ -2,7 +2,7 @@
 
 Two convolutions have a form of their own on CPUs. There XLA runs the weight gradient of a dilated convolution, as the
 transposed one is, about 50 times slower than the gradients of the plain convolutions that it is made of; and a
-convolution that ends in an image, in one to four channels, several times slower than the matrix product with all taps
+convolution that ends in an image, in one to three channels, several times slower than the matrix product with all taps
 and the sum of what they give, each moved to its place.
 """
 
@@ -18,7 +18,7 @@ from flax.linen.dtypes import promote_dtype
 
 from gen_jax.method import Array
 
-_MOST_FEATURES = 4  # of an image: grey, colours, or those of a patch of 2x2
+_MOST_FEATURES = 3  # of an image: grey or colours
 
 Padding = str | Sequence[tuple[int, int]]
 """SAME, VALID, or (before, after) for height and width."""

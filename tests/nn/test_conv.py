@@ -54,7 +54,7 @@ def correlate(x, kernel, padding):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("strides", STRIDES)
 def test_transposed_equals_xla(strides, kernel, padding):
-    for size, features in zip(SIZES, (2, 5), strict=True):  # up to four features have a form of their own
+    for size, features in zip(SIZES, (2, 5), strict=True):  # up to three features have a form of their own
         x, w = arrays(kernel, size, features=features)
         expected = jax.eval_shape(lambda x, w: xla(x, w, strides, padding), x, w).shape
         if min(expected) > 0:
@@ -103,7 +103,7 @@ def test_transposed_has_the_derivatives_of_xla(strides, kernel, padding, feature
 
 
 @pytest.mark.parametrize("padding", [*PADDINGS, ((4, 0), (0, 5))])
-@pytest.mark.parametrize("features", [1, 3, 4])
+@pytest.mark.parametrize("features", [1, 3])
 def test_a_convolution_that_ends_in_an_image_is_the_same_correlation(features, padding):
     x, w = arrays((3, 2), (5, 4), features=features)
     pads = padding
