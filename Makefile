@@ -11,7 +11,7 @@ run: $(VENV)/.installed  ## train the main config (CONFIG=...), with samples, me
 	$(BIN)/python -m gen_jax.main --config=$(CONFIG)
 
 test: $(VENV)/.test  ## the fast tests, and every docstring's example
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.test  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow

@@ -3,8 +3,8 @@
     python -m gen_jax.main --config=configs/ddpm_mnist.py
 
 About 92% of the samples are classified with more than 0.9 confidence (of real digits 96%).
-Variants: `:tiny` shows that everything works in under a minute; `:long` trains a wider network for 20,000 steps, about an
-hour: about 95% are. On an accelerator: --config.batch_size=512.
+Variants: `:tiny` shows that everything works in under a minute; `:long` trains a wider network for 20,000 steps, in
+about an hour, and about 95% are. On an accelerator: --config.batch_size=512.
 """
 
 from ml_collections import ConfigDict

@@ -37,7 +37,7 @@ def test_seeds_in_one_program_are_what_they_are_alone():
     steps = jax.jit(experiment.many_steps(method, config, jnp.asarray(REAL), 3))
 
     def after(seeds: list[int]):
-        states, _ = steps(jax.vmap(method.init)(jax.vmap(jax.random.key)(jnp.array(seeds))))
+        states, _ = steps(jax.jit(jax.vmap(method.init))(jax.vmap(jax.random.key)(jnp.array(seeds))))
         return states.params
 
     both, alone = after([3, 7]), after([7])

@@ -7,8 +7,8 @@ from experiments import generator_gradient as experiment
 
 def test_losses_scale_the_logits_gradient_by_d_and_one_minus_d():
     # The bias of the discriminator's last layer alone sets the probability: here about 1e-3.
-    generator = experiment.GENERATOR.init(jax.random.key(0), jnp.zeros((1, 2)))["params"]
-    discriminator = experiment.DISCRIMINATOR.init(jax.random.key(1), jnp.zeros((1, 1, 1, 2)))["params"]
+    generator = jax.jit(experiment.GENERATOR.init)(jax.random.key(0), jnp.zeros((1, 2)))["params"]
+    discriminator = jax.jit(experiment.DISCRIMINATOR.init)(jax.random.key(1), jnp.zeros((1, 1, 1, 2)))["params"]
     (last,) = (name for name, leaf in discriminator.items() if leaf["kernel"].shape[-1] == 1)
     discriminator = discriminator | {last: discriminator[last] | {"bias": jnp.full((1,), -7.0)}}
     found = jax.jit(experiment.gradients)(generator, discriminator, jax.random.normal(jax.random.key(2), (16, 2)))

@@ -127,7 +127,7 @@ def test_the_spectral_vectors_are_iterated_once_a_step_before_the_weights_move()
     before = jax.jit(method.init)(jax.random.key(0))
     after, _ = jax.jit(method.step)(before, batch_of(8))
     spectral = constraints.make("spectral", 1.0)
-    expected = spectral.advance(before.params["discriminator"], before.variables["vectors"])
+    expected = jax.jit(spectral.advance)(before.params["discriminator"], before.variables["vectors"])
     same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
     jax.tree.map(same, after.variables["vectors"], expected)
     kernels = [x for x in jax.tree.leaves(before.params["discriminator"]) if x.ndim > 1]
@@ -176,8 +176,8 @@ def test_running_averages_are_those_of_real_images_and_the_generator_s_are_avera
 
 def test_the_forward_pass_of_the_generator_is_computed_once():
     # Two layers a network. Discriminator: 2 passes of 2, 4 weight gradients, 2 in the inputs of second layers.
-    # Generator: 2 forward and 2 backward through the discriminator; of its own layers only the first is a convolution on
-    # a CPU (the last ends in an image): forward, weight and input gradient.
+    # Generator: 2 forward and 2 backward through the discriminator; of its own layers only the first is a convolution
+    # on a CPU (the last ends in an image): forward, weight and input gradient.
     method = methods.make(load("dcgan_mnist", "network.upsampling=nearest"), SPEC)
     state = jax.eval_shape(method.init, jax.random.key(0))
     text = jax.jit(method.step).lower(state, batch_of(8)).compile().as_text()
@@ -251,7 +251,7 @@ def test_one_command_trains_goes_on_and_reports(made_up_tfds, tmp_path):
         f"--config={FOLDER / 'wgan_gp_mnist.py'}:tiny", f"--config.data.data_dir={made_up_tfds}",
         "--config.data.name=made_up_unlabelled", "--config.log_every=2", "--config.eval_every=2",
         "--config.checkpoint_every=2", "--config.sample.num=20", "--config.eval.num_examples=20",
-        f"--workdir={tmp_path / 'run'}",
+        "--config.eval.classifier_steps=10", f"--workdir={tmp_path / 'run'}",
     ]  # fmt: skip
     main.main([*words, "--config.num_steps=2"])
     main.main([*words, "--config.num_steps=4"])

@@ -48,8 +48,9 @@ def test_residual_block_starts_as_its_shortcut(norm, film):
 @pytest.mark.parametrize("features", [8, 16])
 def test_condition_reaches_only_its_own_example(film, features):
     block = ResidualBlock(features, NORMS[0], film)
-    params = jax.tree.map(lambda p: p + 0.1, block.init(jax.random.key(0), X, CONDITION))
-    one, other = (block.apply(params, X, c) for c in (CONDITION, CONDITION + np.array([[0.0], [1.0]])))
+    init, apply = jax.jit(block.init), jax.jit(block.apply)
+    params = jax.tree.map(lambda p: np.asarray(p) + np.float32(0.1), init(jax.random.key(0), X, CONDITION))
+    one, other = (np.asarray(apply(params, X, c)) for c in (CONDITION, CONDITION + np.array([[0.0], [1.0]])))
     np.testing.assert_array_equal(one[0], other[0])
     assert abs(one[1] - other[1]).max() > 1e-3
 
