@@ -166,14 +166,20 @@ def load(path: str) -> tuple[str, str, Config]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Returns the config that a run's config.json holds (lists are tuples)."""
+    """Returns the config that a run's config.json holds (lists are tuples); keys newer than the run have their default.
 
-    def restore(value):
+    Example:
+      >>> from_dict({"seed": 3, "network": {"multipliers": [1, 2]}}).network.multipliers
+      (1, 2)
+    """
+
+    def restore(value, default):
         if isinstance(value, Mapping):
-            return {k: restore(v) for k, v in value.items()}
-        return tuple(restore(v) for v in value) if isinstance(value, list) else value
+            older = default if isinstance(default, Mapping) else {}
+            return {**older, **{k: restore(v, older.get(k)) for k, v in value.items()}}
+        return tuple(restore(v, None) for v in value) if isinstance(value, list) else value
 
-    return ml_collections.ConfigDict(restore(values))
+    return ml_collections.ConfigDict(restore(values, base_config().to_dict()))
 
 
 def flatten(config: Mapping[str, Any] | Config, prefix: str = "") -> dict[str, Any]:
