@@ -137,7 +137,8 @@ def main() -> None:
     parser.add_argument("--num_steps", type=int, default=10_000, help="steps of a tiny model through the loop")
     num_steps = parser.parse_args().num_steps
     main_config = configs.load(str(CONFIG))[2]
-    words = [f"--config.{name}={num_steps // 20}" for name in ("log_every", "eval_every", "checkpoint_every")]
+    words = [f"--config.{name}={num_steps // 20}" for name in ("log_every", "checkpoint_every")]
+    words.append(f"--config.eval_every={num_steps}")  # none on the way
     tiny_config = configs.override(
         configs.load(f"{CONFIG}:tiny")[2], [*TINY, f"--config.num_steps={num_steps}", *words]
     )
@@ -155,7 +156,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         starts = [seconds_to_first_step(cache) for _ in range(2)]
 
-    quarter = len(sizes) // 4
     rows = [
         ["main job, bare step", f"{1000 * main_step:.1f} ms"],
         ["tiny model, bare step", f"{1000 * bare:.2f} ms"],
@@ -167,7 +167,7 @@ def main() -> None:
             [f"command to first steps, {kind}", f"{s:.1f} s" if s else "no data"]
             for kind, s in zip(("cold", "warm"), starts, strict=True)
         ),
-        [f"host memory after a quarter of {num_steps:,} steps", f"{sizes[quarter] / MIB:,.0f} MiB"],
+        [f"host memory halfway through {num_steps:,} steps", f"{sizes[len(sizes) // 2] / MIB:,.0f} MiB"],
         ["the same at the end", f"{sizes[-1] / MIB:,.0f} MiB"],
     ]
     print(timing.machine())
