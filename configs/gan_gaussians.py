@@ -4,8 +4,8 @@
 
 The loss on pairs, R1 and fading instance noise keep it from collapse. The page counts the modes that the generator
 found, and shows its points as training went. Variants: `:ring8` has eight Gaussians on a circle; `:minimax` plays the
-first game of Goodfellow et al. 2014 without remedies; `:tiny` is a short run that shows that everything works. `python -m
-experiments.gan_losses` compares the games.
+first game of Goodfellow et al. 2014 without remedies; `:tiny` is a short run that shows that everything works.
+`python -m experiments.gan_losses` compares the games.
 """
 
 from ml_collections import ConfigDict
