@@ -59,8 +59,8 @@ class Row(NamedTuple):
 
 
 FAMILIES = {
-    "VAE": Family("vae_mnist_dense", 18_000),
-    "GAN": Family("cgan_mnist", 3_000),
+    "VAE": Family("vae_mnist_dense", 30_000),
+    "GAN": Family("cgan_mnist", 5_000),
     "DDPM": Family("ddpm_mnist", 3_000),
 }
 ROWS = {
