@@ -309,7 +309,9 @@ class _Best(contextlib.AbstractContextManager):
         return better
 
     def save(self, state: State) -> None:
+        """Returns when it is written: a run must not go on from a later step than that of a best that was cut short."""
         self._kept.save(state)
+        self._kept.wait()
 
     def __exit__(self, *_: object) -> None:
         self._kept.close()
