@@ -2,10 +2,10 @@
 
     python -m experiments.trilemma    # hours on two cores, mostly the 1,000 steps of ancestral sampling
 
-Generative models are said to have two of the three (Xiao et al. 2022). Each family trains for about five minutes on two
-cores, by configs of this project; then the same 2,000 samples are drawn and judged in every row by the same classifier.
-Speed is of the sampler alone, compiled, on the device at hand. Runs lie under runs/trilemma; what has been trained or
-measured there is not done again.
+Generative models are said to have two of the three (Xiao et al. 2022). Each family trains for as many steps as are
+meant to take five minutes on two cores, by configs of this project; the table says how long they took. Then the same
+2,000 samples are drawn and judged in every row by the same classifier. Speed is of the sampler alone, compiled, on the
+device at hand. Runs lie under runs/trilemma; what has been trained or measured there is not done again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gen_jax.figures.curve import Axis
 from gen_jax.figures.markup import number
 from gen_jax.method import UserError
 from gen_jax.run import Run, write_bytes, write_json
-from gen_jax.writers import read_metrics
+from gen_jax.writers import read_metrics, training_seconds
 
 NAME = "trilemma"
 NUM_SAMPLES = 2_000  # of every row: more of the slowest take hours
@@ -39,7 +39,7 @@ class Family(NamedTuple):
 
     Attributes:
       config: file in configs/.
-      num_steps: that take about five minutes on the two cores that the README's figures are of.
+      num_steps: meant to take five minutes on two cores; other machines need others, or --vae_steps and the like.
     """
 
     config: str
@@ -116,15 +116,6 @@ def remembered(path: pathlib.Path, made: Mapping[str, Any]) -> dict[str, float] 
         return None
     stored = json.loads(path.read_text())
     return stored["values"] if stored["made"] == made else None
-
-
-def minutes_of(workdir: pathlib.Path) -> float:
-    """Returns how long a run trained, all its starts together."""
-    total = last = 0.0
-    for one in read_metrics(workdir):
-        if "seconds" in one:
-            total, last = total + (last if one["seconds"] < last else 0.0), one["seconds"]
-    return (total + last) / 60
 
 
 def table(found: Mapping[tuple[str, int], Mapping[str, float]], minutes: Mapping[tuple[str, int], float]) -> list[dict]:
@@ -219,7 +210,7 @@ def main(argv: list[str]) -> None:
             workdir = flags.runs.absolute() / f"{row.family.lower()}-seed{seed}"
             line = words(row.family, seed, getattr(flags, f"{row.family.lower()}_steps"), more)
             runs.train(workdir, line)
-            minutes[row.family, seed] = minutes_of(workdir)
+            minutes[row.family, seed] = training_seconds(read_metrics(workdir)) / 60
             stored[row.family] = Run(workdir).read_config()
             path = workdir / f"{NAME}-{'-'.join(name.lower().replace(',', '').split())}.json"
             made = {"words": list(row.words), "num": flags.num, "step": runs.resolve(line).num_steps}

@@ -94,8 +94,8 @@ def compiler_options(fast: bool = True) -> dict[str, str | bool | int | float]:
 def loop(body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: PyTree) -> tuple[Any, Any]:
     """`jax.lax.scan` for bodies that hold a gradient: unrolled on a CPU.
 
-    There a convolution's gradient inside a rolled loop is 50 to 300 times slower than in straight code. A loop of one
-    turn is none on any device: scan would leave it rolled.
+    There a convolution's gradient inside a rolled loop is 50 times slower, or worse, than in straight code. A loop of
+    one turn is none on any device: scan would leave it rolled.
     """
     if len(jax.tree.leaves(xs)[0]) == 1:
         carry, y = body(carry, jax.tree.map(lambda x: x[0], xs))

@@ -27,6 +27,7 @@ from gen_jax.figures.grid import Images, checked, grid
 from gen_jax.figures.markup import Html, element, join, number
 from gen_jax.figures.pictures import animate, load_picture
 from gen_jax.method import DataSpec, Figure, Scatter, UserError
+from gen_jax.writers import training_seconds
 
 _NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
 _MAX_FRAMES = 24  # of what was drawn as training went
@@ -169,7 +170,7 @@ def read(workdir: pathlib.Path) -> Run:
     lines = load(workdir / "metrics.jsonl", functools.partial(_read_lines, notes=run.notes), [])
     run.curves = _curves(lines, run.notes)
     run.step = max((int(line["step"]) for line in lines), default=0)
-    run.seconds = _seconds(lines)
+    run.seconds = training_seconds(lines)
     for path in sorted((workdir / "pictures").glob("[0-9]*_*.npz")):
         if picture := load(path, load_picture, None):
             run.pictures[path.name] = picture
@@ -514,16 +515,6 @@ def _curves(lines: list[dict[str, Any]], notes: list[str]) -> dict[str, curve.Se
         if finite:
             curves[key] = curve.Series(key, *np.array(finite, np.float64).T)
     return curves
-
-
-def _seconds(lines: list[dict[str, Any]]) -> float:
-    """Time over all starts of the run: the clock of a resumed run may begin anew."""
-    total = before = 0.0
-    for line in lines:
-        if isinstance(now := line.get("seconds"), (int, float)):
-            total += now - before if now >= before else now
-            before = now
-    return total
 
 
 def _spec_of(data: dict[str, Any]) -> DataSpec:

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
 import tqdm
@@ -95,6 +95,24 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
+
+
+def training_seconds(records: Iterable[Mapping[str, Any]]) -> float:
+    """Returns the time over all starts of a run: the clock of a resumed run may begin anew.
+
+    Args:
+      records: lines of metrics.jsonl in their order; those without "seconds" do not count.
+
+    Example:
+      >>> training_seconds([{"seconds": 100.0}, {"seconds": 250.0}, {"eval/loss": 1.0}, {"seconds": 50.0}])
+      300.0
+    """
+    total = before = 0.0
+    for record in records:
+        if isinstance(now := record.get("seconds"), (int, float)):
+            total += now - before if now >= before else now
+            before = now
+    return total
 
 
 _NO_SCALARS = ("step", "time", "data")  # of a record

@@ -1,5 +1,6 @@
 """Fixtures of all tests: where the real data lies (if anywhere), and a small made-up data set."""
 
+import importlib.metadata
 import os
 import pathlib
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-# Eight virtual devices; and tests compile far more than they compute, so the compiler takes it easy.
-os.environ.setdefault(
-    "XLA_FLAGS",
+# Eight virtual devices; and tests compile far more than they compute, so the compiler takes it easy. An XLA that does
+# not know a flag ends the process, and newer ones have no choice of emitters.
+_FLAGS = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_llvm_disable_expensive_passes=true"
 )
+_CHOICE_OF_EMITTERS = tuple(int(n) for n in importlib.metadata.version("jaxlib").split(".")[:2]) < (0, 11)
+os.environ.setdefault("XLA_FLAGS", _FLAGS + " --xla_cpu_use_fusion_emitters=false" * _CHOICE_OF_EMITTERS)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def test_gathering_over_devices_gives_the_global_batch():
 
 @pytest.mark.parametrize("turns", [1, 3])
 def test_a_loop_is_unrolled_on_a_cpu(turns):
-    # A rolled loop around a convolution's gradient is up to 300 times slower there, though it be of one turn.
+    # A rolled loop around a convolution's gradient is 50 times slower there, or worse, though it be of one turn.
     def loop(x):
         return parallel.loop(lambda c, b: (c + b["x"], {"twice": 2 * b["x"]}), x, {"x": jnp.arange(1.0, turns + 1)})
 

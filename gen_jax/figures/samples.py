@@ -8,7 +8,7 @@ from gen_jax.figures import scatter
 from gen_jax.figures.grid import Images, grid
 from gen_jax.method import DataSpec, Figure, Picture, Scatter
 
-NUM_IMAGES, NUM_POINTS = 64, 2_500  # of one figure that is drawn as training goes
+NUM_IMAGES = 64  # of one figure that is drawn as training goes
 
 
 def num_shown(spec: DataSpec, num_images: int = NUM_IMAGES) -> int:
@@ -18,7 +18,7 @@ def num_shown(spec: DataSpec, num_images: int = NUM_IMAGES) -> int:
       >>> num_shown(DataSpec("x", (8, 8, 3), 64), 100)
       100
     """
-    return NUM_POINTS if spec.holds_points else num_images
+    return scatter.MAX_POINTS if spec.holds_points else num_images
 
 
 def still(samples: np.ndarray, spec: DataSpec, title: str, caption: str = "", data: np.ndarray | None = None) -> Figure:
@@ -38,7 +38,7 @@ def still(samples: np.ndarray, spec: DataSpec, title: str, caption: str = "", da
     """
     if not spec.holds_points:
         return Picture(samples, title, caption)  # pyright: ignore[reportArgumentType]  drawn from either kind of array
-    behind = None if data is None else np.asarray(data[:NUM_POINTS], np.float32).reshape(-1, 2)
+    behind = None if data is None else np.asarray(data[: scatter.MAX_POINTS], np.float32).reshape(-1, 2)
     return Scatter(
         samples.reshape(-1, 2),  # pyright: ignore[reportArgumentType]
         None,
