@@ -30,6 +30,7 @@ from typing import Any
 
 import jax
 
+from gen_jax.command import tells_of_a_lost_process
 from gen_jax.method import State, UserError
 from gen_jax.parallel import from_first_process
 from gen_jax.run import sync_folder, write_json
@@ -173,6 +174,8 @@ class Checkpoints:
         try:
             state = self._orbax.restore(step, args=ocp.args.StandardRestore(like), directory=self.directory)
         except Exception as error:
+            if tells_of_a_lost_process(error):
+                raise
             raise UserError(f"cannot restore {folder}, though its files are whole: {_reason(error)}") from error
         self._current = step
         return state
@@ -192,6 +195,8 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
+            if tells_of_a_lost_process(error):
+                raise
             raise UserError(f"cannot write the checkpoint {self.directory / str(step)}: {_reason(error)}") from error
 
     def _commit(self, step: int, leaves: dict[str, str]) -> None:

@@ -15,7 +15,7 @@ from typing import NoReturn
 from gen_jax.method import UserError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # full, over quota, read-only: no fault of the program
-_LOST = ("Gloo", "NCCL", "UNAVAILABLE", "heartbeat", "oordination", "onnection closed", "ocket closed")
+_LOST = ("gloo", "nccl", "unavailable", "heartbeat", "coordination", "connection closed", "socket closed")
 
 _WATCH = "import sys\nif not sys.stdin.buffer.read(): sys.stderr.write(sys.argv[1])"
 _watcher: tuple[int, subprocess.Popen[bytes]] | None = None
@@ -44,12 +44,21 @@ def run(main: Callable[[list[str]], None], interrupted: str) -> None:
             _end(2)
         if not _is_one_of_several():
             raise
-        reason = (str(error).splitlines() or [""])[0]
-        if any(sign in reason for sign in _LOST):
-            sys.stderr.write(f"gen_jax: another process of the run is gone ({reason[:200]}); {interrupted}\n")
+        if tells_of_a_lost_process(error):
+            reason = str(error).splitlines()[0][:200]
+            sys.stderr.write(f"gen_jax: another process of the run is gone ({reason}); {interrupted}\n")
             _end(3)
         traceback.print_exc()
         _end(1)
+
+
+def tells_of_a_lost_process(error: Exception) -> bool:
+    """Whether an error comes of the loss of another process of this run, as far as its first line shows.
+
+    Whoever turns errors into a UserError of his own lets these through: what failed is not what he was doing.
+    """
+    reason = (str(error).splitlines() or [""])[0].lower()
+    return _is_one_of_several() and any(sign in reason for sign in _LOST)
 
 
 def watch(line: str) -> None:

@@ -395,6 +395,21 @@ def test_the_reason_is_what_the_system_said_wherever_tensorstore_puts_it():
     assert checkpoint._reason(RuntimeError("first line\nsecond")) == "first line"
 
 
+def test_the_loss_of_another_process_is_not_told_as_a_failed_write(tmp_path, monkeypatch):
+    lost = "Gather failed: [external/gloo/gloo/transport/tcp/pair.cc:538] Read error [::1]:80: Connection reset by peer"
+
+    def save(*args, **kwargs):
+        raise RuntimeError(lost)
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._orbax, "save", save)
+        with pytest.raises(UserError, match="cannot write the checkpoint"):  # of a single process
+            checkpoints.save(make_state(1))
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+        with pytest.raises(RuntimeError, match="Gather failed"):
+            checkpoints.save(make_state(1))
+
+
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [("10", "File too large"), ("100000", "File too large"), ("vanishes", "Not a directory|File exists")],
