@@ -9,7 +9,8 @@ each of these, PyTorch with its fused and foreach forms. Ours alone returns the 
 scores; PyTorch draws z from one generator, ours draws it for each example; PyTorch's running variances are the unbiased
 ones, which training does not read. Before anything is timed both networks must have the same numbers of parameters and
 the same outputs in training. Contenders alternate within one run, because only ratios from one machine at one time mean
-anything.
+anything; and only on a machine without other work: beside it PyTorch's threads wait for each other in every layer, and
+the ratio says little of the two.
 """
 
 from __future__ import annotations
