@@ -33,6 +33,7 @@ smoke: $(VENV)/.installed  ## the smallest variant of every config, end to end
 bench: $(VENV)/.bench  ## train steps and sampler beside eager PyTorch; the loop, data and start-up
 	$(BIN)/python -m benchmarks.ddpm
 	$(BIN)/python -m benchmarks.vae
+	$(BIN)/python -m benchmarks.gan
 	$(BIN)/python -m benchmarks.loop
 	$(BIN)/python -m benchmarks.dsprites
 

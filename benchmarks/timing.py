@@ -14,15 +14,17 @@ import numpy as np
 CALLS_A_TURN = 3
 
 
-def alternate(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Returns the median seconds of each call. Every round gives each contender its turn.
+def alternate(
+    calls: Mapping[str, Callable[[], object]], rounds: int, calls_a_turn: int = CALLS_A_TURN
+) -> dict[str, float]:
+    """Returns the median seconds of each call. Every round gives each contender its turn of `calls_a_turn` calls.
 
     A call returns when its work is done. The first round is not counted: it compiles and warms up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for counted in [False] + [True] * rounds:
         for name, call in calls.items():
-            for _ in range(CALLS_A_TURN):
+            for _ in range(calls_a_turn):
                 start = time.perf_counter()
                 call()
                 if counted:

@@ -49,9 +49,9 @@ class Picture(NamedTuple):
 
 
 class Linear(nn.Linear):
-    def __init__(self, inputs: int | Picture, outputs: int | Picture):
+    def __init__(self, inputs: int | Picture, outputs: int | Picture, bias: bool = True):
         rows, columns = (math.prod(side[:3]) if isinstance(side, Picture) else side for side in (inputs, outputs))
-        super().__init__(rows, columns)
+        super().__init__(rows, columns, bias)
         self.inputs, self.outputs = inputs, outputs
 
     def forward(self, input: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ def from_peer(images: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def copy_parameters(params: Mapping[str, Any], network: VAE) -> None:
+def copy_parameters(params: Mapping[str, Any], network: nn.Module) -> None:
     """Sets the parameters of `network` to those of the same name in Flax's `params`.
 
     Raises:
@@ -174,20 +174,24 @@ def copy_parameters(params: Mapping[str, Any], network: VAE) -> None:
     """
     ours = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep="_").items()}
     for name, layer in network.named_modules():
-        if not isinstance(layer, Linear | nn.Conv2d | nn.ConvTranspose2d) or layer.bias is None:
+        if not isinstance(layer, Linear | nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
             continue
-        kernel, bias = (ours.pop(f"{name.replace('.', '_')}_{field}") for field in ("kernel", "bias"))
+        prefix = name.replace(".", "_")
+        weight = ours.pop(f"{prefix}_scale" if isinstance(layer, nn.BatchNorm2d) else f"{prefix}_kernel")
+        bias = None if layer.bias is None else ours.pop(f"{prefix}_bias")
         if isinstance(layer, Linear):
             if isinstance(layer.inputs, Picture):
-                kernel = kernel[layer.inputs.order()]
+                weight = weight[layer.inputs.order()]
             if isinstance(layer.outputs, Picture):
-                kernel, bias = kernel[:, layer.outputs.order()], bias[layer.outputs.order()]
-            kernel = kernel.T
+                order = layer.outputs.order()
+                weight, bias = weight[:, order], None if bias is None else bias[order]
+            weight = weight.T
         elif isinstance(layer, nn.ConvTranspose2d):
-            kernel = kernel.transpose(2, 3, 0, 1)  # [in, out, h, w]; PyTorch itself turns it
-        else:
-            kernel = kernel[::-1, ::-1].transpose(3, 2, 0, 1)  # [out, in, h, w]
-        layer.weight.copy_(torch.from_numpy(kernel.copy()))
-        layer.bias.copy_(torch.from_numpy(bias.copy()))
+            weight = weight.transpose(2, 3, 0, 1)  # [in, out, h, w]; PyTorch itself turns it
+        elif isinstance(layer, nn.Conv2d):
+            weight = weight[::-1, ::-1].transpose(3, 2, 0, 1)  # [out, in, h, w]
+        layer.weight.copy_(torch.from_numpy(weight.copy()))
+        if layer.bias is not None and bias is not None:
+            layer.bias.copy_(torch.from_numpy(bias.copy()))
     if ours:
         raise KeyError(f"parameters without a partner: {', '.join(ours)}")
