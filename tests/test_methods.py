@@ -34,6 +34,11 @@ CONFIGS = {
 }  # fmt: skip
 
 
+# Not 0: there, on JAX 0.12, one ReLU of the GAN comes within rounding of its kink in step 9 or 10, and falls on one
+# side with 1 device, on the other with 8. Seeds 1 to 7 agree to 5e-7.
+SEED = 1
+
+
 @functools.cache
 def make(name, *overrides):
     file, words = CONFIGS[name]
@@ -57,7 +62,7 @@ def train(name, *overrides, devices=1, executor="jit", num_steps=10, fixed_batch
     config, method = make(name, *overrides)
     mesh = parallel.make_mesh(devices)
     run = parallel.make_executor(executor, mesh)
-    state = parallel.init_state(method.init, 0, mesh)
+    state = parallel.init_state(method.init, SEED, mesh)
     traces = []
 
     def counted(state, batch):
