@@ -1,13 +1,15 @@
 """Convolutions of images; parameters are named and laid out as flax.linen's, so that checkpoints are exchangeable.
 
-Two convolutions have a form of their own on CPUs. There XLA runs the weight gradient of a dilated convolution, as the
-transposed one is, about 50 times slower than the gradients of the plain convolutions that it is made of; and a
-convolution that ends in an image, in one to three channels, several times slower than the matrix product with all taps
-and the sum of what they give, each moved to its place.
+Three convolutions have a form of their own on CPUs. There XLA runs the weight gradient of a dilated convolution, as the
+transposed one is, about 50 times slower than the gradients of the plain convolutions that it is made of (the gradient
+of its input is fast, and stays XLA's); the input gradient of a strided one, which is dilated too, up to two times slower
+than such parts; and a convolution that ends in an image, in one to three channels, several times slower than the matrix
+product with all taps and the sum of what they give, each moved to its place.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
+from jax.custom_derivatives import SymbolicZero
 
 from gen_jax.method import Array
 
@@ -40,14 +43,18 @@ def conv(x: Array, kernel: Array, strides: Sequence[int] = (1, 1), padding: Padd
       >>> conv(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
       [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
-    if not _ends_in_an_image(kernel, strides):
+    by_tap = _ends_in_an_image(kernel, strides)
+    if not by_tap and max(strides) == 1:
         return _conv(x, kernel, strides, padding)
-    pads = _explicit(x, kernel, padding)
+    pads = padding
+    if isinstance(pads, str):
+        pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, pads)
+    on_cpu = _conv_by_tap if by_tap else _conv_strided_on_cpu
     return jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: _conv_by_tap(x, kernel, pads),
-        default=lambda x, kernel: _conv(x, kernel, (1, 1), pads),
+        cpu=lambda x, kernel: on_cpu(x, kernel, tuple(strides), tuple(pads)),
+        default=lambda x, kernel: _conv(x, kernel, strides, pads),
     )
 
 
@@ -62,14 +69,34 @@ def _ends_in_an_image(kernel: Array, strides: Sequence[int] = (1, 1)) -> bool:
     return features <= _MOST_FEATURES and height * width > 1 and tuple(strides) == (1, 1)
 
 
-def _explicit(x: Array, kernel: Array, padding: Padding) -> Sequence[tuple[int, int]]:
-    """Padding before and after height and width, of a convolution of stride 1."""
-    if isinstance(padding, str):
-        return jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), padding)
-    return padding
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _conv_strided_on_cpu(x: Array, kernel: Array, strides: tuple[int, ...], pads: tuple[tuple[int, int], ...]) -> Array:
+    return _conv(x, kernel, strides, pads)
 
 
-def _conv_by_tap(x: Array, kernel: Array, pads: Sequence[tuple[int, int]]) -> Array:
+@functools.partial(_conv_strided_on_cpu.defjvp, symbolic_zeros=True)
+def _conv_strided_jvp(strides: Any, pads: Any, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> Any:
+    """Along x, as what is transposed to the transposed convolution by phase."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y = _conv_strided_on_cpu(x, kernel, strides, pads)
+    around = [
+        (k - 1 - before, size - stride * (length - 1) + before - 1)
+        for size, length, k, stride, (before, _) in zip(
+            x.shape[1:3], y.shape[1:3], kernel.shape, strides, pads, strict=False
+        )
+    ]
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    parts = []
+    if not isinstance(dx, SymbolicZero):
+        to_images = jax.linear_transpose(lambda dy: _conv_transpose_by_phase(dy, turned, strides, around), y)
+        parts += to_images(dx)
+    if not isinstance(dkernel, SymbolicZero):
+        parts.append(_conv(x, dkernel, strides, pads))
+    return y, sum(parts)
+
+
+def _conv_by_tap(x: Array, kernel: Array, strides: tuple[int, ...], pads: tuple[tuple[int, int], ...]) -> Array:
+    del strides  # they are 1
     taps = _products(x, kernel)
     size = x.shape[1] + sum(pads[0]) - len(taps) + 1, x.shape[2] + sum(pads[1]) - len(taps[0]) + 1
     return _sum_of_moved(taps, (pads[0][0], pads[1][0]), size).astype(x.dtype)
@@ -142,7 +169,7 @@ def conv_transpose(x: Array, kernel: Array, strides: Sequence[int] = (1, 1), pad
     return jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: _conv_transpose_by_phase(x, kernel, strides, pads),
+        cpu=lambda x, kernel: _conv_transpose_on_cpu(x, kernel, tuple(strides), tuple(pads)),
         default=lambda x, kernel: _conv_transpose_dilated(x, kernel, strides, pads),
     )
 
@@ -164,6 +191,28 @@ def _conv_transpose_dilated(x: Array, kernel: Array, strides: Sequence[int], pad
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), pads, lhs_dilation=strides, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _conv_transpose_on_cpu(
+    x: Array, kernel: Array, strides: tuple[int, ...], pads: tuple[tuple[int, int], ...]
+) -> Array:
+    return _conv_transpose_by_phase(x, kernel, strides, pads)
+
+
+@functools.partial(_conv_transpose_on_cpu.defjvp, symbolic_zeros=True)
+def _conv_transpose_jvp(strides: Any, pads: Any, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> Any:
+    """Along x, as dilated: backwards this is one convolution of that stride, instead of one a phase."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    # Backwards, padding beyond the kernel is negative: see _pad_beyond_kernel.
+    inside = all(0 <= p < size for size, pair in zip(kernel.shape, pads, strict=False) for p in pair)
+    along_x = _conv_transpose_dilated if inside else _conv_transpose_by_phase
+    parts = []
+    if not isinstance(dx, SymbolicZero):
+        parts.append(along_x(dx, kernel, strides, pads))
+    if not isinstance(dkernel, SymbolicZero):
+        parts.append(_conv_transpose_by_phase(x, dkernel, strides, pads))
+    return _conv_transpose_on_cpu(x, kernel, strides, pads), sum(parts)
 
 
 def _conv_transpose_by_phase(x: Array, kernel: Array, strides: Sequence[int], pads: Sequence[tuple[int, int]]) -> Array:

@@ -102,6 +102,21 @@ def test_transposed_has_the_derivatives_of_xla(strides, kernel, padding, feature
     )
 
 
+@pytest.mark.parametrize("size", [(5, 4), (7, 8)])
+@pytest.mark.parametrize(("strides", "kernel", "padding"), [*DERIVATIVE_CASES, ((2, 2), (1, 1), "SAME")])
+def test_strided_has_the_derivatives_of_xla(strides, kernel, padding, size):
+    x, w = arrays(kernel, size, features=5)
+    pads = padding
+    if isinstance(padding, str):
+        pads = jax.lax.padtype_to_pads(size, kernel, strides, padding)
+
+    def plain(x, w):  # padded and cropped beforehand: see test_any_padding_is_exact_with_its_gradients
+        x = jax.lax.pad(x, 0.0, [(0, 0, 0), *((before, after, 0) for before, after in pads), (0, 0, 0)])
+        return jax.lax.conv_general_dilated(x, w, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    assert_same_derivatives(lambda x, w: conv(x, w, strides, padding), plain, x, w)
+
+
 @pytest.mark.parametrize("padding", [*PADDINGS, ((4, 0), (0, 5))])
 @pytest.mark.parametrize("features", [1, 3])
 def test_a_convolution_that_ends_in_an_image_is_the_same_correlation(features, padding):
@@ -145,11 +160,12 @@ def test_transposed_under_vmap_of_images_and_of_kernels():
         assert_close(over_both[i], xla(xs[i], ws[i], (2, 2), "SAME"))
 
 
+@pytest.mark.parametrize("operation", [conv, conv_transpose])
 @pytest.mark.parametrize(("platform", "dilated"), [("cpu", False), ("cuda", True), ("tpu", True)])
-def test_platform_chooses_the_form_when_lowered(platform, dilated):
-    x, w = arrays((4, 4), (4, 4))
-    step = jax.jit(jax.grad(lambda w, x: jnp.sum(conv_transpose(x, w, (2, 2)) ** 2)))
-    text = step.trace(w, x).lower(lowering_platforms=(platform,)).as_text()
+def test_platform_chooses_the_form_when_lowered(operation, platform, dilated):
+    x, w = arrays((4, 4), (4, 4), features=5)
+    step = jax.jit(jax.grad(lambda x, w: jnp.sum(operation(x, w, (2, 2)) ** 2), (0, 1)))
+    text = step.trace(x, w).lower(lowering_platforms=(platform,)).as_text()
     assert ("lhs_dilate = [2, 2]" in text) == dilated
 
 
