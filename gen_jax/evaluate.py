@@ -428,8 +428,8 @@ def write_report(run: Run, values: dict[str, Any]) -> None:
 def table(values: dict[str, Any]) -> str:
     """Returns the metrics as lines of text."""
     width = max([36, *(len(row["name"]) for row in values["metrics"])])
-    lines = [f"{'metric':{width}} {'value':>10} {'real test images':>18}"]
+    lines = [f"{'metric':{width}} {'value':>10} {'real test data':>16}"]
     for row in values["metrics"]:
         reference = "" if row["reference"] is None else f"{row['reference']:.4g}"
-        lines.append(f"{row['name']:{width}} {row['value']:10.4g} {reference:>18}")
+        lines.append(f"{row['name']:{width}} {row['value']:10.4g} {reference:>16}")
     return "\n".join(lines)

@@ -46,7 +46,7 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 _BETTER = {
     "lower": "lower is better",
     "higher": "higher is better",
-    "reference": "nearer to real images is better",
+    "reference": "nearer to real data is better",
 }
 # What a damaged or half-written file raises, by way of json, zipfile, numpy or Pillow.
 _DAMAGE = (
@@ -302,7 +302,7 @@ def _card(metric: Metric) -> Html:
     label, slash, protocol = metric.name.partition("/")
     remarks = [
         f"standard error {number(metric.standard_error, 2)}" if metric.standard_error is not None else "",
-        f"real test images {number(metric.reference)}" if metric.reference is not None else "",
+        f"real test data {number(metric.reference)}" if metric.reference is not None else "",
         _BETTER.get(metric.better or "", ""),
     ]
     return element(

@@ -120,7 +120,7 @@ def test_a_finished_run_shows_every_part_in_order(tmp_path):
     for words in (
         f"DDPM trained on ddpm_mnist : 1,000 grey images of 8 {TIMES} 8 pixels in 10 classes.",
         f"trained for 100 of 100 steps parameters 1,234 training time 50 s device 1 {TIMES} ddpm_mnist",
-        "12.35 standard error 0.46 real test images 3.21 lower is better",
+        "12.35 standard error 0.46 real test data 3.21 lower is better",
         "How it was measured: 1,000 samples of ddpm_mnist",
         "The first 5 of 120 samples",
         "The first 100 samples",
