@@ -27,8 +27,8 @@ from experiments import record
 from gen_jax import config as configs
 from gen_jax import methods, parallel
 from gen_jax.data import dataset, gaussians
-from gen_jax.data.__main__ import cloud, sheet
-from gen_jax.figures import animation
+from gen_jax.figures import animation, scatter
+from gen_jax.figures.grid import contact_sheet, save_png
 from gen_jax.gan.defaults import gan_config
 from gen_jax.method import Array, DataSpec, Method, PyTree, State, stream, to_data
 from gen_jax.metrics import modes
@@ -37,6 +37,7 @@ NAME, DATA = "gan_losses", "gaussians:grid25"
 NUM_STEPS, NUM_LOOKS, NUM_JUDGED, NUM_SHOWN = 18_000, 12, 10_000, 2_500
 ENOUGH_MODES, ENOUGH_GOOD, ENOUGH_SEEDS = 24, 0.9, 4
 SIDE = 112  # pixels of a picture of points
+MAX_PICTURED = 12  # seeds of a game
 VANISHED = 0.01  # of the largest gradient of the generator during the run
 _DATA_STREAM = 1_000  # beside the streams of `method.stream`
 
@@ -302,11 +303,8 @@ def main() -> None:
         pictures.append(_drawn(trace.points, data.spec))
         print(summary(rows[name]), flush=True)
     flags.out.mkdir(parents=True, exist_ok=True)
-    last = np.stack([drawn[-1] for drawn in pictures])  # [games, seeds, H, W, 1]
-    label = np.repeat(np.arange(len(names)), flags.seeds)
-    sheet({"image": last.reshape(-1, SIDE, SIDE, 1), "label": label}, tuple(names)).save(
-        flags.out / "points.png", optimize=True
-    )
+    last = [drawn[-1, :MAX_PICTURED] for drawn in pictures]  # of each game [seeds, H, W, 1]
+    save_png(flags.out / "points.png", contact_sheet(last, names))
     frames = np.stack([drawn[:, 0] for drawn in pictures], axis=1)  # seed 0 of each game, [T, games, H, W, 1]
     animation.write_gif(
         flags.out / "training.gif", animation.draw_frames(frames, columns=4), milliseconds=500, factor=1,
@@ -335,8 +333,7 @@ def main() -> None:
 def _drawn(samples: np.ndarray, spec: DataSpec) -> np.ndarray:
     """Pictures uint8 [T, seeds, SIDE, SIDE, 1] of samples [T, seeds, N, 2]; the first of each."""
     shown = samples[:, :, :NUM_SHOWN]
-    pictures = [[np.asarray(cloud(each, spec.value_range, SIDE)) for each in seeds] for seeds in shown]
-    return np.array(pictures)[..., None]
+    return np.array([[scatter.density(each, spec.value_range, SIDE) for each in seeds] for seeds in shown])
 
 
 if __name__ == "__main__":

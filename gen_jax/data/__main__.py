@@ -1,7 +1,7 @@
 """`python -m gen_jax.data <name>`: prepares a data set and describes it, with a sheet of its pictures.
 
-Without a name it lists what is prepared and what is known. A user's mistake ends in one line on stderr and exit
-code 2.
+Without a name it lists what is prepared and what is known. A program, as main.py is: it may use rooms above this one,
+and nothing imports it. A user's mistake ends in one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import PIL.Image
-import PIL.ImageDraw
 
 from gen_jax import command
 from gen_jax.data import dataset, gaussians
+from gen_jax.figures import scatter
+from gen_jax.figures.grid import Images, contact_sheet, to_pil
 from gen_jax.method import DataSpec, UserError, to_bytes
 
 OPTIONS = ("data_dir", "cache_dir", "train_split", "test_split", "image_size", "channels", "background", "on_error")
 """Keys of `config.base_config().data` that are flags here."""
 
 MAX_ROWS, MAX_COLUMNS = 20, 12  # of the sheet
-_CELL = 56  # pixels that a picture on the sheet has at least
-_GAP = 4  # pixels
 
 
 def main(argv: list[str]) -> None:
@@ -59,10 +57,10 @@ def main(argv: list[str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if data.spec.holds_points:
-            drawn = cloud(data.train["image"], data.spec.value_range)
+            drawn = scatter.density(data.train["image"], data.spec.value_range)
         else:
             drawn = sheet(data.train, data.spec.class_names, data.spec.value_range)
-        drawn.save(path, "PNG")
+        to_pil(drawn).save(path, "PNG")
     except OSError as error:
         raise UserError(
             f"cannot write the sheet {path} ({error.strerror}): choose another place with --sheet"
@@ -122,30 +120,9 @@ def _balance(arrays: Mapping[str, Any], num_classes: int | None) -> str:
     return f", {count.min():,} to {count.max():,} a class"
 
 
-def cloud(points: np.ndarray, value_range: tuple[float, float], side: int = 256) -> PIL.Image.Image:
-    """Returns points of the plane as a picture, white on black: x to the right, y upwards.
-
-    A pixel with one point is half as bright as can be, and each further point halves what is missing.
-
-    Args:
-      points: [N, 2] or [N, 1, 1, 2]. What lies outside of the range, or is not finite, is not shown.
-      value_range: of both axes.
-      side: pixels.
-
-    Example:
-      >>> np.asarray(cloud(np.array([[0.1, 0.1], [0.1, 0.2], [1.9, 1.1], [7.0, 0.0]]), (0.0, 2.0), side=2)).tolist()
-      [[0, 128], [191, 0]]
-    """
-    points = points.reshape(-1, 2)
-    across, up = points[np.isfinite(points).all(axis=1)].T
-    count, _, _ = np.histogram2d(up, across, bins=side, range=[value_range, value_range])
-    count = count[::-1]
-    return PIL.Image.fromarray(np.rint(255 * (1 - 0.5**count)).astype(np.uint8))
-
-
 def sheet(
     arrays: Mapping[str, Any], class_names: tuple[str, ...] | None, value_range: tuple[float, float] = (0, 255)
-) -> PIL.Image.Image:
+) -> Images:
     """Returns pictures of a split on one sheet: the first of each class behind its name, or some from everywhere.
 
     Args:
@@ -153,9 +130,8 @@ def sheet(
       class_names: one a class, or None.
       value_range: of a pixel.
 
-    Example:
-      >>> sheet({"image": np.zeros((5, 28, 28, 1), np.uint8)}, None).size  # each 56x56, four pixels between two
-      (296, 56)
+    Returns:
+      uint8 [H', W', 3]; see `contact_sheet`.
     """
     if class_names is None:
         number = dataset.spread(len(arrays["image"]), MAX_ROWS * MAX_COLUMNS)
@@ -164,24 +140,7 @@ def sheet(
     else:
         names = list(class_names[:MAX_ROWS])
         rows = [np.flatnonzero(arrays["label"] == label)[:MAX_COLUMNS] for label in range(len(names))]
-    height, width = arrays["image"].shape[1:3]
-    factor = -(-_CELL // max(height, width))
-    height, width = height * factor, width * factor
-
-    ruler = PIL.ImageDraw.Draw(PIL.Image.new("RGB", (1, 1)))
-    margin = max(int(ruler.textlength(name)) + 2 * _GAP if name else 0 for name in names)
-    columns = max(map(len, rows))
-    size = margin + columns * (width + _GAP) - _GAP, len(rows) * (height + _GAP) - _GAP
-    canvas = PIL.Image.new("RGB", size, "white")
-    pen = PIL.ImageDraw.Draw(canvas)
-    for top, (name, row) in enumerate(zip(names, rows, strict=True)):
-        y = top * (height + _GAP)
-        pen.text((_GAP, y + height // 2), name, fill="black", anchor="lm")
-        for left, pixels in enumerate(to_bytes(arrays["image"][row], value_range)):
-            picture = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-            enlarged = picture.resize((width, height), PIL.Image.Resampling.NEAREST)
-            canvas.paste(enlarged, (margin + left * (width + _GAP), y))
-    return canvas
+    return contact_sheet([to_bytes(arrays["image"][row], value_range) for row in rows], names)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     import PIL.Image
 
 Images = npt.NDArray[np.uint8]
+
+_CELL = 56  # pixels that the longer side of a picture on a contact sheet has at least
+_GAP = 4  # pixels between two of them
 
 
 def grid(images: Images, columns: int = 0, padding: int = 2, background: int = 0) -> Images:
@@ -41,6 +45,40 @@ def grid(images: Images, columns: int = 0, padding: int = 2, background: int = 0
     whole = cells.reshape(rows, columns, height + padding, width + padding, channels).swapaxes(1, 2)
     whole = whole.reshape(rows * (height + padding), columns * (width + padding), channels)
     return whole[: whole.shape[0] - padding, : whole.shape[1] - padding]
+
+
+def contact_sheet(rows: Sequence[Images], names: Sequence[str]) -> Images:
+    """Returns rows of images on white paper, each row behind its name; small images are enlarged.
+
+    Args:
+      rows: uint8 [n, H, W, C] with C 1 (grey) or 3 (RGB) each, of one size; n may differ, and be 0 in some of them.
+      names: one a row; "" takes no room.
+
+    Returns:
+      uint8 [H', W', 3].
+
+    Example:
+      >>> contact_sheet([np.zeros((5, 28, 28, 1), np.uint8)], [""]).shape  # each 56x56, four pixels between two
+      (56, 296, 3)
+    """
+    import PIL.Image
+    import PIL.ImageDraw
+
+    height, width = rows[0].shape[1:3]
+    factor = math.ceil(_CELL / max(height, width))
+    height, width = height * factor, width * factor
+    ruler = PIL.ImageDraw.Draw(PIL.Image.new("RGB", (1, 1)))
+    margin = max(int(ruler.textlength(name)) + 2 * _GAP if name else 0 for name in names)
+    columns = max(map(len, rows))
+    size = margin + columns * (width + _GAP) - _GAP, len(rows) * (height + _GAP) - _GAP
+    paper = PIL.Image.new("RGB", size, "white")
+    pen = PIL.ImageDraw.Draw(paper)
+    for top, (name, images) in enumerate(zip(names, rows, strict=True)):
+        y = top * (height + _GAP)
+        pen.text((_GAP, y + height // 2), name, fill="black", anchor="lm")
+        for left, image in enumerate(images):
+            paper.paste(to_pil(enlarge(image, factor)), (margin + left * (width + _GAP), y))
+    return np.array(paper)
 
 
 def checked(images: Images) -> Images:

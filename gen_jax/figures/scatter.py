@@ -1,4 +1,4 @@
-"""Points in the plane: as inline SVG for the page, and as pixels for a GIF.
+"""Points in the plane: as inline SVG for the page, as pixels for a GIF, and, where they are many, by their density.
 
 The plot is a square of equal scales in both directions, so that a circle is one. Points are lines of no length with
 round ends: their size does not change with the plot's, and a thousand of them are one element.
@@ -179,6 +179,27 @@ def rasterise(one: Scatter, side: int = 320) -> Images:
         _stamp(PIL.ImageDraw.Draw(image), _place(points, axes) * size, colours, radius)
         drawn.append(np.asarray(image.resize((side, side), PIL.Image.Resampling.BOX)))
     return np.stack(drawn)
+
+
+def density(points: npt.NDArray[np.floating], value_range: tuple[float, float], side: int = 256) -> Images:
+    """Returns how densely points lie in a square, white on black, uint8 [side, side, 1]: x to the right, y upwards.
+
+    A pixel with one point is half as bright as can be, and each further point halves what is missing.
+
+    Args:
+      points: [N, 2] or [N, 1, 1, 2]. What lies outside of the range, or is not finite, is not shown.
+      value_range: of both axes.
+      side: pixels.
+
+    Example:
+      >>> points = np.array([[0.1, 0.1], [0.1, 0.2], [1.9, 1.1], [7.0, 0.0]])
+      >>> density(points, (0.0, 2.0), side=2)[..., 0].tolist()
+      [[0, 128], [191, 0]]
+    """
+    points = points.reshape(-1, 2)
+    across, up = points[np.isfinite(points).all(axis=1)].T
+    count, _, _ = np.histogram2d(up, across, bins=side, range=[value_range, value_range])
+    return np.rint(255 * (1 - 0.5 ** count[::-1, :, None])).astype(np.uint8)
 
 
 def _marks(points: Floats, classes: npt.NDArray[np.int64], axes: tuple[Axis, Axis]) -> list[Html]:

@@ -46,14 +46,14 @@ def test_a_sheet_has_a_row_a_class():
     # The picture of class k is a shade of its own.
     label = np.array([2, 0, 1, 0], np.int32)
     image = np.broadcast_to(50 * (label + 1)[:, None, None, None], (4, 56, 56, 1)).astype(np.uint8)
-    drawn = np.asarray(command.sheet({"image": image, "label": label}, ("a", "b", "c")))
+    drawn = command.sheet({"image": image, "label": label}, ("a", "b", "c"))
     assert [drawn[row * 60 + 28, -80].tolist() for row in range(3)] == [[50] * 3, [100] * 3, [150] * 3]
     assert [drawn[row * 60 + 28, -20].tolist() for row in range(3)] == [[50] * 3, [255] * 3, [255] * 3]
 
 
 def test_binary_pictures_are_shown_black_and_white():
     image = np.array([0, 1], np.uint8).reshape(2, 1, 1, 1).repeat(56, 1).repeat(56, 2)
-    drawn = np.asarray(command.sheet({"image": image}, None, (0, 1)))
+    drawn = command.sheet({"image": image}, None, (0, 1))
     assert [drawn[28, left].tolist() for left in (28, 88)] == [[0] * 3, [255] * 3]
 
 

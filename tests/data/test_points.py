@@ -17,24 +17,6 @@ from gen_jax.method import DataSpec, Method, Scatter, State
 SPEC = DataSpec("gaussians:grid25", (1, 1, 2), 9, dtype="float32", value_range=(-5.0, 5.0))
 
 
-def test_a_point_lights_the_pixel_that_it_lies_in():
-    # Four by four pixels over [-1, 1]: pixel (row, column) is [column, column + 1) / 2 - 1 by 1 - [row, row + 1) / 2.
-    corners = np.array([[-1.0, -1.0], [0.99, 0.99], [0.0, 0.0], [-0.26, 0.6]])
-    found = np.asarray(command.cloud(corners, (-1.0, 1.0), side=4))
-    expected = np.zeros((4, 4), np.uint8)
-    for row, column in ((3, 0), (0, 3), (1, 2), (0, 1)):
-        expected[row, column] = 128
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_brightness_counts_points_and_what_lies_outside_is_not_shown():
-    inside = np.repeat([[0.5, 0.5]], 3, axis=0)
-    outside = np.array([[1.1, 0.5], [-0.01, 0.5], [np.nan, 0.5], [0.5, np.inf], [1e30, 0.0]])
-    found = np.asarray(command.cloud(np.concatenate([inside, outside]), (0.0, 1.0), side=1))
-    assert found.item() == round(255 * 7 / 8)
-    assert np.asarray(command.cloud(outside, (0.0, 1.0), side=3)).max() == 0
-
-
 def test_the_sheet_of_a_set_of_points_shows_its_modes(tmp_path, capsys: pytest.CaptureFixture[str]):
     command.main(["gaussians:ring8", f"--sheet={tmp_path / 'sheet.png'}"])
     assert capsys.readouterr().out.startswith("gaussians:ring8: 1x1x2, no labels\n  train: 100,000 examples\n")

@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from gen_jax.figures.grid import enlarge, grid, png_bytes, save_png
+from gen_jax.figures.grid import contact_sheet, enlarge, grid, png_bytes, save_png
 
 
 def test_grid_places_images_row_by_row():
@@ -37,6 +37,20 @@ def test_what_is_no_image_is_refused(images):
 def test_enlarge_repeats_pixels():
     image = np.array([[[1], [2]], [[3], [4]]], np.uint8)
     assert enlarge(image, 2)[..., 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+
+
+def test_a_contact_sheet_has_a_row_a_name_of_as_many_images_as_there_are():
+    row = np.arange(1, 13, dtype=np.uint8).reshape(2, 1, 2, 3)  # two images of one by two pixels, in colour
+    drawn = contact_sheet([row[:0], row, row[:1]], ["none", "two", "one"])
+    assert drawn.shape[0] == 3 * 28 + 2 * 4  # enlarged 28 times, to 28x56, four pixels between two
+    names, cells = drawn[:, : -2 * 56 - 4], drawn[:, -2 * 56 - 4 :]
+    assert all((names[top : top + 28] < 128).any() for top in (0, 32, 64))
+    np.testing.assert_array_equal(cells[:28], 255)
+    np.testing.assert_array_equal(cells[32:60, :56], enlarge(row[0], 28))
+    np.testing.assert_array_equal(cells[32:60, 56:60], 255)
+    np.testing.assert_array_equal(cells[32:60, 60:], enlarge(row[1], 28))
+    np.testing.assert_array_equal(cells[64:, :56], enlarge(row[0], 28))
+    np.testing.assert_array_equal(cells[64:, 56:], 255)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -103,3 +103,21 @@ def test_a_scatter_passes_through_jit():
     made = jax.jit(lambda x: Scatter(x, None, None, "t", names=("a",)))(SQUARE)
     np.testing.assert_array_equal(made.points, SQUARE)
     assert made.names == ("a",)
+
+
+def test_a_point_lights_the_pixel_that_it_lies_in():
+    # Four by four pixels over [-1, 1]: pixel (row, column) is [column, column + 1) / 2 - 1 by 1 - [row, row + 1) / 2.
+    corners = np.array([[-1.0, -1.0], [0.99, 0.99], [0.0, 0.0], [-0.26, 0.6]])
+    found = scatter.density(corners, (-1.0, 1.0), side=4)
+    expected = np.zeros((4, 4), np.uint8)
+    for row, column in ((3, 0), (0, 3), (1, 2), (0, 1)):
+        expected[row, column] = 128
+    np.testing.assert_array_equal(found[..., 0], expected)
+
+
+def test_brightness_counts_points_and_what_lies_outside_is_not_shown():
+    inside = np.repeat([[0.5, 0.5]], 3, axis=0)
+    outside = np.array([[1.1, 0.5], [-0.01, 0.5], [np.nan, 0.5], [0.5, np.inf], [1e30, 0.0]])
+    found = scatter.density(np.concatenate([inside, outside]), (0.0, 1.0), side=1)
+    assert found.item() == round(255 * 7 / 8)
+    assert scatter.density(outside, (0.0, 1.0), side=3).max() == 0
