@@ -10,7 +10,6 @@ import concurrent.futures
 import contextlib
 import importlib.metadata
 import json
-import math
 import pathlib
 import platform
 import signal
@@ -23,16 +22,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax import __version__, evaluate, methods, parallel, report, sample
+from gen_jax import __version__, evaluate, methods, parallel, report, sample, validation
 from gen_jax import config as configs
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset, streaming
 from gen_jax.figures import samples as figures
-from gen_jax.figures.grid import save_png
 from gen_jax.figures.pictures import save_picture
 from gen_jax.method import Figure, Method, PyTree, State, UserError, count_parameters, stream
-from gen_jax.run import Run, writing
-from gen_jax.writers import Progress, Writer, read_metrics
+from gen_jax.run import Run
+from gen_jax.writers import Progress, Writer
 
 Rows: TypeAlias = dict[str, np.ndarray]
 
@@ -106,7 +104,7 @@ def _loop(
         update = executor.compile_step(many_steps(method.step, config.steps_per_call), abstract, feed(start), lead)
         state = first.result()
     finite = jax.jit(_all_finite)
-    look = _make_look(config, method, data, mesh)
+    validate = validation.make(config, method, data, mesh)
     plan = _plan(config, update, state, feed, start)
     if chief:
         print(plan, flush=True)
@@ -115,11 +113,11 @@ def _loop(
     steps = range(start, config.num_steps, config.steps_per_call)
     with contextlib.ExitStack() as stack:
         if chief:
-            _forget_snapshots(run, start)
+            validation.forget_snapshots(run, start)
         writer = stack.enter_context(Writer(run.workdir, start, data.spec.name)) if chief else None
         progress = stack.enter_context(Progress(config.num_steps, start)) if chief else None
         stop_requested = stack.enter_context(_StopRequests())
-        best = stack.enter_context(_Best(run, data.spec, start))
+        best = stack.enter_context(validation.BestCheckpoint(run, start, _about(data.spec)))
         batches = stack.enter_context(batches_of(steps, config, method, data, executor))
         began = window = time.perf_counter()
         for step, batch in zip(steps, batches, strict=True):  # a batch is drawn and sent while the device computes
@@ -145,10 +143,10 @@ def _loop(
 
             pause = time.perf_counter()
             if done % config.eval_every == 0 and (done < config.num_steps or config.eval.track):
-                scores, frames = look(state)
+                scores, frames = validate(state)
                 if writer:
                     writer.write(done, scores)
-                    _save_snapshots(run, done, frames, data.spec.name)
+                    validation.save_snapshots(run, done, frames, data.spec.name)
                 if best.takes(scores):
                     if not bool(finite(state)):
                         _stop_if_not_finite({}, state, done, checkpoints)
@@ -176,12 +174,13 @@ def _finish(
     images, labels = generate(state, config.sample.num, progress=chief)
     pictures = make_pictures(method, data, state)
     needed = figures.num_shown(data.spec)
-    frames = _make_snapshots(method, data)(state, images if len(images) >= needed else generate(state, needed)[0])
+    shown = images if len(images) >= needed else generate(state, needed)[0]
+    frames = validation.make_snapshots(method, data)(state, shown)
     report_values = evaluate.judge(config, method, data, mesh, state, images, labels)
     if not chief:
         return
     sample.write_samples(run, images, labels, data.spec)
-    _save_snapshots(run, int(state.step), frames, data.spec.name)
+    validation.save_snapshots(run, int(state.step), frames, data.spec.name)
     for number, (name, picture) in enumerate((pictures | evaluate.nearest_picture(images, data)).items()):
         save_picture(run.pictures / f"{number:02d}_{name}.npz", picture, data.spec.name)
     evaluate.write_report(run, report_values)
@@ -264,93 +263,9 @@ def make_pictures(method: Method, data: dataset.Dataset, state: State) -> dict[s
     return {name: shown[name] for name in names}
 
 
-def _make_look(
-    config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh
-) -> Callable[[State], tuple[dict[str, float], Mapping[str, Figure]]]:
-    """Returns state -> what is measured and what is drawn every eval_every steps."""
-    losses, track = evaluate.make_losses(config, method, data, mesh), evaluate.make_tracker(config, data)
-    generate, snapshots = sample.make_generator(method, config, data.spec, mesh), _make_snapshots(method, data)
-
-    def look(state: State) -> tuple[dict[str, float], Mapping[str, Figure]]:
-        images, _ = generate(state, max(figures.num_shown(data.spec), config.eval.track))
-        scores = {name: value for name, (value, _) in losses(state).items()} | track(images)
-        return {f"eval/{name}": value for name, value in scores.items()}, snapshots(state, images)
-
-    return look
-
-
-class _Best(contextlib.AbstractContextManager):
-    """Keeps the checkpoint whose samples had the smallest Frechet distance, beside the last ones.
-
-    Args:
-      run: what was measured before `start` stands in its record.
-      spec: of the data that it is trained on.
-      start: the step that training goes on from.
-    """
-
-    def __init__(self, run: Run, spec: dataset.DataSpec, start: int):
-        self._kept = Checkpoints(run.best, keep=1, about=_about(spec))
-        self._kept.clean()
-        self._kept.forget(after=start)
-        self._smallest: dict[str, float] = {}
-        for record in read_metrics(run.workdir):
-            if record["step"] <= start:
-                self._is_smallest(record)
-
-    def takes(self, scores: Mapping[str, Any]) -> bool:
-        """Whether the distance among `scores`, if there is any, is the smallest so far; the same in every process."""
-        return parallel.in_any_process(self._is_smallest(scores))
-
-    def _is_smallest(self, scores: Mapping[str, Any]) -> bool:
-        better = False
-        for name, value in scores.items():
-            if name.startswith("eval/frechet_distance/") and value < self._smallest.get(name, math.inf):
-                self._smallest[name], better = value, True
-        return better
-
-    def save(self, state: State) -> None:
-        """Returns when it is written: a run must not go on from a later step than that of a best that was cut short."""
-        self._kept.save(state)
-        self._kept.wait()
-
-    def __exit__(self, *_: object) -> None:
-        self._kept.close()
-
-
 def _about(spec: dataset.DataSpec) -> dict[str, str]:
     """What a checkpoint says of its data."""
     return {"data": spec.name, "fingerprint": spec.fingerprint}
-
-
-def _make_snapshots(method: Method, data: dataset.Dataset) -> Callable[[State, np.ndarray], Mapping[str, Figure]]:
-    """Returns (state, samples) -> what is drawn as training goes: the first samples, and the method's own."""
-    own = None if method.snapshots is None else jax.jit(method.snapshots)
-
-    def snapshots(state: State, images: np.ndarray) -> Mapping[str, Figure]:
-        num = figures.num_shown(data.spec)
-        caption = f"The first {num:,} samples, made of the same random numbers each time."
-        shown = figures.still(images[:num], data.spec, "Samples as training went", caption, data.train["image"])
-        return {"samples": shown, **(own(state, stream(state.key, "pictures")) if own else {})}
-
-    return snapshots
-
-
-def _save_snapshots(run: Run, step: int, frames: Mapping[str, Figure], data: str) -> None:
-    with writing(run.training):
-        for name, picture in frames.items():
-            path = run.training / name / f"{step:08d}.npz"
-            save_picture(path, picture, data)
-            # To be looked at while the run goes on.
-            description = f"{name.capitalize()} at step {step} of a model trained on {data}"
-            save_png(path.with_suffix(".png"), figures.pixels(picture), description)
-
-
-def _forget_snapshots(run: Run, step: int) -> None:
-    """Deletes those of steps after `step`, which training takes again."""
-    with writing(run.training):
-        for path in run.training.glob("*/*"):
-            if path.stem.isdecimal() and int(path.stem) > step:
-                path.unlink()
 
 
 def refuse_changes(run: Run, config: Any) -> None:

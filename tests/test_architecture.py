@@ -12,6 +12,7 @@ LAYERS = [
     {"main"},
     {"profile"},
     {"train"},
+    {"validation"},
     {"evaluate"},
     {"sample"},
     {"report"},

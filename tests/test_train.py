@@ -102,25 +102,6 @@ def test_the_best_checkpoint_stays_beside_the_last(tiny_run):
     assert tracked == {name.removeprefix("eval/"): pytest.approx(min(distances.values()), rel=1e-4)}
 
 
-def test_what_was_best_is_remembered_up_to_the_step_that_a_run_goes_on_from(tmp_path):
-    run, spec, name = Run(tmp_path), DataSpec("x", (8, 8, 1), 9), "eval/frechet_distance/classifier_1k"
-    state = State(jnp.int32(30), jax.random.key(0), {"net": jnp.ones(2)}, {}, {}, {}, {})
-    with train._Best(run, spec, 0) as best:
-        found = [best.takes(scores) for scores in ({name: 3.0}, {name: 4.0}, {}, {name: float("nan")}, {name: 2.0})]
-        assert found == [True, False, False, False, True]
-        best.save(state)
-        assert Checkpoints(run.best).steps() == [30]  # whole before the loop's own checkpoint of this step
-    lines = ({"step": 10, name: 3.0}, {"step": 20, name: 4.0}, {"step": 30, name: 2.0})
-    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with train._Best(run, spec, 30) as best:
-        assert not best.takes({name: 2.5})
-    assert Checkpoints(run.best).steps() == [30]
-    with train._Best(run, spec, 20) as best:  # step 30 is taken again
-        assert Checkpoints(run.best).steps() == []
-        assert not best.takes({name: 3.5})
-        assert best.takes({name: 2.5})
-
-
 def test_a_finished_run_says_so_and_how_to_go_on(tiny_run, made_up_tfds, capsys):
     before = (tiny_run / "report.html").stat().st_mtime_ns
     main.main([*tiny_words(made_up_tfds), f"--workdir={tiny_run}"])
@@ -164,15 +145,6 @@ def test_pictures_are_made_of_examples_from_all_over_the_set_and_keep_their_orde
     assert list(shown) == ["b", "a"]
     assert shown["b"].images.ravel().tolist() == [0, 26, 52, 63, 89]  # multiples of 63 modulo 100
     assert shown["a"].images.tolist() == [0, 1, 2, 3, 4]
-
-
-def test_pictures_of_steps_that_are_taken_again_are_forgotten(tmp_path):
-    run = Run(tmp_path)
-    for step in (6, 12, 1200):
-        train._save_snapshots(run, step, {"a": Picture(np.zeros((4, 8, 8, 1), np.uint8), "t")}, "made_up")
-    train._forget_snapshots(run, 12)
-    assert sorted(path.stem for path in run.training.glob("*/*.npz")) == ["00000006", "00000012"]
-    assert len(list(run.training.glob("*/*"))) == 4
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(tiny_run, made_up_tfds, tmp_path):

@@ -1,0 +1,40 @@
+"""What is kept of a run while it is trained: its best checkpoint, and what was drawn."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import validation
+from gen_jax.checkpoint import Checkpoints
+from gen_jax.method import Picture, State
+from gen_jax.run import Run
+
+
+def test_what_was_best_is_remembered_up_to_the_step_that_a_run_goes_on_from(tmp_path):
+    run, name = Run(tmp_path), "eval/frechet_distance/classifier_1k"
+    state = State(jnp.int32(30), jax.random.key(0), {"net": jnp.ones(2)}, {}, {}, {}, {})
+    with validation.BestCheckpoint(run, 0, {}) as best:
+        found = [best.takes(scores) for scores in ({name: 3.0}, {name: 4.0}, {}, {name: float("nan")}, {name: 2.0})]
+        assert found == [True, False, False, False, True]
+        best.save(state)
+        assert Checkpoints(run.best).steps() == [30]  # whole before the loop's own checkpoint of this step
+    lines = ({"step": 10, name: 3.0}, {"step": 20, name: 4.0}, {"step": 30, name: 2.0})
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with validation.BestCheckpoint(run, 30, {}) as best:
+        assert not best.takes({name: 2.5})
+    assert Checkpoints(run.best).steps() == [30]
+    with validation.BestCheckpoint(run, 20, {}) as best:  # step 30 is taken again
+        assert Checkpoints(run.best).steps() == []
+        assert not best.takes({name: 3.5})
+        assert best.takes({name: 2.5})
+
+
+def test_pictures_of_steps_that_are_taken_again_are_forgotten(tmp_path):
+    run = Run(tmp_path)
+    for step in (6, 12, 1200):
+        validation.save_snapshots(run, step, {"a": Picture(np.zeros((4, 8, 8, 1), np.uint8), "t")}, "made_up")
+    validation.forget_snapshots(run, 12)
+    assert sorted(path.stem for path in run.training.glob("*/*.npz")) == ["00000006", "00000012"]
+    assert len(list(run.training.glob("*/*"))) == 4
