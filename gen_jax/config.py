@@ -50,7 +50,12 @@ READ_WITH = {
     "sample.eta": ("sample.sampler", ("ddim",)),
     "sample.variance": ("sample.sampler", ("ancestral",)),
     "vae.sigma": ("vae.likelihood", ("gaussian",)),
+    "gan.clip": ("gan.constraint", ("clip",)),
+    "gan.penalty_weight": ("gan.penalty", ("wgan_gp", "r1", "r2")),
 }
+
+# What counts for nothing where another key is false or 0.
+READ_WHERE_ON = {"gan.instance_noise_steps": "gan.instance_noise", "data.workers": "data.stream"}
 
 CHOICES = {
     "executor": parallel.EXECUTORS,
@@ -234,6 +239,12 @@ def _refuse_unread(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
             raise UserError(
                 f"config.{key}={_shown(after[key])} changes nothing with {other}={after[other]}: "
                 f"it is read with {' or '.join(choices)}"
+            )
+    for key, switch in READ_WHERE_ON.items():
+        if before.get(key) != after.get(key) and not after[switch]:
+            raise UserError(
+                f"config.{key}={_shown(after[key])} changes nothing with {switch}={_shown(after[switch])}: "
+                f"set --config.{switch} as well"
             )
 
 

@@ -168,12 +168,6 @@ def put_rows(rows: dict[str, np.ndarray], mesh: Mesh, lead: int = 0) -> PyTree:
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in rows.items()}
 
 
-def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Returns host arrays, the same in every process, on all devices."""
-    sharding = replicated(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i]), tree)
-
-
 def fetch(array: Array) -> np.ndarray:
     """Returns the whole of a possibly sharded array as numpy, on every process."""
     if array.is_fully_addressable or array.is_fully_replicated:

@@ -103,7 +103,9 @@ class BestCheckpoint(contextlib.AbstractContextManager):
     def _is_smallest(self, scores: Mapping[str, Any]) -> bool:
         better = False
         for name, value in scores.items():
-            if name.startswith("eval/frechet_distance/") and value < self._smallest.get(name, math.inf):
+            if not name.startswith("eval/frechet_distance/") or value is None:  # as a NaN is in the file
+                continue
+            if value < self._smallest.get(name, math.inf):
                 self._smallest[name], better = value, True
         return better
 

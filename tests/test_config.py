@@ -57,7 +57,7 @@ def refused(*words):
         ("--config.batch_size=0", "at least 1"),
         ("--config.num_steps=-5", "at least 1"),
         ("--config.num_steps=3e9", "at most 2147483647"),
-        ("--config.data.workers=-1", "at least 0"),
+        ("--config.data.workers=-1", "changes nothing with data.stream=false"),
         ("--config.accumulate=3", "does not divide"),
         ("--config.steps_per_call=7", "multiple of steps_per_call"),
         ("--config.executor=jitt", "did you mean jit?"),
@@ -262,8 +262,9 @@ def test_every_key_of_every_config_is_read(path, monkeypatch):
     assert unread <= configs.READ_WITH.keys()
 
 
-# decay_share is asked for in every case; that it counts for nothing without a decay is optax.constant_schedule's.
-ASKED_FOR = [key for key in configs.READ_WITH if key != "optimizer.decay_share"]
+# decay_share is asked for in every case; that it counts for nothing without a decay is optax.constant_schedule's. A
+# game hands its values to every constraint and penalty.
+ASKED_FOR = [key for key in configs.READ_WITH if key != "optimizer.decay_share" and not key.startswith("gan.")]
 
 
 @pytest.mark.parametrize("key", ASKED_FOR)
@@ -285,6 +286,26 @@ def test_a_value_that_a_choice_does_not_read_is_refused_with_it(key):
         if choice not in choices:
             with pytest.raises(UserError, match=rf"config\.{key}=.* changes nothing with {other_key}={choice}: it is"):
                 configs.override(config, words)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason", "remedy"),
+    [
+        ("gan.clip=0.5", "gan.constraint=none: it is read with clip", "gan.constraint=clip"),
+        ("gan.penalty_weight=2", "gan.penalty=none: it is read with wgan_gp or r1 or r2", "gan.penalty=r1"),
+        (
+            "gan.instance_noise_steps=5",
+            "gan.instance_noise=0.0: set --config.gan.instance_noise",
+            "gan.instance_noise=1",
+        ),
+        ("data.workers=2", "data.stream=false: set --config.data.stream as well", "data.stream=true"),
+    ],
+)
+def test_a_value_that_counts_for_nothing_in_a_game_is_refused(word, reason, remedy):
+    config = configs.load(f"{PACKAGE.parent / 'configs/dcgan_mnist.py'}:tiny")[2]
+    with pytest.raises(UserError, match=rf"config\.{word}.* changes nothing with {reason}"):
+        configs.override(config, [f"--config.{word}"])
+    configs.override(config, [f"--config.{word}", f"--config.{remedy}"])
 
 
 def test_an_unknown_config_or_variant_is_one_line(tmp_path, monkeypatch):

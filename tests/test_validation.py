@@ -20,7 +20,7 @@ def test_what_was_best_is_remembered_up_to_the_step_that_a_run_goes_on_from(tmp_
         assert found == [True, False, False, False, True]
         best.save(state)
         assert Checkpoints(run.best).steps() == [30]  # whole before the loop's own checkpoint of this step
-    lines = ({"step": 10, name: 3.0}, {"step": 20, name: 4.0}, {"step": 30, name: 2.0})
+    lines = ({"step": 10, name: 3.0}, {"step": 15, name: None}, {"step": 20, name: 4.0}, {"step": 30, name: 2.0})
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with validation.BestCheckpoint(run, 30, {}) as best:
         assert not best.takes({name: 2.5})

@@ -15,7 +15,6 @@ from gen_jax.nn.conv import Conv, ConvTranspose
 from gen_jax.nn.norm import BatchNorm, RMSNorm
 
 Initializer = nn.initializers.Initializer
-Maker = Callable[..., nn.Module]
 
 dcgan_init = nn.initializers.normal(0.02)  # Radford et al. 2016, section 4
 
