@@ -52,8 +52,11 @@ def make(config: Any, spec: DataSpec) -> Method:
     require_choice("diffusion.prediction", c.prediction, predictions.PREDICTIONS)
     require_choice("diffusion.weighting", c.weighting, weightings.WEIGHTINGS)
     require_choice("sample.sampler", config.sample.sampler, samplers.SAMPLERS)
-    if c.num_timesteps > MAX_TIMESTEPS:
-        raise UserError(f"config.diffusion.num_timesteps is {c.num_timesteps}; it must be at most {MAX_TIMESTEPS}")
+    least = 1 + c.zero_terminal_snr
+    if not least <= c.num_timesteps <= MAX_TIMESTEPS:
+        raise UserError(
+            f"config.diffusion.num_timesteps is {c.num_timesteps}; it must be {least} or more, at most {MAX_TIMESTEPS}"
+        )
     if spec.dtype != "uint8":
         raise UserError(f"ddpm needs pictures of bytes; data set {spec.name} has {spec.dtype}")
     if c.conditional and spec.num_classes is None:

@@ -123,7 +123,7 @@ def latent_space(mean: Array, kl: Array, key: Key, label: Array | None, names: t
         label if coloured else None,
         None,
         title="Latent space",
-        caption=f"The posterior means of {len(mean):,} test images in "
+        caption=f"The posterior means of {len(mean):,} images in "
         + ("the one latent, spread upwards by noise" if latents == 1 else which)
         + (", coloured by class" if coloured else "")
         + ". The circles are those of one and two standard deviations of the prior.",
@@ -151,7 +151,7 @@ def aggregate_posterior(z: Array, kl: Array, key: Key) -> Scatter:
         None,
         jax.random.normal(key_prior, (len(z), PLANE)),
         title="Aggregate posterior against prior",
-        caption=f"A draw from q(z | x) for each of {len(z):,} test images, over as many draws from the prior in grey. "
+        caption=f"A draw from q(z | x) for each of {len(z):,} images, over as many draws from the prior in grey. "
         "Samples decode the prior: where grey stands alone there is a hole, a code that no image has. "
         + ("The latent runs to the right; upwards there is noise. " if latents == 1 else "")
         + (f"Pairs of its {latents} latents, that of the largest KL first. " if moving else "")
