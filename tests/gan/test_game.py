@@ -176,9 +176,9 @@ def test_running_averages_are_those_of_real_images_and_the_generator_s_are_avera
 
 def test_the_forward_pass_of_the_generator_is_computed_once():
     # Two layers a network. On a CPU the input gradient of stride 2 is one convolution each of 4 phases, and none where
-    # it ends in an image. Discriminator: 2 passes of 2, 4 weight gradients, 2 in the inputs of second layers. Generator:
-    # 2 forward, and backward through the discriminator's second layer; of its own layers only the first is a
-    # convolution (the last ends in an image): forward, weight and input gradient.
+    # it ends in an image. Discriminator: 2 passes of 2, 4 weight gradients, 2 in the inputs of second layers.
+    # Generator: 2 forward, and backward through the discriminator's second layer; of its own layers only the first is
+    # a convolution (the last ends in an image): forward, weight and input gradient.
     method = methods.make(load("dcgan_mnist", "network.upsampling=nearest"), SPEC)
     state = jax.eval_shape(method.init, jax.random.key(0))
     text = jax.jit(method.step).lower(state, batch_of(8)).compile().as_text()
