@@ -412,8 +412,7 @@ def _minutes(seconds: float) -> str:
 def _is_reported(run: Run, step: int) -> bool:
     if not (run.report_json.is_file() and run.report_html.is_file()):
         return False
-    judged = json.loads(run.report_json.read_text())["facts"]["checkpoint_step"]
-    return judged == step or judged == Checkpoints(run.best).latest()  # which is judged where it is asked for
+    return json.loads(run.report_json.read_text())["facts"]["checkpoint_step"] == step
 
 
 def _finished(run: Run, step: int) -> str:

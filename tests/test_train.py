@@ -372,23 +372,6 @@ def test_a_signal_to_one_process_stops_all_at_one_step(made_up_tfds, tmp_path, s
     assert Checkpoints(tmp_path / "checkpoints").latest() == max(r["step"] for r in read_metrics(tmp_path))
 
 
-def test_a_finished_run_whose_best_checkpoint_was_judged_is_finished(tiny_run, made_up_tfds, tmp_path, capsys):
-    shutil.copytree(tiny_run, tmp_path / "run")
-    run = Run(tmp_path / "run")
-    shutil.rmtree(run.best)
-    with Checkpoints(run.best) as best:  # of another step than the last, which the tiny run's may be
-        best.save(final_state(tiny_run).replace(step=jnp.int32(6)))
-    report = json.loads(run.report_json.read_text())
-    report["facts"]["checkpoint_step"] = 6
-    run.report_json.write_text(json.dumps(report))
-    words = [*tiny_words(made_up_tfds), f"--workdir={run.workdir}"]
-    main.main(words)
-    assert "has finished at step 12" in capsys.readouterr().out
-    shutil.rmtree(run.best)  # then the report is of a run that was shorter
-    main.main(words)
-    assert json.loads(run.report_json.read_text())["facts"]["checkpoint_step"] == 12
-
-
 def test_a_rest_that_calls_cannot_divide_is_refused(tiny_run, made_up_tfds, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
     words = [f"--config.{key}=20" for key in ("num_steps", "log_every", "eval_every", "checkpoint_every")]

@@ -2,9 +2,9 @@
 
 Three convolutions have a form of their own on CPUs. There XLA runs the weight gradient of a dilated convolution, as the
 transposed one is, about 50 times slower than the gradients of the plain convolutions that it is made of (the gradient
-of its input is fast, and stays XLA's); the input gradient of a strided one, which is dilated too, up to two times
-slower than such parts; and a convolution that ends in an image, in one to three channels, several times slower than
-the matrix product with all taps and the sum of what they give, each moved to its place.
+of its input is fast, and stays XLA's); the input gradient of a strided one, which is dilated too, slower than such
+parts where images are large; and a convolution that ends in an image, in one to three channels, several times slower
+than the matrix product with all taps and the sum of what they give, each moved to its place.
 """
 
 from __future__ import annotations
