@@ -134,11 +134,12 @@ def plot(lines: Sequence[Line], x_label: str, y_label: str, x_axis: Axis, y_axis
 
 
 class Panel(NamedTuple):
-    """One measure of several things, a dot a seed."""
+    """One measure of several things, a dot a seed; `mark` is a value to compare them with."""
 
     title: str
     values: Mapping[str, Sequence[float]]
     axis: Axis
+    mark: float | None = None
 
 
 _NAMES, _PANEL, _ROW, _HEAD = 190, 220, 30, 34  # pixels: of the names, a panel, a row, and what stands above
@@ -146,6 +147,8 @@ _NAMES, _PANEL, _ROW, _HEAD = 190, 220, 30, 34  # pixels: of the names, a panel,
 
 def dots(panels: Sequence[Panel]) -> str:
     """Returns measures side by side as an SVG that stands alone, on white; a ring marks the mean of the dots.
+
+    A broken line is a panel's mark.
 
     Args:
       panels: of the same things; those of the first name the rows.
@@ -164,6 +167,9 @@ def dots(panels: Sequence[Panel]) -> str:
             x = round(left + inner * float(panel.axis.place(tick)), 1)
             drawn.append(element("line", x1=x, x2=x, y1=_HEAD, y2=bottom, stroke="#d8dee4"))
             texts.append(_text(x, bottom + 16, number(tick), font_size=10))
+        if panel.mark is not None:
+            x = round(left + inner * float(panel.axis.place(panel.mark)), 1)
+            drawn.append(element("line", x1=x, x2=x, y1=_HEAD, y2=bottom, stroke="#1f2328", stroke_dasharray="4 3"))
         for row, name in enumerate(names):
             y, paint = _HEAD + _ROW * (row + 0.5), _COLOURS[row % len(_COLOURS)]
             values = np.asarray(panel.values[name], float)

@@ -31,7 +31,7 @@ from gen_jax.writers import read_metrics, training_seconds
 
 NAME = "trilemma"
 NUM_SAMPLES = 2_000  # of every row: more of the slowest take hours
-BATCH = 250  # samples drawn at a time
+BATCH = 100  # samples drawn at a time
 
 
 class Family(NamedTuple):
@@ -78,6 +78,14 @@ ROWS = {
 }
 QUALITY, SPEED, DIVERSITY = "frechet_distance", "images_per_second", "recall"
 MEASURES = (QUALITY, "precision", SPEED, DIVERSITY, "coverage")
+REAL = "real test images"
+
+
+class Measured(NamedTuple):
+    """What is found of samples, by measure, and of as many real test images, where it can be."""
+
+    values: Mapping[str, float]
+    real: Mapping[str, float]
 
 
 def words(family: str, seed: int, num_steps: int, more: Sequence[str] = ()) -> list[str]:
@@ -91,7 +99,7 @@ def words(family: str, seed: int, num_steps: int, more: Sequence[str] = ()) -> l
     return [f"--config={file}", f"--config.num_steps={num_steps}", f"--config.seed={seed}", *more]
 
 
-def measure(workdir: pathlib.Path, row: Row, data: dataset.Dataset, num: int) -> dict[str, float]:
+def measure(workdir: pathlib.Path, row: Row, data: dataset.Dataset, num: int) -> Measured:
     """Returns what is found of `num` samples of a run: metrics by the measure's name, and images_per_second."""
     more = (f"--config.sample.num={num}", f"--config.sample.batch_size={min(BATCH, num)}")
     model = sample.load(workdir, (*row.words, *more))
@@ -105,27 +113,35 @@ def measure(workdir: pathlib.Path, row: Row, data: dataset.Dataset, num: int) ->
     judged, _ = evaluate.judge_by_classifier(
         model.config, data, np.concatenate(generated), labels, int(model.state.step)
     )
-    values = {one["name"].partition("/")[0]: one["value"] for one in judged}
-    # The first batch compiles.
-    return values | {SPEED: 1 / statistics.median(seconds[1:] or seconds)}
+    by_name = {one["name"].partition("/")[0]: one for one in judged}
+    speed = 1 / statistics.median(seconds[1:] or seconds)  # the first batch compiles
+    return Measured(
+        {name: one["value"] for name, one in by_name.items()} | {SPEED: speed},
+        {name: one["reference"] for name, one in by_name.items() if one["reference"] is not None},
+    )
 
 
-def remembered(path: pathlib.Path, made: Mapping[str, Any]) -> dict[str, float] | None:
+def remembered(path: pathlib.Path, made: Mapping[str, Any]) -> Measured | None:
     """Returns what was measured before under the same conditions, or None."""
     if not path.is_file():
         return None
     stored = json.loads(path.read_text())
-    return stored["values"] if stored["made"] == made else None
+    return Measured(stored["values"], stored["real"]) if stored["made"] == made else None
 
 
-def table(found: Mapping[tuple[str, int], Mapping[str, float]], minutes: Mapping[tuple[str, int], float]) -> list[dict]:
-    """Returns a row a way to sample: means over the seeds, with the smallest and the largest."""
+def table(
+    found: Mapping[tuple[str, int], Mapping[str, float]],
+    minutes: Mapping[tuple[str, int], float],
+    real: Mapping[str, float],
+) -> list[dict]:
+    """Returns a row a way to sample: means over the seeds, with the smallest and the largest; and one of real data."""
     rows = []
     for name in dict.fromkeys(name for name, _ in found):
         seeds = [seed for each, seed in found if each == name]
         shown = {"model": name, "minutes of training": _spread([minutes[ROWS[name].family, s] for s in seeds], 2)}
         rows.append(shown | {m.replace("_", " "): _spread([found[name, s][m] for s in seeds]) for m in MEASURES})
-    return rows
+    known = {m.replace("_", " "): number(real[m], 3) if m in real else "" for m in MEASURES}
+    return [*rows, {"model": REAL, "minutes of training": ""} | known]
 
 
 def _spread(values: Sequence[float], digits: int = 3) -> str:
@@ -161,8 +177,8 @@ def verdict(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
     return told + (" One row leads in all three." if best == fast == wide else " No row leads in all.")
 
 
-def figure(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
-    """Returns the three sides beside each other, a dot a seed, as SVG."""
+def figure(found: Mapping[tuple[str, int], Mapping[str, float]], real: Mapping[str, float]) -> str:
+    """Returns the three sides beside each other, a dot a seed, as SVG; broken lines are of real data."""
     names = list(dict.fromkeys(name for name, _ in found))
 
     def values(measure: str) -> dict[str, list[float]]:
@@ -170,13 +186,16 @@ def figure(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
 
     def around(measure: str) -> Axis:
         every = [value for some in values(measure).values() for value in some]
+        every += [real[measure]] if measure in real else []
         return Axis(min(every) / 1.5, max(every) * 1.5, log=True)
 
     return record.dots(
         [
-            record.Panel("Quality: Frechet distance, left is better", values(QUALITY), around(QUALITY)),
+            record.Panel(
+                "Quality: Frechet distance, left is better", values(QUALITY), around(QUALITY), real.get(QUALITY)
+            ),
             record.Panel("Speed: images/s, right is better", values(SPEED), around(SPEED)),
-            record.Panel("Diversity: recall, right is better", values(DIVERSITY), Axis(0.0, 1.0)),
+            record.Panel("Diversity: recall, right is better", values(DIVERSITY), Axis(0.0, 1.0), real.get(DIVERSITY)),
         ]
     )
 
@@ -203,7 +222,7 @@ def main(argv: list[str]) -> None:
     flags, more = parser.parse_known_args(argv)
     if flags.seeds < 1 or flags.num < 1:
         raise UserError("give at least one of --seeds, and one sample of --num")
-    found, minutes, stored = {}, {}, {}
+    found, real, minutes, stored = {}, {}, {}, {}
     for seed in range(flags.seeds):  # all of one seed first: what there is after an hour can be compared
         for name in flags.rows:
             row = ROWS[name]
@@ -214,14 +233,16 @@ def main(argv: list[str]) -> None:
             stored[row.family] = Run(workdir).read_config()
             path = workdir / f"{NAME}-{'-'.join(name.lower().replace(',', '').split())}.json"
             made = {"words": list(row.words), "num": flags.num, "step": runs.resolve(line).num_steps}
-            values = remembered(path, made)
-            if values is None:
-                values = measure(workdir, row, dataset.load(runs.resolve(line).data), flags.num)
-                write_json(path, {"made": made, "values": values})
-            found[name, seed] = values
-            print(f"{name}, seed {seed}: {', '.join(f'{m} {number(values[m])}' for m in MEASURES)}", flush=True)
+            measured = remembered(path, made)
+            if measured is None:
+                measured = measure(workdir, row, dataset.load(runs.resolve(line).data), flags.num)
+                write_json(path, {"made": made, "values": measured.values, "real": measured.real})
+            found[name, seed], real = measured
+            print(
+                f"{name}, seed {seed}: {', '.join(f'{m} {number(found[name, seed][m])}' for m in MEASURES)}", flush=True
+            )
     flags.out.mkdir(parents=True, exist_ok=True)
-    write_bytes(flags.out / "trilemma.svg", figure(found).encode())
+    write_bytes(flags.out / "trilemma.svg", figure(found, real).encode())
     report = {
         "command": " ".join([f"python -m experiments.{NAME}", *argv]),
         "verdict": verdict(found),
@@ -229,10 +250,11 @@ def main(argv: list[str]) -> None:
         "data": next(iter(stored.values()))["data"],
         "minutes": {f"{family}, seed {seed}": value for (family, seed), value in minutes.items()},
         "values": {f"{name}, seed {seed}": values for (name, seed), values in found.items()},
+        "real": real,
         "versions": record.versions(),
     }
     seeds = "1 seed" if flags.seeds == 1 else f"{flags.seeds} seeds: mean (smallest to largest)"
-    record.write(flags.out, report, {f"{flags.num:,} samples a row, {seeds}": table(found, minutes)})
+    record.write(flags.out, report, {f"{flags.num:,} samples a row, {seeds}": table(found, minutes, real)})
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ def test_every_row_is_in_the_table_the_figure_and_the_verdict_and_none_is_measur
         measured.append((workdir.name, row.words))
         place, seed = list(trilemma.ROWS.values()).index(row), int(workdir.name[-1])
         values = {"frechet_distance": 10 - place + seed, "images_per_second": 1000 / (1 + place)}
-        return values | {"precision": 0.5, "recall": 0.1 * place, "coverage": 0.5}
+        values |= {"precision": 0.5, "recall": 0.1 * place, "coverage": 0.5}
+        return trilemma.Measured(values, {"frechet_distance": 1.5, "precision": 0.9, "recall": 0.91})
 
     monkeypatch.setattr(runs, "train", train)
     monkeypatch.setattr(trilemma, "measure", measure)
@@ -37,11 +38,13 @@ def test_every_row_is_in_the_table_the_figure_and_the_verdict_and_none_is_measur
     )
     ((title, rows),) = report["tables"].items()
     assert title == "2,000 samples a row, 2 seeds: mean (smallest to largest)"
-    assert [row["model"] for row in rows] == list(trilemma.ROWS)
+    assert [row["model"] for row in rows] == [*trilemma.ROWS, "real test images"]
     assert rows[1]["frechet distance"] == "9.5 (9 to 10)"
-    assert {row["minutes of training"] for row in rows} == {"5 (5 to 5)"}
+    assert {row["minutes of training"] for row in rows[:-1]} == {"5 (5 to 5)"}
+    assert [rows[-1][m] for m in ("frechet distance", "images per second", "recall")] == ["1.5", "", "0.91"]
     figure = (tmp_path / "out/trilemma.svg").read_text()
     assert figure.count("<circle") == 3 * 5 * (2 + 1)  # panels, rows, seeds and their mean
+    assert figure.count("stroke-dasharray") == 2  # of quality and diversity: nothing draws real images
     assert len(measured) == 10
     trilemma.main(words)
     assert len(measured) == 10
@@ -53,11 +56,12 @@ def test_every_row_is_in_the_table_the_figure_and_the_verdict_and_none_is_measur
 def test_a_row_is_measured_by_the_run_s_own_samples(tiny_run, made_up_tfds):
     data = dataset.load(data_config(made_up_tfds, "made_up_digits"))
     row = trilemma.Row("DDPM", ("--config.sample.sampler=ddim", "--config.sample.eta=0", "--config.sample.num_steps=2"))
-    values = trilemma.measure(tiny_run, row, data, 70)
+    values, real = trilemma.measure(tiny_run, row, data, 70)
     assert {*trilemma.MEASURES} <= values.keys()
+    assert {*trilemma.MEASURES} - real.keys() == {"images_per_second"}
     assert values["images_per_second"] > 0
     report = json.loads((tiny_run / "report.json").read_text())["metrics"]
-    same = trilemma.measure(tiny_run, trilemma.Row("DDPM"), data, 70)
+    same = trilemma.measure(tiny_run, trilemma.Row("DDPM"), data, 70).values
     of_run = {one["name"].partition("/")[0]: one["value"] for one in report}
     for name in ("frechet_distance", "precision", "recall", "coverage"):
         assert same[name] == pytest.approx(of_run[name], rel=1e-3)
