@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import subprocess
 import sys
@@ -32,10 +31,9 @@ def train(workdir: pathlib.Path, line: Sequence[str]) -> None:
       UserError: it ended otherwise; its own line stands above.
     """
     run, resolved = Run(workdir), resolve(line)
-    if run.report_json.is_file() and run.config_path.is_file():
-        finished = json.loads(run.report_json.read_text())["facts"]["checkpoint_step"] >= resolved.num_steps
-        if finished and not configs.changes(run.read_config()["config"], resolved.to_dict()):
-            return
+    finished = (run.finished_step or 0) >= resolved.num_steps
+    if finished and not configs.changes(run.read_config()["config"], resolved.to_dict()):
+        return
     full = [sys.executable, "-m", "gen_jax.main", *line, f"--workdir={workdir}"]
     ended = subprocess.run(full, cwd=ROOT)
     if ended.returncode:

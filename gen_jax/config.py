@@ -7,6 +7,7 @@ returns. Defaults stand in `base_config` and in that file; nothing is configured
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import fnmatch
 import importlib.util
@@ -19,7 +20,7 @@ from typing import Any, TypeAlias
 import ml_collections
 
 from gen_jax import optimizer, parallel
-from gen_jax.method import UserError
+from gen_jax.method import UserError, did_you_mean
 
 Config: TypeAlias = Any  # an ml_collections.ConfigDict, whose values no type checker knows
 
@@ -159,7 +160,8 @@ def load(path: str) -> tuple[str, str, Config]:
     target = pathlib.Path(file)
     if not target.is_file():
         known = [str(p) for p in sorted(pathlib.Path("configs").glob("*.py"))]
-        raise UserError(f"no config file {file}{_nearest(file, known)}")
+        hint = did_you_mean(file, known) or (f"there are: {', '.join(known)}" if known else "")
+        raise UserError(f"no config file {file}; {hint}".rstrip("; "))
     spec = importlib.util.spec_from_file_location(f"config_{target.stem}", target)
     if spec is None or spec.loader is None:
         raise UserError(f"{file} is not a Python file; a config is one, with get_config(variant='')")
@@ -219,7 +221,7 @@ def override(config: Config, words: Iterable[str]) -> Config:
     for word in words:
         name, equals, text = word.partition("=")
         if not name.startswith("--config."):
-            raise UserError(f"unknown word on the command line: {word!r}{_nearest(name, FLAGS)}")
+            raise UserError(f"unknown word on the command line: {word!r}; {_nearest_word(name, flat)}")
         key = name.removeprefix("--config.")
         if key not in flat:
             raise UserError(f"no config value {key!r}{_nearest_key(key, flat)}")
@@ -326,9 +328,35 @@ def _check_numbers(key: str, value: Any) -> None:
 def require_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     """Raises a UserError with the nearest right name where `value` is not among `allowed`."""
     if value not in allowed:
-        near = difflib.get_close_matches(value, list(allowed), 1, 0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"config.{key} is {value!r}; {hint}allowed: {', '.join(allowed)}")
+        raise UserError(f"config.{key} is {value!r}; {did_you_mean(value, allowed)}allowed: {', '.join(allowed)}")
+
+
+def network_fields(
+    network: Mapping[str, Any], networks: Mapping[str, tuple[type, ...]], given: Iterable[str]
+) -> list[tuple[type, dict[str, Any]]]:
+    """Returns the modules of `config.network`, each with those of its fields that the config holds.
+
+    Args:
+      network: `name`, a key of `networks`, and fields of its modules.
+      networks: from a name to modules that work together.
+      given: fields that are no user's to set.
+
+    Raises:
+      UserError: there is no such network, or a field that none of its modules has.
+    """
+    values = {key: value for key, value in network.items() if key != "name"}
+    require_choice("network.name", network["name"], networks)
+    modules, hidden = networks[network["name"]], {*given, "parent", "name"}
+    known = [{field.name for field in dataclasses.fields(module)} - hidden for module in modules]
+    if unknown := values.keys() - set().union(*known):
+        raise UserError(
+            f"config.network.{min(unknown)} is no field of network {network['name']}; "
+            f"it has {', '.join(sorted(set().union(*known)))}"
+        )
+    return [
+        (module, {key: value for key, value in values.items() if key in its})
+        for module, its in zip(modules, known, strict=True)
+    ]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Iterable[str] = MAY_CHANGE) -> list[str]:
@@ -341,11 +369,13 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Iterable[str] 
     ]
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; there are: {', '.join(known)}" if known else ""
+def _nearest_word(name: str, flat: Mapping[str, Any]) -> str:
+    """A flag, or a value of the config, whose --config. may have been forgotten."""
+    values = {f"--config.{key}": f"--config.{key}" for key in flat}
+    outermost_last = sorted(flat, key=lambda key: -key.count("."))
+    values |= {f"--{key.rpartition('.')[2]}": f"--config.{key}" for key in outermost_last}
+    near = difflib.get_close_matches(name, [*FLAGS, *values], 1, 0.5)
+    return f"did you mean {values.get(near[0], near[0])}?" if near else f"there are: {', '.join(FLAGS)}"
 
 
 def _nearest_key(key: str, flat: Mapping[str, Any]) -> str:
@@ -353,8 +383,7 @@ def _nearest_key(key: str, flat: Mapping[str, Any]) -> str:
         return f" of its own; it holds {', '.join(k for k in flat if k.startswith(key + '.'))}"
     leaf = key.rpartition(".")[2]
     same_leaf = [k for k in flat if k.rpartition(".")[2] == leaf]
-    near = same_leaf or difflib.get_close_matches(key, list(flat), 1, 0.0)
-    return f"; did you mean {near[0]}?"
+    return f"; {did_you_mean(key, same_leaf or flat, 0.0).strip()}"
 
 
 def _shown(value: Any) -> str:

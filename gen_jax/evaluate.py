@@ -6,7 +6,6 @@ is involved, and no figure can be compared with published FIDs. Each name says s
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -87,18 +86,14 @@ def _over_examples(
 
     `index` of a batch is an example's position among the rows. The last batch is padded and the padding left out.
     """
-    devices, processes = mesh.devices.size, jax.process_count()
     options = parallel.compiler_options(config.fast_compile_options)
     call = jax.jit(fn, out_shardings=parallel.sharded(mesh), compiler_options=options)
 
     def over_examples(state: State, arrays: Mapping[str, Any], rows: np.ndarray) -> dict[str, np.ndarray]:
         values: dict[str, list[np.ndarray]] = {}
         num = len(rows)
-        size = -(-min(config.batch_size, num) // devices) * devices
-        for start in range(0, num, size):
-            index = np.minimum(np.arange(start, start + size), num - 1)
-            mine = np.split(index, processes)[jax.process_index()]
-            batch = {k: np.asarray(v[rows[mine]]) for k, v in arrays.items()} | {"index": mine.astype(np.int32)}
+        for start, mine in parallel.padded_batches(0, num, parallel.rows_at_a_time(config.batch_size, num, mesh)):
+            batch = {k: np.asarray(v[rows[mine]]) for k, v in arrays.items()} | {"index": mine}
             for name, measured in call(state, parallel.put_rows(batch, mesh)).items():
                 values.setdefault(name, []).append(parallel.fetch(measured)[: num - start])
         return {name: np.concatenate(pieces) for name, pieces in values.items()}
@@ -415,14 +410,13 @@ class _TrainingImages:
 
 
 def write_report(run: Run, values: dict[str, Any]) -> None:
-    """Writes report.json; figures of the same checkpoint that stand there under other names are kept."""
-    kept: list[dict[str, Any]] = []
-    if run.report_json.is_file():
-        old = json.loads(run.report_json.read_text())
-        names = {row["name"] for row in values["metrics"]}
-        if old["facts"]["checkpoint_step"] == values["facts"]["checkpoint_step"]:
-            kept = [row for row in old["metrics"] if row["name"] not in names]
-    write_json(run.report_json, values | {"metrics": values["metrics"] + kept})
+    """Writes report.json; of what stands there, figures of the same checkpoint under other names are kept, and the
+    step that the run has finished at."""
+    old, names = run.read_report(), {row["name"] for row in values["metrics"]}
+    of_same = old.get("facts", {}).get("checkpoint_step") == values["facts"]["checkpoint_step"]
+    kept = [row for row in old["metrics"] if row["name"] not in names] if of_same else []
+    finished = {"finished_step": old.get("finished_step")}
+    write_json(run.report_json, finished | values | {"metrics": values["metrics"] + kept})
 
 
 def table(values: dict[str, Any]) -> str:

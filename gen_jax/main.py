@@ -7,7 +7,6 @@ ends in one line on stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
-import difflib
 import pathlib
 import shlex
 from typing import NoReturn
@@ -55,9 +54,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     several.add_argument("--process_id", type=int, default=-1, metavar="I")
     flags, words = parser.parse_known_args(argv)
     if flags.mode not in MODES:
-        near = difflib.get_close_matches(flags.mode, MODES, 1, 0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        parser.error(f"--mode is {flags.mode!r}; {hint}there are: {', '.join(MODES)}")
+        from gen_jax.method import did_you_mean
+
+        parser.error(f"--mode is {flags.mode!r}; {did_you_mean(flags.mode, MODES)}there are: {', '.join(MODES)}")
     return flags, words
 
 

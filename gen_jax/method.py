@@ -8,7 +8,8 @@ belong to examples, so that nothing depends on how a batch is split over devices
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import flax.struct
@@ -77,6 +78,7 @@ class DataSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataSpec:
+        """Returns what `to_dict` gave, read from JSON, whose lists are tuples here."""
         restored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**restored)
 
@@ -153,6 +155,22 @@ class Method(NamedTuple):
 
 class UserError(Exception):
     """A mistake of the user's: main.py prints its one line and exits with 2, without a traceback."""
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """Returns the part of a UserError's line that names the nearest right name, or "" where none is near.
+
+    Args:
+      name: what the user wrote.
+      known: what could have been meant.
+      cutoff: least likeness, 0 to 1, of what is offered.
+
+    Example:
+      >>> did_you_mean("hing", ["minimax", "hinge"]), did_you_mean("hing", ["minimax"])
+      ('did you mean hinge? ', '')
+    """
+    near = difflib.get_close_matches(name, list(known), 1, cutoff)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 _STREAMS = {"init": 0, "step": 1, "sample": 2, "eval": 3, "pictures": 4}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -166,6 +166,26 @@ def put_rows(rows: dict[str, np.ndarray], mesh: Mesh, lead: int = 0) -> PyTree:
     """Returns the global, sharded batch of which this process brings its rows (on axis `lead`)."""
     sharding = sharded(mesh, lead)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in rows.items()}
+
+
+def rows_at_a_time(size: int, num: int, mesh: Mesh) -> int:
+    """Returns the rows of a batch where `num` are wanted and `size` fit at a time: a multiple of the devices."""
+    devices = mesh.devices.size
+    return -(-min(size, num) // devices) * devices
+
+
+def padded_batches(start: int, num: int, size: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields for rows start..num, `size` at a time, the first one's number and the numbers of this process's rows.
+
+    The last batch is padded with row num - 1, so that all are of one size and compiled once.
+
+    Example:
+      >>> [(first, rows.tolist()) for first, rows in padded_batches(0, 5, 3)]
+      [(0, [0, 1, 2]), (3, [3, 4, 4])]
+    """
+    for first in range(start, num, size):
+        rows = np.minimum(np.arange(first, first + size, dtype=np.int32), num - 1)
+        yield first, np.split(rows, jax.process_count())[jax.process_index()]
 
 
 def fetch(array: Array) -> np.ndarray:

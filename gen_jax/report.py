@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from gen_jax import config as configs
 from gen_jax.figures import animation, bars, curve, page, samples, scatter
 from gen_jax.figures.grid import Images, checked, grid
 from gen_jax.figures.markup import Html, element, join, number
@@ -394,7 +395,8 @@ def _speed(run: Run) -> Html | None:
 
 
 def _config(run: Run) -> Html | None:
-    rows = [(element("code", key), element("code", _value(value))) for key, value in flatten(run.settings)]
+    values = configs.flatten(run.settings)
+    rows = [(element("code", key), element("code", _value(value))) for key, value in values.items()]
     return page.details(f"{len(rows)} values", page.table(("key", "value"), rows)) if rows else None
 
 
@@ -423,19 +425,6 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], Html | None]], ...] = (
     ("reproduce", "Reproduce", _reproduce),
 )
 """Anchor, heading and maker of each part of the page, in order; a maker returns None where the part does not apply."""
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Returns the leaves of a nested config with their dotted keys, as one overrides them.
-
-    Example:
-      >>> flatten({"seed": 0, "sample": {"num": 10}})
-      [('seed', 0), ('sample.num', 10)]
-    """
-    leaves = []
-    for key, value in config.items():
-        leaves += flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [(prefix + key, value)]
-    return leaves
 
 
 def duration(seconds: float) -> str:

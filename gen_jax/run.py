@@ -192,6 +192,19 @@ class Run:
                 raise UserError(f"cannot read {self.config_path}: it has no {part!r}, so no run has written it")
         return values
 
+    def read_report(self) -> dict[str, Any]:
+        """Returns what report.json holds: {} where there is none yet, or none that can be read."""
+        try:
+            values = json.loads(self.report_json.read_text())
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    @property
+    def finished_step(self) -> int | None:
+        """The step at which training ended and its model was judged, if it has; judging another one changes nothing."""
+        return self.read_report().get("finished_step") if self.report_html.is_file() else None
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keeps other processes from training here; the system lets go when this one ends, however it ends.

@@ -118,7 +118,6 @@ def make_batches(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Bat
     Images are as `to_data` gives them: uint8, but for points of the plane. Batches are made over all devices, and each
     size of batch is compiled once. `labels` are those of all `num` images, checked, or None.
     """
-    processes, size_of = jax.process_count(), functools.partial(batch_size, config, mesh)
 
     def draw(state: State, seed: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
         key = jax.random.fold_in(stream(state.key, "sample"), seed)
@@ -131,20 +130,16 @@ def make_batches(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Bat
     def batches(
         state: State, labels: np.ndarray | None, start: int, num: int, seed: int | None = None
     ) -> Iterator[np.ndarray]:
-        root, size = np.uint32(config.sample.seed if seed is None else seed), size_of(num)
-        for first in range(start, num, size):
-            index = np.minimum(np.arange(first, first + size), num - 1)  # the last batch is padded
-            index = np.split(index, processes)[jax.process_index()].astype(np.int32)
+        root, size = np.uint32(config.sample.seed if seed is None else seed), _batch_size(config, mesh, num)
+        for first, index in parallel.padded_batches(start, num, size):
             rows = {"index": index} | ({} if labels is None else {"label": labels[index]})
             yield parallel.fetch(call(state, root, parallel.put_rows(rows, mesh)))[: num - first]
 
     return batches
 
 
-def batch_size(config: Any, mesh: Mesh, num: int) -> int:
-    """Returns the images drawn at a time where `num` are asked for: a multiple of the devices."""
-    devices = mesh.devices.size
-    return -(-min(config.sample.batch_size, num) // devices) * devices
+def _batch_size(config: Any, mesh: Mesh, num: int) -> int:
+    return parallel.rows_at_a_time(config.sample.batch_size, num, mesh)
 
 
 def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Generator:
@@ -179,6 +174,11 @@ def _counted(batches: Iterable[np.ndarray], num: int, shown: bool, start: int = 
 def checked_labels(
     method: Method, spec: DataSpec, num: int, labels: Sequence[int] | np.ndarray | None
 ) -> np.ndarray | None:
+    """Returns the classes that `num` samples are asked for, i32 [num]: by default they take turns. None without any.
+
+    Raises:
+      UserError: labels that the method does not take, of another number, or outside the classes.
+    """
     if not method.conditional:
         if labels is not None:
             raise UserError("this model takes no labels: it was trained without")
@@ -227,7 +227,7 @@ def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None
     """
     model = load(workdir, overrides)
     config, run, step, chief = model.config, Run(workdir), int(model.state.step), jax.process_index() == 0
-    num, size = config.sample.num, batch_size(config, model.mesh, config.sample.num)
+    num, size = config.sample.num, _batch_size(config, model.mesh, config.sample.num)
     labels = checked_labels(model.method, model.spec, num, None)
     pieces = Pieces(run.sample_pieces, (num, *model.spec.image_shape), size * max(1, PIECE // size), model.spec.dtype)
     # One process at a time draws here; others may train, or look at the run.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import importlib.metadata
-import json
 import pathlib
 import platform
 import signal
@@ -66,7 +65,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
             checkpoints.clean()
             state = checkpoints.restore(abstract)
             start = 0 if state is None else int(state.step)
-            if start >= config.num_steps and _is_reported(run, start):
+            if start >= config.num_steps and run.finished_step == start:
                 print(_finished(run, start))
                 return
             if (config.num_steps - start) % config.steps_per_call:
@@ -183,7 +182,7 @@ def _finish(
     validation.save_snapshots(run, int(state.step), frames, data.spec.name)
     for number, (name, picture) in enumerate((pictures | evaluate.nearest_picture(images, data)).items()):
         save_picture(run.pictures / f"{number:02d}_{name}.npz", picture, data.spec.name)
-    evaluate.write_report(run, report_values)
+    evaluate.write_report(run, report_values | {"finished_step": int(state.step)})
     page = report.write(run.workdir)
     print(evaluate.table(report_values))
     print(f"report: {page}")
@@ -272,7 +271,10 @@ def refuse_changes(run: Run, config: Any) -> None:
     """Raises a UserError where the directory holds a run of another config, naming each key."""
     if not run.config_path.is_file():
         return
-    lines = configs.changes(run.read_config()["config"], config.to_dict())
+    before, now = run.read_config()["config"], config.to_dict()
+    lines = configs.changes(before, now)
+    if config.eval.track:  # distances in the eyes of two classifiers cannot be compared: the best would not be it
+        lines += [line for line in configs.changes(before, now, ()) if line.startswith("eval.classifier_steps:")]
     if lines:
         raise UserError(
             f"{run.workdir} holds a run of another config ({'; '.join(lines)}); "
@@ -373,11 +375,12 @@ class _StopRequests:
 def _headline(record: dict[str, Any], run: Run, start: int) -> str:
     devices, data, config = record["devices"], record["data"], record["config"]
     total = sum(row["parameters"] for rows in record["parameters"].values() for row in rows)
-    shape = "x".join(str(n) for n in data["image_shape"])
+    spec = dataset.DataSpec.from_dict(data)
+    shown = "points of the plane" if spec.holds_points else f"images of {'x'.join(map(str, spec.image_shape))}"
     doing = f"resuming at step {start}" if start else "starting"
     return (
         f"{run.workdir}: {doing}\n"
-        f"  data        {data['name']}, {data['num_examples']:,} images of {shape}\n"
+        f"  data        {data['name']}, {spec.num_examples:,} {shown}\n"
         f"  parameters  {total:,} ({', '.join(record['parameters'])})\n"
         f"  batch       {config['batch_size']} = {record['processes']} process(es) x "
         f"{devices['count'] // record['processes']} {devices['platform']} device(s) x "
@@ -407,12 +410,6 @@ def _plan(config: Any, update: Any, state: State, feed: Callable[[int], PyTree],
 
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:,.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
-
-
-def _is_reported(run: Run, step: int) -> bool:
-    if not (run.report_json.is_file() and run.report_html.is_file()):
-        return False
-    return json.loads(run.report_json.read_text())["facts"]["checkpoint_step"] == step
 
 
 def _finished(run: Run, step: int) -> str:

@@ -44,9 +44,9 @@ NO_START = {
     "--workdir=run --mode=report --config.seed=1": "takes no config values",
 }
 BESIDE_START = {
-    "seed=1": "unknown word",
-    "--sede=1": "unknown word",
-    "--confg.seed=1": "did you mean --config?",
+    "seed=1": "did you mean --config.seed?",
+    "--sede=1": "did you mean --config.seed?",
+    "--confg.seed=1": "did you mean --config.seed?",
     "--num_processes=two": "invalid int value",
     "--num_processes=2": "need --coordinator",
     "--coordinator=localhost:1 --num_processes=2 --process_id=2": "--process_id below it",
@@ -106,7 +106,7 @@ BESIDE_START = {
     "--config.network.norm=batch": "rms",
     "--config.network.norm=group": "do not divide into 32 groups",
     "--config.network.dropout=1": "[0, 1)",
-    "--config.data.name=mnits --config.data.data_dir=tfds": "did you mean 'mnist'?",
+    "--config.data.name=mnits --config.data.data_dir=tfds": "did you mean mnist?",
     "--config.data.name=image_folder:": "names no folder",
     "--config.data.name=image_folder:pictres": "did you mean",
     "--config.data.name=image_folder:a_file": "is a file",

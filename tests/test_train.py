@@ -111,6 +111,30 @@ def test_a_finished_run_says_so_and_how_to_go_on(tiny_run, made_up_tfds, capsys)
     assert (tiny_run / "report.html").stat().st_mtime_ns == before
 
 
+def test_another_checkpoint_that_was_judged_leaves_the_run_finished(tiny_run, made_up_tfds, tmp_path, capsys):
+    run = Run(tmp_path / "run")
+    shutil.copytree(tiny_run, run.workdir)
+    evaluate.write_report(run, {"metrics": [], "facts": {"checkpoint_step": 6}})  # --mode=eval of the best, say
+    main.main([*tiny_words(made_up_tfds), f"--workdir={run.workdir}"])
+    assert "finished at step 12" in capsys.readouterr().out
+    assert run.read_report()["facts"]["checkpoint_step"] == 6
+
+
+@pytest.mark.parametrize("lost", ["report.html", "report.json"])
+def test_a_run_whose_report_is_lost_or_damaged_is_judged_again(tiny_run, made_up_tfds, tmp_path, lost):
+    run = Run(tmp_path / "run")
+    shutil.copytree(tiny_run, run.workdir)
+    (run.workdir / lost).unlink() if lost == "report.html" else run.report_json.write_text("{cut sh")
+    main.main([*tiny_words(made_up_tfds), f"--workdir={run.workdir}"])
+    assert run.report_html.is_file()
+    assert run.finished_step == run.read_report()["facts"]["checkpoint_step"] == 12
+
+
+def test_the_classifier_of_tracked_distances_stays_the_same(tiny_run, made_up_tfds):
+    with pytest.raises(UserError, match="eval.classifier_steps: 10 -> 11"):
+        main.main([*tiny_words(made_up_tfds), "--config.eval.classifier_steps=11", f"--workdir={tiny_run}"])
+
+
 def test_killed_and_resumed_is_the_same_run_bit_by_bit(tiny_run, made_up_tfds, tmp_path):
     words = tiny_words(made_up_tfds)
     process = subprocess.Popen(command(words, tmp_path / "run"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -79,7 +79,7 @@ def load(config: Any) -> Dataset:
       >>> load(config)
       Traceback (most recent call last):
       gen_jax.method.UserError: there is no set 'mnits', neither prepared in /nowhere nor known to TFDS: did you mean
-      'mnist'? ...
+      mnist? ...
     """
     try:
         return _load(config.name, config)

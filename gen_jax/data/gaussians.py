@@ -6,14 +6,13 @@ and y. There are no labels. Nothing is downloaded or cached: the points are draw
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gen_jax.data import cache
 from gen_jax.data.dataset import Dataset
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, did_you_mean
 
 PREFIX = "gaussians"
 NUM_EXAMPLES = {"train": 100_000, "test": 10_000}
@@ -110,8 +109,7 @@ def load(name: str, config: Any) -> Dataset:
     """
     full_name = f"{PREFIX}:{name}"
     if name not in MIXTURES:
-        near = difflib.get_close_matches(name, MIXTURES, 1, 0.5)
-        hint = f"did you mean {PREFIX}:{near[0]}? " if near else ""
+        hint = did_you_mean(full_name, names(), 0.8)  # what all begin with counts as alike
         raise UserError(f"there is no set {full_name}; {hint}there are {', '.join(names())}")
     if config.image_size or config.channels:
         raise UserError(f"{full_name} holds points: config.data.image_size and channels must stay 0")

@@ -8,7 +8,6 @@ own take its place. All private names of TFDS that this project touches stand in
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.resources.abc
 import importlib.util
 import io
@@ -31,7 +30,7 @@ import tensorflow_datasets as tfds
 
 from gen_jax.data import tfds as prepared_sets
 from gen_jax.data.dataset import LOADERS, UnavailableError
-from gen_jax.method import UserError
+from gen_jax.method import UserError, did_you_mean
 
 _PATIENCE = 12.0  # seconds that a host may take to answer at all
 _STALL = 60.0  # seconds that a download may stand still
@@ -56,7 +55,7 @@ def prepare(name: str, config: Any) -> pathlib.Path:
       >>> prepare("mnits", types.SimpleNamespace(data_dir="/nowhere"))
       Traceback (most recent call last):
       gen_jax.method.UserError: there is no set 'mnits', neither prepared in /nowhere nor known to TFDS: did you mean
-      'mnist'? (`python -m gen_jax.data` lists them)
+      mnist? (`python -m gen_jax.data` lists them)
     """
     folder = prepared_sets.data_dir(config.data_dir)
     _require_known(name, folder)
@@ -69,10 +68,13 @@ def prepare(name: str, config: Any) -> pathlib.Path:
         if place.exists():
             raise UserError(f"{place} has no dataset_info.json, so it is not whole: remove it and try again")
         say(f"{name} is not prepared in {folder}: downloading and preparing it, once")
-        _remove_leftovers(place, folder / "downloads" / builder.name)
-        with stand_ins(builder):
-            # TFDS would first ask for the set in its own format, which only TensorFlow reads.
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        _remove_leftovers(place, folder)
+        try:
+            with stand_ins(builder):
+                # TFDS would first ask for the set in its own format, which only TensorFlow reads.
+                builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        finally:
+            _remove_leftovers(place, folder)
     say(f"{name} is prepared in {place}")
     return place
 
@@ -194,8 +196,7 @@ def _require_known(name: str, folder: pathlib.Path) -> None:
     bare = name.partition(":")[0]
     names = known()
     if bare.partition("/")[0] not in names:
-        nearest = difflib.get_close_matches(bare, [*names, *prepared_sets.prepared(folder), *LOADERS], n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        hint = did_you_mean(bare, [*names, *prepared_sets.prepared(folder), *LOADERS], 0.6)
         raise UserError(
             f"there is no set {bare!r}, neither prepared in {folder} nor known to TFDS: {hint}"
             "(`python -m gen_jax.data` lists them)"
@@ -224,10 +225,15 @@ def _alone(name: str, folder: pathlib.Path) -> Iterator[None]:
         lock.release()
 
 
-def _remove_leftovers(place: pathlib.Path, downloads: pathlib.Path) -> None:
-    """Removes what a preparation that was killed left: half-written shards and half-loaded files."""
-    for leftover in (*place.parent.glob(f"incomplete.*_{place.name}"), *downloads.glob("*.tmp.*")):
+def _remove_leftovers(place: pathlib.Path, folder: pathlib.Path) -> None:
+    """Removes what a preparation that did not end left: half-written shards, half-loaded files and empty folders."""
+    name = place.relative_to(folder).parts[0]
+    downloads = folder / "downloads"
+    for leftover in (*place.parent.glob(f"incomplete.*_{place.name}"), *(downloads / name).glob("*.tmp.*")):
         shutil.rmtree(leftover, ignore_errors=True)
+    for empty in (place.parent, folder / name, downloads / name, downloads / "extracted", downloads):
+        with contextlib.suppress(OSError):  # it holds something, or is not there
+            empty.rmdir()
 
 
 @contextlib.contextmanager

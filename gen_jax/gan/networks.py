@@ -6,14 +6,13 @@ to logits. Both take `train`, and keep running statistics in collection "batch_s
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gen_jax.config import require_choice
+from gen_jax.config import network_fields, require_choice
 from gen_jax.gan.convolutional import CONDITIONS, ConvDiscriminator, ConvGenerator, head
 from gen_jax.gan.layers import ACTIVATIONS, NORMS, UPSAMPLINGS, LabelVector
 from gen_jax.gan.residual import ResidualDiscriminator, ResidualGenerator
@@ -115,7 +114,7 @@ CHOICES = {
 _MAY_BE_EMPTY = ("strides", "hidden", "generator_hidden")
 _MAY_BE_ZERO = ("embedding_dim", "dropout", "activation_noise", "conv_bias", "end_bias", "norm_first",
                 "generator_norm_first")  # fmt: skip
-_GIVEN = ("image_shape", "num_classes", "num_outputs", "dtype", "parent", "name")
+_GIVEN = ("image_shape", "num_classes", "num_outputs", "dtype")
 
 
 def make(
@@ -144,22 +143,12 @@ def make(
       >>> generator.generator_hidden
       (16,)
     """
-    fields = dict(config)
-    name = fields.pop("name")
-    require_choice("network.name", name, NETWORKS)
-    generator, discriminator = NETWORKS[name]
-    theirs = [{f.name for f in dataclasses.fields(network)} - {*_GIVEN} for network in (generator, discriminator)]
-    if unknown := fields.keys() - theirs[0] - theirs[1]:
-        raise UserError(
-            f"config.network.{min(unknown)} is no field of the {name} pair; "
-            f"it has {', '.join(sorted(theirs[0] | theirs[1]))}"
-        )
-    for key, value in fields.items():
+    (generator, its), (discriminator, others) = network_fields(config, NETWORKS, _GIVEN)
+    for key, value in (its | others).items():
         _check(key, value)
-    of_generator, of_discriminator = ({k: v for k, v in fields.items() if k in known} for known in theirs)
     return (
-        generator(image_shape=image_shape, num_classes=generator_classes, dtype=dtype, **of_generator),  # pyright: ignore[reportCallIssue]
-        discriminator(num_classes=discriminator_classes, num_outputs=num_outputs, dtype=dtype, **of_discriminator),  # pyright: ignore[reportCallIssue]
+        generator(image_shape=image_shape, num_classes=generator_classes, dtype=dtype, **its),
+        discriminator(num_classes=discriminator_classes, num_outputs=num_outputs, dtype=dtype, **others),
     )
 
 

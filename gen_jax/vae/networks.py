@@ -6,14 +6,13 @@ decoder turns z [B, Z] into what a likelihood reads, [B, H, W, num_outputs C].
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gen_jax.config import require_choice
+from gen_jax.config import network_fields, require_choice
 from gen_jax.method import Array, UserError
 from gen_jax.nn.blocks import ResidualBlock, depth_to_space, space_to_depth
 from gen_jax.nn.conv import Conv, ConvTranspose
@@ -243,7 +242,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
 }
 """From a name to an encoder and a decoder; `config.network` holds their fields."""
 
-_GIVEN = ("latents", "image_shape", "num_outputs", "dtype", "parent", "name")
+_GIVEN = ("latents", "image_shape", "num_outputs", "dtype")
 
 
 def make(
@@ -266,20 +265,10 @@ def make(
       >>> encoder.hidden, decoder.hidden
       ((16,), (16,))
     """
-    fields = dict(config)
-    name = fields.pop("name")
-    require_choice("network.name", name, NETWORKS)
-    encoder, decoder = NETWORKS[name]
-    theirs = [{f.name for f in dataclasses.fields(network)} - {*_GIVEN} for network in (encoder, decoder)]
-    if unknown := fields.keys() - theirs[0] - theirs[1]:
-        raise UserError(
-            f"config.network.{min(unknown)} is no field of the {name} network; "
-            f"it has {', '.join(sorted(theirs[0] | theirs[1]))}"
-        )
-    of_encoder, of_decoder = ({k: v for k, v in fields.items() if k in known} for known in theirs)
+    (encoder, its), (decoder, others) = network_fields(config, NETWORKS, _GIVEN)
     return (
-        encoder(latents=latents, dtype=dtype, **of_encoder),  # pyright: ignore[reportCallIssue]
-        decoder(image_shape=image_shape, num_outputs=num_outputs, dtype=dtype, **of_decoder),  # pyright: ignore[reportCallIssue]
+        encoder(latents=latents, dtype=dtype, **its),
+        decoder(image_shape=image_shape, num_outputs=num_outputs, dtype=dtype, **others),
     )
 
 

@@ -78,6 +78,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: pathlib.Path):
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"gen_jax: there is no set 'mnits', neither prepared in {tmp_path} nor known to TFDS: did you mean 'mnist'? "
+        f"gen_jax: there is no set 'mnits', neither prepared in {tmp_path} nor known to TFDS: did you mean mnist? "
         "(`python -m gen_jax.data` lists them)\n"
     )

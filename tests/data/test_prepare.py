@@ -201,6 +201,7 @@ def test_without_a_network_one_line_says_what_to_do(name: str, tmp_path: pathlib
     assert f"`python -m gen_jax.data {name} --data_dir={tmp_path}`" in message
     assert "\n" not in message
     assert tfds.prepared(tmp_path) == {}
+    assert os.listdir(tmp_path) == [f".{name}.lock"]  # no folder that looks as if it held something
 
 
 def test_a_network_that_swallows_everything_is_given_up(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
@@ -304,7 +305,7 @@ def test_a_damaged_download_is_no_data(raw: pathlib.Path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mnits", r"there is no set 'mnits', .*did you mean 'mnist'\?"),
+        ("mnits", r"there is no set 'mnits', .*did you mean mnist\?"),
         ("mnist:1.0.0", r"TFDS cannot prepare 'mnist:1.0.0': .*version 1.0.0, only: 3.0.1"),
         ("mnist/bold", r"TFDS cannot prepare 'mnist/bold': BuilderConfig bold not found"),
         ("ag_news_subset", r"'ag_news_subset' has no feature 'image' of uint8"),

@@ -122,7 +122,7 @@ def test_where_nothing_is_prepared_one_line_says_what_to_do(tmp_path: pathlib.Pa
 
 
 def test_a_misspelt_name_gets_the_nearest_right_one(made_up_tfds: pathlib.Path):
-    with pytest.raises(UserError, match=r"did you mean 'made_up_colours'\?"):
+    with pytest.raises(UserError, match=r"did you mean made_up_colours\?"):
         dataset.load(data_config(made_up_tfds, "made_up_colors"))
 
 

@@ -22,8 +22,9 @@ def _pretend(workdir: pathlib.Path, line, mig: float, step: int | None = None) -
     measures = {"mig/20_bins_10000_samples": mig, "sap_correlation/10000_samples": 0.5, "active_units/2048_examples": 4}
     measures |= {"training_reconstruction": 30.0, "training_kl": 15.0}
     rows = [{"name": name, "value": value} for name, value in measures.items()]
-    facts = {"checkpoint_step": config.num_steps if step is None else step}
-    run.report_json.write_text(json.dumps({"metrics": rows, "facts": facts}))
+    finished = config.num_steps if step is None else step
+    run.report_json.write_text(json.dumps({"metrics": rows, "finished_step": finished}))
+    run.report_html.touch()
     images = np.full((20, 8, 8, 1), int(255 * mig), np.uint8)
     picture = Picture(images, "Latent traversals", "", columns=10)  # pyright: ignore
     save_picture(run.pictures / "02_traversals.npz", picture, "dsprites")

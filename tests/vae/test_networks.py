@@ -70,7 +70,7 @@ def test_refusals_name_what_there_is():
 
     with pytest.raises(UserError, match="did you mean dense"):
         make(name="dens")
-    with pytest.raises(UserError, match=r"network.activation is no field of the conv network; it has channels"):
+    with pytest.raises(UserError, match=r"network.activation is no field of network conv; it has channels"):
         make(name="conv", activation="relu")
     with pytest.raises(UserError, match="'gate'; did you mean gated"):
         make(name="dense", activation="gate")
