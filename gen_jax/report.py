@@ -43,6 +43,7 @@ _MEASURES = {  # in words, and their unit, in the order of their charts
     "kl_weight": ("weight of the KL divergence", ""),
 }
 _ACRONYM = 5  # letters: shorter names of methods are acronyms
+_WORDS = {word.lower(): word for word in ("KL", "ELBO", "NLL", "MIG", "SAP", "DCI", "VAE", "MS-SSIM", "Frechet")}
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _BETTER = {
     "lower": "lower is better",
@@ -308,10 +309,20 @@ def _card(metric: Metric) -> Html:
     ]
     return element(
         "div",
-        element("dt", label.replace("_", " ").capitalize(), element("code", label, slash, Html("<wbr>"), protocol)),
+        element("dt", _in_words(label), element("code", label, slash, Html("<wbr>"), protocol)),
         element("dd", number(metric.value), class_="value"),
         *(element("dd", remark) for remark in remarks if remark),
     )
+
+
+def _in_words(name: str) -> str:
+    """Example:
+    >>> _in_words("test_negative_elbo"), _in_words("within_class_ms_ssim")
+    ('Test negative ELBO', 'Within class MS-SSIM')
+    """
+    words = name.replace("ms_ssim", "ms-ssim").split("_")
+    told = " ".join(_WORDS.get(word, word) for word in words)
+    return told[:1].upper() + told[1:]
 
 
 def _grid(run: Run) -> Html | None:

@@ -18,9 +18,10 @@ Images = npt.NDArray[np.uint8]
 
 _CELL = 56  # pixels that the longer side of a picture on a contact sheet has at least
 _GAP = 4  # pixels between two of them
+_LINE = 48  # grey value between two images: dark, and yet one sees where images that are black at their edges end
 
 
-def grid(images: Images, columns: int = 0, padding: int = 2, background: int = 0) -> Images:
+def grid(images: Images, columns: int = 0, padding: int = 2, background: int = _LINE) -> Images:
     """Returns images side by side, row by row.
 
     Args:
