@@ -28,11 +28,16 @@ def train(workdir: pathlib.Path, line: Sequence[str]) -> None:
       line: its command line without --workdir.
 
     Raises:
-      UserError: it ended otherwise; its own line stands above.
+      UserError: it ended otherwise, and its own line stands above; or it has trained for longer.
     """
     run, resolved = Run(workdir), resolve(line)
-    finished = (run.finished_step or 0) >= resolved.num_steps
-    if finished and not configs.changes(run.read_config()["config"], resolved.to_dict()):
+    finished = run.finished_step or 0
+    if finished > resolved.num_steps:
+        raise UserError(
+            f"{workdir} was trained for {finished:,} steps, and {resolved.num_steps:,} are asked for: delete it, or "
+            "keep the runs elsewhere (--runs)"
+        )
+    if finished == resolved.num_steps and not configs.changes(run.read_config()["config"], resolved.to_dict()):
         return
     full = [sys.executable, "-m", "gen_jax.main", *line, f"--workdir={workdir}"]
     ended = subprocess.run(full, cwd=ROOT)

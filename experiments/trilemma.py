@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
 FAMILIES = {
     "VAE": Family("vae_mnist_dense", 30_000),
-    "GAN": Family("cgan_mnist", 5_000),
+    "GAN": Family("cgan_mnist", 4_000),
     "DDPM": Family("ddpm_mnist", 3_000),
 }
 ROWS = {
