@@ -43,7 +43,7 @@ _MEASURES = {  # in words, and their unit, in the order of their charts
     "kl_weight": ("weight of the KL divergence", ""),
 }
 _ACRONYM = 5  # letters: shorter names of methods are acronyms
-_WORDS = {word.lower(): word for word in ("KL", "ELBO", "NLL", "MIG", "SAP", "DCI", "VAE", "MS-SSIM", "Frechet")}
+_WORDS = {word.lower(): word for word in ("KL", "ELBO", "NLL", "MIG", "SAP", "DCI", "VAE", "MS-SSIM")}
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _BETTER = {
     "lower": "lower is better",
