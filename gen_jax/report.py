@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
 import statistics
 import struct
@@ -28,6 +27,7 @@ from gen_jax.figures.grid import Images, checked, grid
 from gen_jax.figures.markup import Html, element, join, number
 from gen_jax.figures.pictures import animate, load_picture
 from gen_jax.method import DataSpec, Figure, Scatter, UserError
+from gen_jax.run import write_bytes
 from gen_jax.writers import training_seconds
 
 _NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
@@ -136,7 +136,7 @@ def write(workdir: pathlib.Path | str) -> pathlib.Path:
       Path of the page.
 
     Raises:
-      UserError: there is no such directory.
+      UserError: there is no such directory, or it cannot be written to.
     """
     workdir = pathlib.Path(workdir)
     if not workdir.is_dir():
@@ -148,9 +148,7 @@ def write(workdir: pathlib.Path | str) -> pathlib.Path:
     for name, picture in run.training.items():
         _write_film(workdir / "training" / name, picture, description)
     path = workdir / "report.html"
-    unfinished = path.with_suffix(".html.part")
-    unfinished.write_text(draw(run), "utf-8")
-    os.replace(unfinished, path)  # a reader never meets half a page
+    write_bytes(path, draw(run).encode())
     return path
 
 

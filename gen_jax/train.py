@@ -182,6 +182,8 @@ def _finish(
     validation.save_snapshots(run, int(state.step), frames, data.spec.name)
     for number, (name, picture) in enumerate((pictures | evaluate.nearest_picture(images, data)).items()):
         save_picture(run.pictures / f"{number:02d}_{name}.npz", picture, data.spec.name)
+    # The page is what says that all is done: one of fewer steps must not, if this is killed here.
+    run.report_html.unlink(missing_ok=True)
     evaluate.write_report(run, report_values | {"finished_step": int(state.step)})
     page = report.write(run.workdir)
     print(evaluate.table(report_values))

@@ -120,6 +120,24 @@ def test_another_checkpoint_that_was_judged_leaves_the_run_finished(tiny_run, ma
     assert run.read_report()["facts"]["checkpoint_step"] == 6
 
 
+def test_a_run_that_went_on_and_was_killed_before_its_page_gets_the_new_page(
+    tiny_run, made_up_tfds, tmp_path, monkeypatch
+):
+    def killed(workdir):
+        raise KeyboardInterrupt
+
+    run = Run(tmp_path / "run")
+    shutil.copytree(tiny_run, run.workdir)
+    words = [*tiny_words(made_up_tfds), f"--workdir={run.workdir}", "--config.num_steps=13"]
+    with monkeypatch.context() as patched:
+        patched.setattr(train.report, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main.main(words)
+    assert run.read_report()["finished_step"] == 13
+    main.main(words)
+    assert "step 13" in run.report_html.read_text()
+
+
 @pytest.mark.parametrize("lost", ["report.html", "report.json"])
 def test_a_run_whose_report_is_lost_or_damaged_is_judged_again(tiny_run, made_up_tfds, tmp_path, lost):
     run = Run(tmp_path / "run")
