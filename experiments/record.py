@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 import pathlib
 import platform
 from collections.abc import Mapping, Sequence
@@ -134,39 +136,56 @@ def plot(lines: Sequence[Line], x_label: str, y_label: str, x_axis: Axis, y_axis
 
 
 class Panel(NamedTuple):
-    """One measure of several things, a dot a seed; `mark` is a value to compare them with."""
+    """One measure of several things, a dot a seed.
+
+    Attributes:
+      title: what it tells.
+      measure: how it is told, and which way is better.
+      values: of each thing, by its name.
+      axis: the range shown.
+      mark: a value to compare with, drawn as a broken line.
+    """
 
     title: str
+    measure: str
     values: Mapping[str, Sequence[float]]
     axis: Axis
     mark: float | None = None
 
 
-_NAMES, _PANEL, _ROW, _HEAD = 190, 220, 30, 34  # pixels: of the names, a panel, a row, and what stands above
+_NAMES, _PANEL, _GAP, _ROW, _HEAD, _FOOT = 180, 175, 24, 36, 44, 30  # pixels
 
 
-def dots(panels: Sequence[Panel]) -> str:
+def dots(panels: Sequence[Panel], images: Mapping[str, np.ndarray], marks: str) -> str:
     """Returns measures side by side as an SVG that stands alone, on white; a ring marks the mean of the dots.
-
-    A broken line is a panel's mark.
 
     Args:
       panels: of the same things; those of the first name the rows.
+      images: uint8 [N, H, W, C] of each thing, shown before its values.
+      marks: what the panels' marks are of.
     """
     names = list(panels[0].values)
-    width, height = _NAMES + _PANEL * len(panels), _HEAD + _ROW * len(names) + 30
+    side = _ROW - 8
+    start = _NAMES + max(len(some) for some in images.values()) * (side + 1) + _GAP
     bottom = _HEAD + _ROW * len(names)
-    drawn, texts = (
-        [],
-        [_text(_NAMES - 12, _HEAD + _ROW * (row + 0.5) + 4, name, "end") for row, name in enumerate(names)],
-    )
+    drawn: list[Html] = []
+    texts = [
+        _text(_NAMES, 16, "Samples", "start", font_weight="bold"),
+        _text(_NAMES, 33, "the first, of seed 0", "start"),
+        _text(_NAMES, bottom + 16, f"broken lines: {marks}", "start"),
+    ]
+    for row, name in enumerate(names):
+        y = _HEAD + _ROW * row
+        texts.append(_text(_NAMES - 12, y + _ROW / 2 + 4, name, "end"))
+        drawn += [_pixels(image, _NAMES + (side + 1) * i, y + 4, side) for i, image in enumerate(images[name])]
     for number_of, panel in enumerate(panels):
-        left, inner = _NAMES + _PANEL * number_of, _PANEL - 24
-        texts.append(_text(left, _HEAD - 14, panel.title, "start", font_size=11, font_weight="bold"))
-        for tick in panel.axis.ticks():
+        left, inner = start + _PANEL * number_of, _PANEL - _GAP
+        texts.append(_text(left, 16, panel.title, "start", font_weight="bold"))
+        texts.append(_text(left, 33, panel.measure, "start"))
+        for tick in _ticks(panel.axis, inner):
             x = round(left + inner * float(panel.axis.place(tick)), 1)
             drawn.append(element("line", x1=x, x2=x, y1=_HEAD, y2=bottom, stroke="#d8dee4"))
-            texts.append(_text(x, bottom + 16, number(tick), font_size=10))
+            texts.append(_text(x, bottom + 16, number(tick)))
         if panel.mark is not None:
             x = round(left + inner * float(panel.axis.place(panel.mark)), 1)
             drawn.append(element("line", x1=x, x2=x, y1=_HEAD, y2=bottom, stroke="#1f2328", stroke_dasharray="4 3"))
@@ -177,16 +196,44 @@ def dots(panels: Sequence[Panel]) -> str:
                 drawn.append(element("circle", cx=x, cy=y, r=3.5, fill=paint))
             x = _rounded(left + inner * panel.axis.place(values.mean(keepdims=True)))[0]
             drawn.append(element("circle", cx=x, cy=y, r=8, fill="none", stroke=paint, stroke_width=1.5))
+    width, height = start + _PANEL * len(panels), bottom + _FOOT
     return element(
         "svg",
         element("rect", width=width, height=height, fill="white"),
         element("g", *drawn),
-        element("g", *texts, font_family="sans-serif", font_size=12, fill="#1f2328"),
+        element("g", *texts, font_family="sans-serif", font_size=11, fill="#1f2328"),
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {width} {height}",
         width=width,
         height=height,
     )
+
+
+def _ticks(axis: Axis, width: float) -> list[float]:
+    """Returns round values of the axis, at most as many as their labels have room for."""
+    few = (axis.ticks(count) for count in range(5, 0, -1))
+    return next((ticks for ticks in few if sum(8 + 6 * len(number(tick)) for tick in ticks) <= width), [])
+
+
+def _pixels(image: np.ndarray, x: float, y: float, side: float) -> Html:
+    """Returns an image, uint8 [H, W, C], as lines of one colour, in eight levels a channel.
+
+    An SVG may hold a PNG, but many sites that show the one refuse the other.
+    """
+    levels = np.broadcast_to(np.round(image / 255 * 7).astype(int), (*image.shape[:2], 3))
+    paths = collections.defaultdict(str)
+    for down, row in enumerate(levels.tolist()):
+        along = 0
+        for colour, run in itertools.groupby(map(tuple, row)):
+            length = len(list(run))
+            paths[colour] += f"M{along} {down + 0.5}h{length}"
+            along += length
+    lines = [
+        element("path", d=d, stroke="#" + bytes(level * 255 // 7 for level in colour).hex())
+        for colour, d in paths.items()
+    ]
+    scale = f"translate({x:g} {y:g}) scale({side / image.shape[1]:.4g} {side / image.shape[0]:.4g})"
+    return element("g", *lines, transform=scale, shape_rendering="crispEdges")
 
 
 def _rounded(values: np.ndarray) -> list[float]:

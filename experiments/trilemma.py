@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import pathlib
 import statistics
 import time
@@ -79,6 +80,7 @@ ROWS = {
 QUALITY, SPEED, DIVERSITY = "frechet_distance", "images_per_second", "recall"
 MEASURES = (QUALITY, "precision", SPEED, DIVERSITY, "coverage")
 REAL = "real test images"
+NUM_SHOWN = 10
 
 
 class Measured(NamedTuple):
@@ -119,6 +121,12 @@ def measure(workdir: pathlib.Path, row: Row, data: dataset.Dataset, num: int) ->
         {name: one["value"] for name, one in by_name.items()} | {SPEED: speed},
         {name: one["reference"] for name, one in by_name.items() if one["reference"] is not None},
     )
+
+
+def first_samples(workdir: pathlib.Path, row: Row) -> np.ndarray:
+    """Returns the first samples of a run, uint8 [NUM_SHOWN, H, W, C]: the same, however many are drawn to be judged."""
+    few = (f"--config.sample.num={NUM_SHOWN}", f"--config.sample.batch_size={NUM_SHOWN}")
+    return sample.load(workdir, (*row.words, *few)).sample(NUM_SHOWN)
 
 
 def remembered(path: pathlib.Path, made: Mapping[str, Any]) -> Measured | None:
@@ -177,27 +185,33 @@ def verdict(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
     return told + (" One row leads in all three." if best == fast == wide else " No row leads in all.")
 
 
-def figure(found: Mapping[tuple[str, int], Mapping[str, float]], real: Mapping[str, float]) -> str:
-    """Returns the three sides beside each other, a dot a seed, as SVG; broken lines are of real data."""
+def figure(
+    found: Mapping[tuple[str, int], Mapping[str, float]], real: Mapping[str, float], shown: Mapping[str, np.ndarray]
+) -> str:
+    """Returns samples and the three sides beside each other, a dot a seed, as SVG; broken lines are of real data."""
     names = list(dict.fromkeys(name for name, _ in found))
 
     def values(measure: str) -> dict[str, list[float]]:
         return {name: [v[measure] for (each, _), v in found.items() if each == name] for name in names}
 
-    def around(measure: str) -> Axis:
+    def ends(measure: str) -> tuple[float, float]:
         every = [value for some in values(measure).values() for value in some]
         every += [real[measure]] if measure in real else []
-        return Axis(min(every) / 1.5, max(every) * 1.5, log=True)
+        return min(every), max(every)
 
-    return record.dots(
-        [
-            record.Panel(
-                "Quality: Frechet distance, left is better", values(QUALITY), around(QUALITY), real.get(QUALITY)
-            ),
-            record.Panel("Speed: images/s, right is better", values(SPEED), around(SPEED)),
-            record.Panel("Diversity: recall, right is better", values(DIVERSITY), Axis(0.0, 1.0), real.get(DIVERSITY)),
-        ]
-    )
+    def around(measure: str) -> Axis:
+        low, high = ends(measure)
+        return Axis(low / 1.5, high * 1.5, log=True)
+
+    lowest = max(0.0, math.floor(10 * ends(DIVERSITY)[0] - 0.5) / 10)
+    panels = [
+        record.Panel(
+            "Quality", "Frechet distance, left is better", values(QUALITY), around(QUALITY), real.get(QUALITY)
+        ),
+        record.Panel("Speed", "images/s, right is better", values(SPEED), around(SPEED)),
+        record.Panel("Diversity", "recall, right is better", values(DIVERSITY), Axis(lowest, 1.0), real.get(DIVERSITY)),
+    ]
+    return record.dots(panels, shown, REAL)
 
 
 def main(argv: list[str]) -> None:
@@ -222,7 +236,7 @@ def main(argv: list[str]) -> None:
     flags, more = parser.parse_known_args(argv)
     if flags.seeds < 1 or flags.num < 1:
         raise UserError("give at least one of --seeds, and one sample of --num")
-    found, real, minutes, stored = {}, {}, {}, {}
+    found, real, minutes, stored, shown = {}, {}, {}, {}, {}
     for seed in range(flags.seeds):  # all of one seed first: what there is after an hour can be compared
         for name in flags.rows:
             row = ROWS[name]
@@ -238,11 +252,13 @@ def main(argv: list[str]) -> None:
                 measured = measure(workdir, row, dataset.load(runs.resolve(line).data), flags.num)
                 write_json(path, {"made": made, "values": measured.values, "real": measured.real})
             found[name, seed], real = measured
+            if seed == 0:
+                shown[name] = first_samples(workdir, row)
             print(
                 f"{name}, seed {seed}: {', '.join(f'{m} {number(found[name, seed][m])}' for m in MEASURES)}", flush=True
             )
     flags.out.mkdir(parents=True, exist_ok=True)
-    write_bytes(flags.out / "trilemma.svg", figure(found, real).encode())
+    write_bytes(flags.out / "trilemma.svg", figure(found, real, shown).encode())
     report = {
         "command": " ".join([f"python -m experiments.{NAME}", *argv]),
         "verdict": verdict(found),

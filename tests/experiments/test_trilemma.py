@@ -1,10 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 from conftest import data_config
 
 from experiments import runs, trilemma
 from gen_jax import config as configs
+from gen_jax import sample
 from gen_jax.data import dataset
 from gen_jax.run import Run
 
@@ -28,6 +30,7 @@ def test_every_row_is_in_the_table_the_figure_and_the_verdict_and_none_is_measur
 
     monkeypatch.setattr(runs, "train", train)
     monkeypatch.setattr(trilemma, "measure", measure)
+    monkeypatch.setattr(trilemma, "first_samples", lambda workdir, row: np.zeros((10, 4, 4, 1), np.uint8))
     monkeypatch.setattr(dataset, "load", lambda config: config.name)
     words = ["--seeds=2", f"--out={tmp_path}/out", f"--runs={tmp_path}/runs"]
     trilemma.main(words)
@@ -44,6 +47,7 @@ def test_every_row_is_in_the_table_the_figure_and_the_verdict_and_none_is_measur
     assert [rows[-1][m] for m in ("frechet distance", "images per second", "recall")] == ["1.5", "", "0.91"]
     figure = (tmp_path / "out/trilemma.svg").read_text()
     assert figure.count("<circle") == 3 * 5 * (2 + 1)  # panels, rows, seeds and their mean
+    assert figure.count("<path") == 5 * 10  # black images
     assert figure.count("stroke-dasharray") == 2  # of quality and diversity: nothing draws real images
     assert len(measured) == 10
     trilemma.main(words)
@@ -57,6 +61,8 @@ def test_a_row_is_measured_by_the_run_s_own_samples(tiny_run, made_up_tfds):
     data = dataset.load(data_config(made_up_tfds, "made_up_digits"))
     row = trilemma.Row("DDPM", ("--config.sample.sampler=ddim", "--config.sample.eta=0", "--config.sample.num_steps=2"))
     values, real = trilemma.measure(tiny_run, row, data, 70)
+    model = sample.load(tiny_run, row.words)
+    np.testing.assert_array_equal(trilemma.first_samples(tiny_run, row), model.sample(trilemma.NUM_SHOWN))
     assert {*trilemma.MEASURES} <= values.keys()
     assert {*trilemma.MEASURES} - real.keys() == {"images_per_second"}
     assert values["images_per_second"] > 0
