@@ -218,9 +218,11 @@ def _ticks(axis: Axis, width: float) -> list[float]:
 def _pixels(image: np.ndarray, x: float, y: float, side: float) -> Html:
     """Returns an image, uint8 [H, W, C], as lines of one colour, in eight levels a channel.
 
-    An SVG may hold a PNG, but many sites that show the one refuse the other.
+    An SVG may hold a PNG, but many sites that show the one refuse the other. Lines overlap, the lighter over the
+    darker, and lie on the commonest colour: edge to edge they would show seams at most sizes.
     """
-    levels = np.broadcast_to(np.round(image / 255 * 7).astype(int), (*image.shape[:2], 3))
+    height, width, _ = image.shape
+    levels = np.broadcast_to(np.round(image / 255 * 7).astype(int), (height, width, 3))
     paths = collections.defaultdict(str)
     for down, row in enumerate(levels.tolist()):
         along = 0
@@ -228,12 +230,24 @@ def _pixels(image: np.ndarray, x: float, y: float, side: float) -> Html:
             length = len(list(run))
             paths[colour] += f"M{along} {down + 0.5}h{length}"
             along += length
+    counts = collections.Counter(map(tuple, levels.reshape(-1, 3).tolist()))
+    commonest = counts.most_common(1)[0][0]
     lines = [
-        element("path", d=d, stroke="#" + bytes(level * 255 // 7 for level in colour).hex())
-        for colour, d in paths.items()
+        element("path", d=paths[colour], stroke=_colour(colour))
+        for colour in sorted(paths, key=sum)
+        if colour != commonest
     ]
-    scale = f"translate({x:g} {y:g}) scale({side / image.shape[1]:.4g} {side / image.shape[0]:.4g})"
-    return element("g", *lines, transform=scale, shape_rendering="crispEdges")
+    return element(
+        "g",
+        element("rect", width=width, height=height, fill=_colour(commonest)),
+        *lines,
+        transform=f"translate({x:g} {y:g}) scale({side / width:.4g} {side / height:.4g})",
+        stroke_width=1.2,
+    )
+
+
+def _colour(levels: Sequence[int]) -> str:
+    return "#" + bytes(level * 255 // 7 for level in levels).hex()
 
 
 def _rounded(values: np.ndarray) -> list[float]:

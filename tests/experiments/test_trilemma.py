@@ -47,7 +47,7 @@ def test_every_row_is_in_the_table_the_figure_and_the_verdict_and_none_is_measur
     assert [rows[-1][m] for m in ("frechet distance", "images per second", "recall")] == ["1.5", "", "0.91"]
     figure = (tmp_path / "out/trilemma.svg").read_text()
     assert figure.count("<circle") == 3 * 5 * (2 + 1)  # panels, rows, seeds and their mean
-    assert figure.count("<path") == 5 * 10  # black images
+    assert figure.count("<rect") == 1 + 5 * 10  # the page, and black images
     assert figure.count("stroke-dasharray") == 2  # of quality and diversity: nothing draws real images
     assert len(measured) == 10
     trilemma.main(words)
