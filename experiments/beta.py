@@ -163,7 +163,7 @@ def main(argv: list[str]) -> None:
     save_png(flags.out / "traversals.png", traversals([workdirs[beta, 0] for beta in betas]), description)
     stored = Run(workdirs[betas[0], 0]).read_config()
     report = {
-        "command": " ".join([f"python -m experiments.{NAME}", *argv]),
+        "command": record.command(NAME, argv),
         "verdict": verdict(found),
         "config": stored["config"],
         "data": stored["data"],

@@ -272,10 +272,11 @@ def verdict(rows: Mapping[str, Mapping[str, Any]]) -> str:
     reached = [name for name in rows if solved[name] >= ENOUGH_SEEDS]
     num_seeds = len(next(iter(rows.values()))["outcome"])
     told = "; ".join(f"{name} ({solved[name]} of {num_seeds} seeds, {rows[name]['seconds']:.0f} s)" for name in reached)
-    without = max((solved[name] for name in plain), default=0)
+    without = [solved[name] for name in plain]
+    best = f" The best loss without a remedy solves {max(without)} of {num_seeds} seeds." if without else ""
     return (
         f"At least {ENOUGH_MODES} of 25 modes and {ENOUGH_GOOD:.0%} good points in at least {ENOUGH_SEEDS} seeds: "
-        f"{told or 'none'}. The best loss without a remedy solves {without} of {num_seeds} seeds."
+        f"{told or 'none'}." + best
     )
 
 
@@ -316,7 +317,7 @@ def main() -> None:
         if getattr(flags, key) != parser.get_default(key)
     ]
     report = {
-        "command": " ".join([f"python -m experiments.{NAME}", *words]),
+        "command": record.command(NAME, words),
         "verdict": verdict(rows),
         "data": data.spec.to_dict(),
         "num_judged": NUM_JUDGED,

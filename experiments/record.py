@@ -6,6 +6,7 @@ import collections
 import itertools
 import pathlib
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -59,6 +60,16 @@ def write(folder: pathlib.Path, report: Mapping[str, Any], tables: Mapping[str, 
     text = "\n\n".join(parts) + "\n"
     write_bytes(folder / "table.md", text.encode())
     print(text, end="")
+
+
+def command(name: str, argv: Sequence[str]) -> str:
+    """Returns what a shell is given to run an experiment.
+
+    Example:
+      >>> command("gan_losses", ["--only=hinge, R1"])
+      "python -m experiments.gan_losses '--only=hinge, R1'"
+    """
+    return shlex.join(["python", "-m", f"experiments.{name}", *argv])
 
 
 def versions() -> dict[str, str]:
@@ -156,12 +167,13 @@ class Panel(NamedTuple):
 _NAMES, _PANEL, _GAP, _ROW, _HEAD, _FOOT = 180, 175, 24, 36, 44, 30  # pixels
 
 
-def dots(panels: Sequence[Panel], images: Mapping[str, np.ndarray], marks: str) -> str:
+def dots(panels: Sequence[Panel], images: Mapping[str, np.ndarray], which: str, marks: str) -> str:
     """Returns measures side by side as an SVG that stands alone, on white; a ring marks the mean of the dots.
 
     Args:
       panels: of the same things; those of the first name the rows.
       images: uint8 [N, H, W, C] of each thing, shown before its values.
+      which: of the samples these images are.
       marks: what the panels' marks are of.
     """
     names = list(panels[0].values)
@@ -171,7 +183,7 @@ def dots(panels: Sequence[Panel], images: Mapping[str, np.ndarray], marks: str) 
     drawn: list[Html] = []
     texts = [
         _text(_NAMES, 16, "Samples", "start", font_weight="bold"),
-        _text(_NAMES, 33, "the first, of seed 0", "start"),
+        _text(_NAMES, 33, which, "start"),
         _text(_NAMES, bottom + 16, f"broken lines: {marks}", "start"),
     ]
     for row, name in enumerate(names):
@@ -223,15 +235,15 @@ def _pixels(image: np.ndarray, x: float, y: float, side: float) -> Html:
     """
     height, width, _ = image.shape
     levels = np.broadcast_to(np.round(image / 255 * 7).astype(int), (height, width, 3))
-    paths = collections.defaultdict(str)
+    paths, counts = collections.defaultdict(str), collections.Counter()
     for down, row in enumerate(levels.tolist()):
         along = 0
         for colour, run in itertools.groupby(map(tuple, row)):
             length = len(list(run))
             paths[colour] += f"M{along} {down + 0.5}h{length}"
+            counts[colour] += length
             along += length
-    counts = collections.Counter(map(tuple, levels.reshape(-1, 3).tolist()))
-    commonest = counts.most_common(1)[0][0]
+    commonest = max(counts, key=counts.__getitem__)
     lines = [
         element("path", d=paths[colour], stroke=_colour(colour))
         for colour in sorted(paths, key=sum)

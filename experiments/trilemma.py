@@ -80,7 +80,7 @@ ROWS = {
 QUALITY, SPEED, DIVERSITY = "frechet_distance", "images_per_second", "recall"
 MEASURES = (QUALITY, "precision", SPEED, DIVERSITY, "coverage")
 REAL = "real test images"
-NUM_SHOWN = 10
+NUM_SHOWN = 10  # samples of a row, in the figure
 
 
 class Measured(NamedTuple):
@@ -125,8 +125,7 @@ def measure(workdir: pathlib.Path, row: Row, data: dataset.Dataset, num: int) ->
 
 def first_samples(workdir: pathlib.Path, row: Row) -> np.ndarray:
     """Returns the first samples of a run, uint8 [NUM_SHOWN, H, W, C]: the same, however many are drawn to be judged."""
-    few = (f"--config.sample.num={NUM_SHOWN}", f"--config.sample.batch_size={NUM_SHOWN}")
-    return sample.load(workdir, (*row.words, *few)).sample(NUM_SHOWN)
+    return sample.load(workdir, row.words).sample(NUM_SHOWN)
 
 
 def remembered(path: pathlib.Path, made: Mapping[str, Any]) -> Measured | None:
@@ -211,7 +210,7 @@ def figure(
         record.Panel("Speed", "images/s, right is better", values(SPEED), around(SPEED)),
         record.Panel("Diversity", "recall, right is better", values(DIVERSITY), Axis(lowest, 1.0), real.get(DIVERSITY)),
     ]
-    return record.dots(panels, shown, REAL)
+    return record.dots(panels, shown, "the first, of seed 0", REAL)
 
 
 def main(argv: list[str]) -> None:
@@ -260,7 +259,7 @@ def main(argv: list[str]) -> None:
     flags.out.mkdir(parents=True, exist_ok=True)
     write_bytes(flags.out / "trilemma.svg", figure(found, real, shown).encode())
     report = {
-        "command": " ".join([f"python -m experiments.{NAME}", *argv]),
+        "command": record.command(NAME, argv),
         "verdict": verdict(found),
         "configs": {family: one["config"] for family, one in stored.items()},
         "data": next(iter(stored.values()))["data"],

@@ -48,20 +48,7 @@ def make(config: Any, spec: DataSpec) -> Method:
       UserError: an unknown name, eps-prediction of pure noise, labels asked of a data set without.
     """
     c = config.diffusion
-    require_choice("diffusion.schedule", c.schedule, schedules.SCHEDULES)
-    require_choice("diffusion.prediction", c.prediction, predictions.PREDICTIONS)
-    require_choice("diffusion.weighting", c.weighting, weightings.WEIGHTINGS)
-    require_choice("sample.sampler", config.sample.sampler, samplers.SAMPLERS)
-    least = 1 + c.zero_terminal_snr
-    if not least <= c.num_timesteps <= MAX_TIMESTEPS:
-        raise UserError(
-            f"config.diffusion.num_timesteps is {c.num_timesteps}; it must be {least} or more, at most {MAX_TIMESTEPS}"
-        )
-    if spec.dtype != "uint8":
-        raise UserError(f"ddpm needs pictures of bytes; data set {spec.name} has {spec.dtype}")
-    if c.conditional and spec.num_classes is None:
-        raise UserError(f"config.diffusion.conditional needs labels, and data set {spec.name} has none")
-
+    _check(config, spec)
     schedule = schedules.SCHEDULES[c.schedule](c.num_timesteps, c.zero_terminal_snr)
     prediction = predictions.PREDICTIONS[c.prediction]
     predictions.check(prediction, schedule)
@@ -160,6 +147,23 @@ def make(config: Any, spec: DataSpec) -> Method:
         }
 
     return Method(init, step, sample, evaluate, show, conditional=c.conditional)
+
+
+def _check(config: Any, spec: DataSpec) -> None:
+    c = config.diffusion
+    require_choice("diffusion.schedule", c.schedule, schedules.SCHEDULES)
+    require_choice("diffusion.prediction", c.prediction, predictions.PREDICTIONS)
+    require_choice("diffusion.weighting", c.weighting, weightings.WEIGHTINGS)
+    require_choice("sample.sampler", config.sample.sampler, samplers.SAMPLERS)
+    least = 1 + c.zero_terminal_snr
+    if not least <= c.num_timesteps <= MAX_TIMESTEPS:
+        raise UserError(
+            f"config.diffusion.num_timesteps is {c.num_timesteps}; it must be {least} or more, at most {MAX_TIMESTEPS}"
+        )
+    if spec.dtype != "uint8":
+        raise UserError(f"ddpm needs pictures of bytes; data set {spec.name} has {spec.dtype}")
+    if c.conditional and spec.num_classes is None:
+        raise UserError(f"config.diffusion.conditional needs labels, and data set {spec.name} has none")
 
 
 def _sampler(c: Any) -> samplers.Sampler:

@@ -100,18 +100,8 @@ class UNet(nn.Module):
           index: i32 [B], positions in the global batch, for dropout.
           train: whether dropout drops.
         """
-        if self.norm not in NORMS:
-            raise UserError(f"no norm is called {self.norm!r}; there are {', '.join(NORMS)}")
-        if not self.multipliers:
-            raise UserError("config.network.multipliers is empty: a network has at least one level")
         stride = self.patch * 2 ** (len(self.multipliers) - 1)
-        if min(x_t.shape[1:3]) < stride:
-            raise UserError(
-                f"images of {x_t.shape[1]}x{x_t.shape[2]} are smaller than the network's stride of {stride} pixels: "
-                "take away from config.network.multipliers, or lower config.network.patch"
-            )
-        if label is not None and not self.num_classes:
-            raise UserError("a label was given to a network without num_classes")
+        self._check(x_t.shape[1:3], stride, label)
         norm = NORMS[self.norm](self.num_groups)
         conv = functools.partial(Conv, kernel_size=(3, 3), kernel_init=kernel_init, dtype=self.dtype)
         dense = functools.partial(nn.Dense, kernel_init=kernel_init, dtype=self.dtype)
@@ -144,7 +134,7 @@ class UNet(nn.Module):
             return conv(features, name=name)(upsample_nearest(h))
 
         height, width = x_t.shape[1:3]
-        pads = [_even_padding(size, self.patch * 2 ** (len(self.multipliers) - 1)) for size in (height, width)]
+        pads = [_even_padding(size, stride) for size in (height, width)]
         x = jnp.pad(x_t, ((0, 0), *pads, (0, 0))).astype(self.dtype)
         widths = [self.channels * m for m in self.multipliers]
         h = conv(widths[0], name="in")(space_to_depth(x, self.patch))
@@ -172,6 +162,19 @@ class UNet(nn.Module):
         out = depth_to_space(out, self.patch)
         top, left = (before for before, _ in pads)
         return out[:, top : top + height, left : left + width].astype(jnp.float32)
+
+    def _check(self, size: tuple[int, ...], stride: float, label: Array | None) -> None:
+        if self.norm not in NORMS:
+            raise UserError(f"no norm is called {self.norm!r}; there are {', '.join(NORMS)}")
+        if not self.multipliers:
+            raise UserError("config.network.multipliers is empty: a network has at least one level")
+        if min(size) < stride:
+            raise UserError(
+                f"images of {size[0]}x{size[1]} are smaller than the network's stride of {stride} pixels: "
+                "take away from config.network.multipliers, or lower config.network.patch"
+            )
+        if label is not None and not self.num_classes:
+            raise UserError("a label was given to a network without num_classes")
 
 
 def _even_padding(size: int, multiple: int) -> tuple[int, int]:

@@ -77,6 +77,7 @@ def test_a_game_is_judged_by_its_last_points():
     (changed,) = experiment.remedies(rows)
     assert (changed["with"], changed["modes"]) == ("spectral norm", "14 -> 25")
     assert "none. The best loss without a remedy solves 1 of 2" in experiment.verdict(rows)
+    assert experiment.verdict({"hinge, spectral norm": row}).endswith("seeds: none.")  # nothing without one was played
 
 
 @pytest.mark.slow

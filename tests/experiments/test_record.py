@@ -38,7 +38,7 @@ def test_dots_stand_where_their_axes_say_beside_the_images_of_their_row():
         record.Panel("One", "more is better", {"a": [1.0, 3.0], "b": [2.0]}, Axis(0.0, 4.0), 4.0),
         record.Panel("Two", "less is better", {"a": [1.0, 1.0], "b": [1.0]}, Axis(1.0, 100_000.0, log=True)),
     ]
-    svg = ET.fromstring(record.dots(panels, images, "real ones"))
+    svg = ET.fromstring(record.dots(panels, images, "some", "real ones"))
     # An image takes 29 pixels after the names, 180, and a gap of 24; a panel is 151 wide, the next one begins at 175.
     circles = [(float(e.get("cx", "")), float(e.get("r", ""))) for e in svg.iter() if e.tag.endswith("circle")]
     first = [(270.8, 3.5), (346.2, 3.5), (308.5, 8.0), (308.5, 3.5), (308.5, 8.0)]
@@ -50,7 +50,7 @@ def test_dots_stand_where_their_axes_say_beside_the_images_of_their_row():
     marks = [e.get("x1") for e in svg.iter() if e.get("stroke-dasharray")]
     assert marks == ["384.0"]
     texts = [e.text for e in svg.iter() if e.tag.endswith("text")]
-    assert {"a", "b", "One", "Two", "more is better", "broken lines: real ones"} <= {*texts}
+    assert {"a", "b", "One", "Two", "more is better", "some", "broken lines: real ones"} <= {*texts}
     # Six decades have no room for their labels.
     assert {"1", "100", "10,000"} <= {*texts}
     assert "100,000" not in texts
