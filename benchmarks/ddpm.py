@@ -21,14 +21,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812  as everyone calls it
 
 from benchmarks import peer, timing, torch_unet
-from gen_jax import config as configs
 from gen_jax import methods, parallel
 from gen_jax.diffusion import schedule as schedules
 from gen_jax.diffusion.unet import UNet
-from gen_jax.method import DataSpec, State
+from gen_jax.method import DataSpec, State, labelled
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "ddpm_mnist.py"
-SPEC = DataSpec("mnist", (28, 28, 1), 60_000, tuple("0123456789"))
+SPEC = DataSpec("mnist", (28, 28, 1), 60_000, labelled("0123456789"))
 SAMPLER_STEPS = 10
 # What the peer is written for; the network is the config's.
 WORDS = [
@@ -109,8 +108,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help=f"turns of {timing.CALLS_A_TURN} calls a contender")
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
-    config = configs.override(configs.load(str(CONFIG))[2], WORDS)
-    configs.check(config)
+    config = methods.override(methods.load(str(CONFIG))[2], WORDS)
+    methods.check(config)
     schedule = schedules.SCHEDULES[config.diffusion.schedule](
         config.diffusion.num_timesteps, config.diffusion.zero_terminal_snr
     )

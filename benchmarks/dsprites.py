@@ -14,7 +14,7 @@ import pathlib
 import numpy as np
 
 from benchmarks import loop, timing
-from gen_jax import config as configs
+from gen_jax import methods
 from gen_jax.data import dataset, dsprites
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "beta_vae_dsprites.py"
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dsprites", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=10, help="turns of each contender, three calls each")
     rounds = parser.parse_args().rounds
-    config = configs.load(str(CONFIG))[2]
+    config = methods.load(str(CONFIG))[2]
     data = dataset.load(config.data)
     factors = np.random.default_rng(0).integers(dsprites.FACTOR_SIZES, size=(NUM_DRAWN, len(dsprites.FACTORS)))
     batches, steps = dataset.Batches(data.train, config.batch_size, seed=0), itertools.count()

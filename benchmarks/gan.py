@@ -27,7 +27,6 @@ import torch
 
 from benchmarks import loop, peer, timing, torch_gan
 from benchmarks.torch_vae import LAYOUTS, copy_parameters, from_peer, to_peer
-from gen_jax import config as configs
 from gen_jax import methods, parallel
 from gen_jax.data.dataset import Dataset
 from gen_jax.gan import networks
@@ -85,7 +84,7 @@ def check_equal(config: Any, state: State, network: torch_gan.GAN, layout: str) 
 def measure(config: Any, data: Dataset, rounds: int) -> tuple[list[str], dict[str, float]]:
     """Returns lines on what ran, and the median seconds of each contender's step."""
     contenders: dict[str, Callable[[], object]] = {
-        ours: loop.make_step(configs.override(config, [f"--config.fast_compile_options={fast}"]), data)
+        ours: loop.make_step(methods.override(config, [f"--config.fast_compile_options={fast}"]), data)
         for ours, fast in OURS.items()
     }
     state = jax.jit(methods.make(config, data.spec).init)(parallel.make_key(config.seed))
@@ -104,8 +103,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help=f"turns of {CALLS_A_TURN} call(s) a contender")
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
-    config = configs.override(configs.load(str(CONFIG))[2], WORDS)
-    configs.check(config)
+    config = methods.override(methods.load(str(CONFIG))[2], WORDS)
+    methods.check(config)
     lines, seconds = measure(config, loop.made_up(10 * config.batch_size, SHAPE), rounds)
     rows = [[name, f"{1000 * value:.1f}"] for name, value in seconds.items()]
     ratio = seconds["gen_jax"] / min(v for k, v in seconds.items() if "PyTorch" in k)

@@ -26,11 +26,10 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from gen_jax import config as configs
 from gen_jax import methods, parallel, train, writers
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data.dataset import Batches, Dataset
-from gen_jax.method import DataSpec
+from gen_jax.method import DataSpec, labelled
 from gen_jax.run import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -44,7 +43,7 @@ def made_up(num_examples: int, shape: tuple[int, int, int]) -> Dataset:
     """Returns images of noise."""
     images = np.random.default_rng(0).integers(0, 256, (num_examples, *shape), np.uint8)
     splits = {"image": images, "label": np.arange(num_examples, dtype=np.int32) % 10}
-    return Dataset(DataSpec("noise", shape, num_examples, tuple("0123456789")), splits, splits)
+    return Dataset(DataSpec("noise", shape, num_examples, labelled("0123456789")), splits, splits)
 
 
 def make_step(config: Any, data: Dataset):
@@ -136,11 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Costs of the loop, the data and the start.")
     parser.add_argument("--num_steps", type=int, default=10_000, help="steps of a tiny model through the loop")
     num_steps = parser.parse_args().num_steps
-    main_config = configs.load(str(CONFIG))[2]
+    main_config = methods.load(str(CONFIG))[2]
     words = [f"--config.{name}={num_steps // 20}" for name in ("log_every", "checkpoint_every")]
     words.append(f"--config.eval_every={num_steps}")  # none on the way
-    tiny_config = configs.override(
-        configs.load(f"{CONFIG}:tiny")[2], [*TINY, f"--config.num_steps={num_steps}", *words]
+    tiny_config = methods.override(
+        methods.load(f"{CONFIG}:tiny")[2], [*TINY, f"--config.num_steps={num_steps}", *words]
     )
     digits = made_up(60_000, (28, 28, 1))
 

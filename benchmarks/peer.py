@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from clu.parameter_overview import count_parameters
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gen_jax.method import PyTree, count_parameters
+from gen_jax.method import PyTree
 
 
 def make_update(config: Any, network: torch.nn.Module) -> Callable[[torch.Tensor], float]:

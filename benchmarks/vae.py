@@ -22,8 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks import loop, peer, timing, torch_vae
-from gen_jax import config as configs
-from gen_jax import parallel
+from gen_jax import methods, parallel
 from gen_jax.data.dataset import Dataset
 from gen_jax.vae import autoencoder
 
@@ -66,12 +65,12 @@ def check_equal(config: Any, data: Dataset, params: Any, network: torch_vae.VAE,
 
 def measure(name: str, layouts: tuple[str, ...], rounds: int) -> tuple[str, dict[str, float]]:
     """Returns a line on what ran, and the median seconds of each contender's step."""
-    config = configs.override(configs.load(str(FOLDER / f"{name}.py"))[2], WORDS)
-    configs.check(config)
+    config = methods.override(methods.load(str(FOLDER / f"{name}.py"))[2], WORDS)
+    methods.check(config)
     data = loop.made_up(10 * config.batch_size, (28, 28, 1))
     params = jax.jit(autoencoder.make(config, data.spec).init)(parallel.make_key(0))
     contenders: dict[str, Callable[[], object]] = {
-        ours: loop.make_step(configs.override(config, [f"--config.fast_compile_options={fast}"]), data)
+        ours: loop.make_step(methods.override(config, [f"--config.fast_compile_options={fast}"]), data)
         for ours, fast in OURS.items()
     }
     same = ""

@@ -14,12 +14,12 @@ short run that shows that everything works.
 
 from ml_collections import ConfigDict
 
-from gen_jax.config import base_config, with_variant
+from gen_jax.config import with_variant
+from gen_jax.vae.defaults import TINY, vae_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = base_config()
-    config.method = "vae"
+    config = vae_config()
     config.data.name = "dsprites"  # or tfds:dsprites, the genuine set, once TFDS has prepared it
 
     config.batch_size = 64
@@ -41,35 +41,21 @@ def get_config(variant: str = "") -> ConfigDict:
             "last_stride": 2,
         }
     )
-    config.vae = ConfigDict(
-        {
-            "latents": 10,
-            "likelihood": "bernoulli",
-            "binarisation": "none",  # the images are binary
-            "sigma": 0.1,
-            "beta": 4.0,
-            "kl_warmup_steps": 0,
-            "free_bits": 0.0,
-        }
-    )
-    config.eval.importance_samples = 0
+    config.vae.latents = 10
+    config.vae.beta = 4.0
     if variant == "dense":
         config.network = ConfigDict({"name": "dense", "hidden": (256, 256), "activation": "relu"})
+        config.optimizer.decay = {"name": "linear", "share": 0.5}
 
     return with_variant(
         config,
         variant,
         {
-            "tiny": {
-                "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20, "batch_size": 32,
+            "tiny": TINY | {
                 "network.channels": (4, 4, 8, 8), "network.hidden": (32,), "network.decoder_hidden": (32,),
-                "network.decoder_channels": (8, 4, 4),
-                "sample.num": 100, "eval.num_examples": 256, "eval.num_samples": 200, "eval.num_codes": 400,
+                "network.decoder_channels": (8, 4, 4), "eval.num_codes": 400,
             },
-            "dense": {
-                "num_steps": 8000, "optimizer.learning_rate": 1e-3, "optimizer.decay": "linear",
-                "optimizer.decay_share": 0.5, "sample.num": 100,
-            },
+            "dense": {"num_steps": 8000, "optimizer.learning_rate": 1e-3, "sample.num": 100},
             "full": {
                 "num_steps": 300_000, "log_every": 500, "eval_every": 10_000, "checkpoint_every": 10_000,
                 "optimizer.learning_rate": 1e-4, "optimizer.clip_norm": 0.0,

@@ -15,11 +15,10 @@ def get_config(variant: str = "") -> Config:
     config = gan_config(learning_rate=5e-4, discriminator_rate=5e-4)
     config.data.name = "mnist"
     config.num_steps = 8000
-    config.optimizer.decay = "linear"
-    config.optimizer.decay_share = 0.5
+    config.optimizer.decay = {"name": "linear", "share": 0.5}
     config.gan.latents = 64
     config.gan.loss = "hinge"
-    config.gan.constraint = "spectral"
+    config.gan.constraint = {"name": "spectral"}
     config.gan.conditional = True
     config.network = ConfigDict(
         {

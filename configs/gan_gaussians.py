@@ -27,10 +27,10 @@ def get_config(variant: str = "") -> Config:
     config.sample.num = 10_000
     config.sample.batch_size = 10_000
     config.optimizer.b1, config.optimizer.b2 = 0.0, 0.99
-    config.optimizer.decay, config.optimizer.decay_share = "linear", 0.5
+    config.optimizer.decay = {"name": "linear", "share": 0.5}
     config.gan.latents = 2
     config.gan.loss = "relativistic"
-    config.gan.penalty, config.gan.penalty_weight = "r1", 3e-3
+    config.gan.penalty = {"name": "r1", "weight": 3e-3}
     # The model's range holds the square of [-5, 5]: at first noise as wide as half the way between two modes.
     config.gan.instance_noise, config.gan.instance_noise_steps = 0.2, 6000
     width = (64, 64, 64)
@@ -39,5 +39,5 @@ def get_config(variant: str = "") -> Config:
         "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20, "batch_size": 16,
         "sample.num": 1000, "sample.batch_size": 1000, "eval.num_examples": 256, "eval.num_samples": 2000,
     }  # fmt: skip
-    minimax = {"gan.loss": "minimax", "gan.penalty": "none", "gan.instance_noise": 0.0}
+    minimax = {"gan.loss": "minimax", "gan.penalty": {"name": "none"}, "gan.instance_noise": 0.0}
     return with_variant(config, variant, {"ring8": {"data.name": "gaussians:ring8"}, "minimax": minimax, "tiny": tiny})

@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> Config:
     config.optimizer.b2 = 0.9
     config.gan.latents = 64
     config.gan.loss = "wasserstein"
-    config.gan.penalty = "wgan_gp"
+    config.gan.penalty = {"name": "wgan_gp", "weight": 10.0}
     config.gan.critic_steps = 5
     config.network = ConfigDict(
         {
@@ -34,8 +34,10 @@ def get_config(variant: str = "") -> Config:
             "norm": "none",  # a penalty of slopes allows no batch normalisation
         }
     )
+    rate = 5e-5
     clip = {
-        "gan.penalty": "none", "gan.constraint": "clip", "optimizer.name": "rmsprop", "optimizer.b2": 0.99,
-        "optimizer.learning_rate": 5e-5, "discriminator_optimizer.learning_rate": 5e-5,
+        "gan.penalty": {"name": "none"}, "gan.constraint": {"name": "clip", "bound": 0.01},
+        "optimizer": {"name": "rmsprop", "b2": 0.99, "learning_rate": rate, "clip_norm": 0.0},
+        "discriminator_optimizer.learning_rate": rate,
     }  # fmt: skip
     return with_tiny(config, variant, {"gan.critic_steps": 2}, {"clip": clip})

@@ -19,8 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from experiments import record, runs
-from gen_jax import command
-from gen_jax import config as configs
+from gen_jax import command, methods
 from gen_jax.data import dataset
 from gen_jax.figures.curve import Axis
 from gen_jax.figures.grid import grid, save_png
@@ -148,7 +147,7 @@ def main(argv: list[str]) -> None:
         (beta, seed): words(beta, seed, flags.full, more) for seed in range(flags.seeds) for beta in betas
     }  # all of one seed first: what there is after an hour can be compared
     resolved = runs.resolve(lines[betas[0], 0])
-    configs.check(resolved)
+    methods.check(resolved)
     require_factors(dataset.load(resolved.data).spec)
 
     folder = (flags.runs or pathlib.Path("runs") / (NAME + ("-full" if flags.full else ""))).absolute()

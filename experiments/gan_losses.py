@@ -24,7 +24,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import record
-from gen_jax import config as configs
 from gen_jax import methods, parallel
 from gen_jax.data import dataset, gaussians
 from gen_jax.figures import animation, scatter
@@ -115,7 +114,7 @@ def config(game: Game, num_steps: int) -> Any:
     width = (64, 64, 64)
     c.network = ConfigDict({"name": "dense", "generator_hidden": width, "hidden": width, "output": "linear"})
     c.update_from_flattened_dict(dict(game.changes) | _noise_steps(game, c.num_steps))
-    configs.check(c)
+    methods.check(c)
     return c
 
 

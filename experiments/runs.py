@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gen_jax import config as configs
+from gen_jax import methods
 from gen_jax.method import UserError
 from gen_jax.run import Run
 
@@ -17,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def resolve(line: Sequence[str]) -> Any:
     """Returns the config of a command line, whose first word is --config=<file>[:<variant>]."""
-    return configs.override(configs.load(line[0].removeprefix("--config="))[2], line[1:])
+    return methods.override(methods.load(line[0].removeprefix("--config="))[2], line[1:])
 
 
 def train(workdir: pathlib.Path, line: Sequence[str]) -> None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import pathlib
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gen_jax.sample import Model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["load"]
 
 
-def load(workdir: str | pathlib.Path) -> Model:
+def load(workdir: str | os.PathLike[str], **overrides: Any) -> Model:
     """Returns the trained model of a run's directory: `gen_jax.load("runs/ddpm_mnist").sample(16)`.
 
     Args:
       workdir: a directory that `python -m gen_jax.main` wrote.
+      **overrides: values of `config.sample`, as far as the model has them: `sampler="ddim"` or
+        `sampler={"name": "ddim", "eta": 0.5}`, `num_steps=10`, `guidance=2.0`, `batch_size`, `seed`,
+        `checkpoint="best"`.
 
     Raises:
-      UserError: no run there, or one without a checkpoint.
+      UserError: no run there, or one without a checkpoint; a value that the model does not have.
     """
     from gen_jax.sample import load as load_model
 
-    return load_model(workdir)
+    words = []
+    for key, value in overrides.items():
+        values = {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
+        words += [f"--config.sample.{name}={each}" for name, each in values.items()]
+    return load_model(workdir, tuple(words))

@@ -1,7 +1,11 @@
 """Configs: what every config has, values from the command line, and which keys may change on resume.
 
-A config is an `ml_collections.ConfigDict` that a short `get_config(variant="")` in a file of configs/
-returns. Defaults stand in `base_config` and in that file; nothing is configured twice.
+A config is an `ml_collections.ConfigDict` that a short `get_config(variant="")` in a file of configs/ returns. It
+starts from the `Options.defaults` of its method; what a file does not say has its default there.
+
+A value with parameters of its own (a network, a sampler, an optimizer) is a `Choice`: a sub-dict of `name` and the
+parameters of what it names, read from the signature of the factory. It is replaced as a whole, so that no config holds
+a value that nothing reads.
 """
 
 from __future__ import annotations
@@ -11,11 +15,12 @@ import dataclasses
 import difflib
 import fnmatch
 import importlib.util
+import inspect
 import json
 import math
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import ml_collections
 
@@ -39,31 +44,122 @@ COUNTS = ("batch_size", "num_steps", "log_every", "eval_every", "checkpoint_ever
           "sample.num", "sample.batch_size", "eval.num_samples", "eval.num_examples",
           "eval.num_codes", "eval.classifier_steps")  # fmt: skip
 
-SHARES = ("optimizer.b1", "optimizer.b2", "network.dropout")  # in [0, 1); not every config has the last
 
-# What only some choices of another key read: with the others, setting it would change nothing.
-READ_WITH = {
-    "optimizer.b1": ("optimizer.name", ("adam", "adamw", "muon", "sgd")),
-    "optimizer.b2": ("optimizer.name", ("adam", "adamw", "muon", "rmsprop")),
-    "optimizer.eps": ("optimizer.name", ("adam", "adamw", "muon", "rmsprop")),
-    "optimizer.weight_decay": ("optimizer.name", ("adamw",)),
-    "optimizer.decay_share": ("optimizer.decay", ("linear", "cosine")),
-    "sample.eta": ("sample.sampler", ("ddim",)),
-    "sample.variance": ("sample.sampler", ("ancestral",)),
-    "vae.sigma": ("vae.likelihood", ("gaussian",)),
-    "gan.clip": ("gan.constraint", ("clip",)),
-    "gan.penalty_weight": ("gan.penalty", ("wgan_gp", "r1", "r2")),
+class Choice(NamedTuple):
+    """A value of a config that has parameters of its own: a sub-dict of `name` and these.
+
+    Attributes:
+      table: from a name to what takes the parameters: a function, or Flax modules that work together. Their defaults
+        are the config's.
+      given: parameters that are no user's to set.
+      common: parameters that every name of the table has, with their defaults; they stay when the name changes.
+      defaults: where a config's default is not that of the signature.
+
+    Example:
+      >>> def ring(radius=1.0): ...
+      >>> Choice({"ring": ring, "none": lambda: None}).start("ring")
+      {'name': 'ring', 'radius': 1.0}
+    """
+
+    table: Mapping[str, Any]
+    given: tuple[str, ...] = ()
+    common: Mapping[str, Any] = {}
+    defaults: Mapping[str, Any] = {}
+
+    def start(self, name: str) -> dict[str, Any]:
+        """Returns the sub-dict of one name, with every parameter at its default."""
+        return {"name": name, **self.common, **self.parameters(name)}
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """Returns the parameters of one name and their defaults, without those that are common to all."""
+        found: dict[str, Any] = {}
+        parts = self.table[name]
+        for part in parts if isinstance(parts, tuple) else (parts,):
+            found |= _module_fields(part) if dataclasses.is_dataclass(part) else _keywords(part)
+        found = {key: self.defaults.get(key, value) for key, value in found.items()}
+        return {key: value for key, value in found.items() if key not in self.given}
+
+
+def _module_fields(module: Any) -> dict[str, Any]:
+    fields = [field for field in dataclasses.fields(module) if field.name not in ("parent", "name")]
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+
+
+def _keywords(function: Any) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+def chosen(choice: Choice, values: Mapping[str, Any], **given: Any) -> Any:
+    """Returns what the choice's factory makes of the values of a complete sub-dict, and of what the caller gives.
+
+    Example:
+      >>> chosen(Choice({"power": lambda x, exponent=2: x**exponent}), {"name": "power", "exponent": 3}, x=2)
+      8
+    """
+    parameters = choice.parameters(values["name"])
+    return choice.table[values["name"]](**{key: values[key] for key in parameters}, **given)
+
+
+class Measure(NamedTuple):
+    """What a method evaluates, as the report calls and orders it.
+
+    Attributes:
+      words: its name for people.
+      unit: or "".
+      is_bound: whether models of different recipes can be compared by it, lower being better; a loss has the recipe's
+        own weights.
+    """
+
+    words: str
+    unit: str = ""
+    is_bound: bool = False
+
+
+class Options(NamedTuple):
+    """What a method's configs hold beside the values of `base_config`. Each method's module has one, `OPTIONS`.
+
+    Attributes:
+      defaults: gives a whole config of the method, to start from.
+      title: the method in a sentence.
+      choices: by dotted key, in the order in which they are read; `optimizer` is every method's.
+      moved: where the keys of versions before are now; they are understood on the command line and in older runs.
+      read_where: from a key to the one that must not be false or 0 for it to count.
+      shares: keys of numbers in [0, 1).
+      measures: what `evaluate` gives, by name, in the order of the report.
+    """
+
+    defaults: Any
+    title: str = ""
+    choices: Mapping[str, Choice] = {}
+    moved: Mapping[str, str] = {}
+    read_where: Mapping[str, str] = {}
+    shares: tuple[str, ...] = ()
+    measures: Mapping[str, Measure] = {}
+
+    @property
+    def all_choices(self) -> dict[str, Choice]:
+        """`choices` and those of every config, the outer ones first."""
+        return OPTIMIZER | dict(self.choices)
+
+    def place(self, key: str) -> str:
+        """Returns where a dotted key of any version is now; a choice's own is that of its name."""
+        key = self.moved.get(key, MOVED.get(key, key))
+        return f"{key}.name" if key in self.all_choices else key
+
+
+OPTIMIZER = {
+    "optimizer": Choice(optimizer.OPTIMIZERS, ("rate",), optimizer.COMMON),
+    "optimizer.decay": Choice(optimizer.DECAYS, ("peak", "steps")),
 }
-
-# What counts for nothing where another key is false or 0.
-READ_WHERE_ON = {"gan.instance_noise_steps": "gan.instance_noise", "data.workers": "data.stream"}
+MOVED = {"optimizer.decay_share": "optimizer.decay.share"}
+READ_WHERE = {"data.workers": "data.stream"}
+SHARES = ("optimizer.b1", "optimizer.b2")  # in [0, 1)
 
 CHOICES = {
     "executor": parallel.EXECUTORS,
     "compute_dtype": ("float32", "bfloat16"),
     "sample.checkpoint": ("last", "best"),
-    "optimizer.name": optimizer.OPTIMIZERS,
-    "optimizer.decay": optimizer.DECAYS,
 }
 
 
@@ -99,18 +195,7 @@ def base_config() -> Config:
                 "stream": False,  # read anew in every epoch what is too large for the cache and memory
                 "workers": 0,  # processes that read a streamed set ahead; 0: threads of this one
             },
-            "optimizer": {
-                "name": "adam",
-                "learning_rate": 2e-4,
-                "b1": 0.9,
-                "b2": 0.999,
-                "eps": 1e-8,
-                "weight_decay": 0.0,
-                "clip_norm": 1.0,  # 0: none
-                "warmup_steps": 0,
-                "decay": "none",  # or linear, cosine: to zero at num_steps
-                "decay_share": 1.0,  # of the run, at its end
-            },
+            "optimizer": OPTIMIZER["optimizer"].start("adam"),
             "sample": {
                 "num": 1000,
                 "batch_size": 250,
@@ -150,18 +235,21 @@ def with_variant(config: Config, variant: str, variants: Mapping[str, Mapping[st
     return config
 
 
+def folders() -> list[pathlib.Path]:
+    """Returns the folders in which configs are looked for by name: where one stands, then those of the project."""
+    package = pathlib.Path(__file__).parent
+    # configs/ stands beside the package in a checkout, and inside it where a wheel was installed.
+    return [pathlib.Path("configs"), package.parent / "configs", package / "configs"]
+
+
 def load(path: str) -> tuple[str, str, Config]:
-    """Returns (name, variant, config) of `configs/<name>.py[:<variant>]`.
+    """Returns (name, variant, config) of a config by the path of its file, or by its name: `<config>[:<variant>]`.
 
     Raises:
-      UserError: no such file or variant, or a file without get_config.
+      UserError: no such config or variant, or a file without get_config.
     """
     file, _, variant = path.partition(":")
-    target = pathlib.Path(file)
-    if not target.is_file():
-        known = [str(p) for p in sorted(pathlib.Path("configs").glob("*.py"))]
-        hint = did_you_mean(file, known) or (f"there are: {', '.join(known)}" if known else "")
-        raise UserError(f"no config file {file}; {hint}".rstrip("; "))
+    target = _find(file)
     spec = importlib.util.spec_from_file_location(f"config_{target.stem}", target)
     if spec is None or spec.loader is None:
         raise UserError(f"{file} is not a Python file; a config is one, with get_config(variant='')")
@@ -172,21 +260,95 @@ def load(path: str) -> tuple[str, str, Config]:
     return target.stem, variant, module.get_config(variant)
 
 
-def from_dict(values: Mapping[str, Any]) -> Config:
-    """Returns the config that a run's config.json holds (lists are tuples); keys newer than the run have their default.
+def _find(file: str) -> pathlib.Path:
+    """The file of a config: at the path itself, else one of that name in `folders`."""
+    target = pathlib.Path(file)
+    if target.is_file():
+        return target
+    by_name: dict[str, pathlib.Path] = {}
+    for folder in reversed(folders()):
+        by_name |= {each.stem: each for each in sorted(folder.glob("*.py")) if each.stem != "__init__"}
+    # configs/ddpm_mnist.py means the project's own from any folder.
+    if target.suffix in ("", ".py") and str(target.parent) in (".", "configs") and target.stem in by_name:
+        return by_name[target.stem]
+    hint = did_you_mean(target.stem, by_name) or (f"there are: {', '.join(by_name)}" if by_name else "")
+    raise UserError(f"no config {file}; {hint}".rstrip("; "))
+
+
+def complete(config: Config, options: Options, older: bool = False) -> Config:
+    """Returns a config of a method whole: every key that it does not hold has its default.
+
+    Args:
+      config: its keys may stand where versions before had them, and choices may be a name alone.
+      options: of its method.
+      older: whether a version before 0.2 wrote it, which stated the parameters of every name of a choice: those that
+        the name at hand does not have are left out. Else they are refused.
+
+    Raises:
+      UserError: a choice that does not exist, or a parameter that what it names does not have.
 
     Example:
-      >>> from_dict({"seed": 3, "network": {"multipliers": [1, 2]}}).network.multipliers
+      >>> config = complete(ml_collections.ConfigDict({"optimizer": {"name": "sgd", "b1": 0.5}}), Options(base_config))
+      >>> config.optimizer.b1, "b2" in config.optimizer, config.optimizer.clip_norm, config.seed
+      (0.5, False, 1.0, 0)
+    """
+    choices = options.all_choices
+    given = {options.place(key): value for key, value in flatten(config).items()}
+    whole = flatten(options.defaults())
+    for path, choice in choices.items():
+        if (name := given.get(f"{path}.name")) is not None:
+            whole = _replaced(whole, path, choice, name)
+    if unknown := [key for key in given if key not in whole and _choice_of(key, choices)]:
+        if not older:
+            raise UserError(_no_parameter(unknown[0], whole, choices))
+        given = {key: value for key, value in given.items() if key not in unknown}
+    whole = {key: value for key, value in whole.items() if not any(key.startswith(f"{other}.") for other in given)}
+    return _nested(whole | given)
+
+
+def _replaced(flat: Mapping[str, Any], path: str, choice: Choice, name: str) -> dict[str, Any]:
+    """A flat config with another name of a choice, whose parameters are at their defaults, but for common ones."""
+    require_choice(f"{path}.name", name, choice.table)
+    start = flatten(choice.start(name), f"{path}.")
+    common = tuple(f"{path}.{key}" for key in choice.common)
+    kept = {key: value for key, value in flat.items() if key.startswith(common)} if common else {}
+    return {key: value for key, value in flat.items() if not key.startswith(f"{path}.")} | start | kept
+
+
+def _choice_of(key: str, choices: Mapping[str, Choice]) -> str | None:
+    """The innermost choice that a dotted key is a parameter of."""
+    return max((path for path in choices if key.startswith(f"{path}.")), key=len, default=None)
+
+
+def _no_parameter(key: str, flat: Mapping[str, Any], choices: Mapping[str, Choice]) -> str:
+    path = _choice_of(key, choices) or ""
+    leaf, name = key.removeprefix(f"{path}."), flat[f"{path}.name"]
+    has = [each for each in choices[path].start(name) if each != "name"]
+    others = [other for other in choices[path].table if leaf in choices[path].parameters(other)]
+    way_out = f"it is one of {' or '.join(others)}: set --config.{path}.name as well" if others else ""
+    hint = way_out or f"{did_you_mean(leaf, has)}there are: {', '.join(has) or 'none'}"
+    return f"config.{key} is no parameter of {path} {name}; {hint}"
+
+
+def _nested(flat: Mapping[str, Any]) -> Config:
+    config: dict[str, Any] = {}
+    for key, value in flat.items():
+        *outer, leaf = key.split(".")
+        inner = config
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[leaf] = value
+    return ml_collections.ConfigDict(config)
+
+
+def from_json(values: Mapping[str, Any]) -> Config:
+    """Returns the config that a run's config.json holds, whose lists are tuples.
+
+    Example:
+      >>> from_json({"seed": 3, "network": {"multipliers": [1, 2]}}).network.multipliers
       (1, 2)
     """
-
-    def restore(value, default):
-        if isinstance(value, Mapping):
-            older = default if isinstance(default, Mapping) else {}
-            return {**older, **{k: restore(v, older.get(k)) for k, v in value.items()}}
-        return tuple(restore(v, None) for v in value) if isinstance(value, list) else value
-
-    return ml_collections.ConfigDict(restore(values, base_config().to_dict()))
+    return _nested({key: tuple(v) if isinstance(v, list) else v for key, v in flatten(values).items()})
 
 
 def flatten(config: Mapping[str, Any] | Config, prefix: str = "") -> dict[str, Any]:
@@ -205,44 +367,63 @@ def flatten(config: Mapping[str, Any] | Config, prefix: str = "") -> dict[str, A
     return flat
 
 
-def override(config: Config, words: Iterable[str]) -> Config:
+def override(config: Config, words: Iterable[str], options: Options) -> Config:
     """Returns the config with the values of `--config.<key>=<value>` words.
+
+    A choice is named by its own key or its `name`; its parameters then have their defaults, and further words set them,
+    in any order.
 
     Raises:
       UserError: a word of another form, an unknown key (with the nearest right name), a value of another type,
         a value that changes nothing beside the others, another method than the one that the config has the values of.
 
     Example:
-      >>> override(base_config(), ["--config.sample.num=16"]).sample.num
-      16
+      >>> words = ["--config.optimizer.b1=0.5", "--config.optimizer=sgd", "--config.sample.num=16"]
+      >>> config = override(base_config(), words, Options(base_config))
+      >>> config.optimizer.name, config.optimizer.b1, config.sample.num
+      ('sgd', 0.5, 16)
     """
-    config, method = config.copy_and_resolve_references(), config.method
-    flat = flatten(config)
+    choices, before = options.all_choices, flatten(config)
+    flat, names, values = dict(before), {}, {}
     for word in words:
-        name, equals, text = word.partition("=")
-        if not name.startswith("--config."):
-            raise UserError(f"unknown word on the command line: {word!r}; {_nearest_word(name, flat)}")
-        key = name.removeprefix("--config.")
+        key, text = _split_word(word, flat)
+        key = options.place(key)
+        (names if key.removesuffix(".name") in choices and key.endswith(".name") else values)[key] = text
+    for path, choice in choices.items():
+        name = names.get(f"{path}.name", flat.get(f"{path}.name"))
+        if name != flat.get(f"{path}.name"):
+            flat = _replaced(flat, path, choice, name)
+    for key, text in values.items():
+        if key == "pretrained" and stage_keys(flat):  # a run at hand instead of a config
+            flat = {other: value for other, value in flat.items() if other not in stage_keys(flat)} | {key: ""}
         if key not in flat:
-            raise UserError(f"no config value {key!r}{_nearest_key(key, flat)}")
-        if not equals:
-            raise UserError(f"--config.{key} needs a value: --config.{key}={_shown(flat[key])}")
-        value = parse_value(key, text, flat[key])
-        config.update_from_flattened_dict({key: value})
-    _refuse_unread(flat, flatten(config))
-    if method:
-        require_choice("method", config.method, [method])
-    return config
+            path = _choice_of(key, choices)
+            raise UserError(_no_parameter(key, flat, choices) if path else _no_value(key, flat))
+        flat[key] = parse_value(key, text, flat[key])
+    _refuse_unread(before, flat, READ_WHERE | dict(options.read_where))
+    if before["method"]:
+        require_choice("method", flat["method"], [before["method"]])
+    return _nested(flat)
 
 
-def _refuse_unread(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    for key, (other, choices) in READ_WITH.items():
-        if before.get(key) != after.get(key) and after[other] not in choices:
-            raise UserError(
-                f"config.{key}={_shown(after[key])} changes nothing with {other}={after[other]}: "
-                f"it is read with {' or '.join(choices)}"
-            )
-    for key, switch in READ_WHERE_ON.items():
+def stage_keys(flat: Mapping[str, Any]) -> list[str]:
+    """Returns the keys of a flat config that are those of its first stage's."""
+    return [key for key in flat if key.startswith("pretrained.")]
+
+
+def _split_word(word: str, flat: Mapping[str, Any]) -> tuple[str, str]:
+    name, equals, text = word.partition("=")
+    if not name.startswith("--config."):
+        raise UserError(f"unknown word on the command line: {word!r}; {_nearest_word(name, flat)}")
+    key = name.removeprefix("--config.")
+    if not equals:
+        shown = _shown(flat[key]) if key in flat else "<value>"
+        raise UserError(f"--config.{key} needs a value: --config.{key}={shown}")
+    return key, text
+
+
+def _refuse_unread(before: Mapping[str, Any], after: Mapping[str, Any], read_where: Mapping[str, str]) -> None:
+    for key, switch in read_where.items():
         if before.get(key) != after.get(key) and not after[switch]:
             raise UserError(
                 f"config.{key}={_shown(after[key])} changes nothing with {switch}={_shown(after[switch])}: "
@@ -289,7 +470,7 @@ def parse_value(key: str, text: str, default: Any) -> Any:
     return value
 
 
-def check(config: Config) -> None:
+def check(config: Config, options: Options) -> None:
     """Refuses values that no run can have, before any work.
 
     Raises:
@@ -306,9 +487,9 @@ def check(config: Config) -> None:
         if flat[key] % flat["steps_per_call"]:
             raise UserError(f"config.{key} {flat[key]} is not a multiple of steps_per_call={flat['steps_per_call']}")
     for key in ("optimizer.learning_rate", "optimizer.clip_norm", "optimizer.weight_decay", "optimizer.eps"):
-        if flat[key] < 0:
+        if flat.get(key, 0) < 0:
             raise UserError(f"config.{key} is {flat[key]}; it must not be negative")
-    for key in SHARES:
+    for key in (*SHARES, *options.shares):
         if not 0 <= flat.get(key, 0) < 1:
             raise UserError(f"config.{key} is {flat[key]}; it must lie in [0, 1)")
     optimizer.make(config.optimizer, config.num_steps, config.ema)  # refuses what it cannot use
@@ -331,30 +512,27 @@ def require_choice(key: str, value: str, allowed: Iterable[str]) -> None:
         raise UserError(f"config.{key} is {value!r}; {did_you_mean(value, allowed)}allowed: {', '.join(allowed)}")
 
 
-def network_fields(
-    network: Mapping[str, Any], networks: Mapping[str, tuple[type, ...]], given: Iterable[str]
-) -> list[tuple[type, dict[str, Any]]]:
-    """Returns the modules of `config.network`, each with those of its fields that the config holds.
+def modules_of(
+    network: Mapping[str, Any], networks: Mapping[str, tuple[type, ...]], given: Mapping[str, Any]
+) -> list[Any]:
+    """Returns the modules of `config.network`, each made with those of the values that are fields of it.
 
     Args:
-      network: `name`, a key of `networks`, and fields of its modules.
+      network: `name`, a key of `networks`, and fields of its modules; what it lacks is at the module's default.
       networks: from a name to modules that work together.
-      given: fields that are no user's to set.
+      given: further fields, which are no user's to set.
 
     Raises:
       UserError: there is no such network, or a field that none of its modules has.
     """
-    values = {key: value for key, value in network.items() if key != "name"}
     require_choice("network.name", network["name"], networks)
-    modules, hidden = networks[network["name"]], {*given, "parent", "name"}
-    known = [{field.name for field in dataclasses.fields(module)} - hidden for module in modules]
+    modules = networks[network["name"]]
+    known = [{field.name for field in dataclasses.fields(module)} for module in modules]
+    values = {key: value for key, value in network.items() if key != "name"}
     if unknown := values.keys() - set().union(*known):
-        raise UserError(
-            f"config.network.{min(unknown)} is no field of network {network['name']}; "
-            f"it has {', '.join(sorted(set().union(*known)))}"
-        )
+        raise UserError(f"config.network.{min(unknown)} is no field of network {network['name']}")
     return [
-        (module, {key: value for key, value in values.items() if key in its})
+        module(**{key: value for key, value in (values | dict(given)).items() if key in its})
         for module, its in zip(modules, known, strict=True)
     ]
 
@@ -378,12 +556,12 @@ def _nearest_word(name: str, flat: Mapping[str, Any]) -> str:
     return f"did you mean {values.get(near[0], near[0])}?" if near else f"there are: {', '.join(FLAGS)}"
 
 
-def _nearest_key(key: str, flat: Mapping[str, Any]) -> str:
+def _no_value(key: str, flat: Mapping[str, Any]) -> str:
     if any(k.startswith(key + ".") for k in flat):
-        return f" of its own; it holds {', '.join(k for k in flat if k.startswith(key + '.'))}"
+        return f"no config value {key!r} of its own; it holds {', '.join(k for k in flat if k.startswith(key + '.'))}"
     leaf = key.rpartition(".")[2]
     same_leaf = [k for k in flat if k.rpartition(".")[2] == leaf]
-    return f"; {did_you_mean(key, same_leaf or flat, 0.0).strip()}"
+    return f"no config value {key!r}; {did_you_mean(key, same_leaf or flat, 0.0).strip()}"
 
 
 def _shown(value: Any) -> str:

@@ -6,15 +6,13 @@ is involved, and no figure can be compared with published FIDs. Each name says s
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from gen_jax import config as configs
-from gen_jax import parallel, report, sample
+from gen_jax import methods, parallel, sample
 from gen_jax.data import dataset, gaussians
 from gen_jax.figures import samples as figures
 from gen_jax.method import Batch, DataSpec, Figure, Method, Picture, Scalars, State, UserError, stream, to_bytes
@@ -29,25 +27,6 @@ NUM_SEARCHED = 60_000  # training images that these are looked for among: a set 
 NEIGHBOURS = 5
 SMALLEST = 8  # pixels of a side, of pictures that say by themselves how they are turned
 NUM_PAIRS = 100  # of each class, whose similarity is taken; as Odena et al. 2017
-# What methods evaluate, and models of different recipes can be compared by. A loss has the recipe's own weights.
-BOUNDS = ("reconstruction", "negative_elbo", "nll", "bits_per_dim")
-
-
-def evaluate(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
-    """`--mode=eval`: judges `config.eval.num_samples` new samples of a run; writes report.json and the page."""
-    model = sample.load(workdir, overrides, configs.JUDGING)
-    config, run = model.config, Run(workdir)
-    if model.spec.name == config.data.offline_substitute:
-        config.data.name = model.spec.name  # there may be a network by now, but this is what it was trained on
-    data = dataset.load(config.data)
-    dataset.refuse_other(model.spec, data.spec, run.workdir)
-    chief = jax.process_index() == 0
-    images, labels = model.generate(model.state, config.eval.num_samples, progress=chief)
-    values = judge(config, model.method, data, model.mesh, model.state, images, labels, thorough=True)
-    if chief:
-        write_report(run, values)
-        print(table(values))
-        print(f"report: {report.write(run.workdir)}")
 
 
 def make_losses(
@@ -107,47 +86,55 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
 
 
 def judge(
-    config: Any,
-    method: Method,
+    model: sample.Model,
     data: dataset.Dataset,
-    mesh: jax.sharding.Mesh,
-    state: State,
     images: np.ndarray,
-    labels: np.ndarray | None,
+    condition: Mapping[str, np.ndarray],
     thorough: bool = False,
 ) -> dict[str, Any]:
     """Returns what report.json holds: every metric of `images` and of the model, each with its protocol.
 
     Args:
-      config: of the run.
-      method: what is judged; `evaluate` gives its loss.
+      model: what is judged; its `evaluate` gives its loss.
       data: what it was trained on.
-      mesh: where the loss is computed.
-      state: what is judged.
       images: its samples, [N, H, W, C], as `to_data` gives them.
-      labels: i32 [N], the classes asked for, or None.
+      condition: what they were asked for, [N, ...] by name.
       thorough: also what takes minutes.
     """
-    step = int(state.step)
-    rows = []
-    split, _, examples = held_out(data, config.eval.num_examples)
-    which = "" if split == "test" else ", spread over the set (it has no test split)"
-    for name, (value, error) in make_losses(config, method, data, mesh)(state).items():
-        protocol = f"mean over {len(examples):,} {split} examples{which}, averaged weights, step {step:,}"
-        better = "lower" if name.partition("/")[0] in BOUNDS else None
-        rows.append(_metric(f"{split}_{name}", value, better, protocol, None, error))
-    rows += _judge_codes(config, method, data, mesh, state, thorough)
-    rows += _judge_by_modes(config, data, images, step)
-    rows += _judge_by_similarity(config, data, images, labels, step)
+    config, step, labels = model.config, int(model.state.step), condition.get("label")
+    made = described(model)
+    rows = _judge_losses(model, data)
+    rows += _judge_codes(model, data, thorough)
+    rows += _judge_by_modes(data, images, made)
+    rows += _judge_by_similarity(data, images, labels, made)
     histogram = None
     if _has_features(data.spec):
-        judged, histogram = judge_by_classifier(config, data, images, labels, step)
+        judged, histogram = judge_by_classifier(config, data, images, labels, made)
         rows += judged
+    sampler = ", ".join(model.method.describe.values()) or "one pass"
     return {
         "metrics": rows,
         "histogram": histogram,
-        "facts": {"checkpoint_step": step, "sampler": _sampler(config), "data": data.spec.name},
+        "facts": {"checkpoint_step": step, "sampler": sampler, "data": data.spec.name},
     }
+
+
+def described(model: sample.Model) -> str:
+    """Returns what made the samples of a model, for a protocol."""
+    return ", ".join([*model.method.describe.values(), f"step {int(model.state.step):,}"])
+
+
+def _judge_losses(model: sample.Model, data: dataset.Dataset) -> list[dict[str, Any]]:
+    config, step = model.config, int(model.state.step)
+    split, _, examples = held_out(data, config.eval.num_examples)
+    which = "" if split == "test" else ", spread over the set (it has no test split)"
+    protocol = f"mean over {len(examples):,} {split} examples{which}, averaged weights, step {step:,}"
+    measures, rows = methods.options(config).measures, []
+    for name, (value, error) in make_losses(config, model.method, data, model.mesh)(model.state).items():
+        measure = measures.get(name.partition("/")[0])
+        better = "lower" if measure and measure.is_bound else None
+        rows.append(_metric(f"{split}_{name}", value, better, protocol, None, error))
+    return rows
 
 
 def make_tracker(config: Any, data: dataset.Dataset) -> Callable[[np.ndarray], dict[str, float]]:
@@ -174,7 +161,7 @@ def check_tracked(config: Any, spec: DataSpec) -> None:
 
 def _has_features(spec: DataSpec) -> bool:
     """Whether a classifier can be trained on the set: on its labels, or on turned pictures."""
-    pictures = spec.dtype == "uint8" and spec.value_range == (0, 255) and spec.factor_sizes is None
+    pictures = spec.kind == "image" and spec.value_range == (0, 255) and spec.factor_sizes is None
     return spec.num_classes is not None or (pictures and min(spec.image_shape[:2]) >= SMALLEST)
 
 
@@ -187,19 +174,25 @@ def _judge_of(classifier: classifiers.Classifier) -> str:
     return "turns_classifier" if classifier.of_turns else "classifier"
 
 
-def _judge_codes(
-    config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh, state: State, thorough: bool
-) -> list[dict[str, Any]]:
-    """Measures of the mean codes of images, where the method has any; of factors, where the data has any."""
-    if method.encode is None:
+def _judge_codes(model: sample.Model, data: dataset.Dataset, thorough: bool) -> list[dict[str, Any]]:
+    """Measures of the codes of images, where the method has any; of factors, where the data has any."""
+    code, config, state = model.method.code, model.config, model.state
+    if code is None:
         return []
-    encode, step = method.encode, int(state.step)
-    call = _over_examples(config, mesh, lambda state, batch: {"code": encode(state, batch, stream(state.key, "eval"))})
+    call = _over_examples(
+        config, model.mesh, lambda state, batch: {"code": code.encode(state, batch, stream(state.key, "eval"))}
+    )
     split, arrays, examples = held_out(data, config.eval.num_examples)
-    codes = call(state, arrays, examples)["code"]
+    codes = call(state, arrays, examples)["code"].reshape(len(examples), -1)
+    about = f"{len(codes):,} {split} examples"
+    step = int(state.step)
+    if code.kind == "integers":
+        protocol = f"of {code.size} codes those that stand anywhere in {about}, averaged weights, step {step:,}"
+        name = disentanglement.named("codes_used", examples=len(codes))
+        return [_metric(name, float(len(np.unique(codes))), None, protocol)]
     protocol = (
-        f"of {codes.shape[1]} latents those whose mean code varies by more than 0.01 over {len(codes):,} {split} "
-        f"examples (Burda et al. 2016), averaged weights, step {step:,}"
+        f"of {codes.shape[1]} latents those whose mean code varies by more than 0.01 over {about} "
+        f"(Burda et al. 2016), averaged weights, step {step:,}"
     )
     name = disentanglement.named("active_units", examples=len(codes))
     rows = [_metric(name, disentanglement.active_units(codes), None, protocol)]
@@ -207,7 +200,7 @@ def _judge_codes(
         return rows
     chief = jax.process_index() == 0
     values = disentanglement.measure(
-        lambda numbers: call(state, data.train, numbers)["code"],
+        lambda numbers: call(state, data.train, numbers)["code"].reshape(len(numbers), -1),
         data.train["factors"],
         data.spec.factor_sizes,
         config.eval.num_codes,
@@ -221,7 +214,7 @@ def _judge_codes(
     return rows + [_metric(name, value, "higher", protocol) for name, value in values.items()]
 
 
-def _judge_by_modes(config: Any, data: dataset.Dataset, points: np.ndarray, step: int) -> list[dict[str, Any]]:
+def _judge_by_modes(data: dataset.Dataset, points: np.ndarray, made: str) -> list[dict[str, Any]]:
     """Returns how samples lie around the centres of the mixture that the data is drawn from, where it is one."""
     mixture = gaussians.find(data.spec.name)
     if mixture is None:
@@ -232,7 +225,7 @@ def _judge_by_modes(config: Any, data: dataset.Dataset, points: np.ndarray, step
     if data.test is not None:
         reference = modes.scores(data.test["image"][:num].reshape(-1, 2), mixture.centres, mixture.sigma)
     protocol = (
-        f"{num:,} samples ({_sampler(config)}, step {step:,}). Good: within {modes.GOOD_SIGMAS:g} standard deviations "
+        f"{num:,} samples ({made}). Good: within {modes.GOOD_SIGMAS:g} standard deviations "
         f"of the nearest of {len(mixture.centres)} centres. Covered: {modes.MIN_POINTS} good points at least. Reverse "
         f"KL: of the samples' shares of the modes from equal ones, in nats. Reference: test points, {num:,} at most"
     )
@@ -247,7 +240,7 @@ def _judge_by_modes(config: Any, data: dataset.Dataset, points: np.ndarray, step
 
 
 def _judge_by_similarity(
-    config: Any, data: dataset.Dataset, images: np.ndarray, labels: np.ndarray | None, step: int
+    data: dataset.Dataset, images: np.ndarray, labels: np.ndarray | None, made: str
 ) -> list[dict[str, Any]]:
     """Returns how alike samples of one class are, where classes were asked for and images are no smaller than a
     window."""
@@ -262,7 +255,7 @@ def _judge_by_similarity(
         real = ms_ssim.within_class(shown, data.test["label"][rows], NUM_PAIRS).mean
     protocol = (
         f"Mean multi-scale structural similarity of {NUM_PAIRS} random pairs a class, among {len(images):,} samples "
-        f"({_sampler(config)}, step {step:,}); {ms_ssim.num_scales(height, width)} of 5 scales, their weights divided "
+        f"({made}); {ms_ssim.num_scales(height, width)} of 5 scales, their weights divided "
         f"by their sum. Above real images: less variety within a class. Reference: real test images, "
         f"{MAX_REFERENCE:,} at most"
     )
@@ -271,7 +264,7 @@ def _judge_by_similarity(
 
 
 def judge_by_classifier(
-    config: Any, data: dataset.Dataset, images: np.ndarray, labels: np.ndarray | None, step: int
+    config: Any, data: dataset.Dataset, images: np.ndarray, labels: np.ndarray | None, made: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Returns metrics of samples in the eyes of the data set's own classifier, and the histogram of their classes.
 
@@ -280,7 +273,7 @@ def judge_by_classifier(
       data: what it was trained on.
       images: samples, uint8 [N, H, W, C].
       labels: i32 [N], the classes asked for, or None.
-      step: of the checkpoint.
+      made: what made them, see `described`.
     """
     classifier = classifiers.train(data, config.data.cache_dir, _recipe(config))
     trained = f"{data.spec.name}'s turned images" if classifier.of_turns else data.spec.name
@@ -289,7 +282,7 @@ def judge_by_classifier(
     probabilities = classifier.probabilities(images)
     neighbours = min(num, MAX_REFERENCE)
     protocol = (
-        f"{num:,} samples ({_sampler(config)}, step {step:,}), judged by a classifier trained on {trained} "
+        f"{num:,} samples ({made}), judged by a classifier trained on {trained} "
         f"(test accuracy {classifier.test_accuracy:.2%}). Frechet distance: its features, against all "
         f"{len(train):,} training images; not FID. Precision, recall (k = 3), density, coverage (k = 5): against "
         f"{neighbours:,} training images. "
@@ -364,11 +357,6 @@ def _metric(
     }
 
 
-def _sampler(config: Any) -> str:
-    values = config.sample
-    return f"{values.sampler}, {values.num_steps} steps" if "sampler" in values else "one pass"
-
-
 def nearest_picture(images: np.ndarray, data: dataset.Dataset) -> dict[str, Figure]:
     """Returns a few samples, each beside its nearest training images by distance of pixels; points before the data.
 
@@ -376,7 +364,7 @@ def nearest_picture(images: np.ndarray, data: dataset.Dataset) -> dict[str, Figu
       images: samples, [N, H, W, C], as `to_data` gives them.
       data: of whose training split at most 60,000 images are looked at.
     """
-    if data.spec.holds_points:
+    if data.spec.kind == "points":
         num = figures.num_shown(data.spec)
         caption = f"The first {num:,} samples at most, before as many points of the training data."
         return {"points": figures.still(images[:num], data.spec, "Samples and data", caption, data.train["image"])}
@@ -410,10 +398,10 @@ class _TrainingImages:
 
 
 def write_report(run: Run, values: dict[str, Any]) -> None:
-    """Writes report.json; of what stands there, figures of the same checkpoint under other names are kept, and the
-    step that the run has finished at."""
-    old, names = run.read_report(), {row["name"] for row in values["metrics"]}
-    of_same = old.get("facts", {}).get("checkpoint_step") == values["facts"]["checkpoint_step"]
+    """Writes report.json; of what stands there, figures of the same checkpoint and sampler under other names are kept,
+    and the step that the run has finished at."""
+    old, names, facts = run.read_report(), {row["name"] for row in values["metrics"]}, values["facts"]
+    of_same = all(old.get("facts", {}).get(key) == facts.get(key) for key in ("checkpoint_step", "sampler"))
     kept = [row for row in old["metrics"] if row["name"] not in names] if of_same else []
     finished = {"finished_step": old.get("finished_step")}
     write_json(run.report_json, finished | values | {"metrics": values["metrics"] + kept})

@@ -69,8 +69,7 @@ def main(argv: list[str]) -> None:
     flags, words = parse(argv)
 
     # Heavy imports wait until the flags are known to be flags.
-    from gen_jax import config as configs
-    from gen_jax import parallel
+    from gen_jax import methods, parallel, stages
     from gen_jax.method import UserError
     from gen_jax.run import Run
 
@@ -81,15 +80,15 @@ def main(argv: list[str]) -> None:
     name = variant = ""
     config = None
     if flags.config is not None:
-        name, variant, config = configs.load(flags.config)
+        name, variant, config = methods.load(flags.config)
     run = Run(flags.workdir or pathlib.Path("runs") / (name + (f"-{variant}" if variant else "")))
 
     if flags.mode == "train":
         if config is None:  # resume from the directory alone
-            stored = run.read_config()
-            name, variant, config = stored["name"], stored["variant"], configs.from_dict(stored["config"])
-        config = configs.override(config, words)
-        configs.check(config)
+            record = run.read_config()
+            name, variant, config = record["name"], record["variant"], methods.stored(record)
+        config = stages.with_absolute_paths(methods.override(config, words))
+        methods.check(config)
         from gen_jax import train
 
         train.train(config, run, name, variant, shlex.join(["python", "-m", "gen_jax.main", *argv]))
@@ -104,7 +103,7 @@ def main(argv: list[str]) -> None:
 
         module, function = {
             "sample": ("gen_jax.sample", "sample"),
-            "eval": ("gen_jax.evaluate", "evaluate"),
+            "eval": ("gen_jax.finish", "judge_run"),
             "profile": ("gen_jax.profile", "profile"),
         }[flags.mode]
         getattr(importlib.import_module(module), function)(run.workdir, tuple(words))

@@ -1,4 +1,4 @@
-"""The types that every room shares: Method, State, Batch, DataSpec, Picture, Scatter, and random numbers.
+"""The types that every room shares: Method, State, Batch, DataSpec, Stage, Picture, Scatter, and random numbers.
 
 Nothing here knows a family, a file, a loop or a device. A method is a NamedTuple of pure functions
 (the way optax writes an optimizer); everything that training changes is one `State`; random numbers
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -22,9 +23,13 @@ Key: TypeAlias = jax.Array  # a typed threefry2x32 key, shape []
 PyTree: TypeAlias = Any
 Scalars: TypeAlias = dict[str, Array]
 Batch: TypeAlias = dict[str, Array]
-"""`image` uint8 [B, H, W, C] (f32 where the spec says so), `index` i32 [B] (the example's position in
-its global batch) and, where the data has them, `label` i32 [B] and `factors` i32 [B, F]. With minibatches every
+"""`image` [B, H, W, C] of the spec's dtype, `index` i32 [B] (the example's position in its global batch) and the
+data's features under their names (`DataSpec.features`): `label` i32 [B], `factors` i32 [B, F]. With minibatches every
 leaf is [k, B, ...]: stacked in front, sharded on axis 1."""
+Condition: TypeAlias = dict[str, Array]
+"""What samples are asked for: leaves [N, ...] under the names of a batch's features; {} for nothing."""
+
+NUM_EXAMPLES = 512  # training examples, at most, that a method's `init` sees
 
 
 class State(flax.struct.PyTreeNode):
@@ -39,6 +44,26 @@ class State(flax.struct.PyTreeNode):
     frozen: dict[str, PyTree]  # a first stage; optimizer, EMA and norms never see it
 
 
+class Feature(NamedTuple):
+    """What a batch holds of each example under one name, besides the image.
+
+    Attributes:
+      shape: of one example: () for a label, (h, w, C) for a smaller picture.
+      dtype: of the array.
+      names: of the classes, where the feature is one of several classes.
+      sizes: number of values of each of its parts, where they are whole numbers.
+    """
+
+    shape: tuple[int, ...] = ()
+    dtype: str = "int32"
+    names: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+
+Kind: TypeAlias = Literal["image", "points", "codes"]
+_DTYPES: dict[Kind, str] = {"image": "uint8", "points": "float32", "codes": "float32"}
+
+
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
     """What a method and a report need to know of a data set. Stored with the config: sampling needs no data.
@@ -47,40 +72,95 @@ class DataSpec:
       name: what the data really is, as every file and page shows it (e.g. "mnist").
       image_shape: (H, W, C).
       num_examples: size of the training split.
-      class_names: one name a class, or None where there are no labels.
+      features: what a batch holds besides `image`, by name; see `labelled`.
       fingerprint: hex digest of the content of the training split.
-      dtype: of `image` in a batch.
+      kind: "image": bytes that are shown as they are; "points": x and y of a point of the plane in [1, 1, 2]; "codes":
+        real numbers that an autoencoder gives and takes.
       value_range: smallest and largest value of a pixel in a batch; a model's range [-1, 1] spans it.
-      factor_sizes: number of values of each factor of variation, in the order of a batch's `factors`, or None.
+
+    Example:
+      >>> spec = DataSpec("mnist", (28, 28, 1), 60_000, labelled("0123456789"))
+      >>> spec.num_classes, spec.dtype, DataSpec.from_dict(spec.to_dict()) == spec
+      (10, 'uint8', True)
     """
 
     name: str
     image_shape: tuple[int, int, int]
     num_examples: int
-    class_names: tuple[str, ...] | None = None
+    features: dict[str, Feature] = dataclasses.field(default_factory=dict)
     fingerprint: str = ""
-    dtype: str = "uint8"
+    kind: Kind = "image"
     value_range: tuple[float, float] = (0, 255)
-    factor_sizes: tuple[int, ...] | None = None
+
+    @property
+    def dtype(self) -> str:
+        """Of `image` in a batch."""
+        return _DTYPES[self.kind]
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """One name a class, or None where there are no labels."""
+        return self.features["label"].names if "label" in self.features else None
 
     @property
     def num_classes(self) -> int | None:
         return None if self.class_names is None else len(self.class_names)
 
     @property
-    def holds_points(self) -> bool:
-        """Whether an image is no picture but x and y of a point of the plane, f32 [1, 1, 2]."""
-        return self.dtype == "float32" and self.image_shape == (1, 1, 2)
+    def factor_sizes(self) -> tuple[int, ...] | None:
+        """Number of values of each factor of variation, in the order of a batch's `factors`, or None."""
+        return self.features["factors"].sizes if "factors" in self.features else None
+
+    def abstract_batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes and dtypes of a batch of `size` examples."""
+        image = jax.ShapeDtypeStruct((size, *self.image_shape), self.dtype)
+        index = jax.ShapeDtypeStruct((size,), "int32")
+        features = {n: jax.ShapeDtypeStruct((size, *f.shape), f.dtype) for n, f in self.features.items()}
+        return {"image": image, "index": index, **features}
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values; `from_dict` inverts it."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"features": {name: each._asdict() for name, each in self.features.items()}}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> DataSpec:
-        """Returns what `to_dict` gave, read from JSON, whose lists are tuples here."""
-        restored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**restored)
+    def from_dict(cls, values: Mapping[str, Any]) -> DataSpec:
+        """Returns what `to_dict` gave, read from JSON, whose lists are tuples here.
+
+        Versions before 0.2 wrote `class_names`, `factor_sizes` and `dtype`. Keys of newer versions are left out.
+
+        Example:
+          >>> DataSpec.from_dict({"name": "x", "image_shape": [1, 1, 2], "num_examples": 3, "dtype": "float32"}).kind
+          'points'
+        """
+        features = {name: _known_fields(Feature._fields, f, Feature) for name, f in values.get("features", {}).items()}
+        if values.get("class_names") is not None:
+            features |= labelled(values["class_names"])
+        if values.get("factor_sizes") is not None:
+            features |= with_factors(values["factor_sizes"])
+        kind = values.get("kind") or ("points" if values.get("dtype", "uint8") == "float32" else "image")
+        known = [field.name for field in dataclasses.fields(cls)]
+        return _known_fields(known, {**values, "features": features, "kind": kind}, cls)
+
+
+def _known_fields(names: Iterable[str], values: Mapping[str, Any], make: Callable[..., Any]) -> Any:
+    known = {name: values[name] for name in names if name in values}
+    return make(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+
+
+def labelled(names: Iterable[str]) -> dict[str, Feature]:
+    """Returns the feature `label` of a set whose classes have these names.
+
+    Example:
+      >>> labelled(["cat", "dog"])["label"].names
+      ('cat', 'dog')
+    """
+    return {"label": Feature(names=tuple(names))}
+
+
+def with_factors(sizes: Iterable[int]) -> dict[str, Feature]:
+    """Returns the feature `factors` of a set whose factors of variation have so many values each."""
+    sizes = tuple(sizes)
+    return {"factors": Feature((len(sizes),), sizes=sizes)}
 
 
 class Picture(flax.struct.PyTreeNode):
@@ -136,21 +216,64 @@ class Scatter(flax.struct.PyTreeNode):
 Figure: TypeAlias = Picture | Scatter
 
 
+class Code(NamedTuple):
+    """The codes of an autoencoder.
+
+    Attributes:
+      kind: "means", real numbers, the mean of q(z | x); or "integers", places in a codebook.
+      shape: of one image's code.
+      encode: (state, batch, key) -> [B, *shape], f32 or i32.
+      decode: (state, codes) -> f32 [B, H, W, C] in the model's range.
+      size: of the codebook, of integers.
+    """
+
+    kind: Literal["means", "integers"]
+    shape: tuple[int, ...]
+    encode: Callable[[State, Batch, Key], Array]
+    decode: Callable[[State, Array], Array]
+    size: int = 0
+
+
 class Method(NamedTuple):
     """A generative model as pure functions. What a method cannot do is None."""
 
-    init: Callable[[Key], State]
+    init: Callable[[Key, Batch, PyTree], State]  # key, training examples (`NUM_EXAMPLES` at most), what is frozen
     step: Callable[[State, Batch], tuple[State, Scalars]]  # traced once; {"loss": f32 [], ...}
-    sample: Callable[[State, Array, Array | None], Array]  # keys [N], labels i32 [N] -> f32 [N, H, W, C]; see to_data
+    sample: Callable[[State, Array, Condition], Array]  # keys [N], leaves [N, ...] -> f32 [N, H, W, C]; see to_data
     evaluate: Callable[[State, Batch, Key], Scalars] | None  # {"loss": f32 [B], ...}: one value an example
     pictures: Callable[[State, Key, Batch], Mapping[str, Figure]]  # what the report shows of this method
     batches_per_step: int = 1  # leaves of Batch are [k, B, ...] where k > 1
-    conditional: bool = False  # whether `sample` takes labels
-    encode: Callable[[State, Batch, Key], Array] | None = None  # the mean code of each example, f32 [B, Z]
+    condition: tuple[str, ...] = ()  # features that `sample` is asked for
+    code: Code | None = None
     num_pictured: int = 16  # test examples that `pictures` is given, where there are as many
     # What changes with training, drawn every eval_every steps beside the samples and shown as an animation: by name a
     # grid or a still scatter, the frame of this state. The key is the same every time.
     snapshots: Callable[[State, Key], Mapping[str, Figure]] | None = None
+    describe: Mapping[str, str] = types.MappingProxyType({})  # all that shapes a sample, in words, by name
+
+
+class Stage(NamedTuple):
+    """A first stage: a trained model that another one works with, and never changes.
+
+    Attributes:
+      method: its pure functions.
+      config: that it was trained with.
+      spec: of the data that it was trained on.
+      params: its averaged weights, as in `State.ema`: arrays, or only their shapes where a run's own state holds them.
+    """
+
+    method: Method
+    config: Any
+    spec: DataSpec
+    params: PyTree
+
+    @staticmethod
+    def state(frozen: PyTree) -> State:
+        """Returns a State that the stage's functions take, from what `State.frozen` of the run holds."""
+        return State(
+            step=jnp.zeros((), jnp.int32), key=jax.random.key(0, impl="threefry2x32"),
+            params={}, variables={}, opt_state={}, ema=frozen, frozen={},
+        )  # fmt: skip
 
 
 class UserError(Exception):
@@ -205,7 +328,12 @@ def draw(key: Key, index: Array, fn: Callable[[Key], Array]) -> Array:
       >>> bool(jnp.all(whole[2:] == part))
       True
     """
-    return jax.vmap(lambda i: fn(jax.random.fold_in(key, i)))(index)
+    return jax.vmap(fn)(keys_of(key, index))
+
+
+def keys_of(key: Key, index: Array) -> Array:
+    """Returns one key an example: keys [B] for positions `index` i32 [B] in the global batch."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
 def broadcast_to_images(values: Array, images: Array) -> Array:
@@ -269,16 +397,11 @@ def to_data(x: Array, spec: DataSpec) -> Array:
     Example:
       >>> to_data(jnp.array([0.5]), DataSpec("mnist", (1, 1, 1), 1)).tolist()
       [191]
-      >>> points = DataSpec("points", (1, 1, 2), 1, dtype="float32", value_range=(-5.0, 5.0))
+      >>> points = DataSpec("points", (1, 1, 2), 1, kind="points", value_range=(-5.0, 5.0))
       >>> to_data(jnp.array([0.5, -1.25]), points).tolist()
       [2.5, -6.25]
     """
-    if spec.dtype == "uint8":
+    if spec.kind == "image":
         return to_pixels(x)
     low, high = spec.value_range
     return ((x + 1) * ((high - low) / 2) + low).astype(spec.dtype)
-
-
-def count_parameters(tree: PyTree) -> int:
-    """Returns the number of scalars in a pytree of arrays or shapes."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

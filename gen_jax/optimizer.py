@@ -6,6 +6,7 @@ that are sampled. Gradients are averaged over minibatches by `value_and_grad`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,7 +33,23 @@ class Optimizer(NamedTuple):
     apply: Callable[[State, str, PyTree], tuple[State, Scalars]]
 
 
-def _muon(c: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+def _adam(rate: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
+    return optax.adam(rate, b1=b1, b2=b2, eps=eps)
+
+
+def _adamw(rate: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0):
+    return optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+
+
+def _sgd(rate: optax.Schedule, b1: float = 0.9):
+    return optax.sgd(rate, momentum=b1 or None)
+
+
+def _rmsprop(rate: optax.Schedule, b2: float = 0.999, eps: float = 1e-8):
+    return optax.rmsprop(rate, decay=b2, eps=eps)
+
+
+def _muon(rate: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
     """Muon (Jordan et al. 2024) for kernels, seen as matrices [inputs, outputs]; Nadam for the rest.
 
     A kernel's momentum is replaced by the nearest (nearly) orthogonal matrix, which gives all its directions steps of
@@ -48,49 +65,72 @@ def _muon(c: Any, rate: optax.Schedule) -> optax.GradientTransformation:
 
     return contrib.muon(
         rate,
-        eps=c.eps,
-        adam_b1=c.b1,
-        adam_b2=c.b2,
+        eps=eps,
+        adam_b1=b1,
+        adam_b2=b2,
         adam_learning_rate=lambda step: 0.1 * rate(step),
         muon_weight_dimension_numbers=matrices,
     )
 
 
-OPTIMIZERS: dict[str, Callable[[Any, optax.Schedule], optax.GradientTransformation]] = {
-    "adam": lambda c, lr: optax.adam(lr, b1=c.b1, b2=c.b2, eps=c.eps),
-    "adamw": lambda c, lr: optax.adamw(lr, b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay),
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": _adam,
+    "adamw": _adamw,
     "muon": _muon,
-    "sgd": lambda c, lr: optax.sgd(lr, momentum=c.b1 or None),
-    "rmsprop": lambda c, lr: optax.rmsprop(lr, decay=c.b2, eps=c.eps),
+    "sgd": _sgd,
+    "rmsprop": _rmsprop,
 }
+"""From a name to (rate, values of `config.optimizer`) -> what optax calls an optimizer."""
 
-DECAYS: dict[str, Callable[[float, int], optax.Schedule]] = {
-    "none": lambda peak, steps: optax.constant_schedule(peak),
-    "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
-    "cosine": lambda peak, steps: optax.cosine_decay_schedule(peak, steps),
+COMMON = {
+    "learning_rate": 2e-4,
+    "clip_norm": 1.0,  # 0: none
+    "warmup_steps": 0,
+    "decay": {"name": "none"},  # or linear, cosine: to zero at num_steps
 }
+"""Values of `config.optimizer` that every optimizer has."""
+
+
+def _constant(peak: float, steps: int) -> optax.Schedule:
+    return optax.constant_schedule(peak)
+
+
+def _linear(peak: float, steps: int, share: float = 1.0) -> optax.Schedule:
+    return optax.linear_schedule(peak, 0.0, steps)
+
+
+def _cosine(peak: float, steps: int, share: float = 1.0) -> optax.Schedule:
+    return optax.cosine_decay_schedule(peak, steps)
+
+
+DECAYS: dict[str, Callable[..., optax.Schedule]] = {"none": _constant, "linear": _linear, "cosine": _cosine}
+"""From a name to (peak, steps of the decay) -> rate; `share` is that of the run, at its end, in which it decays."""
 
 
 def learning_rate(config: Any, num_steps: int) -> optax.Schedule:
     """Returns step -> learning rate: linear warm-up, a plateau, then decay to zero at `num_steps`.
 
     Args:
-      config: `config.optimizer`: learning_rate, warmup_steps, decay ("none", "linear", "cosine") and
-        decay_share, the share of the run that decays.
+      config: `config.optimizer`: learning_rate, warmup_steps and decay: `name` ("none", "linear", "cosine") and
+        `share`, that of the run which decays.
       num_steps: length of the run.
 
     Example:
       >>> import ml_collections
-      >>> c = ml_collections.ConfigDict(dict(learning_rate=1.0, warmup_steps=10, decay="linear", decay_share=0.5))
+      >>> c = ml_collections.ConfigDict(dict(learning_rate=1.0, warmup_steps=10, decay=dict(name="linear", share=0.5)))
       >>> rate = learning_rate(c, 100)
       >>> [round(float(rate(s)), 6) for s in (0, 9, 50, 75, 100)]
       [0.1, 1.0, 1.0, 0.5, 0.0]
     """
     warm = optax.linear_schedule(config.learning_rate / max(1, config.warmup_steps), config.learning_rate,
                                  max(1, config.warmup_steps - 1))  # fmt: skip
-    decay_steps = max(1, min(round(num_steps * config.decay_share), num_steps - config.warmup_steps))
+    decay_steps = max(1, min(round(num_steps * config.decay.get("share", 1.0)), num_steps - config.warmup_steps))
     return optax.join_schedules(
-        [warm, optax.constant_schedule(config.learning_rate), DECAYS[config.decay](config.learning_rate, decay_steps)],
+        [
+            warm,
+            optax.constant_schedule(config.learning_rate),
+            DECAYS[config.decay.name](config.learning_rate, decay_steps),
+        ],
         [config.warmup_steps, max(config.warmup_steps, num_steps - decay_steps)],
     )
 
@@ -124,8 +164,7 @@ def make(config: Any, num_steps: int, ema: float) -> Optimizer:
     """Returns the optimizer of a config.
 
     Args:
-      config: `config.optimizer`: name, learning_rate, b1, b2, eps, weight_decay, clip_norm (0: none) and
-        what `learning_rate` reads.
+      config: `config.optimizer`: `name`, its parameters, clip_norm (0: none) and what `learning_rate` reads.
       num_steps: length of the run in steps.
       ema: decay of the moving average, 0 <= ema < 1; 0 keeps a plain copy.
 
@@ -134,10 +173,12 @@ def make(config: Any, num_steps: int, ema: float) -> Optimizer:
     """
     if not 0 <= ema < 1:
         raise UserError(f"config.ema is {ema}: the decay of a moving average lies in [0, 1)")
-    if not 0 < config.decay_share <= 1:
-        raise UserError(f"config.optimizer.decay_share is {config.decay_share}: a share lies in (0, 1]")
+    if not 0 < (share := config.decay.get("share", 1.0)) <= 1:
+        raise UserError(f"config.optimizer.decay.share is {share}: a share lies in (0, 1]")
     rate = learning_rate(config, num_steps)
-    transform = OPTIMIZERS[config.name](config, rate)
+    factory = OPTIMIZERS[config.name]
+    own = {key: config[key] for key in inspect.signature(factory).parameters if key != "rate"}
+    transform = factory(rate, **own)
 
     def init(params: PyTree) -> PyTree:
         return transform.init(params)

@@ -225,18 +225,33 @@ def in_any_process(value: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(value))))
 
 
-def init_state(init: Callable[[Array], State], seed: int, mesh: Mesh) -> State:
-    """Returns the initial State, replicated: made under jit, which works with several processes too."""
+def init_state(
+    init: Callable[[Array, Batch, PyTree], State], seed: int, mesh: Mesh, examples: Batch, frozen: PyTree
+) -> State:
+    """Returns the initial State, replicated: made under jit, which works with several processes too.
+
+    Args:
+      init: of a Method.
+      seed: of the run.
+      mesh: of the run.
+      examples: of the training split, the same in every process.
+      frozen: parameters of a first stage, or {}.
+    """
     # It runs once: on a CPU, code that is not optimised is there four times sooner.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    call = jax.jit(lambda s: init(make_key(s)), out_shardings=replicated(mesh), compiler_options=options)
-    return call(np.uint32(seed))
+    call = jax.jit(
+        lambda s, *given: init(make_key(s), *given), out_shardings=replicated(mesh), compiler_options=options
+    )
+    return call(np.uint32(seed), examples, frozen)
 
 
-def abstract_state(init: Callable[[Array], State], mesh: Mesh) -> State:
-    """Returns shapes, dtypes and shardings of the State without computing it."""
+def abstract_state(
+    init: Callable[[Array, Batch, PyTree], State], mesh: Mesh, examples: PyTree, frozen: PyTree
+) -> State:
+    """Returns shapes, dtypes and shardings of the State without computing it; `examples` and `frozen` are shapes."""
     sharding = replicated(mesh)
-    shapes = jax.eval_shape(lambda s: init(make_key(s)), jax.ShapeDtypeStruct((), jnp.uint32))
+    seed = jax.ShapeDtypeStruct((), jnp.uint32)
+    shapes = jax.eval_shape(lambda s, *given: init(make_key(s), *given), seed, examples, frozen)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 

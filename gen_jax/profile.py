@@ -14,8 +14,7 @@ from typing import Any
 
 import jax
 
-from gen_jax import config as configs
-from gen_jax import methods, parallel, train
+from gen_jax import methods, parallel, stages, train
 from gen_jax.data import dataset
 from gen_jax.method import UserError
 from gen_jax.run import Run, write_json
@@ -30,13 +29,15 @@ def profile(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> Non
     Writes profile/ (the trace) and profile.json (the table), and prints the table.
     """
     run = Run(workdir)
-    config = configs.override(configs.from_dict(run.read_config()["config"]), overrides)
-    configs.check(config)
+    config = methods.override(methods.stored(run.read_config()), overrides)
+    methods.check(config)
     data = dataset.load(config.data)
-    method = methods.make(config, data.spec)
+    first = stages.find(config, run, data.spec)
+    method = methods.make(config, data.spec, first.stage if first else None)
     mesh = parallel.make_mesh(config.num_devices)
     executor = parallel.make_executor(config.executor, mesh, config.fast_compile_options)
-    state = parallel.init_state(method.init, config.seed, mesh)
+    frozen = first.params(mesh, train.train) if first else {}
+    state = train.initial_state(config, method, data, mesh, frozen)
     feed, lead = train.make_feed(config, method, data, executor)
     update = executor.compile_step(train.many_steps(method.step, config.steps_per_call), state, feed(0), lead)
     state, _ = jax.block_until_ready(update(state, feed(0)))

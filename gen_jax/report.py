@@ -16,12 +16,13 @@ import statistics
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from gen_jax import config as configs
+from gen_jax import methods
 from gen_jax.figures import animation, bars, curve, page, samples, scatter
 from gen_jax.figures.grid import Images, checked, grid
 from gen_jax.figures.markup import Html, element, join, number
@@ -34,15 +35,6 @@ _NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
 _MAX_FRAMES = 24  # of what was drawn as training went
 _GIF_WIDTH = 240  # pixels, about: a GIF is looked at outside of the page, where nothing enlarges it
 _FASTEST, _WHOLE = 80, 4000  # ms: the shortest that a GIF shows a frame, and what its frames take together
-_MEASURES = {  # in words, and their unit, in the order of their charts
-    "reconstruction": ("reconstruction", "nats an image"),
-    "kl": ("KL divergence", "nats an image"),
-    "negative_elbo": ("negative ELBO", "nats an image"),
-    "nll": ("negative log-likelihood", "nats an image"),
-    "bits_per_dim": ("bits per dimension", ""),
-    "kl_weight": ("weight of the KL divergence", ""),
-}
-_ACRONYM = 5  # letters: shorter names of methods are acronyms
 _WORDS = {word.lower(): word for word in ("KL", "ELBO", "NLL", "MIG", "SAP", "DCI", "VAE", "MS-SSIM")}
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _BETTER = {
@@ -111,6 +103,14 @@ class Run:
     def data(self) -> dict[str, Any]:
         """The data set that the run was really trained on, as DataSpec.to_dict gives it."""
         return _as_dict(self.config.get("data"))
+
+    @property
+    def options(self) -> configs.Options:
+        """How the method's module calls it and its measures; nothing of a method that is not known."""
+        try:
+            return methods.options(configs.from_json(self.settings))
+        except (UserError, *_DAMAGE, AttributeError):
+            return configs.Options(configs.base_config)
 
     @property
     def num_steps(self) -> int | None:
@@ -225,10 +225,15 @@ def _summary(run: Run) -> Html:
         known.append(("training time", duration(run.seconds)))
     if devices := run.config.get("devices"):
         known.append(("device", f"{devices.get('count', 1)} {_TIMES} {devices.get('kind') or devices.get('platform')}"))
-    method = str(run.settings.get("method", "model"))
-    method = method.upper() if len(method) <= _ACRONYM else method.replace("_", " ")
     return join(
-        element("p", method, " trained on ", _describe_data(run.data), ".", class_="lead"),
+        element(
+            "p",
+            run.options.title or str(run.settings.get("method", "model")),
+            " trained on ",
+            _describe_data(run.data),
+            ".",
+            class_="lead",
+        ),
         page.notice(_warnings(run)),
         page.facts(known),
     )
@@ -239,9 +244,10 @@ def _describe_data(data: dict[str, Any]) -> Html:
         return Html("a data set that the run does not name")
     height, width, channels = data.get("image_shape", (0, 0, 0))
     colours = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
-    points = _spec_of(data).holds_points
+    spec = _spec_of(data)
+    points = spec.kind == "points"
     kind = "points of the plane" if points else f"{colours} images of {height} {_TIMES} {width} pixels"
-    classes = data.get("class_names")
+    classes = spec.class_names
     return join(
         element("strong", data.get("name", "an unnamed data set")),
         f": {data.get('num_examples', 0):,} {kind}",
@@ -269,7 +275,7 @@ def _headline(run: Run) -> Html:
         return _missing("No samples yet. ", run.command("sample"), " writes samples.npz.")
     images, labels, total = run.samples
     spec = _spec_of(run.data)
-    count = len(images) if spec.holds_points else min(_NUM_LARGE, len(images))
+    count = len(images) if spec.kind == "points" else min(_NUM_LARGE, len(images))
     shown = samples.still(images[:count], spec, "Generated samples")
     if isinstance(shown, Scatter):
         drawn = page.scatter(shown)
@@ -324,7 +330,7 @@ def _in_words(name: str) -> str:
 
 
 def _grid(run: Run) -> Html | None:
-    if run.samples is None or len(run.samples.images) <= _NUM_LARGE or _spec_of(run.data).holds_points:
+    if run.samples is None or len(run.samples.images) <= _NUM_LARGE or _spec_of(run.data).kind == "points":
         return None
     images = run.samples.images
     caption = f"The first {len(images)} samples, in the order drawn."
@@ -363,16 +369,16 @@ def _charts(run: Run, wanted: Callable[[str], bool]) -> Html | None:
         group, _, name = key.partition("/")
         if wanted(group):
             by_name.setdefault(name, []).append(series)
-    known = {measure: place for place, measure in enumerate(_MEASURES)}
+    known = {measure: place for place, measure in enumerate(run.options.measures)}
     ordered = sorted(by_name, key=lambda name: ("loss" not in name, known.get(name.partition("/")[0], len(known))))
-    charts = [curve.chart(by_name[name], _title(name)) for name in ordered]
+    charts = [curve.chart(by_name[name], _title(name, run.options.measures)) for name in ordered]
     return element("div", *charts, class_="charts") if charts else None
 
 
-def _title(name: str) -> str:
+def _title(name: str, measures: Mapping[str, configs.Measure]) -> str:
     """A measure in words, with its unit where that is known."""
     measure, _, protocol = name.partition("/")
-    words, unit = _MEASURES.get(measure, (measure.replace("_", " "), ""))
+    words, unit, _ = measures.get(measure, configs.Measure(measure.replace("_", " ")))
     told = f" ({protocol.replace('_', ' ')})" if protocol else ""
     return words + told + (f", {unit}" if unit else "")
 
@@ -516,16 +522,17 @@ def _curves(lines: list[dict[str, Any]], notes: list[str]) -> dict[str, curve.Se
 
 
 def _spec_of(data: dict[str, Any]) -> DataSpec:
-    """What tells whether samples are pictures; they are where the files do not say."""
-    return DataSpec("", tuple(data.get("image_shape", (0, 0, 0))), 0, dtype=str(data.get("dtype", "uint8")))
+    """What the samples are; pictures without labels where the files do not say."""
+    return DataSpec.from_dict({"name": "", "image_shape": (0, 0, 0), "num_examples": 0} | data)
 
 
 def _read_samples(path: pathlib.Path, data: dict[str, Any]) -> Samples:
-    spec, class_names = _spec_of(data), data.get("class_names")
+    spec = _spec_of(data)
+    class_names = spec.class_names
     with zipfile.ZipFile(path) as archive:
         images, total = _first_rows(archive, "arr_0.npy", samples.num_shown(spec, _NUM_GRID))
         labels = _first_rows(archive, "arr_1.npy", _NUM_GRID)[0].tolist() if "arr_1.npy" in archive.namelist() else []
-    if spec.holds_points:
+    if spec.kind == "points":
         if images.shape[1:] != spec.image_shape or not np.issubdtype(images.dtype, np.floating):
             raise ValueError(f"holds {images.dtype} {list(images.shape)}, which are no points")
         return Samples(images, (), total)

@@ -127,6 +127,11 @@ class Run:
         return self.workdir / "config.json"
 
     @property
+    def parameters(self) -> pathlib.Path:
+        """A table of every array of the networks."""
+        return self.workdir / "parameters.txt"
+
+    @property
     def metrics(self) -> pathlib.Path:
         """The record of training, one JSON object a line."""
         return self.workdir / "metrics.jsonl"

@@ -10,10 +10,11 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,14 +27,14 @@ from gen_jax import methods, parallel
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.figures import samples as figures
 from gen_jax.figures.grid import save_png
-from gen_jax.method import DataSpec, Method, State, UserError, stream, to_data
+from gen_jax.method import Condition, DataSpec, Feature, Method, State, UserError, keys_of, stream, to_data
 from gen_jax.run import Run, replacing, to_json, write_json, writing
 
 NUM_IN_GRID = 100
 PIECE = 4096  # images, at most, that `--mode=sample` holds in memory and loses when it is killed
 
 Batches = Callable[..., Iterator[np.ndarray]]
-Generator = Callable[..., tuple[np.ndarray, np.ndarray | None]]
+Generator = Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +54,23 @@ class Model:
     state: State
     mesh: Mesh
 
-    def sample(self, num: int, labels: Sequence[int] | np.ndarray | None = None, seed: int | None = None) -> np.ndarray:
+    def sample(
+        self,
+        num: int,
+        labels: Sequence[int] | np.ndarray | None = None,
+        seed: int | None = None,
+        condition: Mapping[str, Any] | None = None,
+    ) -> np.ndarray:
         """Returns `num` new images, uint8 [num, H, W, C] (points of the plane: f32 [num, 1, 1, 2]).
 
         Args:
           num: how many.
           labels: [num], classes asked for, where the model takes any; by default they take turns.
           seed: another seed than `config.sample.seed` gives other images.
+          condition: whatever else the model is asked for, by the name of a feature of the data: [num, ...].
         """
-        return self.generate(self.state, num, labels, seed)[0]
+        given = dict(condition or {}) | ({} if labels is None else {"label": labels})
+        return self.generate(self.state, num, given, seed)[0]
 
     @functools.cached_property
     def generate(self) -> Generator:
@@ -75,7 +84,7 @@ class Model:
 
 
 def load(
-    workdir: str | pathlib.Path, overrides: tuple[str, ...] = (), free: tuple[str, ...] = configs.SAMPLING
+    workdir: str | os.PathLike[str], overrides: tuple[str, ...] = (), free: tuple[str, ...] = configs.SAMPLING
 ) -> Model:
     """Returns the model of a run's directory, at its newest whole checkpoint, or its best: `sample.checkpoint`.
 
@@ -88,20 +97,23 @@ def load(
       UserError: no run there, or no checkpoint yet; another key.
     """
     run = Run(workdir)
-    stored = run.read_config()
-    config = configs.override(configs.from_dict(stored["config"]), overrides)
-    configs.check(config)
-    if refused := configs.changes(stored["config"], config.to_dict(), free):
+    record = run.read_config()
+    trained = methods.stored(record)
+    config = methods.override(trained, overrides)
+    methods.check(config)
+    if refused := configs.changes(trained.to_dict(), config.to_dict(), free):
         raise UserError(
             f"{run.workdir} was trained with another config ({'; '.join(refused)}), and that cannot be changed "
             f"afterwards; only these can: {', '.join(free)}"
         )
-    spec = DataSpec.from_dict(stored["data"])
-    method = methods.make(config, spec)
-    mesh = parallel.make_mesh(config.num_devices)
+    spec, stage = DataSpec.from_dict(record["data"]), methods.stored_stage(record)
+    method = methods.make(config, spec, stage)
+    # The devices at hand, however many it was trained on, unless this very call asks for some of them.
+    asked = any(word.startswith("--config.num_devices=") for word in overrides)
+    mesh = parallel.make_mesh(config.num_devices if asked else 0)
     best = config.sample.checkpoint == "best"
     with Checkpoints(run.best if best else run.checkpoints) as checkpoints:
-        state = checkpoints.restore(parallel.abstract_state(method.init, mesh))
+        state = checkpoints.restore(methods.abstract_state(method, spec, stage, mesh))
     if state is None and best:
         raise UserError(
             f"{run.workdir} holds no best checkpoint: one is kept where config.eval.track is above 0; "
@@ -113,27 +125,27 @@ def load(
 
 
 def make_batches(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Batches:
-    """Returns (state, labels, start, num, seed=None) -> iterator over images start..num, [b, H, W, C] at a time.
+    """Returns (state, condition, start, num, seed=None) -> iterator over images start..num, [b, H, W, C] at a time.
 
     Images are as `to_data` gives them: uint8, but for points of the plane. Batches are made over all devices, and each
-    size of batch is compiled once. `labels` are those of all `num` images, checked, or None.
+    size of batch is compiled once. `condition` is that of all `num` images, checked: {} for none.
     """
 
-    def draw(state: State, seed: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
+    def draw(state: State, seed: jax.Array, index: jax.Array, condition: Condition) -> jax.Array:
         key = jax.random.fold_in(stream(state.key, "sample"), seed)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(rows["index"])
-        return to_data(method.sample(state, keys, rows.get("label")), spec)
+        return to_data(method.sample(state, keys_of(key, index), condition), spec)
 
     options = parallel.compiler_options(config.fast_compile_options)
     call = jax.jit(draw, out_shardings=parallel.sharded(mesh), compiler_options=options)
 
     def batches(
-        state: State, labels: np.ndarray | None, start: int, num: int, seed: int | None = None
+        state: State, condition: dict[str, np.ndarray], start: int, num: int, seed: int | None = None
     ) -> Iterator[np.ndarray]:
         root, size = np.uint32(config.sample.seed if seed is None else seed), _batch_size(config, mesh, num)
         for first, index in parallel.padded_batches(start, num, size):
-            rows = {"index": index} | ({} if labels is None else {"label": labels[index]})
-            yield parallel.fetch(call(state, root, parallel.put_rows(rows, mesh)))[: num - first]
+            rows = parallel.put_rows({"index": index, **{n: values[index] for n, values in condition.items()}}, mesh)
+            images = call(state, root, rows.pop("index"), rows)
+            yield parallel.fetch(images)[: num - first]
 
     return batches
 
@@ -143,22 +155,28 @@ def _batch_size(config: Any, mesh: Mesh, num: int) -> int:
 
 
 def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Generator:
-    """Returns (state, num, labels=None, seed=None, progress=False) -> (images [num, H, W, C], labels or None).
+    """Returns (state, num, given=None, seed=None, progress=False) -> (images [num, H, W, C], condition).
+
+    `given` holds conditions by name: see `conditions`.
 
     Raises (the returned function):
-      UserError: labels that the method does not take, of another number, or outside the classes.
+      UserError: conditions that the method does not take, or that cannot be.
     """
     batches = make_batches(method, config, spec, mesh)
 
     def generate(
         state: State,
         num: int,
-        labels: Sequence[int] | np.ndarray | None = None,
+        given: Mapping[str, Any] | None = None,
         seed: int | None = None,
         progress: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        labels = checked_labels(method, spec, num, labels)
-        return np.concatenate([*_counted(batches(state, labels, 0, num, seed), num, progress)]), labels
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        if num < 1:
+            raise UserError(f"{num} samples cannot be drawn; ask for 1 or more")
+        if seed is not None and not 0 <= seed < 2**32:
+            raise UserError(f"the seed of samples is {seed}; it must lie in 0..{2**32 - 1}")
+        condition = conditions(method, spec, num, given or {})
+        return np.concatenate([*_counted(batches(state, condition, 0, num, seed), num, progress)]), condition
 
     return generate
 
@@ -171,23 +189,41 @@ def _counted(batches: Iterable[np.ndarray], num: int, shown: bool, start: int = 
             yield images
 
 
-def checked_labels(
-    method: Method, spec: DataSpec, num: int, labels: Sequence[int] | np.ndarray | None
-) -> np.ndarray | None:
-    """Returns the classes that `num` samples are asked for, i32 [num]: by default they take turns. None without any.
+def conditions(method: Method, spec: DataSpec, num: int, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns what `num` samples are asked for, [num, ...] by name; {} where the method takes nothing.
+
+    Args:
+      method: that is asked.
+      spec: whose features they are.
+      num: of samples.
+      given: values by name, [num, ...]; classes that are not given take turns.
 
     Raises:
-      UserError: labels that the method does not take, of another number, or outside the classes.
+      UserError: a condition that the method does not take, of another number or shape, outside the classes, or missing.
     """
-    if not method.conditional:
-        if labels is not None:
-            raise UserError("this model takes no labels: it was trained without")
-        return None
-    classes = spec.num_classes or 1
-    labels = np.arange(num) % classes if labels is None else np.asarray(labels)
-    if labels.shape != (num,) or labels.min() < 0 or labels.max() >= classes:
-        raise UserError(f"labels must be {num} whole numbers in 0..{classes - 1}")
-    return labels.astype(np.int32)
+    for name in given:
+        if name not in method.condition:
+            takes = ", ".join(method.condition)
+            raise UserError(
+                f"this model takes no {name}: " + (f"it takes {takes}" if takes else "it was trained without")
+            )
+    return {name: _condition(name, spec.features[name], num, given.get(name)) for name in method.condition}
+
+
+def _condition(name: str, feature: Feature, num: int, values: Any) -> np.ndarray:
+    classes = len(feature.names)
+    if values is None:
+        if not classes:
+            raise UserError(f"this model needs {name}: give {num} of them")
+        values = np.arange(num) % classes
+    values, shape = np.asarray(values), (num, *feature.shape)
+    if classes:
+        whole = np.issubdtype(values.dtype, np.integer) and values.shape == shape
+        if not whole or values.min() < 0 or values.max() >= classes:
+            raise UserError(f"{name} must be {num} whole numbers in 0..{classes - 1}")
+    elif values.shape != shape:
+        raise UserError(f"{name} must be of shape {list(shape)}, not {list(values.shape)}")
+    return values.astype(feature.dtype)
 
 
 def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None, spec: DataSpec) -> None:
@@ -228,15 +264,15 @@ def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None
     model = load(workdir, overrides)
     config, run, step, chief = model.config, Run(workdir), int(model.state.step), jax.process_index() == 0
     num, size = config.sample.num, _batch_size(config, model.mesh, config.sample.num)
-    labels = checked_labels(model.method, model.spec, num, None)
+    condition = conditions(model.method, model.spec, num, {})
     pieces = Pieces(run.sample_pieces, (num, *model.spec.image_shape), size * max(1, PIECE // size), model.spec.dtype)
     # One process at a time draws here; others may train, or look at the run.
     with Run(pieces.folder).lock() if chief else contextlib.nullcontext():
         plan = {"config": config.to_dict(), "checkpoint_step": step, "piece": pieces.rows}
         start = parallel.from_first_process(pieces.resume(plan) if chief else 0)
-        pieces.write(_counted(model.batches(model.state, labels, start, num), num, chief, start), start, chief)
+        pieces.write(_counted(model.batches(model.state, condition, start, num), num, chief, start), start, chief)
         if chief:
-            _write(pieces.read(), pieces.shape, run, labels, model.spec)
+            _write(pieces.read(), pieces.shape, run, condition.get("label"), model.spec)
             pieces.remove()
             print(f"{num} samples of {run.workdir} (step {step}): {run.samples_npz}, and samples.png")
 

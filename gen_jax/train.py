@@ -14,21 +14,20 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu import parameter_overview
 
-from gen_jax import __version__, evaluate, methods, parallel, report, sample, validation
+from gen_jax import __version__, evaluate, finish, methods, parallel, sample, stages, validation
 from gen_jax import config as configs
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset, streaming
-from gen_jax.figures import samples as figures
-from gen_jax.figures.pictures import save_picture
-from gen_jax.method import Figure, Method, PyTree, State, UserError, count_parameters, stream
-from gen_jax.run import Run
+from gen_jax.method import NUM_EXAMPLES, Method, PyTree, State, UserError
+from gen_jax.run import Run, write_bytes
 from gen_jax.writers import Progress, Writer
 
 Rows: TypeAlias = dict[str, np.ndarray]
@@ -38,6 +37,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
     """`--mode=train`: trains, or goes on training, until `config.num_steps`; then samples, judges and reports.
+
+    A first stage that is a config is trained before, in a folder of this run.
 
     Args:
       config: resolved and checked.
@@ -57,10 +58,11 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
         data = dataset.load(config.data)
         if run.config_path.is_file():
             dataset.refuse_other(dataset.DataSpec.from_dict(run.read_config()["data"]), data.spec, run.workdir)
-        method = methods.make(config, data.spec)
+        first = stages.find(config, run, data.spec)
+        method = methods.make(config, data.spec, first.stage if first else None)
         evaluate.check_tracked(config, data.spec)
-        abstract = abstract_state(method, data.spec, mesh)
-        record = describe(config, data.spec, abstract, mesh, name, variant, command)
+        abstract = methods.abstract_state(method, data.spec, first.stage if first else None, mesh)
+        record = describe(config, data.spec, abstract, mesh, name, variant, command, first)
         with Checkpoints(run.checkpoints, about=_about(data.spec)) as checkpoints:
             checkpoints.clean()
             state = checkpoints.restore(abstract)
@@ -75,10 +77,13 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
                 )
             if chief:
                 run.write_config(record)
+                write_bytes(run.parameters, _overview(abstract).encode())
+            frozen = first.params(mesh, train) if first and state is None else {}
+            if chief:
                 print(_headline(record, run, start))
             if state is None or start < config.num_steps:
-                state = _loop(config, run, method, data, mesh, checkpoints, abstract, state)
-        _finish(config, run, method, data, mesh, state)
+                state = _loop(config, run, method, data, mesh, checkpoints, abstract, state, frozen)
+        finish.finish(sample.Model(config, data.spec, method, state, mesh), data, run, config.sample.num, trained=True)
 
 
 def _loop(
@@ -90,6 +95,7 @@ def _loop(
     checkpoints: Checkpoints,
     abstract: State,
     restored: State | None,
+    frozen: PyTree,
 ) -> State:
     chief, alone = jax.process_index() == 0, jax.process_count() == 1
     start = 0 if restored is None else int(restored.step)
@@ -97,9 +103,7 @@ def _loop(
     feed, lead = make_feed(config, method, data, executor)
     with concurrent.futures.ThreadPoolExecutor(1) as side:
         # Either takes seconds on a CPU, and mostly one core: side by side.
-        first = side.submit(
-            lambda: parallel.init_state(method.init, config.seed, mesh) if restored is None else restored
-        )
+        first = side.submit(lambda: initial_state(config, method, data, mesh, frozen) if restored is None else restored)
         update = executor.compile_step(many_steps(method.step, config.steps_per_call), abstract, feed(start), lead)
         state = first.result()
     finite = jax.jit(_all_finite)
@@ -164,30 +168,12 @@ def _loop(
     return state
 
 
-def _finish(
-    config: Any, run: Run, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh, state: State
-) -> None:
-    """Samples, pictures, metrics and the page of a trained model."""
-    chief = jax.process_index() == 0
-    generate = sample.make_generator(method, config, data.spec, mesh)
-    images, labels = generate(state, config.sample.num, progress=chief)
-    pictures = make_pictures(method, data, state)
-    needed = figures.num_shown(data.spec)
-    shown = images if len(images) >= needed else generate(state, needed)[0]
-    frames = validation.make_snapshots(method, data)(state, shown)
-    report_values = evaluate.judge(config, method, data, mesh, state, images, labels)
-    if not chief:
-        return
-    sample.write_samples(run, images, labels, data.spec)
-    validation.save_snapshots(run, int(state.step), frames, data.spec.name)
-    for number, (name, picture) in enumerate((pictures | evaluate.nearest_picture(images, data)).items()):
-        save_picture(run.pictures / f"{number:02d}_{name}.npz", picture, data.spec.name)
-    # The page is what says that all is done: one of fewer steps must not, if this is killed here.
-    run.report_html.unlink(missing_ok=True)
-    evaluate.write_report(run, report_values | {"finished_step": int(state.step)})
-    page = report.write(run.workdir)
-    print(evaluate.table(report_values))
-    print(f"report: {page}")
+def initial_state(config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh, frozen: PyTree) -> State:
+    """Returns the State before the first step, made with training examples that are the same in every process."""
+    rows = dataset.spread(data.spec.num_examples, NUM_EXAMPLES)
+    examples = {name: np.asarray(array[rows]) for name, array in data.train.items()}
+    examples["index"] = np.arange(len(rows), dtype=np.int32)
+    return parallel.init_state(method.init, config.seed, mesh, examples, frozen)
 
 
 def make_feed(
@@ -249,21 +235,6 @@ def many_steps(step: Callable, calls: int) -> Callable:
     return steps
 
 
-def make_pictures(method: Method, data: dataset.Dataset, state: State) -> dict[str, Figure]:
-    """Returns the method's pictures in its order, made with a few examples of the test (else training) split."""
-    split, rows = evaluate.held_out(data, method.num_pictured)[1:]
-    batch = {k: jnp.asarray(np.asarray(v[rows])) for k, v in split.items()} | {"index": jnp.arange(len(rows))}
-    names: list[str] = []  # jit gives a dict back in the order of the alphabet
-
-    def pictures(*args: Any) -> Mapping[str, Figure]:
-        shown = method.pictures(*args)
-        names.extend(shown)
-        return shown
-
-    shown = jax.jit(pictures)(state, stream(state.key, "pictures"), batch)
-    return {name: shown[name] for name in names}
-
-
 def _about(spec: dataset.DataSpec) -> dict[str, str]:
     """What a checkpoint says of its data."""
     return {"data": spec.name, "fingerprint": spec.fingerprint}
@@ -273,7 +244,8 @@ def refuse_changes(run: Run, config: Any) -> None:
     """Raises a UserError where the directory holds a run of another config, naming each key."""
     if not run.config_path.is_file():
         return
-    before, now = run.read_config()["config"], config.to_dict()
+    before = stages.with_absolute_paths(methods.stored(run.read_config())).to_dict()
+    now = config.to_dict()
     lines = configs.changes(before, now)
     if config.eval.track:  # distances in the eyes of two classifiers cannot be compared: the best would not be it
         lines += [line for line in configs.changes(before, now, ()) if line.startswith("eval.classifier_steps:")]
@@ -284,21 +256,20 @@ def refuse_changes(run: Run, config: Any) -> None:
         )
 
 
-def abstract_state(method: Method, spec: dataset.DataSpec, mesh: jax.sharding.Mesh) -> State:
-    """Returns `parallel.abstract_state` of a method: the first time that its networks are built, so that what they
-    cannot be is told here, as a UserError."""
-    try:
-        return parallel.abstract_state(method.init, mesh)
-    except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # of layers, Flax and JAX, at a wrong size
-        shape = "x".join(map(str, spec.image_shape))
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"config.network makes no network for images of {shape}: {reason}") from error
-
-
 def describe(
-    config: Any, spec: dataset.DataSpec, abstract: State, mesh: jax.sharding.Mesh, name: str, variant: str, command: str
+    config: Any,
+    spec: dataset.DataSpec,
+    abstract: State,
+    mesh: jax.sharding.Mesh,
+    name: str,
+    variant: str,
+    command: str,
+    first: stages.First | None = None,
 ) -> dict[str, Any]:
-    """Returns what config.json holds: the resolved config, the data, the machine and the parameters by module."""
+    """Returns what config.json holds: the resolved config, the data, the machine and the parameters by module.
+
+    Of a first stage its config and its data too: with the parameters in the checkpoint the run is whole by itself.
+    """
     device = mesh.devices.flat[0]
     return {
         "name": name,
@@ -311,11 +282,24 @@ def describe(
         "processes": jax.process_count(),
         "git_commit": _git_commit(),
         "command": command,
-        "parameters": {
-            network: [{"module": module, "parameters": count_parameters(tree)} for module, tree in params.items()]
-            for network, params in abstract.params.items()
-        },
+        "parameters": {network: _modules(params) for network, params in abstract.params.items()},
+        **({"pretrained": first.record()} if first else {}),
     }
+
+
+def _modules(params: PyTree) -> list[dict[str, Any]]:
+    """A row a module: its name and its number of scalars."""
+    return [
+        {"module": module, "parameters": parameter_overview.count_parameters(tree)} for module, tree in params.items()
+    ]
+
+
+def _overview(abstract: State) -> str:
+    """Every array of the networks, with shape and size."""
+    return "\n".join(
+        f"{network}\n{parameter_overview.get_parameter_overview(params, include_stats=False)}\n"
+        for network, params in abstract.params.items()
+    )
 
 
 def _git_commit() -> str | None:
@@ -378,7 +362,7 @@ def _headline(record: dict[str, Any], run: Run, start: int) -> str:
     devices, data, config = record["devices"], record["data"], record["config"]
     total = sum(row["parameters"] for rows in record["parameters"].values() for row in rows)
     spec = dataset.DataSpec.from_dict(data)
-    shown = "points of the plane" if spec.holds_points else f"images of {'x'.join(map(str, spec.image_shape))}"
+    shown = "points of the plane" if spec.kind == "points" else f"images of {'x'.join(map(str, spec.image_shape))}"
     doing = f"resuming at step {start}" if start else "starting"
     return (
         f"{run.workdir}: {doing}\n"

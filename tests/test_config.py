@@ -16,18 +16,18 @@ from gen_jax import config as configs
 from gen_jax import methods, optimizer, parallel, train
 from gen_jax.data import dataset
 from gen_jax.diffusion import sampler
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.run import Run
 from gen_jax.vae import likelihood
 
 PACKAGE = pathlib.Path(configs.__file__).parent
 FILES = sorted(PACKAGE.parent.glob("configs/*.py"))
-SPEC = DataSpec("made_up", (8, 8, 1), 64, tuple("0123456789"), fingerprint="f" * 64)
+SPEC = DataSpec("made_up", (8, 8, 1), 64, labelled("0123456789"), fingerprint="f" * 64)
 
 
 def refused(*words):
     with pytest.raises(UserError) as error:
-        configs.check(configs.override(configs.base_config(), words))
+        methods.check(methods.override(configs.base_config(), words))
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -107,8 +107,8 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
 )
 def test_a_method_or_network_that_cannot_be_is_one_line(file, word, hint):
     def build():
-        config = configs.override(configs.load(f"{PACKAGE.parent}/configs/{file}.py:tiny")[2], [word])
-        configs.check(config)
+        config = methods.override(methods.load(f"{PACKAGE.parent}/configs/{file}.py:tiny")[2], [word])
+        methods.check(config)
         train.abstract_state(methods.make(config, SPEC), SPEC, parallel.make_mesh())
 
     with pytest.raises(UserError) as error:
@@ -119,14 +119,14 @@ def test_a_method_or_network_that_cannot_be_is_one_line(file, word, hint):
 
 def test_values_take_the_type_of_their_default():
     words = ["--config.ema=0", "--config.seed=7", "--config.data.name=cifar10", "--config.num_steps=1_000"]
-    config = configs.override(configs.base_config(), words)
+    config = methods.override(configs.base_config(), words)
     assert (config.ema, config.seed, config.data.name, config.num_steps) == (0.0, 7, "cifar10", 1000)
     assert isinstance(config.ema, float)
 
 
 def test_overriding_leaves_the_given_config_alone():
     config = configs.base_config()
-    configs.override(config, ["--config.seed=5"])
+    methods.override(config, ["--config.seed=5"])
     assert config.seed == 0
 
 
@@ -156,7 +156,7 @@ def other(value):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_key_that_may_not_change_is_named_with_both_values(path):
-    old = configs.load(str(path))[2]
+    old = methods.load(str(path))[2]
     for key, value in configs.flatten(old).items():
         new = old.copy_and_resolve_references()
         new.update_from_flattened_dict({key: other(value)})
@@ -174,7 +174,7 @@ def test_what_may_change_is_there():
     ("before", "now"), [("stroke_digits", "mnist"), ("mnist", "stroke_digits"), ("mnist", "mnist")]
 )
 def test_a_run_goes_on_with_its_own_data_alone(before, now, tmp_path, monkeypatch):
-    config, run = configs.load(f"{FILES[0]}:tiny")[2], Run(tmp_path)
+    config, run = methods.load(f"{FILES[0]}:tiny")[2], Run(tmp_path)
     stored = dataclasses.replace(SPEC, name=before, fingerprint="a" * 64)
     run.write_config({"config": config.to_dict(), "data": stored.to_dict()})
     at_hand = dataset.Dataset(dataclasses.replace(SPEC, name=now, fingerprint="b" * 64), {}, None)
@@ -256,7 +256,7 @@ def keys_read_by_the_rest():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_key_of_every_config_is_read(path, monkeypatch):
-    config = configs.load(f"{path}:tiny")[2]
+    config = methods.load(f"{path}:tiny")[2]
     known = keys_read_by_the_method(config, monkeypatch) | keys_read_by_the_rest()
     unread = configs.flatten(config).keys() - known
     assert unread <= configs.READ_WITH.keys()
@@ -273,19 +273,19 @@ def test_a_value_that_a_choice_does_not_read_is_refused_with_it(key):
     leaf = other_key.rpartition(".")[2]
     tables = {"name": optimizer.OPTIMIZERS, "sampler": sampler.SAMPLERS, "likelihood": likelihood.LIKELIHOODS}
     files = (PACKAGE.parent / "configs" / f"{name}.py" for name in ("ddpm_mnist", "vae_mnist"))
-    loaded = [configs.load(f"{path}:tiny")[2] for path in files]
+    loaded = [methods.load(f"{path}:tiny")[2] for path in files]
     config = next(config for config in loaded if key in configs.flatten(config))
     if "vae" in config:
         config.vae.binarisation = "none"
     assert {*choices} < {*tables[leaf]}
     for choice in tables[leaf]:
         words, read = [f"--config.{other_key}={choice}"], set()
-        methods.make(Recorded(configs.override(config, words), read), SPEC)
+        methods.make(Recorded(methods.override(config, words), read), SPEC)
         assert (key in read) == (choice in choices)
         words.append(f"--config.{key}={other(configs.flatten(config)[key])}")
         if choice not in choices:
             with pytest.raises(UserError, match=rf"config\.{key}=.* changes nothing with {other_key}={choice}: it is"):
-                configs.override(config, words)
+                methods.override(config, words)
 
 
 @pytest.mark.parametrize(
@@ -302,10 +302,10 @@ def test_a_value_that_a_choice_does_not_read_is_refused_with_it(key):
     ],
 )
 def test_a_value_that_counts_for_nothing_in_a_game_is_refused(word, reason, remedy):
-    config = configs.load(f"{PACKAGE.parent / 'configs/dcgan_mnist.py'}:tiny")[2]
+    config = methods.load(f"{PACKAGE.parent / 'configs/dcgan_mnist.py'}:tiny")[2]
     with pytest.raises(UserError, match=rf"config\.{word}.* changes nothing with {reason}"):
-        configs.override(config, [f"--config.{word}"])
-    configs.override(config, [f"--config.{word}", f"--config.{remedy}"])
+        methods.override(config, [f"--config.{word}"])
+    methods.override(config, [f"--config.{word}", f"--config.{remedy}"])
 
 
 def test_an_unknown_config_or_variant_is_one_line(tmp_path, monkeypatch):
@@ -315,8 +315,8 @@ def test_an_unknown_config_or_variant_is_one_line(tmp_path, monkeypatch):
         "from gen_jax.config import base_config, with_variant\n"
         "def get_config(variant=''):\n    return with_variant(base_config(), variant, {'tiny': {'seed': 3}})\n"
     )
-    assert configs.load("configs/good.py:tiny")[2].seed == 3
+    assert methods.load("configs/good.py:tiny")[2].seed == 3
     with pytest.raises(UserError, match="did you mean configs/good.py"):
-        configs.load("configs/goood.py")
+        methods.load("configs/goood.py")
     with pytest.raises(UserError, match="no variant 'tny'.*`:tiny`"):
-        configs.load("configs/good.py:tny")
+        methods.load("configs/good.py:tny")

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from gen_jax import config as configs
 from gen_jax import methods, optimizer, parallel, train
 from gen_jax.diffusion import sampler, schedule
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.vae import likelihood, networks
 
 FILES = sorted(pathlib.Path(__file__).parents[1].glob("configs/*.py"))
-CONFIGS = [configs.load(f"{path}:tiny")[2] for path in FILES]
-SPEC = DataSpec("made_up", (8, 8, 1), 64, tuple("0123456789"))
+CONFIGS = [methods.load(f"{path}:tiny")[2] for path in FILES]
+SPEC = DataSpec("made_up", (8, 8, 1), 64, labelled("0123456789"))
 
 NAMES = [
     *methods.METHODS, *optimizer.OPTIMIZERS, *optimizer.DECAYS, *parallel.EXECUTORS, *schedule.SCHEDULES,
@@ -72,8 +72,8 @@ def same(value, text):
 def build(config, pairs):
     """Returns (the config, ""), as a run would have it, or (None, what is said against it)."""
     try:
-        config = configs.override(config, [f"--config.{key}={text}" for key, text in pairs])
-        configs.check(config)
+        config = methods.override(config, [f"--config.{key}={text}" for key, text in pairs])
+        methods.check(config)
         method = methods.make(config, SPEC)
         if any(key.startswith(("network.", "vae.latents")) for key, _ in pairs):  # nothing else changes a network
             train.abstract_state(method, SPEC, parallel.make_mesh(1))

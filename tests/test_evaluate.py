@@ -10,7 +10,7 @@ from gen_jax import config as configs
 from gen_jax import evaluate, main, parallel
 from gen_jax.data import dataset, gaussians
 from gen_jax.data.dataset import Dataset
-from gen_jax.method import DataSpec, Method, State, UserError
+from gen_jax.method import DataSpec, Method, State, UserError, labelled, with_factors
 
 
 def test_1003_examples_count_1003():
@@ -58,7 +58,7 @@ def test_codes_are_judged_by_the_factors_of_the_data():
     # The code is the factors, each in a latent of its own, and a third latent says nothing.
     factors = np.stack(np.meshgrid(np.arange(4), np.arange(5), np.arange(3)), axis=-1).reshape(-1, 3)[:, :2]
     arrays = {"image": factors.sum(axis=1).astype(np.uint8).reshape(-1, 1, 1, 1), "factors": factors.astype(np.int32)}
-    spec = DataSpec("x", (1, 1, 1), len(factors), factor_sizes=(4, 5))
+    spec = DataSpec("x", (1, 1, 1), len(factors), with_factors((4, 5)))
     encode = lambda state, batch, key: jnp.pad(batch["factors"].astype(jnp.float32), ((0, 0), (0, 1)))  # noqa: E731
     method = Method(*[None] * 5, encode=encode)  # pyright: ignore
     state = State(jnp.int32(0), jax.random.key(0), {}, {}, {}, {}, {})
@@ -98,7 +98,7 @@ def test_neighbours_are_sought_among_images_as_they_are_shown(monkeypatch):
 def test_a_collapsed_class_is_more_alike_than_real_images_of_it(collapsed):
     rng = np.random.default_rng(0)
     test = {"image": rng.integers(0, 256, (60, 28, 28, 1)).astype(np.uint8), "label": np.arange(60, dtype=np.int32) % 3}
-    spec = DataSpec("x", (28, 28, 1), 60, ("a", "b", "c"))
+    spec = DataSpec("x", (28, 28, 1), 60, labelled("abc"))
     data = Dataset(spec, test, test)
     images = test["image"][test["label"]] if collapsed else test["image"][::-1]  # one picture a class, or all
     (row,) = evaluate._judge_by_similarity(configs.base_config(), data, images, test["label"], 7)
@@ -112,9 +112,9 @@ def test_a_collapsed_class_is_more_alike_than_real_images_of_it(collapsed):
 
 def test_similarity_within_classes_needs_classes_and_a_window():
     config, labels = configs.base_config(), np.zeros(4, np.int32)
-    small = Dataset(DataSpec("x", (8, 8, 1), 4, ("a",)), {}, None)
+    small = Dataset(DataSpec("x", (8, 8, 1), 4, labelled("a")), {}, None)
     assert evaluate._judge_by_similarity(config, small, np.zeros((4, 8, 8, 1), np.uint8), labels, 0) == []
-    large = Dataset(DataSpec("x", (16, 16, 1), 4, ("a",)), {}, None)
+    large = Dataset(DataSpec("x", (16, 16, 1), 4, labelled("a")), {}, None)
     assert evaluate._judge_by_similarity(config, large, np.zeros((4, 16, 16, 1), np.uint8), None, 0) == []
     one_each = np.arange(4, dtype=np.int32)
     assert evaluate._judge_by_similarity(config, large, np.zeros((4, 16, 16, 1), np.uint8), one_each, 0) == []
@@ -179,8 +179,8 @@ def test_a_distance_that_cannot_be_taken_is_refused():
     config = configs.base_config()
     config.eval.track = 65
     evaluate.check_tracked(config, DataSpec("x", (8, 8, 1), 4))
-    points = DataSpec("points", (1, 1, 2), 4, dtype="float32", value_range=(-1, 1))
-    for spec in (points, DataSpec("x", (7, 8, 1), 4), DataSpec("x", (64, 64, 1), 4, factor_sizes=(2, 2))):
+    points = DataSpec("points", (1, 1, 2), 4, kind="points", value_range=(-1, 1))
+    for spec in (points, DataSpec("x", (7, 8, 1), 4), DataSpec("x", (64, 64, 1), 4, with_factors((2, 2)))):
         with pytest.raises(UserError, match="no classifier gives features"):
             evaluate.check_tracked(config, spec)
     config.eval.track = 64

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.method import DataSpec, draw, stream, to_bytes, to_model, to_pixels
+from gen_jax.method import DataSpec, draw, labelled, stream, to_bytes, to_model, to_pixels
 
 
 def test_a_range_of_values_is_scaled_to_that_of_a_model():
@@ -37,7 +37,7 @@ def test_a_draw_belongs_to_its_example_whatever_the_batch():
 def test_a_data_spec_survives_json():
     import json
 
-    spec = DataSpec("x", (8, 8, 1), 10, ("a", "b"), "f00")
+    spec = DataSpec("x", (8, 8, 1), 10, labelled("ab"), "f00")
     assert DataSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 

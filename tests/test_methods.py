@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax import config as configs
 from gen_jax import methods, parallel
-from gen_jax.method import DataSpec, Picture, Scatter, stream
+from gen_jax.method import DataSpec, Picture, Scatter, labelled, stream
 
 ROOT = pathlib.Path(__file__).parents[1]
-SPEC = DataSpec("made_up", (8, 8, 1), 64, tuple("0123456789"))
+SPEC = DataSpec("made_up", (8, 8, 1), 64, labelled("0123456789"))
 BATCH = 16
 CONFIGS = {
     "ddpm": (
@@ -42,9 +41,9 @@ SEED = 1
 @functools.cache
 def make(name, *overrides):
     file, words = CONFIGS[name]
-    config = configs.load(str(ROOT / file))[2]
-    config = configs.override(config, [f"--config.batch_size={BATCH}", *words, *overrides])
-    configs.check(config)
+    config = methods.load(str(ROOT / file))[2]
+    config = methods.override(config, [f"--config.batch_size={BATCH}", *words, *overrides])
+    methods.check(config)
     return config, methods.make(config, SPEC)
 
 

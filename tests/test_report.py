@@ -12,7 +12,7 @@ from browser import Browser, find_chromium
 
 from gen_jax import report
 from gen_jax.figures.pictures import save_picture
-from gen_jax.method import DataSpec, Picture, Scatter, UserError
+from gen_jax.method import DataSpec, Picture, Scatter, UserError, labelled
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 EVIL = '"><script>document.title = "hacked"</script><img src=x onerror=alert(1)>'
@@ -33,7 +33,7 @@ def write_run(folder: pathlib.Path, name: str = "ddpm_mnist", steps: int = 100) 
             "data": {"name": name},
             "optimizer": {"name": name},
         },
-        "data": DataSpec(name, (8, 8, 1), 1000, tuple(f"{name} {i}" for i in range(10)), "abc123").to_dict(),
+        "data": DataSpec(name, (8, 8, 1), 1000, labelled(f"{name} {i}" for i in range(10)), "abc123").to_dict(),
         "versions": {"python": "3.11", "jax": name},
         "devices": {"platform": "cpu", "kind": name, "count": 1},
         "processes": 1,

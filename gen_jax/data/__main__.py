@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     path = pathlib.Path(flags.sheet or f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', data.spec.name)}.png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if data.spec.holds_points:
+        if data.spec.kind == "points":
             drawn = scatter.density(data.train["image"], data.spec.value_range)
         else:
             drawn = sheet(data.train, data.spec.class_names, data.spec.value_range)

@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 
 from gen_jax.data import cache, streaming
 from gen_jax.data.dataset import Dataset
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, with_factors
 
 SHAPES = ("square", "ellipse", "heart")
 FACTORS = ("shape", "scale", "orientation", "x_position", "y_position")
@@ -241,7 +241,7 @@ def load(name: str, config: Any) -> Dataset:
         num_examples=NUM_IMAGES,
         fingerprint=cache.fingerprint({name: array[rows] for name, array in train.items()}),
         value_range=(0, 1),
-        factor_sizes=FACTOR_SIZES,
+        features=with_factors(FACTOR_SIZES),
     )
     return Dataset(spec, train, None)
 

@@ -125,7 +125,7 @@ def load(name: str, config: Any) -> Dataset:
         image_shape=(1, 1, 2),
         num_examples=NUM_EXAMPLES["train"],
         fingerprint=cache.fingerprint(arrays["train"]),
-        dtype="float32",
+        kind="points",
         value_range=(-mixture.extent, mixture.extent),
     )
     return Dataset(spec, arrays["train"], arrays["test"] if config.test_split else None)

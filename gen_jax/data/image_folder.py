@@ -36,7 +36,7 @@ import tqdm
 
 from gen_jax.data import cache, images
 from gen_jax.data.dataset import Dataset
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, labelled
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp")
@@ -103,7 +103,7 @@ def load(directory: str, config: Any) -> Dataset:
         name=name,
         image_shape=(height, width, channels),
         num_examples=num_train,
-        class_names=class_names,
+        features={} if class_names is None else labelled(class_names),
         fingerprint=stored.facts["fingerprint"],
     )
     train = {each: array[:num_train] for each, array in stored.arrays.items()}

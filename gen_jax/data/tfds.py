@@ -21,7 +21,7 @@ import tqdm
 
 from gen_jax.data import cache, dsprites, images, streaming
 from gen_jax.data.dataset import Dataset
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, labelled, with_factors
 
 Builder: TypeAlias = Any  # tfds.core.DatasetBuilder, whose own annotations do not fit what it returns
 
@@ -57,14 +57,16 @@ def load(name: str, config: Any) -> Dataset:
     height, width, channels = train.arrays["image"].shape[1:]
     if test is not None and test.arrays["image"].shape[1:] != (height, width, channels):
         raise UserError(f"the splits of {name!r} hold images of different sizes: {_MAKE_EQUAL}")
+    features = {} if class_names is None else labelled(class_names)
+    if sizes := _factor_sizes(builder):
+        features |= with_factors(sizes)
     spec = DataSpec(
         name=name.partition(":")[0],
         image_shape=(height, width, channels),
         num_examples=len(train.arrays["image"]),
-        class_names=class_names,
+        features=features,
         fingerprint=train.fingerprint,
         value_range=(0, 1) if builder.name in BINARY else (0, 255),
-        factor_sizes=_factor_sizes(builder),
     )
     return Dataset(spec, train.arrays, None if test is None else test.arrays)
 

@@ -2,77 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.diffusion import sampler as samplers
-from gen_jax.diffusion.schedule import Schedule, add_noise
+from gen_jax.diffusion.schedule import Path, Schedule, add_noise
 from gen_jax.method import Array, Picture, to_pixels
 
 NUM_STRIP = 9  # pictures along a process
 NUM_FRAMES = 41  # of an animation
 
 
-def forward(x0: Array, eps: Array, schedule: Schedule, described: str) -> Picture:
+def forward(x0: Array, eps: Array, path: Path, described: str, shown: Callable[[Array], Array]) -> Picture:
     """Returns one image and its noisy versions.
 
     Args:
-      x0: f32 [H, W, C] in [-1, 1].
+      x0: f32 [H, W, C], what noise is added to.
       eps: f32 [H, W, C], the noise of all of them.
-      schedule: that the model was trained under.
+      path: that the model was trained on.
       described: its name in words.
+      shown: from [N, H, W, C] to images in [-1, 1].
     """
-    times = _spread(schedule.num_steps, NUM_STRIP - 1)
+    times = _times(path)
     shape = (len(times), *x0.shape)
-    x_t = add_noise(jnp.broadcast_to(x0, shape), jnp.broadcast_to(eps, shape), schedule.level(jnp.asarray(times)))
+    x_t = add_noise(jnp.broadcast_to(x0, shape), jnp.broadcast_to(eps, shape), path.level(jnp.asarray(times)))
     return Picture(
-        to_pixels(jnp.concatenate([x0[None], x_t])),
+        to_pixels(shown(jnp.concatenate([x0[None], x_t]))),
         title="Forward process",
         caption="One image of the data and its noisy versions x_t = alpha_t x0 + sigma_t eps, with the same eps "
         f"throughout, under the {described}.",
         kind="strip",
-        labels=("x0", *(f"t = {t}" for t in times)),
+        labels=("x0", *(f"t = {t:g}" for t in times)),
     )
+
+
+def _times(path: Path) -> np.ndarray:
+    """Times of a strip, from the first to the last."""
+    if isinstance(path, Schedule):
+        return _spread(path.num_steps, NUM_STRIP - 1)
+    return np.linspace(1, NUM_STRIP - 1, NUM_STRIP - 1, dtype=np.float32) / (NUM_STRIP - 1)
 
 
 def reverse(
     denoise: samplers.Denoiser,
-    schedule: Schedule,
+    path: Path,
     sampler: samplers.Sampler,
     steps: np.ndarray,
     keys: Array,
     shape: tuple[int, ...],
     described: str,
+    shown: Callable[[Array], Array],
 ) -> dict[str, Picture]:
     """Returns the way from noise to samples: a strip of x_t and one of x0_hat for the first image, and an animation.
 
     Args:
-      denoise, schedule, sampler, steps, shape: as `sampler.sample` takes them.
+      denoise, path, sampler, steps, shape: as `sampler.sample` takes them.
       keys: one an image.
       described: the sampler in words.
+      shown: from [N, H, W, C] to images in [-1, 1].
     """
     kept = _spread(len(steps), NUM_FRAMES - 1)
-    way = samplers.trajectory(denoise, schedule, sampler, steps, keys, shape, keep=kept)
+    way = samplers.trajectory(denoise, path, sampler, steps, keys, shape, keep=kept)
     x_t = jnp.concatenate([way.x_t, way.x0[None]])  # [F, N, H, W, C]: from pure noise to the samples
-    names = (*(f"t = {steps[i]}" for i in kept), "sample")
+    image = shown(way.x0[:1])
+    names = (*(f"t = {steps[i]:g}" for i in kept), "sample")
     strip, believed = _spread(len(names), NUM_STRIP), _spread(len(kept), NUM_STRIP)
     return {
         "reverse": Picture(
-            to_pixels(x_t[strip, 0]),
+            to_pixels(shown(x_t[strip, 0])),
             title="Reverse process",
             caption=f"From pure noise to a sample in {described}.",
             kind="strip",
             labels=tuple(names[i] for i in strip),
         ),
         "reverse_animation": Picture(
-            to_pixels(x_t),
+            to_pixels(shown(x_t.reshape(-1, *shape)).reshape(*x_t.shape[:2], *image.shape[1:])),
             title="Reverse process, step by step",
             caption=f"{len(keys)} images at once, {described}.",
             kind="animation",
             labels=names,
         ),
         "x0_hat": Picture(
-            to_pixels(way.x0_hat[believed, 0]),
+            to_pixels(shown(way.x0_hat[believed, 0])),
             title="What the network believes",
             caption="The estimate x0_hat of the same clean image on the way: first the mean of all data, then ever "
             "more certain.",
@@ -80,6 +93,26 @@ def reverse(
             labels=tuple(names[i] for i in believed),
         ),
     }
+
+
+def guidance(image_of: Callable[[float], Array], scales: tuple[float, ...], classes: tuple[str, ...]) -> Picture:
+    """Returns samples of the same noise under several guidance scales, a row a scale.
+
+    Args:
+      image_of: from a scale to images f32 [N, H, W, C] in [-1, 1], one a class.
+      scales: of the rows.
+      classes: names of the columns.
+    """
+    rows = [to_pixels(image_of(scale)) for scale in scales]
+    told = ", ".join(f"{scale:g}" for scale in scales)
+    return Picture(
+        jnp.concatenate(rows),
+        title="Guidance",
+        caption=f"One class a column ({', '.join(classes)}), the same noise in all rows; guidance scale from top to "
+        f"bottom: {told}. 0 leaves the class out, 1 is the conditional model, more leads away from what all classes "
+        "share.",
+        columns=len(classes),
+    )
 
 
 def _spread(count: int, most: int) -> np.ndarray:

@@ -1,84 +1,155 @@
-"""What the network predicts (noise, data or velocity), and the conversion of each into an estimate of the data.
+"""What the network predicts, and the conversion of each prediction into an estimate of the data: one algebra for all.
 
-Samplers and weightings know only x0_hat: the kind of prediction is wrapped around the network here, and nowhere else.
-With x_t = alpha x0 + sigma eps (Ho et al. 2020) and v = alpha eps - sigma x0 (Salimans & Ho 2022). The functions take
-numpy arrays of any float type as well as JAX arrays.
+With x_t = alpha x0 + sigma eps every prediction is linear, p = a eps - b x0, with coefficients that depend on the level
+alone. With D = a alpha + b sigma:
+
+    x0_hat = (a x_t - sigma p) / D        eps_hat = (b x_t + alpha p) / D        MSE_p = (D / sigma)^2 MSE_x0
+
+Samplers and weightings know only x0_hat. The functions take numpy arrays of any float type as well as JAX arrays.
+Sources: Ho et al. 2020 (eps), Salimans & Ho 2022 (v), Lipman et al. 2023 (velocity), Karras et al. 2022 (F of EDM).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gen_jax.diffusion.schedule import Level, Schedule
+from gen_jax.diffusion.schedule import Level, Path
 from gen_jax.method import Array, UserError, broadcast_to_images
 
 
 class Prediction(NamedTuple):
-    """One kind of prediction. Images [B, H, W, C] (any shape [B, ...]), leaves of a level [B] or [].
+    """One kind of prediction.
 
     Attributes:
       name: as in `PREDICTIONS`.
-      target: (x0, eps, level) -> what the network should give.
-      to_x0: (output, x_t, level) -> x0_hat.
-      needs_signal: whether `to_x0` divides by alpha, so that it is undefined where alpha is 0.
+      coefficients: level -> (a, b), of the level's shape, or numbers.
+      divisor: (level, whether alpha^2 + sigma^2 = 1) -> D, exactly 1 where it is 1 by algebra.
+      needs_signal: whether x0_hat is undefined where alpha is 0.
     """
 
     name: str
-    target: Callable[[Array, Array, Level], Array]
-    to_x0: Callable[[Array, Array, Level], Array]
+    coefficients: Callable[[Level], tuple[Any, Any]]
+    divisor: Callable[[Level, bool], Any]
     needs_signal: bool = False
 
 
-def eps_from_x0(x_t: Array, x0_hat: Array, level: Level) -> Array:
-    """Returns the noise that x_t holds if the data is x0_hat: (x_t - alpha x0_hat) / sigma.
+def target(prediction: Prediction, x0: Array, eps: Array, level: Level) -> Array:
+    """Returns what the network should give, a eps - b x0.
 
-    Exact where alpha is 0 (x_t is the noise); undefined where sigma is 0, which no level of a schedule is.
+    Args:
+      prediction: from `PREDICTIONS`.
+      x0: data [B, ...].
+      eps: the noise in x_t, of the same shape.
+      level: leaves [B] or [].
 
     Example:
       >>> import jax.numpy as jnp
       >>> level = Level(time=jnp.array(0.0), alpha=jnp.array(0.6), sigma=jnp.array(0.8))
-      >>> round(float(eps_from_x0(jnp.array(1.0), jnp.array(0.5), level)), 6)
-      0.875
+      >>> round(float(target(v(), jnp.array(1.0), jnp.array(0.5), level)), 6)  # 0.6 * 0.5 - 0.8 * 1
+      -0.5
     """
-    return (x_t - broadcast_to_images(level.alpha, x_t) * x0_hat) / broadcast_to_images(level.sigma, x_t)
+    a, b = (_over(value, x0) for value in prediction.coefficients(level))
+    return a * eps - b * x0
 
 
-def check(prediction: Prediction, schedule: Schedule) -> None:
-    """Refuses a prediction that cannot give the data at the last level of a schedule.
+def to_x0(prediction: Prediction, output: Array, x_t: Array, level: Level, unit: bool) -> Array:
+    """Returns x0_hat.
+
+    Args:
+      prediction: from `PREDICTIONS`.
+      output: of the network, [B, ...].
+      x_t: what it was about, of the same shape.
+      level: leaves [B] or [].
+      unit: whether alpha^2 + sigma^2 = 1, as of a `Path`.
+    """
+    (a, _), divisor = prediction.coefficients(level), prediction.divisor(level, unit)
+    return _over(a / divisor, x_t) * x_t - _over(level.sigma / divisor, x_t) * output
+
+
+def to_eps(prediction: Prediction, output: Array, x_t: Array, level: Level, unit: bool) -> Array:
+    """Returns eps_hat, the noise that belongs to `to_x0` of the same arguments: alpha x0_hat + sigma eps_hat = x_t."""
+    (_, b), divisor = prediction.coefficients(level), prediction.divisor(level, unit)
+    return _over(b / divisor, x_t) * x_t + _over(level.alpha / divisor, x_t) * output
+
+
+def _over(value: Any, images: Array) -> Any:
+    return broadcast_to_images(value, images) if hasattr(value, "ndim") else value
+
+
+def eps() -> Prediction:
+    """Returns the prediction of the noise."""
+    return Prediction("eps", lambda level: (1.0, 0.0), lambda level, unit: level.alpha, needs_signal=True)
+
+
+def x() -> Prediction:
+    """Returns the prediction of the data."""
+    return Prediction("x", lambda level: (0.0, -1.0), lambda level, unit: -level.sigma)
+
+
+def v() -> Prediction:
+    """Returns the prediction of alpha eps - sigma x0 (Salimans & Ho 2022)."""
+    return Prediction(
+        "v",
+        lambda level: (level.alpha, level.sigma),
+        lambda level, unit: 1.0 if unit else level.alpha**2 + level.sigma**2,
+    )
+
+
+def velocity() -> Prediction:
+    """Returns the prediction of eps - x0, along the straight path the velocity (Lipman et al. 2023)."""
+    return Prediction("velocity", lambda level: (1.0, 1.0), lambda level, unit: level.alpha + level.sigma)
+
+
+def edm(sigma_data: float = 0.5) -> Prediction:
+    """Returns F of Karras et al. 2022, table 1: x0_hat = c_skip y + c_out F, of y = x_t / alpha with noise q.
+
+    With q = sigma / alpha: c_skip = s^2 / (s^2 + q^2) and c_out = q s / sqrt(s^2 + q^2) for s = sigma_data. F is minus
+    the v of the data divided by s.
+
+    Args:
+      sigma_data: standard deviation of the data.
 
     Raises:
-      UserError: the schedule has zero terminal SNR and the prediction is the noise.
+      UserError: it is not positive.
+    """
+    if not sigma_data > 0:
+        raise UserError(f"config.diffusion.prediction.sigma_data is {sigma_data}; a standard deviation is positive")
+
+    def scalings(level: Level) -> tuple[Any, Any, Any]:
+        q = level.sigma / level.alpha
+        total = sigma_data**2 + q**2
+        return q, sigma_data**2 / total, q * sigma_data / total**0.5
+
+    def coefficients(level: Level) -> tuple[Any, Any]:
+        q, c_skip, c_out = scalings(level)
+        return -c_skip * q / c_out, -(1 - c_skip) / c_out
+
+    def divisor(level: Level, unit: bool) -> Any:
+        return -level.sigma / scalings(level)[2]  # a + b q is -q / c_out
+
+    return Prediction("edm", coefficients, divisor, needs_signal=True)
+
+
+PREDICTIONS: dict[str, Callable[..., Prediction]] = {"v": v, "x": x, "eps": eps, "velocity": velocity, "edm": edm}
+
+
+def check(prediction: Prediction, path: Path) -> None:
+    """Refuses a prediction that cannot give the data at the last level of a path.
+
+    Raises:
+      UserError: there is only noise, and the prediction says nothing else.
 
     Example:
       >>> from gen_jax.diffusion import schedule
-      >>> check(PREDICTIONS["eps"], schedule.cosine(zero_terminal_snr=True))
+      >>> check(eps(), schedule.cosine(zero_terminal_snr=True))
       Traceback (most recent call last):
-      gen_jax.method.UserError: prediction 'eps' says nothing of the data where there is only noise: \
-with zero_terminal_snr use 'v' or 'x'
+      gen_jax.method.UserError: prediction 'eps' says nothing of the data where there is only noise, \
+as at the end of cosine: use 'v' or 'x' or 'velocity', or zero_terminal_snr=false where the schedule has it
     """
-    if prediction.needs_signal and schedule.alpha[-1] == 0:
-        others = " or ".join(repr(other.name) for other in PREDICTIONS.values() if not other.needs_signal)
+    if prediction.needs_signal and path.path(path.steps(1)).alpha[0] == 0:
+        others = " or ".join(repr(name) for name, make in PREDICTIONS.items() if not make().needs_signal)
         raise UserError(
-            f"prediction {prediction.name!r} says nothing of the data where there is only noise: "
-            f"with zero_terminal_snr use {others}"
+            f"prediction {prediction.name!r} says nothing of the data where there is only noise, as at the end of "
+            f"{path.name}: use {others}, or zero_terminal_snr=false where the schedule has it"
         )
-
-
-def _eps_to_x0(output: Array, x_t: Array, level: Level) -> Array:
-    return (x_t - broadcast_to_images(level.sigma, x_t) * output) / broadcast_to_images(level.alpha, x_t)
-
-
-def _v_target(x0: Array, eps: Array, level: Level) -> Array:
-    return broadcast_to_images(level.alpha, x0) * eps - broadcast_to_images(level.sigma, x0) * x0
-
-
-def _v_to_x0(output: Array, x_t: Array, level: Level) -> Array:
-    return broadcast_to_images(level.alpha, x_t) * x_t - broadcast_to_images(level.sigma, x_t) * output
-
-
-PREDICTIONS: dict[str, Prediction] = {
-    "v": Prediction("v", target=_v_target, to_x0=_v_to_x0),
-    "x": Prediction("x", target=lambda x0, eps, level: x0, to_x0=lambda output, x_t, level: output),
-    "eps": Prediction("eps", target=lambda x0, eps, level: eps, to_x0=_eps_to_x0, needs_signal=True),
-}

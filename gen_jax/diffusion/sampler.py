@@ -1,10 +1,10 @@
 """Samplers: from noise to data, down a list of noise levels, with one denoiser signature for all of them.
 
 `denoise(x_t [N, ...], level with leaves [N]) -> x0_hat` is all that a sampler knows of a network: prediction kind,
-guidance, labels and clipping are wrapped around the network before it comes here. The list of levels is an argument;
-the next level comes from that list and the last one is clean data. What a sampler takes from the levels is worked out
-in float64 on the host, for the whole list at once (1 - (alpha_t / alpha_s)^2 loses its digits in float32).
-Sources: Ho et al. 2020, Song et al. 2021 (DDIM), Lin et al. 2023.
+guidance, labels and clipping are wrapped around the network before it comes here. A step asks it as often as it needs.
+The list of levels is an argument; the next level comes from that list and the last one is clean data. What a sampler
+takes from the levels is worked out in float64 on the host, for the whole list at once (1 - (alpha_t / alpha_s)^2 loses
+its digits in float32). Sources: Ho et al. 2020, Song et al. 2021 (DDIM), Lin et al. 2023, Karras et al. 2022 (Heun).
 """
 
 from __future__ import annotations
@@ -16,25 +16,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.diffusion.schedule import Level, Schedule
+from gen_jax.diffusion.schedule import Level, Path
 from gen_jax.method import Array, PyTree, UserError
 
 Denoiser = Callable[[Array, Level], Array]
+
+
+class Row(NamedTuple):
+    """What one step knows: leaves f32 []."""
+
+    t: Level  # where it starts
+    s: Level  # where it ends: the next, cleaner level; clean data in the last step
+    plan: Any  # the sampler's own numbers
 
 
 class Sampler(NamedTuple):
     """One way to walk from x_t to x_s, the next, cleaner level.
 
     Attributes:
-      plan: levels (float64 [S + 1], from noisy to clean) -> what the S steps need of them, leaves [S].
+      plan: levels (float64 [S + 1], from noisy to clean) -> what the S steps need besides the levels, leaves [S].
       init: x_T -> what the sampler remembers between steps; () if nothing.
-      step: (carry, x_t, x0_hat, one row of the plan, noise) -> (carry, x_s).
+      step: (carry, x_t, denoise, row, noise) -> (carry, x_s, x0_hat); `denoise` takes a level with leaves [].
       noisy: whether steps take standard normal noise; without it `noise` is None.
     """
 
     plan: Callable[[Level], PyTree]
     init: Callable[[Array], PyTree]
-    step: Callable[[PyTree, Array, Array, PyTree, Array | None], tuple[PyTree, Array]]
+    step: Callable[[PyTree, Array, Denoiser, Row, Array | None], tuple[PyTree, Array, Array]]
     noisy: bool
 
 
@@ -112,33 +120,68 @@ def ddim(eta: float = 0.0) -> Sampler:
     return Sampler(plan, _no_memory, _apply_transition, noisy=eta > 0)
 
 
-SAMPLERS: dict[str, Callable[..., Sampler]] = {"ancestral": ancestral, "ddim": ddim}
+def euler() -> Sampler:
+    """Returns Euler's method along the path: x_s = x_t + (alpha_s - alpha_t) x0_hat + (sigma_s - sigma_t) eps_hat.
+
+    It is `ddim` with eta 0 under the name that flow matching has for it: along the straight path it gives
+    x_t + (s - t) velocity.
+    """
+    return ddim(0.0)
+
+
+def heun() -> Sampler:
+    """Returns Heun's method (Karras et al. 2022, algorithm 1, for any path): two network calls a step, one in the last.
+
+    As `euler`, but with the means of x0_hat and eps_hat at both ends of the step. For alpha 1 it is the algorithm of
+    that paper, along the straight path Heun's for the velocity; it is of second order on every path.
+    """
+
+    def step(carry: PyTree, x_t: Array, denoise: Denoiser, row: Row, noise: Array | None):
+        x0_hat = denoise(x_t, row.t)
+        eps_hat = (x_t - row.t.alpha * x0_hat) / row.t.sigma
+        x_s = row.s.alpha * x0_hat + row.s.sigma * eps_hat
+
+        def corrected() -> Array:
+            x0_there = denoise(x_s, row.s)
+            eps_there = (x_s - row.s.alpha * x0_there) / row.s.sigma
+            change = (row.s.alpha - row.t.alpha) * (x0_there - x0_hat) + (row.s.sigma - row.t.sigma) * (
+                eps_there - eps_hat
+            )
+            return x_s + change / 2
+
+        # At clean data there is no noise to ask for.
+        return carry, jax.lax.cond(row.s.sigma > 0, corrected, lambda: x_s), x0_hat
+
+    return Sampler(lambda levels: (), _no_memory, step, noisy=False)
+
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {"ancestral": ancestral, "ddim": ddim, "euler": euler, "heun": heun}
 
 
 def sample(
     denoise: Denoiser,
-    schedule: Schedule,
+    path: Path,
     sampler: Sampler,
-    steps: Sequence[int] | np.ndarray,
+    steps: Sequence[float] | np.ndarray,
     keys: Array,
     shape: tuple[int, ...],
 ) -> Array:
     """Returns samples, one a key: f32 [N, *shape]. To be called inside jit; the steps are one scan.
 
-    Sampling starts from standard normal noise, also where the schedule leaves some data in its last level. Image i
-    depends on keys[i] alone (its first noise on `fold_in(key, 0)`, that of step j on `fold_in(key, j + 1)`), so it is
-    the same whatever N is.
+    Sampling starts from normal noise (its standard deviation is `path.start`), also where a schedule leaves some data
+    in its last level. Image i depends on keys[i] alone (its first noise on `fold_in(key, 0)`, that of step j on
+    `fold_in(key, j + 1)`), so it is the same whatever N is.
 
     Args:
       denoise: (x_t [N, *shape], level with leaves [N]) -> x0_hat.
-      schedule: gives the levels of the steps.
+      path: gives the levels of the steps.
       sampler: from `SAMPLERS`.
-      steps: times that fall strictly, as `schedule.steps` gives them; known when tracing.
+      steps: times that fall strictly, as `path.steps` gives them; known when tracing.
       keys: one key an image, [N].
       shape: of one image, (H, W, C).
 
     Raises:
-      UserError: steps do not fall strictly within the schedule.
+      UserError: steps do not fall strictly within the path.
 
     Example:
       >>> from gen_jax.diffusion import schedule
@@ -148,14 +191,14 @@ def sample(
       >>> sample(always_half, linear, ancestral(), linear.steps(5), keys, (1, 1, 1)).ravel().tolist()
       [0.5, 0.5]
     """
-    return trajectory(denoise, schedule, sampler, steps, keys, shape, keep=()).x0
+    return trajectory(denoise, path, sampler, steps, keys, shape, keep=()).x0
 
 
 def trajectory(
     denoise: Denoiser,
-    schedule: Schedule,
+    path: Path,
     sampler: Sampler,
-    steps: Sequence[int] | np.ndarray,
+    steps: Sequence[float] | np.ndarray,
     keys: Array,
     shape: tuple[int, ...],
     keep: Sequence[int] | np.ndarray | None = None,
@@ -163,7 +206,7 @@ def trajectory(
     """Returns the same samples as `sample` with the same arguments, and what the process was on its way.
 
     Args:
-      denoise, schedule, sampler, steps, keys, shape: as for `sample`.
+      denoise, path, sampler, steps, keys, shape: as for `sample`.
       keep: positions in `steps` to keep, rising: only these K take memory. None keeps every step.
 
     Example:
@@ -174,28 +217,31 @@ def trajectory(
       >>> way.x_t.shape, way.x0_hat.shape
       ((2, 1, 4, 4, 1), (2, 1, 4, 4, 1))
     """
-    path = schedule.path(steps)
-    num_steps, num_images = len(path.sigma) - 1, len(keys)
+    levels = path.path(steps)
+    num_steps, num_images = len(levels.sigma) - 1, len(keys)
     keep = np.arange(num_steps) if keep is None else np.asarray(keep, np.int32)
     slots = np.full(num_steps, len(keep), np.int32)  # where a step is stored; the rest share one slot after the last
     slots[keep] = np.arange(len(keep))
-    inputs = (Level(*(values[:-1] for values in path)), sampler.plan(path))
-    inputs = jax.tree.map(lambda values: jnp.asarray(values, jnp.float32), inputs)
+    rows = Row(*_pairs(levels), sampler.plan(levels))
+    rows = jax.tree.map(lambda values: jnp.asarray(values, jnp.float32), rows)
 
     def draw_noise(index: Array | int) -> Array:
         return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape))(keys)
 
+    def denoise_all(x_t: Array, level: Level) -> Array:
+        return denoise(x_t, Level(*(jnp.full(num_images, value) for value in level)))
+
     def take_step(state: tuple, inputs: tuple) -> tuple[tuple, None]:
         carry, x_t, stored = state
-        index, slot, (level, row) = inputs
-        x0_hat = denoise(x_t, Level(*(jnp.full(num_images, value) for value in level)))
+        index, slot, row = inputs
+        noise = draw_noise(index + 1) if sampler.noisy else None
+        carry, x_s, x0_hat = sampler.step(carry, x_t, denoise_all, row, noise)
         stored = tuple(store.at[slot].set(x) for store, x in zip(stored, (x_t, x0_hat), strict=True))
-        carry, x_s = sampler.step(carry, x_t, x0_hat, row, draw_noise(index + 1) if sampler.noisy else None)
         return (carry, x_s, stored), None
 
-    x_T = draw_noise(0)
+    x_T = path.start * draw_noise(0)
     start = (sampler.init(x_T), x_T, (jnp.zeros((len(keep) + 1, *x_T.shape)),) * 2)
-    (_, x0, stored), _ = jax.lax.scan(take_step, start, (jnp.arange(num_steps), slots, inputs))
+    (_, x0, stored), _ = jax.lax.scan(take_step, start, (jnp.arange(num_steps), slots, rows))
     return Trajectory(x0, *(store[:-1] for store in stored))
 
 
@@ -239,7 +285,8 @@ def _no_memory(x_T: Array) -> tuple[()]:
 
 
 def _apply_transition(
-    carry: PyTree, x_t: Array, x0_hat: Array, row: Transition, noise: Array | None
-) -> tuple[PyTree, Array]:
-    mean: Array = row.of_x_t * x_t + row.of_x0 * x0_hat
-    return carry, mean if noise is None else mean + row.of_noise * noise
+    carry: PyTree, x_t: Array, denoise: Denoiser, row: Row, noise: Array | None
+) -> tuple[PyTree, Array, Array]:
+    x0_hat, plan = denoise(x_t, row.t), row.plan
+    mean: Array = plan.of_x_t * x_t + plan.of_x0 * x0_hat
+    return carry, mean if noise is None else mean + plan.of_noise * noise, x0_hat

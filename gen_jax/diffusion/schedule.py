@@ -1,16 +1,18 @@
-"""Noise schedules: how much data and how much noise x_t = alpha_t x0 + sigma_t eps holds at each time t = 0..T-1.
+"""Paths from data to noise: how much of each x_t = alpha_t x0 + sigma_t eps holds at each time t.
 
-Everything that asks for the noise (loss, network, weighting, sampler) asks the one `Schedule` object. Its numbers
-are made in float64 numpy and rounded to float32 once; sigma is never recomputed as sqrt(1 - alpha^2) in float32.
-What the network predicts is in prediction.py, how levels are walked down is in sampler.py. Sources: Ho et al. 2020,
-Nichol & Dhariwal 2021, Rombach et al. 2022, Jabri et al. 2022, Lin et al. 2023.
+A `Schedule` is a table over the whole times 0..T-1, with alpha^2 + sigma^2 = 1; a `Continuous` path is a pair of
+functions of a real time in 0..1. Both answer the same questions, so that hardly anything else in this room knows which
+it has. Numbers of a table are made in float64 numpy and rounded to float32 once; sigma is never recomputed as
+sqrt(1 - alpha^2) in float32. What the network predicts is in prediction.py, how levels are walked down in sampler.py.
+Sources: Ho et al. 2020, Nichol & Dhariwal 2021, Rombach et al. 2022, Jabri et al. 2022, Lin et al. 2023; Song et al.
+2021 (variance exploding), Lipman et al. 2023 and Liu et al. 2023 (straight).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,7 @@ from gen_jax.method import Array, UserError, broadcast_to_images
 class Level(NamedTuple):
     """The noise at some times, leaves of one shape: JAX arrays f32 on the device, numpy float64 on the host."""
 
-    time: Any  # t * 1000 / T: what the network is told, on one scale for every T
+    time: Any  # 0..1000, on one scale for every path: t * 1000 / T of a table, 1000 t of a continuous path
     alpha: Any  # factor of the data
     sigma: Any  # factor of the noise
 
@@ -39,6 +41,8 @@ class Schedule:
     name: str
     alpha: np.ndarray
     sigma: np.ndarray
+    unit = True  # whether alpha^2 + sigma^2 = 1
+    start = 1.0  # standard deviation of the noise that sampling starts from
 
     @property
     def num_steps(self) -> int:
@@ -85,6 +89,15 @@ class Schedule:
             raise UserError(f"unknown spacing of steps {spacing!r}; there are {', '.join(SPACINGS)}")
         return np.array(SPACINGS[spacing](self.num_steps, n), np.int64)
 
+    def times(self, u: Array) -> Array:
+        """Returns the time at each share u of the path, f32 in [0, 1): i32 of u's shape, all T equally wide.
+
+        Example:
+          >>> linear().times(jnp.array([0.0, 0.5])).tolist()
+          [0, 500]
+        """
+        return jnp.minimum((u * self.num_steps).astype(jnp.int32), self.num_steps - 1)
+
     def level(self, t: Array) -> Level:
         """Returns the level at times t (integers in 0..T-1, any shape), inside jit too; leaves f32 of t's shape.
 
@@ -114,8 +127,106 @@ class Schedule:
         return Level(*(np.append(values, clean) for values, clean in zip(here, CLEAN, strict=True)))
 
 
-# Where every sampler ends. No network is asked there, so its time is only a value that does no harm.
+# Where every sampler ends. The network is never evaluated at this level; its time is a placeholder.
 CLEAN = Level(time=np.float32(0), alpha=np.float32(1), sigma=np.float32(0))
+
+
+EARLIEST = 1e-5  # time of a continuous path that training draws: at 0 there is no noise to predict
+MOST_STEPS = 100_000  # of a sampler on a continuous path
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Continuous:
+    """A path over the real times 0 (data) to 1 (noise).
+
+    Attributes:
+      name: as in `SCHEDULES`.
+      alpha: from times, numpy float64 or JAX f32, to the factor of the data; 1 at 0.
+      sigma: to the factor of the noise, likewise; rises.
+      unit: whether alpha^2 + sigma^2 = 1.
+      start: standard deviation of the noise that sampling starts from, sigma at 1.
+    """
+
+    name: str
+    alpha: Callable[[Any], Any]
+    sigma: Callable[[Any], Any]
+    unit: bool
+    start: float
+
+    def steps(self, n: int, spacing: str = "trailing") -> np.ndarray:
+        """Returns the n times that a sampler visits, from 1 down to 1 / n: float64 [n].
+
+        Raises:
+          UserError: n is out of range, or the spacing is another one than "trailing".
+
+        Example:
+          >>> straight().steps(4).tolist()
+          [1.0, 0.75, 0.5, 0.25]
+        """
+        if not 1 <= n <= MOST_STEPS:
+            raise UserError(f"{n} sampling steps are not possible: the {self.name} path has 1 to {MOST_STEPS}")
+        if spacing != "trailing":
+            known = spacing in SPACINGS
+            reason = "has no whole times to start below" if known else f"has no such spacing of steps {spacing!r}"
+            raise UserError(f"config.sample.spacing is {spacing!r}: the {self.name} path {reason}; use trailing")
+        return np.arange(n, 0, -1) / n
+
+    def times(self, u: Array) -> Array:
+        """Returns the time at each share u of the path, f32 in [0, 1): u, but no earlier than `EARLIEST`."""
+        return jnp.clip(u, EARLIEST, 1.0)
+
+    def level(self, t: Array) -> Level:
+        """Returns the level at times t, f32 in 0..1 of any shape; leaves f32 of t's shape.
+
+        Example:
+          >>> level = straight().level(jnp.array([0.25]))
+          >>> level.time.tolist(), level.alpha.tolist(), level.sigma.tolist()
+          ([250.0], [0.75], [0.25])
+        """
+        t = jnp.asarray(t, jnp.float32)
+        return Level(1000 * t, self.alpha(t) * jnp.ones_like(t), self.sigma(t))
+
+    def path(self, steps: Sequence[float] | np.ndarray) -> Level:
+        """Returns the levels of `steps` followed by clean data, on the host: leaves float64 [len(steps) + 1].
+
+        Raises:
+          UserError: steps is empty, leaves (0, 1] or does not fall strictly.
+        """
+        t = np.asarray(steps, np.float64)
+        if t.size == 0 or np.any(np.diff(t) >= 0) or t[0] > 1 or t[-1] <= 0:
+            raise UserError(f"steps of a sampler must fall strictly within 1..0, not {steps}")
+        here = (1000 * t, self.alpha(t) * np.ones_like(t), self.sigma(t))
+        return Level(*(np.append(values, clean) for values, clean in zip(here, CLEAN, strict=True)))
+
+
+Path: TypeAlias = Schedule | Continuous
+
+
+def straight() -> Continuous:
+    """Returns x_t = (1 - t) x0 + t eps, the path of flow matching (Lipman et al. 2023, Liu et al. 2023).
+
+    There the velocity of a point is eps - x0 all the way.
+    """
+    return Continuous("straight", lambda t: 1 - t, lambda t: 1.0 * t, unit=False, start=1.0)
+
+
+def variance_exploding(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Continuous:
+    """Returns x_t = x0 + sigma_t eps, with sigma_t = sigma_min^(1 - t) sigma_max^t (Song et al. 2021).
+
+    Raises:
+      UserError: the two are not 0 < sigma_min < sigma_max.
+
+    Example:
+      >>> variance_exploding(0.01, 100.0).path([1.0, 0.5]).sigma.round(6).tolist()
+      [100.0, 1.0, 0.0]
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise UserError(
+            f"config.diffusion.schedule.sigma_min is {sigma_min} and sigma_max is {sigma_max}; "
+            "they must be 0 < sigma_min < sigma_max"
+        )
+    ratio = sigma_max / sigma_min
+    return Continuous("variance_exploding", lambda t: 1.0, lambda t: sigma_min * ratio**t, unit=False, start=sigma_max)
 
 
 def add_noise(x0: Array, eps: Array, level: Level) -> Array:
@@ -229,12 +340,14 @@ def from_betas(name: str, betas: np.ndarray, zero_terminal_snr: bool = False) ->
     return Schedule(name, alpha, sigma)
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {
+SCHEDULES: dict[str, Callable[..., Path]] = {
     "linear": linear,
     "scaled_linear": scaled_linear,
     "cosine": cosine,
     "sigmoid_beta": sigmoid_beta,
     "sigmoid_abar": sigmoid_abar,
+    "straight": straight,
+    "variance_exploding": variance_exploding,
 }
 
 

@@ -18,7 +18,7 @@ def num_shown(spec: DataSpec, num_images: int = NUM_IMAGES) -> int:
       >>> num_shown(DataSpec("x", (8, 8, 3), 64), 100)
       100
     """
-    return scatter.MAX_POINTS if spec.holds_points else num_images
+    return scatter.MAX_POINTS if spec.kind == "points" else num_images
 
 
 def still(samples: np.ndarray, spec: DataSpec, title: str, caption: str = "", data: np.ndarray | None = None) -> Figure:
@@ -32,11 +32,11 @@ def still(samples: np.ndarray, spec: DataSpec, title: str, caption: str = "", da
       data: examples of that set; points of it are drawn behind the samples.
 
     Example:
-      >>> spec = DataSpec("gaussians:grid25", (1, 1, 2), 100_000, dtype="float32", value_range=(-5.0, 5.0))
+      >>> spec = DataSpec("gaussians:grid25", (1, 1, 2), 100_000, kind="points", value_range=(-5.0, 5.0))
       >>> still(np.zeros((7, 1, 1, 2), np.float32), spec, "Origin").points.shape
       (7, 2)
     """
-    if not spec.holds_points:
+    if spec.kind != "points":
         return Picture(samples, title, caption)  # pyright: ignore[reportArgumentType]  drawn from either kind of array
     behind = None if data is None else np.asarray(data[: scatter.MAX_POINTS], np.float32).reshape(-1, 2)
     return Scatter(

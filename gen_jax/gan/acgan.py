@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax.config import require_choice
-from gen_jax.gan import game, losses
-from gen_jax.method import Array, DataSpec, Method, Scalars, UserError
+from gen_jax.gan import defaults, game, losses
+from gen_jax.method import Array, DataSpec, Method, Scalars, Stage, UserError
+
+OPTIONS = defaults.options("acgan", "AC-GAN")
 
 
-def make(config: Any, spec: DataSpec) -> Method:
+def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     """Returns AC-GAN as a method; see `configs/acgan_cifar10.py` for what it reads of a config.
 
     Raises:

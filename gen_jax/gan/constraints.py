@@ -33,32 +33,35 @@ class Constraint(NamedTuple):
     project: Callable[[PyTree], PyTree]
 
 
-def none(clip: float) -> Constraint:
+def none() -> Constraint:
     """Returns no bound."""
-    del clip
     return Constraint(
         lambda key, params: {}, lambda params, vectors: vectors, lambda params, vectors: params, lambda params: params
     )
 
 
-def clipped(clip: float) -> Constraint:
-    """Returns the bound of every weight and bias to [-clip, clip] after each step (Arjovsky et al. 2017).
+def clipped(bound: float = 0.01) -> Constraint:
+    """Returns the bound of every weight and bias to [-bound, bound] after each step (Arjovsky et al. 2017).
+
+    Raises:
+      UserError: a bound that is not positive.
 
     Example:
       >>> clipped(0.5).project({"kernel": jnp.array([-2.0, 0.25])})["kernel"].tolist()
       [-0.5, 0.25]
     """
-    return none(clip)._replace(project=lambda params: jax.tree.map(lambda x: jnp.clip(x, -clip, clip), params))
+    if not bound > 0:
+        raise UserError(f"config.gan.constraint.bound is {bound}; the largest absolute weight must be positive")
+    return none()._replace(project=lambda params: jax.tree.map(lambda x: jnp.clip(x, -bound, bound), params))
 
 
-def spectral(clip: float) -> Constraint:
+def spectral() -> Constraint:
     """Returns the division of every kernel and embedding by its largest singular value (Miyato et al. 2018).
 
     The value is u' W v for vectors that one power iteration a step keeps near the singular ones; W is the kernel as a
     matrix [everything else, outputs]. The gradient flows through W alone, u and v stand still. Vectors and scales pass
     unchanged.
     """
-    del clip
 
     def init(key: Key, params: PyTree) -> PyTree:
         leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -128,19 +131,4 @@ def _unit(x: Array) -> Array:
     return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)
 
 
-CONSTRAINTS: dict[str, Callable[[float], Constraint]] = {"none": none, "clip": clipped, "spectral": spectral}
-
-
-def make(name: str, clip: float) -> Constraint:
-    """Returns the constraint of that name.
-
-    Args:
-      name: a key of CONSTRAINTS.
-      clip: largest absolute weight, positive; read by "clip" alone.
-
-    Raises:
-      UserError: a bound that is not positive.
-    """
-    if not clip > 0:
-        raise UserError(f"config.gan.clip is {clip}; the largest absolute weight must be positive")
-    return CONSTRAINTS[name](clip)
+CONSTRAINTS: dict[str, Callable[..., Constraint]] = {"none": none, "clip": clipped, "spectral": spectral}

@@ -7,7 +7,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gen_jax.config import Config, base_config, with_variant
+from gen_jax.config import Choice, Config, Options, base_config, with_variant
+from gen_jax.gan.constraints import CONSTRAINTS
+from gen_jax.gan.networks import GIVEN, NETWORKS
+from gen_jax.gan.penalties import PENALTIES
 
 TINY = {
     "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20, "batch_size": 16, "gan.latents": 16,
@@ -16,6 +19,21 @@ TINY = {
     "eval.track": 100,
 }  # fmt: skip
 """A run that shows that everything works, in under a minute; for networks of two levels."""
+
+
+CHOICES = {
+    "network": Choice(NETWORKS, GIVEN),
+    "gan.penalty": Choice(PENALTIES),
+    "gan.constraint": Choice(CONSTRAINTS),
+}
+# Where versions before 0.2 had these values.
+MOVED = {"gan.penalty_weight": "gan.penalty.weight", "gan.clip": "gan.constraint.bound"}
+
+
+def options(method: str, title: str) -> Options:
+    """Returns what the configs of "gan" or "acgan" may hold."""
+    read_where = {"gan.instance_noise_steps": "gan.instance_noise"}
+    return Options(lambda: gan_config(method), title, CHOICES, MOVED, read_where, shares=("network.dropout",))
 
 
 def gan_config(method: str = "gan", learning_rate: float = 2e-4, discriminator_rate: float = 2e-4) -> Config:
@@ -40,16 +58,15 @@ def gan_config(method: str = "gan", learning_rate: float = 2e-4, discriminator_r
     config.optimizer.learning_rate = learning_rate
     config.optimizer.b1 = 0.5
     config.optimizer.clip_norm = 0.0  # the published recipes clip nothing
+    config.network = ConfigDict(CHOICES["network"].start("conv"))
     config.discriminator_optimizer = ConfigDict({"learning_rate": discriminator_rate})  # the rest as in optimizer
     config.gan = ConfigDict(
         {
             "latents": 100,
             "loss": "non_saturating",  # or minimax, least_squares, wasserstein, hinge, relativistic
             "real_target": 1.0,  # below: one-sided label smoothing
-            "penalty": "none",  # or wgan_gp, r1, r2: of the discriminator's slope
-            "penalty_weight": 10.0,
-            "constraint": "none",  # or clip, spectral: of the discriminator's weights
-            "clip": 0.01,  # clip only: largest absolute weight
+            "penalty": {"name": "none"},  # or wgan_gp, r1, r2 with their weight: of the discriminator's slope
+            "constraint": {"name": "none"},  # or spectral, or clip with its bound: of the discriminator's weights
             "critic_steps": 1,  # of the discriminator a step, each with images of its own
             "instance_noise": 0.0,  # standard deviation of noise on all that the discriminator sees
             "instance_noise_steps": 0,  # in which it falls to 0; 0: it stays

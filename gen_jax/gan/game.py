@@ -12,19 +12,21 @@ Three choices, where sources differ:
 from __future__ import annotations
 
 import functools
-import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from gen_jax import optimizer, parallel
-from gen_jax.config import require_choice
-from gen_jax.gan import constraints, networks, penalties, pictures
+from gen_jax.config import chosen
+from gen_jax.gan import constraints, networks, pictures
+from gen_jax.gan.defaults import CHOICES
 from gen_jax.method import (
     Array,
     Batch,
+    Condition,
     DataSpec,
     Key,
     Method,
@@ -87,8 +89,8 @@ def make(config: Any, spec: DataSpec, objective: Objective) -> Method:
         state, more = _train_generator(game, state, *last[:2])
         return state.replace(step=state.step + 1), last[2] | more
 
-    def sample(state: State, keys: Array, label: Array | None) -> Array:
-        return _sampled(game, state, jax.vmap(game.noise)(keys), label)
+    def sample(state: State, keys: Array, condition: Condition) -> Array:
+        return _sampled(game, state, jax.vmap(game.noise)(keys), condition.get("label"))
 
     def show(state: State, key: Key, batch: Batch) -> dict[str, Picture]:
         image_of = functools.partial(_sampled, game, state)
@@ -101,7 +103,7 @@ def make(config: Any, spec: DataSpec, objective: Objective) -> Method:
         functools.partial(_evaluate, game),
         show,
         batches_per_step=c.critic_steps,
-        conditional=objective.generator_classes > 0,
+        condition=("label",) if objective.generator_classes else (),
     )
 
 
@@ -124,8 +126,6 @@ class _Game(NamedTuple):
 
 def _assemble(config: Any, spec: DataSpec, objective: Objective) -> _Game:
     c = config.gan
-    require_choice("gan.penalty", c.penalty, penalties.CHOICES)
-    require_choice("gan.constraint", c.constraint, constraints.CONSTRAINTS)
     _check_numbers(c)
     generator, discriminator = networks.make(
         config.network, spec.image_shape, objective.generator_classes, objective.discriminator_classes,
@@ -138,8 +138,8 @@ def _assemble(config: Any, spec: DataSpec, objective: Objective) -> _Game:
         generator,
         discriminator,
         objective,
-        constraints.make(c.constraint, c.clip),
-        penalties.make(c.penalty, c.penalty_weight),
+        chosen(CHOICES["gan.constraint"], c.constraint),
+        chosen(CHOICES["gan.penalty"], c.penalty),
         optimizer.make(config.optimizer, config.num_steps, config.ema),
         optimizer.make(_discriminator_optimizer(config), config.num_steps * c.critic_steps, 0.0),
         functools.partial(to_model, value_range=spec.value_range),
@@ -148,7 +148,7 @@ def _assemble(config: Any, spec: DataSpec, objective: Objective) -> _Game:
     )
 
 
-def _init(game: _Game, key: Key) -> State:
+def _init(game: _Game, key: Key, examples: Batch, frozen: PyTree) -> State:
     key_generator, key_discriminator, key_vectors = jax.random.split(stream(key, "init"), 3)
     x, label = jnp.zeros((2, *game.image_shape)), jnp.zeros(2, jnp.int32)
     made = game.generator.init(key_generator, jnp.zeros((2, game.config.gan.latents)), label)
@@ -165,7 +165,7 @@ def _init(game: _Game, key: Key) -> State:
             "discriminator": game.optimize_discriminator.init(params["discriminator"]),
         },
         ema=jax.tree.map(jnp.copy, {"generator": params["generator"], "generator_variables": made}),
-        frozen={},
+        frozen=frozen,
     )
 
 
@@ -272,7 +272,8 @@ def classes_of(spec: DataSpec, asker: str) -> int:
       UserError: the data has no labels, or only one.
 
     Example:
-      >>> classes_of(DataSpec("made_up", (8, 8, 1), 64, ("cat", "dog")), "acgan")
+      >>> from gen_jax.method import labelled
+      >>> classes_of(DataSpec("made_up", (8, 8, 1), 64, labelled(["cat", "dog"])), "acgan")
       2
     """
     if spec.num_classes is None:
@@ -286,16 +287,16 @@ def _check_numbers(c: Any) -> None:
     for name in ("latents", "critic_steps"):
         if c[name] < 1:
             raise UserError(f"config.gan.{name} is {c[name]}; it must be at least 1")
-    for name in ("penalty_weight", "instance_noise", "instance_noise_steps"):
+    for name in ("instance_noise", "instance_noise_steps"):
         if c[name] < 0:
             raise UserError(f"config.gan.{name} is {c[name]}; it must not be negative")
 
 
 def _refuse_what_batch_norm_cannot(config: Any, generator: Any, discriminator: Any) -> None:
     normed = getattr(discriminator, "norm", "none") == "batch"
-    if normed and config.gan.penalty != "none":
+    if normed and config.gan.penalty.name != "none":
         raise UserError(
-            f"config.gan.penalty is {config.gan.penalty}, which bounds the slope of one image's logit; with batch "
+            f"config.gan.penalty is {config.gan.penalty.name}, which bounds the slope of one image's logit; with batch "
             "normalisation a logit depends on the whole batch: use config.network.norm=none, or rms"
         )
     if config.accumulate > 1 and (normed or getattr(generator, "generator_norm", "none") == "batch"):
@@ -331,4 +332,4 @@ def _discriminator_optimizer(config: Any) -> Any:
     if values["learning_rate"] < 0:
         raise UserError(f"config.discriminator_optimizer.learning_rate is {values['learning_rate']}; use 0 or more")
     values["warmup_steps"] *= config.gan.critic_steps
-    return types.SimpleNamespace(**values)
+    return ConfigDict(values)

@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from gen_jax.config import require_choice
-from gen_jax.gan import game, losses
-from gen_jax.method import Array, DataSpec, Method, Scalars
+from gen_jax.gan import defaults, game, losses
+from gen_jax.method import Array, DataSpec, Method, Scalars, Stage
+
+OPTIONS = defaults.options("gan", "GAN")
 
 
-def make(config: Any, spec: DataSpec) -> Method:
+def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     """Returns the GAN as a method; see `configs/cgan_mnist.py` for what it reads of a config.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gen_jax.config import network_fields, require_choice
+from gen_jax.config import modules_of, require_choice
 from gen_jax.gan.convolutional import CONDITIONS, ConvDiscriminator, ConvGenerator, head
 from gen_jax.gan.layers import ACTIVATIONS, NORMS, UPSAMPLINGS, LabelVector
 from gen_jax.gan.residual import ResidualDiscriminator, ResidualGenerator
@@ -114,7 +114,7 @@ CHOICES = {
 _MAY_BE_EMPTY = ("strides", "hidden", "generator_hidden")
 _MAY_BE_ZERO = ("embedding_dim", "dropout", "activation_noise", "conv_bias", "end_bias", "norm_first",
                 "generator_norm_first")  # fmt: skip
-_GIVEN = ("image_shape", "num_classes", "num_outputs", "dtype")
+GIVEN = ("image_shape", "num_classes", "num_outputs", "dtype")
 
 
 def make(
@@ -143,13 +143,12 @@ def make(
       >>> generator.generator_hidden
       (16,)
     """
-    (generator, its), (discriminator, others) = network_fields(config, NETWORKS, _GIVEN)
-    for key, value in (its | others).items():
-        _check(key, value)
-    return (
-        generator(image_shape=image_shape, num_classes=generator_classes, dtype=dtype, **its),
-        discriminator(num_classes=discriminator_classes, num_outputs=num_outputs, dtype=dtype, **others),
-    )
+    for key, value in config.items():
+        if key != "name":
+            _check(key, value)
+    shared = {"image_shape": image_shape, "num_outputs": num_outputs, "dtype": dtype}
+    generator, discriminator = modules_of(config, NETWORKS, shared)
+    return generator.clone(num_classes=generator_classes), discriminator.clone(num_classes=discriminator_classes)
 
 
 def _check(key: str, value: Any) -> None:

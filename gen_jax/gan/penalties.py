@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gen_jax.method import Array, Scalars, broadcast_to_images
+from gen_jax.method import Array, Scalars, UserError, broadcast_to_images
 
 Logits = Callable[[Array], Array]
 """From images [B, H, W, C] to logits [B]."""
@@ -87,28 +87,40 @@ def r2(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
     return squared_norm(slopes(logits_of, fake)) / 2
 
 
-PENALTIES: dict[str, Penalty] = {"wgan_gp": wgan_gp, "r1": r1, "r2": r2}
+WeightedPenalty = Callable[[Logits, Array, Array, Array], tuple[Array, Scalars]]
+"""As a Penalty, but with the weighted mean over the batch, and what is shown of it."""
 
-CHOICES = ("none", *PENALTIES)
+
+def none() -> WeightedPenalty:
+    """Returns no penalty."""
+    return lambda logits_of, real, fake, u: (jnp.zeros(()), {})
 
 
-def make(name: str, weight: float) -> Callable[[Logits, Array, Array, Array], tuple[Array, Scalars]]:
-    """Returns a function like a Penalty that gives the weighted mean over the batch, and what is shown of it.
-
-    Args:
-      name: one of CHOICES.
-      weight: lambda of WGAN-GP, gamma of R1 and R2.
+def weighted(penalty: Penalty) -> Callable[..., WeightedPenalty]:
+    """Returns the factory of a penalty with a weight: lambda of WGAN-GP, gamma of R1 and R2.
 
     Example:
       >>> linear = lambda x: 3 * x[:, 0] + 4 * x[:, 1]
-      >>> float(make("r1", 10.0)(linear, jnp.ones((5, 2)), jnp.zeros((5, 2)), jnp.ones(5))[0])
+      >>> float(weighted(r1)(weight=10.0)(linear, jnp.ones((5, 2)), jnp.zeros((5, 2)), jnp.ones(5))[0])
       125.0
     """
-    if name == "none":
-        return lambda logits_of, real, fake, u: (jnp.zeros(()), {})
 
-    def penalty(logits_of: Logits, real: Array, fake: Array, u: Array) -> tuple[Array, Scalars]:
-        value = jnp.mean(PENALTIES[name](logits_of, real, fake, u))
-        return weight * value, {"penalty": value}
+    def factory(weight: float = 10.0) -> WeightedPenalty:
+        if weight < 0:
+            raise UserError(f"config.gan.penalty.weight is {weight}; it must not be negative")
 
-    return penalty
+        def weighed(logits_of: Logits, real: Array, fake: Array, u: Array) -> tuple[Array, Scalars]:
+            value = jnp.mean(penalty(logits_of, real, fake, u))
+            return weight * value, {"penalty": value}
+
+        return weighed
+
+    return factory
+
+
+PENALTIES: dict[str, Callable[..., WeightedPenalty]] = {
+    "none": none,
+    "wgan_gp": weighted(wgan_gp),
+    "r1": weighted(r1),
+    "r2": weighted(r2),
+}

@@ -26,7 +26,7 @@ def show(image_of: ImageOf, key: Key, latents: int, spec: DataSpec, num_classes:
       spec: of the data.
       num_classes: that the generator is asked for; 0: none.
     """
-    if spec.dtype != "uint8":
+    if spec.kind != "image":
         return {}
     key_classes, key_ways = jax.random.split(key)
     shown = {"interpolation": interpolation(image_of, jax.random.normal(key_ways, (2, NUM_WAYS, latents)), num_classes)}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gen_jax.config import require_choice
+from gen_jax.config import Choice, chosen, require_choice
 from gen_jax.method import Array, DataSpec, Key, PyTree, UserError, stream
 from gen_jax.vae import networks
 from gen_jax.vae.gaussian import LOG_VAR_LIMIT, Gaussian, soft_bound
 from gen_jax.vae.likelihood import BINARISATIONS, LIKELIHOODS, Likelihood
+
+CHOICES = {"network": Choice(networks.NETWORKS, networks.GIVEN), "vae.likelihood": Choice(LIKELIHOODS)}
 
 
 class Autoencoder(NamedTuple):
@@ -26,6 +27,7 @@ class Autoencoder(NamedTuple):
       decode: (params, z [B, Z]) -> outputs f32 [B, H, W, num_outputs C], which `likelihood` reads.
       likelihood: p(x | z).
       latents: Z.
+      code_shape: of one z where it is shown or modelled: (Z,), or that of a small picture.
       protocol: the binarisation as it stands in the name of a metric, or "".
       normalised: whether `likelihood` sums or integrates to one over data of this kind.
     """
@@ -36,6 +38,7 @@ class Autoencoder(NamedTuple):
     decode: Callable[[PyTree, Array], Array]
     likelihood: Likelihood
     latents: int
+    code_shape: tuple[int, ...]
     protocol: str
     normalised: bool
 
@@ -47,13 +50,11 @@ def make(config: Any, spec: DataSpec) -> Autoencoder:
       UserError: an unknown name, or a likelihood that does not fit the data.
     """
     c = config.vae
-    require_choice("vae.likelihood", c.likelihood, LIKELIHOODS)
     require_choice("vae.binarisation", c.binarisation, BINARISATIONS)
     if c.latents < 1:
         raise UserError(f"config.vae.latents is {c.latents}; it must be at least 1")
-    factory = LIKELIHOODS[c.likelihood]
-    likelihood = factory(**{name: c[name] for name in inspect.signature(factory).parameters})
-    binary = c.binarisation != "none" or (spec.dtype == "uint8" and spec.value_range == (0, 1))
+    likelihood = chosen(CHOICES["vae.likelihood"], c.likelihood)
+    binary = c.binarisation != "none" or (spec.kind == "image" and spec.value_range == (0, 1))
     _refuse_unfit(c, likelihood, spec, binary)
     binarise = BINARISATIONS[c.binarisation]
     encoder, decoder = networks.make(
@@ -68,11 +69,8 @@ def make(config: Any, spec: DataSpec) -> Autoencoder:
         }
 
     def observe(image: Array, key: Key, index: Array) -> Array:
-        x = image.astype(jnp.float32)
-        if spec.dtype == "uint8":
-            low, high = spec.value_range
-            x = (x - low) / (high - low)
-        return binarise(x, key, index)
+        low, high = spec.value_range
+        return binarise((image.astype(jnp.float32) - low) / (high - low), key, index)
 
     def encode(params: PyTree, x: Array) -> Gaussian:
         output: Array = encoder.apply({"params": params["encoder"]}, x)  # pyright: ignore[reportAssignmentType]
@@ -90,6 +88,7 @@ def make(config: Any, spec: DataSpec) -> Autoencoder:
         decode,
         likelihood,
         c.latents,
+        networks.code_shape(config.network, spec.image_shape, c.latents),
         protocol="" if c.binarisation == "none" else f"{c.binarisation}_binarisation",
         normalised=likelihood.support != "binary" or binary,
     )
@@ -97,12 +96,12 @@ def make(config: Any, spec: DataSpec) -> Autoencoder:
 
 def _refuse_unfit(c: Any, likelihood: Likelihood, spec: DataSpec, binary: bool) -> None:
     low, high = spec.value_range
-    if spec.dtype != "uint8" and (low < 0 or high > 1):
+    name = c.likelihood.name
+    if spec.kind != "image" and (low < 0 or high > 1):
         raise UserError(
-            f"the {c.likelihood} likelihood is one of values in [0, 1]; data set {spec.name} has values in "
-            f"[{low:g}, {high:g}]"
+            f"the {name} likelihood is one of values in [0, 1]; data set {spec.name} has values in [{low:g}, {high:g}]"
         )
     if binary and likelihood.support != "binary":
-        raise UserError(f"binary data has no {c.likelihood} likelihood; use --config.vae.likelihood=bernoulli")
-    if likelihood.support == "bytes" and (spec.dtype != "uint8" or (low, high) != (0, 255)):
-        raise UserError(f"the {c.likelihood} likelihood is one of bytes 0..255; data set {spec.name} has other values")
+        raise UserError(f"binary data has no {name} likelihood; use --config.vae.likelihood=bernoulli")
+    if likelihood.support == "bytes" and (spec.kind != "image" or (low, high) != (0, 255)):
+        raise UserError(f"the {name} likelihood is one of bytes 0..255; data set {spec.name} has other values")

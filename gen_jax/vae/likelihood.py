@@ -53,15 +53,18 @@ def bernoulli() -> Likelihood:
     )
 
 
-def gaussian(sigma: float) -> Likelihood:
+def gaussian(sigma: float = 0.1) -> Likelihood:
     """Returns N(outputs, sigma^2) for every value, with one standard deviation on the scale of [0, 1].
+
+    Raises:
+      UserError: it is not positive.
 
     Example:
       >>> round(float(gaussian(1.0).log_prob(jnp.array(0.3), jnp.array(0.0))), 6)
       -0.963939
     """
     if sigma <= 0:
-        raise UserError(f"config.vae.sigma is {sigma}: a standard deviation is positive")
+        raise UserError(f"config.vae.likelihood.sigma is {sigma}: a standard deviation is positive")
     return Likelihood(
         num_outputs=1,
         log_prob=lambda x, outputs: log_normal(x, outputs, 2 * math.log(sigma)),

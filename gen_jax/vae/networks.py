@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gen_jax.config import network_fields, require_choice
+from gen_jax.config import modules_of, require_choice
 from gen_jax.method import Array, UserError
 from gen_jax.nn.blocks import ResidualBlock, depth_to_space, space_to_depth
 from gen_jax.nn.conv import Conv, ConvTranspose
@@ -192,13 +192,7 @@ class ResidualEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Returns [B, 2 latents]. Sizes that do not halve evenly are padded with zeros."""
-        multiple = 2 ** len(self.channels)
-        h = jnp.pad(x, ((0, 0), *((0, -size % multiple) for size in x.shape[1:3]), (0, 0)))
-        for level, features in enumerate(self.channels):
-            h = nn.Dense(features, dtype=self.dtype, name=f"down_{level}")(space_to_depth(h, 2))
-            for number in range(self.num_blocks):
-                h = ResidualBlock(features, RMSNorm, dtype=self.dtype, name=f"block_{level}_{number}")(h)
-        h = nn.silu(RMSNorm(name="norm")(h))
+        h = _downwards(self, x)
         return nn.Dense(2 * self.latents, dtype=self.dtype, name="posterior")(h.reshape(len(h), -1))
 
 
@@ -221,28 +215,92 @@ class ResidualDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: Array) -> Array:
         """Returns [B, H, W, num_outputs C]."""
-        height, width, start = _start(self.image_shape, 2 ** len(self.channels))
+        _, _, start = _start(self.image_shape, 2 ** len(self.channels))
         h = nn.Dense(start[0] * start[1] * self.channels[-1], dtype=self.dtype, name="in")(z)
-        h = h.reshape(-1, *start, self.channels[-1])
-        for level, features in reversed(list(enumerate(self.channels))):
-            if level + 1 < len(self.channels):
-                h = depth_to_space(nn.Dense(4 * features, dtype=self.dtype, name=f"up_{level}")(h), 2)
-            for number in range(self.num_blocks):
-                h = ResidualBlock(features, RMSNorm, dtype=self.dtype, name=f"block_{level}_{number}")(h)
-        h = nn.silu(RMSNorm(name="norm")(h))
-        outputs = self.num_outputs * self.image_shape[-1]
-        h = Conv(4 * outputs, (3, 3), dtype=self.dtype, name="out")(h)
-        return depth_to_space(h, 2)[:, :height, :width]
+        return _upwards(self, h.reshape(-1, *start, self.channels[-1]))
+
+
+def _downwards(network: ResidualEncoder | SpatialEncoder, x: Array) -> Array:
+    """The levels of an encoder, after which no layer of its own has made a code."""
+    multiple = 2 ** len(network.channels)
+    h = jnp.pad(x, ((0, 0), *((0, -size % multiple) for size in x.shape[1:3]), (0, 0)))
+    for level, features in enumerate(network.channels):
+        h = nn.Dense(features, dtype=network.dtype, name=f"down_{level}")(space_to_depth(h, 2))
+        for number in range(network.num_blocks):
+            h = ResidualBlock(features, RMSNorm, dtype=network.dtype, name=f"block_{level}_{number}")(h)
+    return nn.silu(RMSNorm(name="norm")(h))
+
+
+def _upwards(network: ResidualDecoder | SpatialDecoder, h: Array) -> Array:
+    """The levels of a decoder, from the smallest picture to the outputs."""
+    height, width, channels = network.image_shape
+    for level, features in reversed(list(enumerate(network.channels))):
+        if level + 1 < len(network.channels):
+            h = depth_to_space(nn.Dense(4 * features, dtype=network.dtype, name=f"up_{level}")(h), 2)
+        for number in range(network.num_blocks):
+            h = ResidualBlock(features, RMSNorm, dtype=network.dtype, name=f"block_{level}_{number}")(h)
+    h = nn.silu(RMSNorm(name="norm")(h))
+    h = Conv(4 * network.num_outputs * channels, (3, 3), dtype=network.dtype, name="out")(h)
+    return depth_to_space(h, 2)[:, :height, :width]
+
+
+class SpatialEncoder(nn.Module):
+    """As `ResidualEncoder`, but the code is a small picture: Z / (h w) numbers at each place of the last level.
+
+    Example:
+      >>> import jax
+      >>> x = jnp.ones((2, 9, 9, 1))
+      >>> jax.eval_shape(SpatialEncoder(latents=18, channels=(4, 8)).init_with_output, jax.random.key(0), x)[0].shape
+      (2, 36)
+    """
+
+    latents: int
+    channels: tuple[int, ...] = (32, 64)
+    num_blocks: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, 2 latents]: all means, then all log variances."""
+        _, _, features = _places(x.shape[1:], len(self.channels), self.latents)
+        h = _downwards(self, x)
+        mean, log_var = jnp.split(Conv(2 * features, (3, 3), dtype=self.dtype, name="posterior")(h), 2, axis=-1)
+        return jnp.concatenate([mean.reshape(len(x), -1), log_var.reshape(len(x), -1)], axis=-1)
+
+
+class SpatialDecoder(nn.Module):
+    """The levels of `SpatialEncoder` the other way round.
+
+    Example:
+      >>> import jax
+      >>> decoder = SpatialDecoder(image_shape=(9, 9, 1), channels=(4, 8))
+      >>> jax.eval_shape(decoder.init_with_output, jax.random.key(0), jnp.ones((2, 18)))[0].shape
+      (2, 9, 9, 1)
+    """
+
+    image_shape: tuple[int, int, int]
+    num_outputs: int = 1
+    channels: tuple[int, ...] = (32, 64)
+    num_blocks: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        """Returns [B, H, W, num_outputs C] for z [B, Z]."""
+        h = z.reshape(len(z), *_places(self.image_shape, len(self.channels), z.shape[-1]))
+        h = Conv(self.channels[-1], (3, 3), dtype=self.dtype, name="in")(h)
+        return _upwards(self, h)
 
 
 NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "dense": (DenseEncoder, DenseDecoder),
     "conv": (ConvEncoder, ConvDecoder),
     "residual": (ResidualEncoder, ResidualDecoder),
+    "spatial": (SpatialEncoder, SpatialDecoder),
 }
 """From a name to an encoder and a decoder; `config.network` holds their fields."""
 
-_GIVEN = ("latents", "image_shape", "num_outputs", "dtype")
+GIVEN = ("latents", "image_shape", "num_outputs", "dtype")
 
 
 def make(
@@ -265,11 +323,36 @@ def make(
       >>> encoder.hidden, decoder.hidden
       ((16,), (16,))
     """
-    (encoder, its), (decoder, others) = network_fields(config, NETWORKS, _GIVEN)
-    return (
-        encoder(latents=latents, dtype=dtype, **its),
-        decoder(image_shape=image_shape, num_outputs=num_outputs, dtype=dtype, **others),
-    )
+    given = {"latents": latents, "image_shape": image_shape, "num_outputs": num_outputs, "dtype": dtype}
+    encoder, decoder = modules_of(config, NETWORKS, given)
+    return encoder, decoder
+
+
+def code_shape(config: Mapping[str, Any], image_shape: tuple[int, int, int], latents: int) -> tuple[int, ...]:
+    """Returns the shape of a code of `latents` numbers: (latents,), or (h, w, c) where the code is a small picture.
+
+    Raises:
+      UserError: the numbers cannot be spread over all places.
+
+    Example:
+      >>> code_shape({"name": "spatial", "channels": (8, 8)}, (28, 28, 1), 196)
+      (7, 7, 4)
+    """
+    if config["name"] != "spatial":
+        return (latents,)
+    return _places(image_shape, len(config["channels"]), latents)
+
+
+def _places(image_shape: tuple[int, ...], levels: int, latents: int) -> tuple[int, int, int]:
+    """Height, width and channels of the code, where each level halves the image."""
+    height, width = (-(-size // 2**levels) for size in image_shape[:2])
+    if latents % (height * width):
+        near = max(1, round(latents / (height * width))) * height * width
+        raise UserError(
+            f"config.vae.latents is {latents}, but the code is a picture of {height}x{width} places with as many "
+            f"numbers at each: use {near}"
+        )
+    return height, width, latents // (height * width)
 
 
 def _start(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int, tuple[int, int]]:

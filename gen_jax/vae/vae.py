@@ -14,9 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import optimizer
+from gen_jax.config import Measure, Options
 from gen_jax.method import (
     Array,
     Batch,
+    Code,
+    Condition,
     DataSpec,
     Figure,
     Key,
@@ -24,6 +27,7 @@ from gen_jax.method import (
     Picture,
     PyTree,
     Scalars,
+    Stage,
     State,
     UserError,
     draw,
@@ -31,13 +35,30 @@ from gen_jax.method import (
 )
 from gen_jax.metrics.likelihood import bits_per_dim
 from gen_jax.vae import autoencoder, elbo, pictures
-from gen_jax.vae.autoencoder import Autoencoder
+from gen_jax.vae.autoencoder import CHOICES, Autoencoder
+from gen_jax.vae.defaults import vae_config
 from gen_jax.vae.gaussian import Gaussian, kl_to_standard_normal, log_normal, reparameterise
 
 ENCODED_AT_ONCE = 100  # images of the pictures
 
 
-def make(config: Any, spec: DataSpec) -> Method:
+OPTIONS = Options(
+    vae_config,
+    "VAE",
+    CHOICES,
+    {"vae.sigma": "vae.likelihood.sigma"},
+    measures={
+        "reconstruction": Measure("reconstruction", "nats an image", is_bound=True),
+        "kl": Measure("KL divergence", "nats an image"),
+        "negative_elbo": Measure("negative ELBO", "nats an image", is_bound=True),
+        "nll": Measure("negative log-likelihood", "nats an image", is_bound=True),
+        "bits_per_dim": Measure("bits per dimension", is_bound=True),
+        "kl_weight": Measure("weight of the KL divergence"),
+    },
+)
+
+
+def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     """Returns the VAE as a method; see `configs/vae_mnist.py` for what it reads of a config.
 
     Raises:
@@ -47,9 +68,8 @@ def make(config: Any, spec: DataSpec) -> Method:
     model = autoencoder.make(config, spec)
     _check(config, model)
     optimize = optimizer.make(config.optimizer, config.num_steps, config.ema)
-    draws_manifold = c.get("manifold", c.latents == pictures.PLANE)
 
-    def init(key: Key) -> State:
+    def init(key: Key, examples: Batch, frozen: PyTree) -> State:
         params = {"vae": model.init(key)}
         return State(
             step=jnp.zeros((), jnp.int32),
@@ -58,7 +78,7 @@ def make(config: Any, spec: DataSpec) -> Method:
             variables={},
             opt_state={"vae": optimize.init(params["vae"])},
             ema=jax.tree.map(jnp.copy, params),
-            frozen={},
+            frozen=frozen,
         )
 
     def step(state: State, batch: Batch) -> tuple[State, Scalars]:
@@ -95,13 +115,17 @@ def make(config: Any, spec: DataSpec) -> Method:
         return values
 
     def encode(state: State, batch: Batch, key: Key) -> Array:
-        return model.encode(state.ema["vae"], model.observe(batch["image"], key, batch["index"])).mean
+        mean = model.encode(state.ema["vae"], model.observe(batch["image"], key, batch["index"])).mean
+        return mean.reshape(len(mean), *model.code_shape)
+
+    def decode(state: State, codes: Array) -> Array:
+        return generate(state, codes.reshape(len(codes), -1))
 
     def generate(state: State, z: Array) -> Array:
         """The mean image of each z [N, Z]: f32 [N, H, W, C] in [-1, 1]."""
         return 2 * model.likelihood.mean(model.decode(state.ema["vae"], z)) - 1
 
-    def sample(state: State, keys: Array, label: Array | None) -> Array:
+    def sample(state: State, keys: Array, condition: Condition) -> Array:
         return generate(state, jax.vmap(functools.partial(_noise, model))(keys))
 
     def show(state: State, key: Key, batch: Batch) -> dict[str, Figure]:
@@ -118,7 +142,7 @@ def make(config: Any, spec: DataSpec) -> Method:
         shown: dict[str, Figure] = {
             "reconstructions": pictures.reconstructions(2 * x[some] - 1, image_of(q.mean[some]))
         }
-        if draws_manifold:
+        if c.manifold:
             shown["manifold"] = pictures.manifold(image_of, c.latents)
         label = batch.get("label")
         shown["latent_space"] = pictures.latent_space(q.mean, kl, key_scatter, label, spec.class_names)
@@ -134,9 +158,9 @@ def make(config: Any, spec: DataSpec) -> Method:
         sample,
         evaluate,
         show,
-        encode=encode,
+        code=Code("means", model.code_shape, encode, decode),
         num_pictured=pictures.NUM_POINTS,
-        snapshots=snapshots if draws_manifold else None,
+        snapshots=snapshots if c.manifold else None,
     )
 
 
@@ -152,7 +176,7 @@ def _check(config: Any, model: Autoencoder) -> None:
             "config.eval.importance_samples estimates a likelihood, and grey values have none under bernoulli: "
             "binarise them (--config.vae.binarisation=dynamic), or take another config.vae.likelihood"
         )
-    if c.get("manifold", False) and c.latents != pictures.PLANE:
+    if c.manifold and c.latents != pictures.PLANE:
         raise UserError(
             f"config.vae.manifold draws a plane of {pictures.PLANE} latents, and config.vae.latents is {c.latents}; "
             "use --config.vae.manifold=False"

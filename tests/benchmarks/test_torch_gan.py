@@ -10,12 +10,14 @@ from ml_collections import ConfigDict
 
 torch = pytest.importorskip("torch", reason="PyTorch is in the extra bench")
 
+from clu.parameter_overview import count_parameters  # noqa: E402
+
 from benchmarks import torch_gan  # noqa: E402  after the skip
 from benchmarks.torch_vae import LAYOUTS, copy_parameters, from_peer, to_peer  # noqa: E402
 from gen_jax import methods  # noqa: E402
 from gen_jax.gan import networks  # noqa: E402
 from gen_jax.gan.defaults import gan_config  # noqa: E402
-from gen_jax.method import DataSpec, count_parameters, draw, stream, to_model  # noqa: E402
+from gen_jax.method import DataSpec, draw, stream, to_model  # noqa: E402
 
 SHAPE, LATENTS = (16, 24, 3), 5
 SPEC = DataSpec("made_up", SHAPE, 64)

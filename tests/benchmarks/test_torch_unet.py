@@ -7,9 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is in the extra bench")
 
+from clu.parameter_overview import count_parameters  # noqa: E402
+
 from benchmarks import torch_unet  # noqa: E402  after the skip
 from gen_jax.diffusion.unet import UNet  # noqa: E402
-from gen_jax.method import count_parameters  # noqa: E402
 
 FAST = {"patch": 2, "norm": "rms", "film": True, "shuffle": True, "use_bias": False, "attention_sizes": (4,)}
 PAPER = {"patch": 1, "norm": "group", "num_groups": 4, "num_heads": 2, "attention_sizes": (8,)}

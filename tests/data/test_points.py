@@ -14,7 +14,7 @@ from gen_jax.data import gaussians
 from gen_jax.figures import samples as figures
 from gen_jax.method import DataSpec, Method, Scatter, State
 
-SPEC = DataSpec("gaussians:grid25", (1, 1, 2), 9, dtype="float32", value_range=(-5.0, 5.0))
+SPEC = DataSpec("gaussians:grid25", (1, 1, 2), 9, kind="points", value_range=(-5.0, 5.0))
 
 
 def test_the_sheet_of_a_set_of_points_shows_its_modes(tmp_path, capsys: pytest.CaptureFixture[str]):

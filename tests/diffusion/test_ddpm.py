@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax import config as configs
+from gen_jax import methods
 from gen_jax.diffusion import ddpm
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, labelled
 
 CONFIG = str(pathlib.Path(__file__).parents[2] / "configs/ddpm_mnist.py")
-SPEC = DataSpec("made_up", (4, 4, 1), 64, ("a", "b", "c"))
+SPEC = DataSpec("made_up", (4, 4, 1), 64, labelled("abc"))
 
 
 class Echo:
@@ -34,10 +34,10 @@ class Echo:
 
 def make(monkeypatch, *words, spec=SPEC):
     monkeypatch.setattr(ddpm, "UNet", Echo)
-    config = configs.load(CONFIG)[2]
+    config = methods.load(CONFIG)[2]
     words = ["--config.diffusion.prediction=x", "--config.diffusion.weighting=x", "--config.diffusion.num_timesteps=10",
              "--config.sample.num_steps=10", *words]  # fmt: skip
-    return ddpm.make(configs.override(config, words), spec)
+    return ddpm.make(methods.override(config, words), spec)
 
 
 def times_trained_at(method, batch_size, step):
@@ -95,4 +95,4 @@ def test_refusals(monkeypatch):
     with pytest.raises(UserError, match="'v' or 'x'"):
         make(monkeypatch, "--config.diffusion.prediction=eps")
     with pytest.raises(UserError, match="has float32"):
-        make(monkeypatch, spec=DataSpec("points", (1, 1, 2), 64, ("a",), dtype="float32"))
+        make(monkeypatch, spec=DataSpec("points", (1, 1, 2), 64, labelled("a"), kind="points"))

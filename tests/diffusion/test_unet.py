@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from clu.parameter_overview import count_parameters
 
 from gen_jax.diffusion.unet import UNet
-from gen_jax.method import UserError, count_parameters
+from gen_jax.method import UserError
 
 TINY = {
     "out_channels": 1,

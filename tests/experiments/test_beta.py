@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from experiments import beta, runs
-from gen_jax import config as configs
+from gen_jax import methods
 from gen_jax.figures.pictures import save_picture
 from gen_jax.method import Picture, UserError
 from gen_jax.run import Run
@@ -83,7 +83,7 @@ def test_the_full_setting_is_one_word_away():
     assert resolved[1].num_steps == 300_000
     assert resolved[0].num_steps < 10_000
     for config in resolved:
-        configs.check(config)
+        methods.check(config)
         assert (config.vae.beta, config.seed) == (20, 2)
 
 

@@ -11,7 +11,7 @@ from gen_jax.data import gaussians
 from gen_jax.method import DataSpec
 from gen_jax.metrics import modes
 
-SPEC = DataSpec(experiment.DATA, (1, 1, 2), 100, dtype="float32", value_range=(-5.0, 5.0))
+SPEC = DataSpec(experiment.DATA, (1, 1, 2), 100, kind="points", value_range=(-5.0, 5.0))
 REAL = gaussians.draw(gaussians.MIXTURES["grid25"], 0, 100).reshape(-1, 1, 1, 2)
 
 

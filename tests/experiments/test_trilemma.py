@@ -5,8 +5,7 @@ import pytest
 from conftest import data_config
 
 from experiments import runs, trilemma
-from gen_jax import config as configs
-from gen_jax import sample
+from gen_jax import methods, sample
 from gen_jax.data import dataset
 from gen_jax.run import Run
 
@@ -16,7 +15,7 @@ def test_every_row_is_in_the_table_the_figure_and_the_verdict_and_none_is_measur
 
     def train(workdir, line):
         run, config = Run(workdir), runs.resolve(line)
-        configs.check(config)
+        methods.check(config)
         run.write_config({"config": config.to_dict(), "data": {"name": "mnist"}})
         seconds = (100.0, 250.0, 40.0, 50.0)  # of two starts
         run.metrics.write_text("".join(json.dumps({"step": i, "seconds": s}) + "\n" for i, s in enumerate(seconds)))

@@ -10,25 +10,24 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from gen_jax import config as configs
 from gen_jax import main, methods, parallel
 from gen_jax.gan import constraints, game
 from gen_jax.gan.defaults import gan_config
-from gen_jax.method import DataSpec, UserError, to_model
+from gen_jax.method import DataSpec, UserError, labelled, to_model
 from gen_jax.nn.conv import conv
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
-SPEC = DataSpec("made_up", (8, 8, 1), 64, tuple("0123456789"))
-POINTS = DataSpec("points", (1, 1, 1), 64, dtype="float32", value_range=(-1, 1))
+SPEC = DataSpec("made_up", (8, 8, 1), 64, labelled("0123456789"))
+POINTS = DataSpec("points", (1, 1, 1), 64, kind="points", value_range=(-1, 1))
 LINEAR = {"name": "dense", "generator_hidden": (), "hidden": (), "output": "linear"}
 RATE, JUDGE_RATE = 0.3, 0.2
 RNG = np.random.default_rng(0)
 
 
 def load(name, *words):
-    config = configs.load(str(FOLDER / f"{name}.py:tiny"))[2]
-    config = configs.override(config, [f"--config.{word}" for word in words])
-    configs.check(config)
+    config = methods.load(str(FOLDER / f"{name}.py:tiny"))[2]
+    config = methods.override(config, [f"--config.{word}" for word in words])
+    methods.check(config)
     return config
 
 
@@ -44,7 +43,7 @@ def linear_game(*words):
     config.network = ConfigDict(LINEAR)
     config.optimizer.update(name="sgd", b1=0.0)
     config.gan.latents = 1
-    method = methods.make(configs.override(config, [f"--config.{word}" for word in words]), POINTS)
+    method = methods.make(methods.override(config, [f"--config.{word}" for word in words]), POINTS)
     state = method.init(jax.random.key(0))
     params = {"generator": {"out": (0.0, 0.7)}, "discriminator": {"out": (0.5, -0.1)}}
     state = state.replace(
@@ -226,8 +225,8 @@ def test_labels_that_the_data_has_not():
         with pytest.raises(UserError, match=hint):
             methods.make(load(name), DataSpec("plain", (8, 8, 1), 64))
         with pytest.raises(UserError, match="two classes at least, and data set one has 1"):
-            methods.make(load(name), DataSpec("one", (8, 8, 1), 64, ("all",)))
-    assert not methods.make(load("dcgan_mnist"), DataSpec("plain", (8, 8, 1), 64)).conditional
+            methods.make(load(name), DataSpec("one", (8, 8, 1), 64, labelled(["all"])))
+    assert not methods.make(load("dcgan_mnist"), DataSpec("plain", (8, 8, 1), 64)).condition
 
 
 @pytest.mark.parametrize(
@@ -241,9 +240,11 @@ def test_labels_that_the_data_has_not():
 )
 def test_configs_are_of_the_published_sizes(file, shape, sizes):
     name, _, variant = file.partition(":")
-    config = configs.load(str(FOLDER / f"{name}.py") + (f":{variant}" if variant else ""))[2]
-    configs.check(config)
-    state = jax.eval_shape(methods.make(config, DataSpec("x", shape, 99, tuple("0123456789"))).init, jax.random.key(0))
+    config = methods.load(str(FOLDER / f"{name}.py") + (f":{variant}" if variant else ""))[2]
+    methods.check(config)
+    state = jax.eval_shape(
+        methods.make(config, DataSpec("x", shape, 99, labelled("0123456789"))).init, jax.random.key(0)
+    )
     found = tuple(sum(x.size for x in jax.tree.leaves(state.params[n])) for n in ("generator", "discriminator"))
     assert found == sizes
 

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from clu.parameter_overview import count_parameters
 
 from gen_jax.gan import layers, networks
 from gen_jax.gan.convolutional import ConvDiscriminator, ConvGenerator
-from gen_jax.method import UserError, count_parameters
+from gen_jax.method import UserError
 
 CATS, CIFAR = (64, 64, 3), (32, 32, 3)
 BARE = {"conv_bias": False, "end_bias": False}

@@ -35,5 +35,5 @@ def test_great_circles_keep_the_length_and_end_where_they_should():
 def test_points_have_no_pictures_and_unlabelled_images_no_classes():
     plain = DataSpec("plain", (2, 2, 1), 9)
     assert pictures.show(image_of, jax.random.key(0), 3, plain, 0).keys() == {"interpolation"}
-    points = DataSpec("ring", (1, 1, 2), 9, dtype="float32", value_range=(-1, 1))
+    points = DataSpec("ring", (1, 1, 2), 9, kind="points", value_range=(-1, 1))
     assert pictures.show(image_of, jax.random.key(0), 3, points, 0) == {}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, with_factors
 from gen_jax.metrics import disentanglement as dis
 
 SIZES = (3, 4, 1, 5)  # one factor that does not vary
@@ -155,7 +155,7 @@ def test_importance_of_one_factor_or_latent():
 
 
 def test_without_factors_or_scikit_learn_one_line_says_so(monkeypatch: pytest.MonkeyPatch):
-    spec = DataSpec("dsprites:drawn", (64, 64, 1), 1, factor_sizes=SIZES)
+    spec = DataSpec("dsprites:drawn", (64, 64, 1), 1, with_factors(SIZES))
     assert dis.require_factors(spec) == SIZES
     with pytest.raises(UserError, match=r"^'mnist' has no factors of variation.*$"):
         dis.require_factors(DataSpec("mnist", (28, 28, 1), 1))

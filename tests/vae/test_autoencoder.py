@@ -7,20 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax import config as configs
+from gen_jax import methods
 from gen_jax.method import DataSpec, UserError
 from gen_jax.vae import autoencoder
 
 CONFIG = str(pathlib.Path(__file__).parents[2] / "configs/vae_mnist.py:tiny")
 BYTES = DataSpec("grey", (4, 4, 1), 64)
 BITS = DataSpec("bits", (4, 4, 1), 64, value_range=(0, 1))
-UNIT = DataSpec("unit", (4, 4, 1), 64, dtype="float32", value_range=(0, 1))
-POINTS = DataSpec("ring", (1, 1, 2), 64, dtype="float32", value_range=(-4, 4))
+UNIT = DataSpec("unit", (4, 4, 1), 64, kind="points", value_range=(0, 1))
+POINTS = DataSpec("ring", (1, 1, 2), 64, kind="points", value_range=(-4, 4))
 
 
 def make(spec=BYTES, *words):
     words = [f"--config.vae.{word}" for word in words]
-    return autoencoder.make(configs.override(configs.load(CONFIG)[2], words), spec)
+    return autoencoder.make(methods.override(methods.load(CONFIG)[2], words), spec)
 
 
 @pytest.mark.parametrize(

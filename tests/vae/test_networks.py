@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from clu.parameter_overview import count_parameters
 
-from gen_jax.method import UserError, count_parameters
+from gen_jax.method import UserError
 from gen_jax.vae import networks
 
 MNIST, DSPRITES = (28, 28, 1), (64, 64, 1)

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from clu.parameter_overview import count_parameters
 from scipy import stats
 
-from gen_jax import config as configs
-from gen_jax import main
-from gen_jax.method import DataSpec, UserError, count_parameters
+from gen_jax import main, methods
+from gen_jax.method import DataSpec, UserError
 from gen_jax.vae import autoencoder, vae
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
@@ -23,7 +23,7 @@ KL = 0.6561104894209439  # golden.json: of mean (0.5, -1), log variance (0.2, -0
 def make(*words, file="vae_mnist_dense", spec=SPEC):
     """A VAE without hidden layers, by default on dynamically binarised data, and its config."""
     words = [f"--config.{word}" for word in ("network.hidden=()", "vae.latents=2", *words)]
-    config = configs.override(configs.load(str(FOLDER / f"{file}.py:tiny"))[2], words)
+    config = methods.override(methods.load(str(FOLDER / f"{file}.py:tiny"))[2], words)
     method = vae.make(config, spec)
     return config, method._replace(**{name: jax.jit(getattr(method, name)) for name in ("init", "step", "evaluate")})
 
@@ -125,7 +125,7 @@ def test_pictures_of_many_images_begin_with_those_of_few():
 def test_training_reaches_the_likelihood_of_a_linear_gaussian_model():
     # Probabilistic PCA: with linear maps and a normal likelihood the best bound is log p(x) itself (Lucas et al. 2019).
     directions, centre, sigma = np.array([[0.3, 0.1], [0.3, -0.1], [0.0, 0.2], [-0.1, 0.0]]), 0.5, 0.1
-    spec = DataSpec("linear", (1, 1, 4), 1000, dtype="float32", value_range=(0, 1))
+    spec = DataSpec("linear", (1, 1, 4), 1000, kind="points", value_range=(0, 1))
     words = ("vae.binarisation=none", "vae.likelihood=gaussian", f"vae.sigma={sigma}", "vae.kl_warmup_steps=0")
     # Many steps: the latents turn slowly towards the principal directions, where the posterior is diagonal.
     steps = ("num_steps=4000", "batch_size=128", "optimizer.learning_rate=5e-2", "optimizer.clip_norm=0.0", "ema=0.9")
@@ -153,8 +153,8 @@ def test_training_reaches_the_likelihood_of_a_linear_gaussian_model():
 
 @pytest.mark.parametrize("file", ["vae_mnist", "vae_mnist_dense"])
 def test_configs_are_of_the_published_sizes(file):
-    config = configs.load(str(FOLDER / f"{file}.py"))[2]
-    configs.check(config)
+    config = methods.load(str(FOLDER / f"{file}.py"))[2]
+    methods.check(config)
     spec = DataSpec("mnist", (28, 28, 1), 60_000)
     state = jax.eval_shape(vae.make(config, spec).init, jax.random.key(0))
     total = sum(x.size for x in jax.tree.leaves(state.params))
@@ -184,7 +184,7 @@ def test_one_command_trains_and_reports_and_another_measures_the_likelihood(made
 
 @pytest.mark.parametrize(("variant", "encoder", "decoder"), [("", 252_052, 249_953), ("full", 309_204, 381_313)])
 def test_the_config_of_dsprites_has_the_networks_of_the_papers(variant, encoder, decoder):
-    config = configs.load(f"{FOLDER / 'beta_vae_dsprites.py'}:{variant}")[2]
+    config = methods.load(f"{FOLDER / 'beta_vae_dsprites.py'}:{variant}")[2]
     spec = DataSpec("dsprites:drawn", (64, 64, 1), 737_280, value_range=(0, 1))
     params = jax.eval_shape(vae.make(config, spec).init, jax.random.key(0)).params["vae"]
     sizes = {name: count_parameters(tree) for name, tree in params.items()}

@@ -1,0 +1,79 @@
+"""What the configs of this room share: a config of configs/ names what is its own."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from gen_jax.config import Config, base_config
+from gen_jax.diffusion.model import CHOICES
+
+# Where versions before 0.2 had these values.
+MOVED = {
+    "diffusion.num_timesteps": "diffusion.schedule.num_steps",
+    "diffusion.zero_terminal_snr": "diffusion.schedule.zero_terminal_snr",
+    "sample.eta": "sample.sampler.eta",
+    "sample.variance": "sample.sampler.variance",
+}
+
+TINY = {
+    "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20,
+    "network.channels": 8,
+    "sample.num": 100, "sample.num_steps": 10, "eval.num_examples": 256, "eval.num_samples": 200,
+    "eval.classifier_steps": 200,
+}  # fmt: skip
+"""A run that shows that everything works, in under a minute."""
+
+
+def diffusion_config(method: str) -> Config:
+    """Returns `base_config` with what a diffusion model reads besides.
+
+    Args:
+      method: of `methods.METHODS`.
+
+    Example:
+      >>> diffusion_config("ddpm").diffusion.schedule.name
+      'cosine'
+    """
+    config = base_config()
+    config.method = method
+    config.network = ConfigDict(CHOICES["network"].start("unet"))
+    config.diffusion = ConfigDict(
+        {
+            "schedule": CHOICES["diffusion.schedule"].start("cosine"),
+            "prediction": CHOICES["diffusion.prediction"].start("v"),
+            "weighting": CHOICES["diffusion.weighting"].start("v"),
+            "times": CHOICES["diffusion.times"].start("uniform"),  # that training draws; or logit_normal
+            "input_scale": CHOICES["diffusion.input_scale"].start("none"),  # or unit_variance
+            "told": "time",  # what the network is told of the noise; or log_snr
+            "conditional": False,  # on the class label
+            "label_drop": 0.0,  # share of labels left out in training, for guidance
+        }
+    )
+    config.sample.update(
+        {
+            "sampler": CHOICES["sample.sampler"].start("ancestral"),  # or ddim, euler, heun
+            "num_steps": 25,
+            "spacing": "trailing",  # or leading, linspace
+            "guidance": 1.0,  # 1: the conditional model, 0: the unconditional one
+            "clip": True,  # x0_hat stays in [-1, 1]
+        }
+    )
+    return config
+
+
+def small_unet() -> ConfigDict:
+    """A U-Net for 28x28 digits whose step takes a tenth of a second on two cores."""
+    return ConfigDict(
+        {
+            "name": "unet",
+            "channels": 32,  # of the first level
+            "multipliers": (1, 2),
+            "num_blocks": 1,
+            "attention_sizes": (),  # only in the middle
+            "patch": 2,  # 28x28x1 -> 14x14x4
+            "norm": "rms",
+            "film": True,
+            "shuffle": True,
+            "use_bias": False,
+        }
+    )

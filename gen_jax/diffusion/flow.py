@@ -1,0 +1,25 @@
+"""Flow matching (Lipman et al. 2023, Liu et al. 2023): diffusion along the straight path, with its velocity predicted.
+
+It is `ddpm` with other defaults: a step of DDIM along the straight path is Euler's step of the velocity.
+"""
+
+from __future__ import annotations
+
+from gen_jax.config import Config
+from gen_jax.diffusion import ddpm
+from gen_jax.diffusion.defaults import diffusion_config
+
+make = ddpm.make
+
+
+def flow_config() -> Config:
+    """Returns `diffusion_config` of flow matching."""
+    config = diffusion_config("flow")
+    config.diffusion.schedule = {"name": "straight"}
+    config.diffusion.prediction = {"name": "velocity"}
+    config.diffusion.weighting = {"name": "velocity"}
+    config.sample.sampler = {"name": "heun"}
+    return config
+
+
+OPTIONS = ddpm.OPTIONS._replace(defaults=flow_config, title="flow matching", moved={})

@@ -1,0 +1,71 @@
+"""Latent diffusion (Rombach et al. 2022): diffusion in the codes of an autoencoder, a first stage that stays as it is.
+
+Codes are the means of q(z | x). They are shifted and scaled to mean 0 and standard deviation 1 a channel, by the
+training examples that `init` sees; both numbers stand in State.variables.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from gen_jax.config import Config
+from gen_jax.diffusion import ddpm, model
+from gen_jax.diffusion.defaults import diffusion_config
+from gen_jax.method import Array, Batch, DataSpec, Key, Method, PyTree, Stage, State, UserError
+
+SMALLEST_SCALE = 1e-3  # of a channel that hardly varies
+
+
+def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
+    """Returns latent diffusion as a method; see `configs/latent_mnist.py` for what it reads of a config.
+
+    Raises:
+      UserError: no first stage, or one that gives no small pictures of real numbers; what `model.make` refuses.
+    """
+    if stage is None:
+        raise UserError(
+            "config.pretrained is empty: latent diffusion needs an autoencoder, as a run's directory or a config"
+        )
+    return model.make(config, spec, _codes(stage))
+
+
+def _codes(stage: Stage) -> model.Domain:
+    code = stage.method.code
+    if code is None or code.kind != "means" or len(code.shape) != 3:
+        what = "makes no codes" if code is None else f"makes codes of {code.kind}, {'x'.join(map(str, code.shape))}"
+        raise UserError(
+            f"config.pretrained names a {stage.config.method} that {what}; latent diffusion needs codes that are small "
+            "pictures of real numbers: a vae with --config.network.name=spatial"
+        )
+
+    def encode(frozen: PyTree, batch: Batch, key: Key) -> Array:
+        return code.encode(Stage.state(frozen), batch, key)
+
+    def init(examples: Batch, frozen: PyTree) -> dict[str, PyTree]:
+        codes = encode(frozen, examples, Stage.state(frozen).key)
+        scale = jnp.maximum(jnp.std(codes, axis=(0, 1, 2)), SMALLEST_SCALE)
+        return {"codes": {"shift": jnp.mean(codes, axis=(0, 1, 2)), "scale": scale}}
+
+    def enter(state: State, batch: Batch, key: Key) -> Array:
+        codes = state.variables["codes"]
+        return (encode(state.frozen, batch, key) - codes["shift"]) / codes["scale"]
+
+    def leave(state: State, x: Array) -> Array:
+        codes = state.variables["codes"]
+        return code.decode(Stage.state(state.frozen), x * codes["scale"] + codes["shift"])
+
+    return model.Domain(code.shape, init, enter, leave)
+
+
+def latent_config() -> Config:
+    """Returns `diffusion_config` of latent diffusion, with an autoencoder to be trained first."""
+    config = diffusion_config("latent")
+    config.pretrained = ConfigDict({"method": "vae", "network": {"name": "spatial"}, "vae": {"latents": 196}})
+    config.sample.clip = False  # codes have no bounds
+    return config
+
+
+OPTIONS = ddpm.OPTIONS._replace(defaults=latent_config, title="latent diffusion", moved={})

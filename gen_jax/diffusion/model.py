@@ -1,0 +1,318 @@
+"""A diffusion model: a network that is trained on a process, and asked by a sampler, in pixels or in latents.
+
+Everything that differs between DDPM, flow matching and EDM is a value of the config (`process.CHOICES`); where a model
+works, in pixels or in an autoencoder's codes, is a `Domain`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import optimizer
+from gen_jax.config import Choice, chosen, modules_of
+from gen_jax.diffusion import pictures
+from gen_jax.diffusion import process as processes
+from gen_jax.diffusion import sampler as samplers
+from gen_jax.diffusion.schedule import Level
+from gen_jax.diffusion.unet import UNet
+from gen_jax.method import (
+    Array,
+    Batch,
+    Condition,
+    DataSpec,
+    Key,
+    Method,
+    Picture,
+    PyTree,
+    Scalars,
+    State,
+    UserError,
+    draw,
+    keys_of,
+    stream,
+    to_model,
+)
+
+MAX_TIMESTEPS = 1_000_000  # of a table: more would cost memory and change nothing
+NUM_SHOWN = 9  # images whose way from noise the report shows
+NUM_CLASSES_SHOWN = 10  # of guidance
+SCALES_SHOWN = (0.0, 1.0, 2.0, 4.0)
+NO_LABEL = -1  # what a network is told where it is told no class
+
+NETWORKS = {"unet": (UNet,)}
+GIVEN = ("out_channels", "num_classes", "dtype")
+CHOICES = {
+    "network": Choice(NETWORKS, GIVEN),
+    **processes.CHOICES,
+    "sample.sampler": Choice(samplers.SAMPLERS),
+}
+
+
+class Domain(NamedTuple):
+    """Where a model works.
+
+    Attributes:
+      shape: of what it makes, (H, W, C).
+      init: (training examples, frozen) -> State.variables.
+      enter: (state, batch, key) -> x0 f32 [B, *shape], about as wide as [-1, 1].
+      leave: (state, x [N, *shape]) -> images f32 [N, H, W, C] in [-1, 1].
+    """
+
+    shape: tuple[int, int, int]
+    init: Callable[[Batch, PyTree], dict[str, PyTree]]
+    enter: Callable[[State, Batch, Key], Array]
+    leave: Callable[[State, Array], Array]
+
+
+def pixels(spec: DataSpec) -> Domain:
+    """Returns the domain of the images themselves."""
+    return Domain(
+        spec.image_shape,
+        lambda examples, frozen: {},
+        lambda state, batch, key: to_model(batch["image"], spec.value_range),
+        lambda state, x: x,
+    )
+
+
+class _Model(NamedTuple):
+    """All that the functions of the method need."""
+
+    config: Any
+    domain: Domain
+    process: processes.Process
+    network: Any
+    sampler: samplers.Sampler
+    steps: np.ndarray
+    optimize: optimizer.Optimizer
+    classes: tuple[str, ...]  # that it is conditional on, or ()
+
+
+def make(config: Any, spec: DataSpec, domain: Domain) -> Method:
+    """Returns the model as a method.
+
+    Args:
+      config: complete; see `configs/ddpm_mnist.py`.
+      spec: of the data.
+      domain: where the model works.
+
+    Raises:
+      UserError: an unknown name, a prediction that says nothing at the path's end, labels asked of a data set without,
+        guidance of a model that never saw a label dropped.
+    """
+    model = _assemble(config, spec, domain)
+    return Method(
+        functools.partial(_init, model),
+        functools.partial(_step, model),
+        functools.partial(_sample, model),
+        functools.partial(_evaluate, model),
+        functools.partial(_show, model),
+        condition=("label",) if model.classes else (),
+        describe=_describe(config.sample),
+    )
+
+
+def _assemble(config: Any, spec: DataSpec, domain: Domain) -> _Model:
+    c = config.diffusion
+    _check(config, spec)
+    process = processes.make(c)
+    classes = (spec.class_names or ()) if c.conditional else ()
+    (network,) = modules_of(
+        config.network,
+        NETWORKS,
+        {"out_channels": domain.shape[-1], "num_classes": len(classes), "dtype": jnp.dtype(config.compute_dtype)},
+    )
+    return _Model(
+        config,
+        domain,
+        process,
+        network,
+        chosen(CHOICES["sample.sampler"], config.sample.sampler),
+        process.path.steps(config.sample.num_steps, config.sample.spacing),
+        optimizer.make(config.optimizer, config.num_steps, config.ema),
+        classes,
+    )
+
+
+def _init(model: _Model, key: Key, examples: Batch, frozen: PyTree) -> State:
+    x = jnp.zeros((1, *model.domain.shape))
+    label = _no_label(x) if model.classes else None
+    params = {"denoiser": model.network.init(stream(key, "init"), x, jnp.zeros(1), label=label)["params"]}
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        params=params,
+        variables=model.domain.init(examples, frozen),
+        opt_state={"denoiser": model.optimize.init(params["denoiser"])},
+        ema=jax.tree.map(jnp.copy, params),
+        frozen=frozen,
+    )
+
+
+def _losses(
+    model: _Model, state: State, params: PyTree, batch: Batch, t: Array, key_noise: Key, key_dropout: Key | None
+) -> Array:
+    """Weighted squared error, mean over pixels: f32 [B]."""
+    x0 = model.domain.enter(state, batch, key_noise)
+    eps = draw(key_noise, batch["index"], lambda k: jax.random.normal(k, model.domain.shape))
+    training = key_dropout is not None
+    label = _label_in_training(model, batch, key_dropout)
+
+    def network(x_in: Array, told: Array) -> Array:
+        rngs = {"dropout": key_dropout} if training else None
+        return model.network.apply(
+            {"params": params}, x_in, told, label=label, index=batch["index"], train=training, rngs=rngs
+        )
+
+    return model.process.loss(network, x0, eps, t)
+
+
+def _label_in_training(model: _Model, batch: Batch, key: Key | None) -> Array | None:
+    """The classes that the network is told: in training a share of them is left out."""
+    if not model.classes:
+        return None
+    share = model.config.diffusion.label_drop
+    if not share or key is None:
+        return batch["label"]
+    dropped = draw(jax.random.fold_in(key, 1), batch["index"], jax.random.uniform) < share
+    return jnp.where(dropped, NO_LABEL, batch["label"])
+
+
+def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
+    key = jax.random.fold_in(stream(state.key, "step"), state.step)
+    key_noise, key_time, key_dropout = jax.random.split(key, 3)
+
+    def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, Scalars]:
+        t = model.process.draw_times(key_time, batch["index"], model.config.batch_size)
+        loss = jnp.mean(_losses(model, state, params, batch, t, key_noise, key_dropout))
+        return loss, {"loss": loss}
+
+    params, pieces = state.params["denoiser"], model.config.accumulate
+    scalars, grads = optimizer.value_and_grad(loss_fn, params, batch, pieces)
+    state, norms = model.optimize.apply(state, "denoiser", grads)
+    return state.replace(step=state.step + 1), scalars | norms
+
+
+def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
+    key_noise, key_time = jax.random.split(key)
+    process = model.process
+    t = process.path.times(process.density(draw(key_time, batch["index"], jax.random.uniform)))
+    return {"loss": _losses(model, state, state.ema["denoiser"], batch, t, key_noise, None)}
+
+
+def _denoiser(model: _Model, state: State, condition: Condition, scale: float) -> samplers.Denoiser:
+    """x0_hat of the averaged weights, guided, within [-1, 1] where the config asks for that."""
+    label = condition.get("label")
+
+    def told(label: Array | None) -> samplers.Denoiser:
+        def network(x_in: Array, told: Array) -> Array:
+            return model.network.apply({"params": state.ema["denoiser"]}, x_in, told, label=label)
+
+        return model.process.denoiser(network)
+
+    denoise = told(label) if label is None else guided(told, label, scale)
+    return samplers.clipped(denoise) if model.config.sample.clip else denoise
+
+
+def guided(told: Callable[[Array], samplers.Denoiser], label: Array, scale: float) -> samplers.Denoiser:
+    """Returns scale x0_hat(label) + (1 - scale) x0_hat(no label): classifier-free guidance (Ho & Salimans 2022).
+
+    Both are asked for in one call of twice the batch. Scale 1 is the conditional model and 0 the unconditional one,
+    each in one call of the batch itself. (Their w is scale - 1. x0_hat is linear in every prediction, so it does not
+    matter of which the difference is taken.)
+
+    Args:
+      told: from labels to the denoiser of a network that is told them.
+      label: i32 [N].
+      scale: of guidance.
+    """
+    if scale in (0, 1):
+        return told(label if scale else _no_label(label))
+
+    def denoise(x_t: Array, level: Level) -> Array:
+        both = told(jnp.concatenate([label, _no_label(label)]))
+        twice = Level(*(jnp.concatenate([value, value]) for value in level))
+        conditional, unconditional = jnp.split(both(jnp.concatenate([x_t, x_t]), twice), 2)
+        return scale * conditional + (1 - scale) * unconditional
+
+    return denoise
+
+
+def _sample(model: _Model, state: State, keys: Array, condition: Condition) -> Array:
+    denoise = _denoiser(model, state, condition, model.config.sample.guidance)
+    x0 = samplers.sample(denoise, model.process.path, model.sampler, model.steps, keys, model.domain.shape)
+    return model.domain.leave(state, x0)
+
+
+def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Picture]:
+    c, s = model.config.diffusion, model.config.sample
+    keys = keys_of(key, jnp.arange(NUM_SHOWN))
+    condition = {"label": jnp.arange(NUM_SHOWN) % len(model.classes)} if model.classes else {}
+    leave = functools.partial(model.domain.leave, state)
+    x0 = model.domain.enter(state, {name: value[:1] for name, value in batch.items()}, key)[0]
+    eps = jax.random.normal(key, model.domain.shape)
+    shown = {
+        "forward": pictures.forward(x0, eps, model.process.path, _describe_path(c.schedule), leave),
+        **pictures.reverse(
+            _denoiser(model, state, condition, s.guidance), model.process.path, model.sampler, model.steps, keys,
+            model.domain.shape, f"{len(model.steps)} {s.sampler.name} steps with {s.spacing} spacing", leave,
+        ),
+    }  # fmt: skip
+    if not (model.classes and c.label_drop):
+        return shown
+    label = jnp.arange(min(len(model.classes), NUM_CLASSES_SHOWN))
+
+    def image_of(scale: float) -> Array:
+        denoise, path = _denoiser(model, state, {"label": label}, scale), model.process.path
+        same = jnp.broadcast_to(keys[0], label.shape)
+        return leave(samplers.sample(denoise, path, model.sampler, model.steps, same, model.domain.shape))
+
+    return {"guidance": pictures.guidance(image_of, SCALES_SHOWN, model.classes[: len(label)])} | shown
+
+
+def _describe(c: Any) -> dict[str, str]:
+    parameters = ", ".join(f"{key} {value}" for key, value in c.sampler.items() if key != "name")
+    words = {"sampler": f"{c.sampler.name}{f' ({parameters})' if parameters else ''}, {c.num_steps} steps"}
+    words["spacing"] = f"{c.spacing} spacing"
+    if c.guidance != 1:
+        words["guidance"] = f"guidance {c.guidance:g}"
+    if c.clip:
+        words["clip"] = "x0_hat clipped"
+    return words
+
+
+def _describe_path(c: Any) -> str:
+    steps = f" of {c.num_steps} steps" if "num_steps" in c else ""
+    end = " with zero terminal SNR" if c.get("zero_terminal_snr") else ""
+    return f"{c.name.replace('_', ' ')} {'schedule' if steps else 'path'}{steps}{end}"
+
+
+def _check(config: Any, spec: DataSpec) -> None:
+    c, guidance = config.diffusion, config.sample.guidance
+    schedule = c.schedule
+    if "num_steps" in schedule:
+        least = 1 + schedule.zero_terminal_snr
+        if not least <= schedule.num_steps <= MAX_TIMESTEPS:
+            raise UserError(
+                f"config.diffusion.schedule.num_steps is {schedule.num_steps}; it must be {least} or more, "
+                f"at most {MAX_TIMESTEPS}"
+            )
+    if c.conditional and spec.num_classes is None:
+        raise UserError(f"config.diffusion.conditional needs labels, and data set {spec.name} has none")
+    if c.label_drop and not c.conditional:
+        raise UserError(f"config.diffusion.label_drop is {c.label_drop}, but the model is told no labels: use 0")
+    if guidance != 1 and not c.label_drop:
+        reason = "was told every label in training" if c.conditional else "is told no labels"
+        raise UserError(
+            f"config.sample.guidance is {guidance:g}, but this model {reason}: train one with "
+            "--config.diffusion.label_drop=0.1, or use 1"
+        )
+
+
+def _no_label(like: Array) -> Array:
+    return jnp.full(like.shape[:1], NO_LABEL, jnp.int32)

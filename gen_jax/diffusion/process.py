@@ -1,0 +1,147 @@
+"""The one object that training and sampling both ask: path, prediction, weighting, density of times, and what the
+network is given.
+
+A network is a function (x_in, told) -> output; `Process.denoiser` wraps it into the denoiser of x0_hat that every
+sampler takes, and `Process.loss` is what trains it: neither can say anything of a level that the other does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax.config import Choice, chosen, require_choice
+from gen_jax.diffusion import prediction as predictions
+from gen_jax.diffusion import schedule as schedules
+from gen_jax.diffusion import times as densities
+from gen_jax.diffusion import weighting as weightings
+from gen_jax.diffusion.schedule import Level, Path
+from gen_jax.method import Array, Key, UserError, broadcast_to_images
+
+Network = Callable[[Array, Array], Array]
+"""(x_in f32 [B, H, W, C], told f32 [B], 0..1000) -> output f32 [B, H, W, C]."""
+
+
+def no_scale() -> Callable[[Level], Any]:
+    """Returns the scale of the network's input that leaves it as it is."""
+    return lambda level: 1.0
+
+
+def unit_variance(sigma_data: float = 0.5) -> Callable[[Level], Array]:
+    """Returns the scale that gives the input variance 1 (c_in of Karras et al. 2022, table 1, for any path).
+
+    Args:
+      sigma_data: standard deviation of the data.
+
+    Raises:
+      UserError: it is not positive.
+
+    Example:
+      >>> level = Level(time=jnp.array(0.0), alpha=jnp.array(1.0), sigma=jnp.array(1.2))
+      >>> round(float(unit_variance()(level)), 6)  # 1 / sqrt(0.25 + 1.44)
+      0.769231
+    """
+    if not sigma_data > 0:
+        raise UserError(f"config.diffusion.input_scale.sigma_data is {sigma_data}; a standard deviation is positive")
+    return lambda level: 1 / jnp.sqrt((level.alpha * sigma_data) ** 2 + level.sigma**2)
+
+
+def _log_snr(level: Level) -> Array:
+    log_snr = 2 * (jnp.log(level.alpha) - jnp.log(level.sigma))
+    return 500 - 25 * jnp.clip(log_snr, -LARGEST_LOG_SNR, LARGEST_LOG_SNR)
+
+
+LARGEST_LOG_SNR = 20.0  # beyond which a network is told no difference
+INPUT_SCALES = {"none": no_scale, "unit_variance": unit_variance}
+TOLD: dict[str, Callable[[Level], Array]] = {"time": lambda level: level.time, "log_snr": _log_snr}
+"""What the network is told of the noise, 0..1000 and rising with it: the time, or the log SNR from 20 down to -20."""
+
+CHOICES = {
+    # A schedule that ends in pure noise, unless a config says otherwise.
+    "diffusion.schedule": Choice(schedules.SCHEDULES, defaults={"zero_terminal_snr": True}),
+    "diffusion.prediction": Choice(predictions.PREDICTIONS),
+    "diffusion.weighting": Choice(weightings.WEIGHTINGS),
+    "diffusion.times": Choice(densities.DENSITIES),
+    "diffusion.input_scale": Choice(INPUT_SCALES),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """A path with all that a network needs to be trained on it and sampled along it.
+
+    Attributes:
+      path: alpha and sigma at each time.
+      prediction: what the network gives.
+      weighting: of the squared error.
+      density: of the times in training.
+      input_scale: level -> factor of x_t before the network.
+      told: level -> what the network is told of it.
+    """
+
+    path: Path
+    prediction: predictions.Prediction
+    weighting: weightings.Weighting
+    density: densities.Density
+    input_scale: Callable[[Level], Any]
+    told: Callable[[Level], Array]
+
+    def draw_times(self, key: Key, index: Array, size: int) -> Array:
+        """Returns a time for each example, drawn from the density and spread evenly over the global batch.
+
+        One uniform number a step, shifted by each example's share of the batch (Kingma et al. 2021, VDM,
+        appendix I.1): the loss of a batch varies less than with independent times.
+
+        Args:
+          key: of this step.
+          index: i32 [B], positions in the global batch.
+          size: of the global batch.
+        """
+        u = jax.random.uniform(key) + index / size
+        return self.path.times(self.density(u % 1.0))
+
+    def output(self, network: Network, x_t: Array, level: Level) -> Array:
+        """Returns what the network makes of x_t [B, ...], level with leaves [B]."""
+        scale = self.input_scale(level)
+        x_in = broadcast_to_images(scale, x_t) * x_t if hasattr(scale, "ndim") else x_t
+        return network(x_in, self.told(level))
+
+    def loss(self, network: Network, x0: Array, eps: Array, t: Array) -> Array:
+        """Returns the weighted squared error at times t [B], a mean over pixels: f32 [B]."""
+        level = self.path.level(t)
+        output = self.output(network, schedules.add_noise(x0, eps, level), level)
+        target = predictions.target(self.prediction, x0, eps, level)
+        error = jnp.mean((output - target) ** 2, axis=(1, 2, 3))
+        return weightings.on(self.weighting, self.prediction, level, self.path.unit) * error
+
+    def denoiser(self, network: Network) -> Callable[[Array, Level], Array]:
+        """Returns (x_t, level with leaves [B]) -> x0_hat."""
+
+        def denoise(x_t: Array, level: Level) -> Array:
+            return predictions.to_x0(self.prediction, self.output(network, x_t, level), x_t, level, self.path.unit)
+
+        return denoise
+
+
+def make(config: Any) -> Process:
+    """Returns the process of `config.diffusion`.
+
+    Raises:
+      UserError: an unknown name, a value that cannot be, or a prediction that says nothing at the path's end.
+    """
+    require_choice("diffusion.told", config.told, TOLD)
+    path = chosen(CHOICES["diffusion.schedule"], config.schedule)
+    prediction = chosen(CHOICES["diffusion.prediction"], config.prediction)
+    predictions.check(prediction, path)
+    return Process(
+        path,
+        prediction,
+        chosen(CHOICES["diffusion.weighting"], config.weighting),
+        chosen(CHOICES["diffusion.times"], config.times),
+        chosen(CHOICES["diffusion.input_scale"], config.input_scale),
+        TOLD[config.told],
+    )

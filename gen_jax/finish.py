@@ -1,0 +1,77 @@
+"""The end of a run, and `--mode=eval`: samples and pictures are written, everything is judged, the page is drawn."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import config as configs
+from gen_jax import evaluate, report, sample, validation
+from gen_jax.data import dataset
+from gen_jax.figures import samples as figures
+from gen_jax.figures.pictures import save_picture
+from gen_jax.method import Figure, Method, State, stream
+from gen_jax.run import Run
+
+
+def finish(model: sample.Model, data: dataset.Dataset, run: Run, num: int, trained: bool) -> None:
+    """Judges `num` samples of a model, and writes the report.
+
+    Args:
+      model: with the state that is judged.
+      data: that it was trained on.
+      run: where all is written.
+      num: of samples.
+      trained: whether training has just ended: samples and pictures are written then, before anything is judged. Else
+        what takes minutes is measured too.
+    """
+    chief, state = jax.process_index() == 0, model.state
+    images, condition = model.generate(state, num, progress=chief)
+    if trained:
+        pictures = make_pictures(model.method, data, state) | evaluate.nearest_picture(images, data)
+        needed = figures.num_shown(data.spec)
+        shown = images if len(images) >= needed else model.generate(state, needed)[0]
+        frames = validation.make_snapshots(model.method, data)(state, shown)
+        if chief:
+            sample.write_samples(run, images, condition.get("label"), data.spec)
+            validation.save_snapshots(run, int(state.step), frames, data.spec.name)
+            for number, (name, picture) in enumerate(pictures.items()):
+                save_picture(run.pictures / f"{number:02d}_{name}.npz", picture, data.spec.name)
+            # The page is what says that all is done: one of fewer steps must not, if this is killed here.
+            run.report_html.unlink(missing_ok=True)
+    values = evaluate.judge(model, data, images, condition, thorough=not trained)
+    if chief:
+        evaluate.write_report(run, values | ({"finished_step": int(state.step)} if trained else {}))
+        print(evaluate.table(values))
+        print(f"report: {report.write(run.workdir)}")
+
+
+def judge_run(workdir: pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
+    """`--mode=eval`: judges `config.eval.num_samples` new samples of a run; writes report.json and the page."""
+    model, run = sample.load(workdir, overrides, configs.JUDGING), Run(workdir)
+    config = model.config
+    if model.spec.name == config.data.offline_substitute:
+        config.data.name = model.spec.name  # there may be a network by now, but this is what it was trained on
+    data = dataset.load(config.data)
+    dataset.refuse_other(model.spec, data.spec, run.workdir)
+    finish(model, data, run, config.eval.num_samples, trained=False)
+
+
+def make_pictures(method: Method, data: dataset.Dataset, state: State) -> dict[str, Figure]:
+    """Returns the method's pictures in its order, made with a few examples of the test (else training) split."""
+    split, rows = evaluate.held_out(data, method.num_pictured)[1:]
+    batch = {k: jnp.asarray(np.asarray(v[rows])) for k, v in split.items()} | {"index": jnp.arange(len(rows))}
+    names: list[str] = []  # jit gives a dict back in the order of the alphabet
+
+    def pictures(*args: Any) -> Mapping[str, Figure]:
+        shown = method.pictures(*args)
+        names.extend(shown)
+        return shown
+
+    shown = jax.jit(pictures)(state, stream(state.key, "pictures"), batch)
+    return {name: shown[name] for name in names}

@@ -1,0 +1,124 @@
+"""First stages: a trained model that a run works with, found at hand or trained for it, and paths that hold anywhere.
+
+`config.pretrained` is the directory of a run, or a config, which is trained in the folder `pretrained` of this run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from gen_jax import methods
+from gen_jax.checkpoint import Checkpoints
+from gen_jax.method import DataSpec, PyTree, Stage, UserError, did_you_mean
+from gen_jax.run import Run
+
+FOLDER = "image_folder:"
+
+
+@dataclasses.dataclass(frozen=True)
+class First:
+    """The first stage of a run.
+
+    Attributes:
+      stage: with the shapes of its parameters.
+      run: where it is, or will be, trained.
+      own: whether it is trained for this run alone.
+    """
+
+    stage: Stage
+    run: Run
+    own: bool
+
+    def record(self) -> dict[str, Any]:
+        """Returns what config.json holds of it."""
+        stage = self.stage
+        return {"config": stage.config.to_dict(), "data": stage.spec.to_dict(), "run": str(self.run.workdir.resolve())}
+
+    def params(self, mesh: jax.sharding.Mesh, train: Callable[..., None]) -> PyTree:
+        """Returns its averaged weights on the devices of a mesh.
+
+        Args:
+          mesh: of the run.
+          train: `train.train`, by which a stage of one's own is trained, or goes on.
+        """
+        if self.own:
+            print(f"{self.run.workdir}: the first stage, a {self.stage.config.method}")
+            command = f"python -m gen_jax.main --workdir={self.run.workdir}"
+            train(self.stage.config, self.run, "pretrained", "", command)
+        abstract = methods.abstract_state(self.stage.method, self.stage.spec, None, mesh)
+        with Checkpoints(self.run.checkpoints) as checkpoints:
+            state = checkpoints.restore(abstract)
+        if state is None:
+            raise UserError(f"{self.run.workdir} holds no checkpoint")
+        return state.ema
+
+
+def find(config: Any, run: Run, spec: DataSpec) -> First | None:
+    """Returns the first stage that a config names, or None where it names none; trains nothing.
+
+    Args:
+      config: of the run.
+      run: its directory, which knows its first stage where it has been trained already.
+      spec: of the run's data.
+
+    Raises:
+      UserError: no run is there, or an unfinished one, or one of other data.
+    """
+    if "pretrained" not in config or not config.pretrained:
+        return None
+    inner = methods.stage_of(config)
+    if inner is not None:
+        whole = methods.complete(ConfigDict({**inner, **{key: config[key] for key in methods.SHARED}}))
+        methods.check(whole)
+        return First(methods.make_stage(whole, spec), Run(run.workdir / "pretrained"), own=True)
+    if run.config_path.is_file() and run.checkpoints.is_dir():  # its parameters are in the checkpoint
+        record = run.read_config()
+        stage = methods.stored_stage(record)
+        if stage is not None:
+            return First(stage, Run(record["pretrained"]["run"]), own=False)
+    return _at_hand(Run(config.pretrained), spec)
+
+
+def _at_hand(run: Run, spec: DataSpec) -> First:
+    if not run.config_path.is_file():
+        known = [str(path.parent) for path in pathlib.Path("runs").glob("*/config.json")]
+        hint = did_you_mean(str(run.workdir), known)
+        raise UserError(f"config.pretrained is {str(run.workdir)!r}, which holds no run; {hint}".rstrip("; "))
+    record = run.read_config()
+    config, trained_on = methods.stored(record), DataSpec.from_dict(record["data"])
+    with Checkpoints(run.checkpoints) as checkpoints:
+        step = checkpoints.latest() or 0
+    if step < config.num_steps:
+        raise UserError(
+            f"config.pretrained is {str(run.workdir)!r}, a run that is not finished (step {step} of "
+            f"{config.num_steps}); train it further: --workdir={run.workdir}"
+        )
+    if trained_on.fingerprint != spec.fingerprint or trained_on.image_shape != spec.image_shape:
+        raise UserError(
+            f"config.pretrained is {str(run.workdir)!r}, which was trained on {trained_on.name} (fingerprint "
+            f"{trained_on.fingerprint[:12]}), and this run is on {spec.name} ({spec.fingerprint[:12]}): both stages "
+            "need the same images"
+        )
+    return First(methods.make_stage(config, trained_on), run, own=False)
+
+
+def with_absolute_paths(config: Any) -> Any:
+    """Returns a config whose folders hold wherever it is read: those of the data, and of a run at hand."""
+    config = config.copy_and_resolve_references()
+    if config.data.name.startswith(FOLDER) and config.data.name != FOLDER:
+        config.data.name = FOLDER + _absolute(config.data.name.removeprefix(FOLDER))
+    for key in ("data_dir", "cache_dir"):
+        config.data[key] = _absolute(config.data[key])
+    if isinstance(config.get("pretrained"), str):
+        config.pretrained = _absolute(config.pretrained)
+    return config
+
+
+def _absolute(path: str) -> str:
+    return str(pathlib.Path(path).expanduser().absolute()) if path else path
