@@ -22,7 +22,9 @@ import torch.nn.functional as F  # noqa: N812  as everyone calls it
 
 from benchmarks import peer, timing, torch_unet
 from gen_jax import methods, parallel
-from gen_jax.diffusion import schedule as schedules
+from gen_jax.diffusion import process
+from gen_jax.diffusion.model import CHOICES
+from gen_jax.diffusion.schedule import Schedule
 from gen_jax.diffusion.unet import UNet
 from gen_jax.method import DataSpec, State, labelled
 
@@ -38,7 +40,7 @@ WORDS = [
     "--config.network.dropout=0.0",
     "--config.accumulate=1",
     "--config.sample.sampler=ddim",
-    "--config.sample.eta=0.0",
+    "--config.sample.sampler.eta=0.0",
     f"--config.sample.num_steps={SAMPLER_STEPS}",
 ]
 Calls = tuple[Callable[[], object], Callable[[], object]]  # train step, sampler
@@ -50,7 +52,7 @@ def jax_calls(config: Any, state: State, images: np.ndarray, options: dict[str, 
     batch = {"image": jnp.asarray(images), "index": jnp.arange(len(images))}
     keys = jax.random.split(jax.random.key(1), len(images))
     update = jax.jit(method.step, donate_argnums=0, compiler_options=options)
-    draw = jax.jit(lambda state, keys: method.sample(state, keys, None), compiler_options=options)
+    draw = jax.jit(lambda state, keys: method.sample(state, keys, {}), compiler_options=options)
     held = [jax.tree.map(jnp.copy, state)]  # the step gives its old state away
 
     def step() -> object:
@@ -61,7 +63,7 @@ def jax_calls(config: Any, state: State, images: np.ndarray, options: dict[str, 
 
 
 def torch_calls(
-    config: Any, schedule: schedules.Schedule, network: torch_unet.UNet, images: np.ndarray, layout: torch.memory_format
+    config: Any, schedule: Schedule, network: torch_unet.UNet, images: np.ndarray, layout: torch.memory_format
 ) -> Calls:
     """Returns the peer's two calls."""
     network = network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]  missing in torch's stubs
@@ -97,7 +99,8 @@ def check_equal(config: Any, params: Any, network: torch_unet.UNet, images: np.n
     """Returns the sentence that both networks are the same, or raises an AssertionError."""
     x = (images / 127.5 - 1).astype(np.float32)
     time = np.linspace(0, 999, len(x), dtype=np.float32)
-    ours = jax.jit(UNet(out_channels=SPEC.image_shape[-1], **config.network).apply)({"params": params}, x, time)
+    fields = peer.fields_of(config.network, CHOICES["network"], UNet)
+    ours = jax.jit(UNet(out_channels=SPEC.image_shape[-1], **fields).apply)({"params": params}, x, time)
     with torch.inference_mode():
         theirs = network(torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(time)).permute(0, 2, 3, 1).numpy()
     return peer.check_equal(params, network, np.asarray(ours), theirs)
@@ -110,17 +113,17 @@ def main() -> None:
     torch.manual_seed(0)
     config = methods.override(methods.load(str(CONFIG))[2], WORDS)
     methods.check(config)
-    schedule = schedules.SCHEDULES[config.diffusion.schedule](
-        config.diffusion.num_timesteps, config.diffusion.zero_terminal_snr
-    )
+    schedule = process.make(config.diffusion).path
+    assert isinstance(schedule, Schedule)
     images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *SPEC.image_shape), np.uint8)
-    state = jax.jit(methods.make(config, SPEC).init)(parallel.make_key(0))
+    state = jax.jit(methods.make(config, SPEC).init)(parallel.make_key(0), {}, {})
     # The last layers of a young network are zero: random ones make the comparison of outputs mean something.
     noisy = jax.tree.map(lambda p: p + 0.02 * np.random.default_rng(p.size).normal(size=p.shape), state.params)
     state = state.replace(params=jax.tree.map(jnp.float32, noisy), ema=jax.tree.map(jnp.float32, noisy))
 
     def make_peer() -> torch_unet.UNet:
-        network = torch_unet.UNet(SPEC.image_shape[0], SPEC.image_shape[2], SPEC.image_shape[2], **config.network)
+        fields = peer.fields_of(config.network, CHOICES["network"], torch_unet.UNet)
+        network = torch_unet.UNet(SPEC.image_shape[0], SPEC.image_shape[2], SPEC.image_shape[2], **fields)
         torch_unet.copy_parameters(state.params["denoiser"], network)
         return network
 

@@ -53,7 +53,7 @@ def make_step(config: Any, data: Dataset):
     executor = parallel.make_executor("jit", mesh, config.fast_compile_options)
     feed, lead = train.make_feed(config, method, data, executor)
     batch = feed(0)
-    held = [parallel.init_state(method.init, 0, mesh)]
+    held = [train.initial_state(config, method, data, mesh, {})]
     update = executor.compile_step(method.step, held[0], batch, lead)
 
     def step() -> object:
@@ -100,8 +100,8 @@ def run_loop(config: Any, data: Dataset) -> tuple[float, list[int]]:
     with tempfile.TemporaryDirectory() as folder, watched_memory() as sizes:
         run = Run(folder)
         with Checkpoints(run.checkpoints) as checkpoints, contextlib.redirect_stdout(io.StringIO()):
-            abstract = parallel.abstract_state(method.init, mesh)
-            train._loop(config, run, method, data, mesh, checkpoints, abstract, None)
+            abstract = methods.abstract_state(method, data.spec, None, mesh)
+            train._loop(config, run, method, data, mesh, checkpoints, abstract, None, {})
         speeds = [row["speed/images_per_second"] for row in writers.read_metrics(folder) if "train/loss" in row]
     return config.batch_size / float(np.median(speeds)), sizes
 

@@ -1,8 +1,9 @@
-"""What every peer in PyTorch shares: the second half of a train step, and the proof that it is the same network."""
+"""What every peer in PyTorch shares: its fields, the second half of a train step, and the proof of the same network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,27 @@ import torch
 from clu.parameter_overview import count_parameters
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from gen_jax.config import Choice
 from gen_jax.method import PyTree
+
+
+def fields_of(network: Mapping[str, Any], choice: Choice, peer: Callable[..., Any]) -> dict[str, Any]:
+    """Returns the values of `config.network` that a peer takes.
+
+    Args:
+      network: `name` and its values.
+      choice: from what it was chosen.
+      peer: makes the same network.
+
+    Raises:
+      ValueError: the peer has no word for a value that is not at its default.
+    """
+    takes, defaults = inspect.signature(peer).parameters, choice.parameters(network["name"])
+    fields = {key: value for key, value in network.items() if key != "name"}
+    for key, value in fields.items():
+        if key not in takes and value != defaults[key]:
+            raise ValueError(f"this peer is written for network.{key}={defaults[key]}, not {value}")
+    return {key: value for key, value in fields.items() if key in takes}
 
 
 def make_update(config: Any, network: torch.nn.Module) -> Callable[[torch.Tensor], float]:

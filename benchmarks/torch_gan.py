@@ -17,7 +17,9 @@ import torch.nn.functional as F  # noqa: N812  as everyone calls it
 from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
+from benchmarks.peer import fields_of
 from benchmarks.torch_vae import LAYOUTS, Linear, Picture
+from gen_jax.gan.defaults import CHOICES
 
 NORMS = {"none": False, "batch": True}  # whether there is one
 
@@ -101,8 +103,8 @@ NETWORKS: dict[str, Callable[..., GAN]] = {"conv": conv}
 
 def make(config: Mapping[str, Any], image_shape: tuple[int, int, int], latents: int, layout: str) -> GAN:
     """Returns the networks of `config.network` for images (H, W, C), in one of LAYOUTS."""
-    fields = dict(config)
-    network = NETWORKS[fields.pop("name")](Picture(*image_shape, layout), latents, **fields)
+    peer = NETWORKS[config["name"]]
+    network = peer(Picture(*image_shape, layout), latents, **fields_of(config, CHOICES["network"], peer))
     return network.to(memory_format=LAYOUTS[layout])  # pyright: ignore[reportCallIssue]  missing in torch's stubs
 
 

@@ -20,6 +20,8 @@ import torch.nn.functional as F  # noqa: N812  as everyone calls it
 from flax.traverse_util import flatten_dict
 from torch import Tensor, nn
 
+from benchmarks.peer import fields_of
+from gen_jax.vae.autoencoder import CHOICES
 from gen_jax.vae.gaussian import LOG_VAR_LIMIT
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -149,8 +151,8 @@ NETWORKS: dict[str, Callable[..., VAE]] = {"dense": dense, "conv": conv}
 
 def make(config: Mapping[str, Any], image_shape: tuple[int, int, int], latents: int, layout: str) -> VAE:
     """Returns the networks of `config.network` for images (H, W, C), in one of LAYOUTS."""
-    fields = dict(config)
-    network = NETWORKS[fields.pop("name")](Picture(*image_shape, layout), latents, **fields)
+    peer = NETWORKS[config["name"]]
+    network = peer(Picture(*image_shape, layout), latents, **fields_of(config, CHOICES["network"], peer))
     return network.to(memory_format=LAYOUTS[layout])  # pyright: ignore[reportCallIssue]  missing in torch's stubs
 
 

@@ -56,7 +56,8 @@ class Game(NamedTuple):
 
 
 CRITIC = {"gan.loss": "wasserstein", "gan.critic_steps": 5}
-R1 = {"gan.penalty": "r1", "gan.penalty_weight": 0.02}
+R1 = {"gan.penalty": {"name": "r1", "weight": 0.02}}
+SPECTRAL = {"gan.constraint": {"name": "spectral"}}
 # At first noise as wide as half the way between two modes: what the discriminator sees is one cloud with 25 tops.
 NOISE = {"gan.instance_noise": 1.0, "gan.instance_noise_steps": 0.2}  # the second as a share of the steps
 TWO_TIME_SCALES = {"optimizer.learning_rate": 1e-3}  # of the generator: a quarter of the discriminator's
@@ -68,17 +69,17 @@ GAMES: dict[str, Game] = {
     "hinge": Game({"gan.loss": "hinge"}),
     "relativistic": Game({"gan.loss": "relativistic"}),
     "Wasserstein": Game(CRITIC, steps=0.4),
-    "Wasserstein, clipping": Game(CRITIC | {"gan.constraint": "clip", "gan.clip": 0.1}, "Wasserstein", 0.4),
+    "Wasserstein, clipping": Game(CRITIC | {"gan.constraint": {"name": "clip", "bound": 0.1}}, "Wasserstein", 0.4),
     "Wasserstein, gradient penalty": Game(
-        CRITIC | {"gan.penalty": "wgan_gp", "gan.penalty_weight": 1.0}, "Wasserstein", 0.25
+        CRITIC | {"gan.penalty": {"name": "wgan_gp", "weight": 1.0}}, "Wasserstein", 0.25
     ),
     "minimax, R1": Game({"gan.loss": "minimax"} | R1, "minimax"),
     "non-saturating, R1": Game(R1, "non-saturating"),
-    "non-saturating, spectral norm": Game({"gan.constraint": "spectral"}, "non-saturating"),
+    "non-saturating, spectral norm": Game(SPECTRAL, "non-saturating"),
     "non-saturating, instance noise": Game(NOISE, "non-saturating"),
     "non-saturating, two time scales": Game(TWO_TIME_SCALES, "non-saturating"),
     "non-saturating, R1 and instance noise": Game(R1 | NOISE, "non-saturating"),
-    "hinge, spectral norm": Game({"gan.loss": "hinge", "gan.constraint": "spectral"}, "hinge"),
+    "hinge, spectral norm": Game({"gan.loss": "hinge"} | SPECTRAL, "hinge"),
     "hinge, R1 and instance noise": Game({"gan.loss": "hinge"} | R1 | NOISE, "hinge"),
     "relativistic, R1": Game({"gan.loss": "relativistic"} | R1, "relativistic"),
     "relativistic, R1 and instance noise": Game({"gan.loss": "relativistic"} | R1 | NOISE, "relativistic"),
@@ -109,11 +110,12 @@ def config(game: Game, num_steps: int) -> Any:
     c.ema = 0.995
     c.data.name = DATA
     c.optimizer.b1, c.optimizer.b2 = 0.0, 0.99
-    c.optimizer.decay, c.optimizer.decay_share = "linear", 0.5
+    c.optimizer.decay = {"name": "linear", "share": 0.5}
     c.gan.latents = 2
     width = (64, 64, 64)
     c.network = ConfigDict({"name": "dense", "generator_hidden": width, "hidden": width, "output": "linear"})
     c.update_from_flattened_dict(dict(game.changes) | _noise_steps(game, c.num_steps))
+    c = methods.complete(c)
     methods.check(c)
     return c
 
@@ -134,7 +136,7 @@ def train(c: Any, spec: DataSpec, real: Array, seeds: Sequence[int]) -> Trace:
     """
     method = methods.make(c, spec)
     options = parallel.compiler_options(c.fast_compile_options)
-    states = jax.jit(jax.vmap(method.init))(jax.vmap(jax.random.key)(jnp.array(seeds)))
+    states = start(method, seeds)
     block = c.num_steps // NUM_LOOKS
     run = jax.jit(many_steps(method, c, real, block), donate_argnums=0, compiler_options=options)
     run = run.lower(states).compile()
@@ -149,6 +151,11 @@ def train(c: Any, spec: DataSpec, real: Array, seeds: Sequence[int]) -> Trace:
     return Trace(
         np.stack(looks), {k: np.stack([each[k] for each in scalars]) for k in scalars[0]}, seconds, c.num_steps
     )
+
+
+def start(method: Method, seeds: Sequence[int]) -> State:
+    """Returns the States before the first step, leaves [seeds, ...]. A game begins without a look at the data."""
+    return jax.jit(jax.vmap(lambda key: method.init(key, {}, {})))(jax.vmap(jax.random.key)(jnp.array(seeds)))
 
 
 def many_steps(method: Method, c: Any, real: Array, num: int) -> Callable[[State], tuple[State, PyTree]]:
@@ -172,7 +179,7 @@ def many_steps(method: Method, c: Any, real: Array, num: int) -> Callable[[State
 def _generate(method: Method, spec: DataSpec, state: State) -> Array:
     key = stream(state.key, "sample")
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(NUM_JUDGED))
-    return to_data(method.sample(state, keys, None), spec).reshape(NUM_JUDGED, 2)
+    return to_data(method.sample(state, keys, {}), spec).reshape(NUM_JUDGED, 2)
 
 
 def outcome(found: modes.Scores, inside: float, gradients: np.ndarray) -> str:

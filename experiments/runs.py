@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gen_jax import config as configs
-from gen_jax import methods
+from gen_jax import methods, stages
 from gen_jax.method import UserError
 from gen_jax.run import Run
 
@@ -38,8 +38,12 @@ def train(workdir: pathlib.Path, line: Sequence[str]) -> None:
             f"{workdir} was trained for {finished:,} steps, and {resolved.num_steps:,} are asked for: delete it, or "
             "keep the runs elsewhere (--runs)"
         )
-    if finished == resolved.num_steps and not configs.changes(run.read_config()["config"], resolved.to_dict()):
-        return
+    if finished == resolved.num_steps:
+        before, now = (
+            stages.with_absolute_paths(each).to_dict() for each in (methods.stored(run.read_config()), resolved)
+        )
+        if not configs.changes(before, now):
+            return
     full = [sys.executable, "-m", "gen_jax.main", *line, f"--workdir={workdir}"]
     ended = subprocess.run(full, cwd=ROOT)
     if ended.returncode:

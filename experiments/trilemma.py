@@ -71,10 +71,10 @@ ROWS = {
         "DDPM", ("--config.sample.sampler=ancestral", "--config.sample.num_steps=1000")
     ),
     "DDPM, DDIM, 50 steps": Row(
-        "DDPM", ("--config.sample.sampler=ddim", "--config.sample.eta=0", "--config.sample.num_steps=50")
+        "DDPM", ("--config.sample.sampler=ddim", "--config.sample.sampler.eta=0", "--config.sample.num_steps=50")
     ),
     "DDPM, DDIM, 10 steps": Row(
-        "DDPM", ("--config.sample.sampler=ddim", "--config.sample.eta=0", "--config.sample.num_steps=10")
+        "DDPM", ("--config.sample.sampler=ddim", "--config.sample.sampler.eta=0", "--config.sample.num_steps=10")
     ),
 }
 QUALITY, SPEED, DIVERSITY = "frechet_distance", "images_per_second", "recall"
@@ -106,14 +106,14 @@ def measure(workdir: pathlib.Path, row: Row, data: dataset.Dataset, num: int) ->
     more = (f"--config.sample.num={num}", f"--config.sample.batch_size={min(BATCH, num)}")
     model = sample.load(workdir, (*row.words, *more))
     generated, seconds = [], []
-    labels = sample.checked_labels(model.method, model.spec, num, None)
+    condition = sample.conditions(model.method, model.spec, num, {})
     before = time.perf_counter()
-    for images in model.batches(model.state, labels, 0, num):
+    for images in model.batches(model.state, condition, 0, num):
         seconds.append((time.perf_counter() - before) / len(images))
         generated.append(images)
         before = time.perf_counter()
     judged, _ = evaluate.judge_by_classifier(
-        model.config, data, np.concatenate(generated), labels, int(model.state.step)
+        model.config, data, np.concatenate(generated), condition.get("label"), evaluate.described(model)
     )
     by_name = {one["name"].partition("/")[0]: one for one in judged}
     speed = 1 / statistics.median(seconds[1:] or seconds)  # the first batch compiles

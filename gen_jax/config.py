@@ -389,6 +389,9 @@ def override(config: Config, words: Iterable[str], options: Options) -> Config:
         key, text = _split_word(word, flat)
         key = options.place(key)
         (names if key.removesuffix(".name") in choices and key.endswith(".name") else values)[key] = text
+    beside = stage_keys(names | values) if "pretrained" in values else []
+    if beside:  # whichever comes first: a run at hand stays as it is
+        raise UserError(f"config.{beside[0]} changes nothing with pretrained={values['pretrained']!r}, a run at hand")
     for path, choice in choices.items():
         name = names.get(f"{path}.name", flat.get(f"{path}.name"))
         if name != flat.get(f"{path}.name"):
@@ -416,6 +419,8 @@ def _split_word(word: str, flat: Mapping[str, Any]) -> tuple[str, str]:
     if not name.startswith("--config."):
         raise UserError(f"unknown word on the command line: {word!r}; {_nearest_word(name, flat)}")
     key = name.removeprefix("--config.")
+    if not key.isprintable():  # no key of ours, and the lines below show it as it is
+        raise UserError(_no_value(key, flat))
     if not equals:
         shown = _shown(flat[key]) if key in flat else "<value>"
         raise UserError(f"--config.{key} needs a value: --config.{key}={shown}")

@@ -88,7 +88,7 @@ def load(path: str) -> tuple[str, str, Config]:
 
 def stored(record: Mapping[str, Any]) -> Config:
     """Returns the config in what a run's config.json holds, of any version: keys newer than the run have defaults."""
-    version = str(record.get("versions", {}).get("gen_jax", "0.1"))
+    version = str(record.get("versions", {}).get("gen_jax", "0.1.0"))
     return complete(configs.from_json(record["config"]), older=version.startswith("0.1."))
 
 

@@ -107,10 +107,7 @@ class Run:
     @property
     def options(self) -> configs.Options:
         """How the method's module calls it and its measures; nothing of a method that is not known."""
-        try:
-            return methods.options(configs.from_json(self.settings))
-        except (UserError, *_DAMAGE, AttributeError):
-            return configs.Options(configs.base_config)
+        return _options_of(self.settings)
 
     @property
     def num_steps(self) -> int | None:
@@ -221,6 +218,9 @@ def _summary(run: Run) -> Html:
     known: list[tuple[str, object]] = [("trained for", f"{run.step:,}{of} steps")]
     if run.parameters:
         known.append(("parameters", f"{sum(map(_count, run.parameters.values())):,}"))
+    if stage := _as_dict(run.config.get("pretrained")):
+        title = _options_of(_as_dict(stage.get("config"))).title or "unknown"
+        known.append(("first stage", f"{title}, {stage.get('parameters', 0):,} parameters that stay as they are"))
     if run.seconds:
         known.append(("training time", duration(run.seconds)))
     if devices := run.config.get("devices"):
@@ -237,6 +237,13 @@ def _summary(run: Run) -> Html:
         page.notice(_warnings(run)),
         page.facts(known),
     )
+
+
+def _options_of(settings: dict[str, Any]) -> configs.Options:
+    try:
+        return methods.options(configs.from_json(settings))
+    except (UserError, *_DAMAGE, AttributeError):
+        return configs.Options(configs.base_config)
 
 
 def _describe_data(data: dict[str, Any]) -> Html:

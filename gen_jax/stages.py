@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from gen_jax import methods
@@ -38,7 +40,12 @@ class First:
     def record(self) -> dict[str, Any]:
         """Returns what config.json holds of it."""
         stage = self.stage
-        return {"config": stage.config.to_dict(), "data": stage.spec.to_dict(), "run": str(self.run.workdir.resolve())}
+        return {
+            "config": stage.config.to_dict(),
+            "data": stage.spec.to_dict(),
+            "run": str(self.run.workdir.resolve()),
+            "parameters": parameter_overview.count_parameters(stage.params),
+        }
 
     def params(self, mesh: jax.sharding.Mesh, train: Callable[..., None]) -> PyTree:
         """Returns its averaged weights on the devices of a mesh.
@@ -48,7 +55,8 @@ class First:
           train: `train.train`, by which a stage of one's own is trained, or goes on.
         """
         if self.own:
-            print(f"{self.run.workdir}: the first stage, a {self.stage.config.method}")
+            if jax.process_index() == 0:
+                print(f"{self.run.workdir}: the first stage, {methods.options(self.stage.config).title}")
             command = f"python -m gen_jax.main --workdir={self.run.workdir}"
             train(self.stage.config, self.run, "pretrained", "", command)
         abstract = methods.abstract_state(self.stage.method, self.stage.spec, None, mesh)
@@ -86,7 +94,7 @@ def find(config: Any, run: Run, spec: DataSpec) -> First | None:
 
 
 def _at_hand(run: Run, spec: DataSpec) -> First:
-    if not run.config_path.is_file():
+    if not os.path.isfile(run.config_path):  # unlike `Path.is_file` it takes any text, also one too long for a name
         known = [str(path.parent) for path in pathlib.Path("runs").glob("*/config.json")]
         hint = did_you_mean(str(run.workdir), known)
         raise UserError(f"config.pretrained is {str(run.workdir)!r}, which holds no run; {hint}".rstrip("; "))

@@ -106,11 +106,8 @@ def _loop(
         first = side.submit(lambda: initial_state(config, method, data, mesh, frozen) if restored is None else restored)
         update = executor.compile_step(many_steps(method.step, config.steps_per_call), abstract, feed(start), lead)
         state = first.result()
-    finite = jax.jit(_all_finite)
-    validate = validation.make(config, method, data, mesh)
-    plan = _plan(config, update, state, feed, start)
-    if chief:
-        print(plan, flush=True)
+    look = _make_look(config, run, method, data, mesh, checkpoints)
+    _print_plan(config, update, state, feed, start)
 
     window_step, in_flight, scalars, saved = start, {}, {}, start
     steps = range(start, config.num_steps, config.steps_per_call)
@@ -146,17 +143,9 @@ def _loop(
 
             pause = time.perf_counter()
             if done % config.eval_every == 0 and (done < config.num_steps or config.eval.track):
-                scores, frames = validate(state)
-                if writer:
-                    writer.write(done, scores)
-                    validation.save_snapshots(run, done, frames, data.spec.name)
-                if best.takes(scores):
-                    if not bool(finite(state)):
-                        _stop_if_not_finite({}, state, done, checkpoints)
-                    best.save(state)
+                look(state, done, writer, best)
             if done % config.checkpoint_every == 0 or last:
-                if not bool(finite(state)):
-                    _stop_if_not_finite({}, state, done, checkpoints)
+                _stop_if_not_finite({}, state, done, checkpoints)
                 checkpoints.save(state)
                 saved = done
             window += time.perf_counter() - pause  # speed is that of training alone
@@ -166,6 +155,29 @@ def _loop(
     if saved < config.num_steps:
         raise SystemExit(f"stopped at step {saved} of {config.num_steps}, saved; the same command goes on from here")
     return state
+
+
+def _make_look(
+    config: Any,
+    run: Run,
+    method: Method,
+    data: dataset.Dataset,
+    mesh: jax.sharding.Mesh,
+    checkpoints: Checkpoints,
+) -> Callable[[State, int, Writer | None, validation.BestCheckpoint], None]:
+    """Returns what happens every `eval_every` steps: measured, drawn, and kept where it is the best so far."""
+    validate = validation.make(config, method, data, mesh)
+
+    def look(state: State, done: int, writer: Writer | None, best: validation.BestCheckpoint) -> None:
+        scores, frames = validate(state)
+        if writer:
+            writer.write(done, scores)
+            validation.save_snapshots(run, done, frames, data.spec.name)
+        if best.takes(scores):
+            _stop_if_not_finite({}, state, done, checkpoints)
+            best.save(state)
+
+    return look
 
 
 def initial_state(config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh, frozen: PyTree) -> State:
@@ -322,14 +334,16 @@ def _check_batch(config: Any, mesh: jax.sharding.Mesh) -> None:
         )
 
 
+@jax.jit
 def _all_finite(state: State) -> jax.Array:
     leaves = jax.tree.leaves((state.params, state.ema, state.variables))
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]))
 
 
 def _stop_if_not_finite(values: dict[str, float], state: State, done: int, checkpoints: Checkpoints) -> None:
+    """Raises a UserError that names what is not finite: among the values given, or else in the state."""
     bad = [k for k, v in values.items() if not np.isfinite(v)]
-    if values and not bad:
+    if not bad and (values or bool(_all_finite(state))):
         return
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         if not np.all(np.isfinite(parallel.fetch(leaf))):
@@ -363,19 +377,21 @@ def _headline(record: dict[str, Any], run: Run, start: int) -> str:
     total = sum(row["parameters"] for rows in record["parameters"].values() for row in rows)
     spec = dataset.DataSpec.from_dict(data)
     shown = "points of the plane" if spec.kind == "points" else f"images of {'x'.join(map(str, spec.image_shape))}"
+    frozen = record.get("pretrained", {}).get("parameters")
+    beside = f", and {frozen:,} of the first stage, which stay as they are" if frozen else ""
     doing = f"resuming at step {start}" if start else "starting"
     return (
         f"{run.workdir}: {doing}\n"
         f"  data        {data['name']}, {spec.num_examples:,} {shown}\n"
-        f"  parameters  {total:,} ({', '.join(record['parameters'])})\n"
+        f"  parameters  {total:,} ({', '.join(record['parameters'])}){beside}\n"
         f"  batch       {config['batch_size']} = {record['processes']} process(es) x "
         f"{devices['count'] // record['processes']} {devices['platform']} device(s) x "
         f"{config['batch_size'] // devices['count']}"
     )
 
 
-def _plan(config: Any, update: Any, state: State, feed: Callable[[int], PyTree], start: int) -> str:
-    """Memory and time of the run, measured on a copy of the state before training."""
+def _print_plan(config: Any, update: Any, state: State, feed: Callable[[int], PyTree], start: int) -> None:
+    """Prints memory and time of the run, measured on a copy of the state before training."""
     analysis = update.memory_analysis()
     held = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
     copy = jax.jit(lambda s: jax.tree.map(jnp.copy, s))(state)  # one program, not one a shape
@@ -391,7 +407,11 @@ def _plan(config: Any, update: Any, state: State, feed: Callable[[int], PyTree],
     if analysis is not None:
         memory += f", {analysis.temp_size_in_bytes / 2**20:,.0f} MiB for a step (a device)"
     each = 1000 * call / config.steps_per_call
-    return f"  memory      {memory}\n  time        about {_minutes(left)} ({each:,.1f} ms a step, measured)"
+    if jax.process_index() == 0:
+        print(
+            f"  memory      {memory}\n  time        about {_minutes(left)} ({each:,.1f} ms a step, measured)",
+            flush=True,
+        )
 
 
 def _minutes(seconds: float) -> str:

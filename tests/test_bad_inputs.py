@@ -29,7 +29,8 @@ NO_START = {
     "": "nothing to do",
     "--workdir=nothing": "holds no run",
     "--workdir=cut_short": "cannot read",
-    "--config=configs/ddpm_mnits.py": "did you mean configs/ddpm_mnist.py?",
+    "--config=configs/ddpm_mnits.py": "did you mean ddpm_mnist?",
+    "--config=ddpm_mnits:tiny": "did you mean ddpm_mnist?",
     "--config=configs/ddpm_mnist.py:tny": "`:tiny`",
     "--config=no_config.py": "get_config",
     "--workdir=run --mode=smaple": "did you mean sample?",
@@ -38,6 +39,9 @@ NO_START = {
     "--workdir=run --mode=sample --config.sample.nun=3": "did you mean sample.num?",
     "--workdir=run --mode=sample --config.seed=1": "cannot be changed",
     "--workdir=run --mode=sample --config.sample.checkpoint=best": "no best checkpoint",
+    "--workdir=finished --mode=sample --config.sample.guidance=2": "was told every label in training",
+    "--workdir=finished --mode=sample --config.sample.sampler.eta=0.5": "it is one of ddim",
+    "--workdir=finished --mode=sample --config.sample.sampler=ddim --config.network.channels=4": "cannot be changed",
     "--workdir=nothing --mode=eval": "holds no run",
     "--workdir=nothing --mode=profile": "holds no run",
     "--workdir=nothing --mode=report": "no run's directory",
@@ -58,7 +62,9 @@ BESIDE_START = {
     "--workdir=of_other_data": "bring that data back",
     "--config.sede=1": "did you mean seed?",
     "--config.learning_rate=1": "did you mean optimizer.learning_rate?",
-    "--config.optimizer=sgd": "of its own; it holds",
+    "--config.sample=ddim": "of its own; it holds",
+    "--config.optimizer": "needs a value",
+    "--config.optimizer=adma": "did you mean adam?",
     "--config.seed": "needs a value",
     "--config.seed=one": "a whole number",
     "--config.seed=1.5": "a whole number",
@@ -85,7 +91,8 @@ BESIDE_START = {
     "--config.optimizer.learning_rate=-1": "not be negative",
     "--config.optimizer.learning_rate=1e999": "finite",
     "--config.optimizer.b2=1": "[0, 1)",
-    "--config.optimizer.weight_decay=0.1": "changes nothing with optimizer.name=muon",
+    "--config.optimizer.weight_decay=0.1": "it is one of adamw",
+    "--config.optimizer.lerning_rate=0.1": "did you mean learning_rate?",
     "--config.diffusion.schedule=cosin": "did you mean cosine?",
     "--config.diffusion.prediction=eps": "use 'v' or 'x'",
     "--config.diffusion.weighting=snr": "did you mean min_snr?",
@@ -95,10 +102,14 @@ BESIDE_START = {
     "--config.sample.num_steps=1001": "1000",
     "--config.sample.spacing=even": "trailing",
     "--config.sample.variance=medium": "small",
-    "--config.sample.eta=0.5": "changes nothing with sample.sampler=ancestral",
+    "--config.sample.eta=0.5": "it is one of ddim",
+    "--config.sample.guidance=2": "was told every label in training",
+    "--config.sample.guidance=2 --config.diffusion.conditional=false": "is told no labels",
     "--config.sample.num=0": "at least 1",
     "--config.sample.checkpoint=newest": "best",
     "--config.eval.track=64": "more samples",
+    "--config.network.chanels=8": "did you mean channels?",
+    "--config.network=unett": "did you mean unet?",
     "--config.network.multipliers=two": "a list of numbers",
     "--config.network.multipliers=()": "at least one level",
     "--config.network.multipliers=(1,1,1,1,1,1)": "smaller than the network's stride",
@@ -120,8 +131,33 @@ BESIDE_START = {
     "--config.data.on_error=explode": "on_error",
     "--config.data.stream=true": "leave out data.stream",
 }
+BESIDE_LATENT = {
+    "--config.pretrained=nothing": "holds no run",
+    "--config.pretrained=cut_short": "cannot read",
+    "--config.pretrained=run": "a run that is not finished (step 0 of 40)",
+    "--config.pretrained=of_other_data": "both stages need the same images",
+    "--config.pretrained=finished": "names a ddpm that makes no codes",
+    "--config.pretrained=": "config.pretrained is empty",
+    "--config.pretrained.network=conv": "codes that are small pictures",
+    "--config.pretrained=finished --config.pretrained.vae.beta=1": "changes nothing with pretrained='finished'",
+    "--config.pretrained.seed=1": "no config value 'pretrained.seed'",
+    "--config.pretrained.vae.latents=100": "use 98",
+    "--config.pretrained.vae.likelihood=gausian": "did you mean gaussian?",
+    "--config.pretrained.network.chanels=8": "did you mean channels?",
+    "--config.pretrained.network.hidden=8": "it is one of dense or conv",
+}
 START = "--config=configs/ddpm_mnist.py:tiny --workdir=new --config.data.name=image_folder:pictures"
-CASES = NO_START | {f"{START} {words}": part for words, part in BESIDE_START.items()}
+LATENT = "--config=latent_mnist:tiny --workdir=new --config.data.name=image_folder:pictures"
+CASES = NO_START | {
+    f"{start} {words}": part
+    for start, cases in ((START, BESIDE_START), (LATENT, BESIDE_LATENT))
+    for words, part in cases.items()
+}
+# Mistakes that the words show by themselves: not even the run's directory is made.
+OF_WORDS = (
+    "--config.seed=one", "--config.batch_size=0", "--config.sample.eta=0.5", "--config.network.chanels=8",
+    "--config.pretrained.network.chanels=8", "--config.pretrained.vae.likelihood=gausian",
+)  # fmt: skip
 
 
 def write_pictures(folder: pathlib.Path, num: int, size: int = 28) -> None:
@@ -133,7 +169,15 @@ def write_pictures(folder: pathlib.Path, num: int, size: int = 28) -> None:
 
 @contextlib.contextmanager
 def world(folder: pathlib.Path) -> Iterator[None]:
-    """Fills a folder with pictures good and bad, and with runs that never trained; a run in it is in use."""
+    """Fills a folder with pictures good and bad, and with runs that never trained; a run in it is in use.
+
+    Two have a checkpoint of their last step, in which there is nothing: their models are not asked for.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from gen_jax.checkpoint import Checkpoints
+    from gen_jax.method import State
     from gen_jax.run import Run
 
     for label in "01":
@@ -151,7 +195,10 @@ def world(folder: pathlib.Path) -> Iterator[None]:
     (folder / "cut_short").mkdir()
     (folder / "cut_short/config.json").write_text('{"name": "ddpm_')
     assert said(f"{START} --workdir=run", folder) == "reached the loop"
-    shutil.copytree(folder / "run", folder / "of_other_data")
+    for name in ("of_other_data", "finished"):
+        shutil.copytree(folder / "run", folder / name)
+        with Checkpoints(folder / name / "checkpoints") as checkpoints:
+            checkpoints.save(State(jnp.int32(40), jax.random.key(0), {"none": jnp.zeros(1)}, {}, {}, {}, {}))
     record = json.loads((folder / "run/config.json").read_text())
     record["data"] |= {"name": "mnist", "fingerprint": "0123456789abcdef"}
     (folder / "of_other_data/config.json").write_text(json.dumps(record))
@@ -168,7 +215,9 @@ def said(words: str, folder: pathlib.Path) -> str:
 
     def placed(word: str) -> str:
         """Names of ours become paths into the folder."""
-        return re.sub(r"(--workdir=|image_folder:|data_dir=|--config=(?=no_))(?=\w)", rf"\g<1>{folder}/", word)
+        return re.sub(
+            r"(--workdir=|image_folder:|data_dir=|pretrained=|--config=(?=no_))(?=\w)", rf"\g<1>{folder}/", word
+        )
 
     patch, errors = pytest.MonkeyPatch(), io.StringIO()
     argv = [placed(word) for word in words.split()]
@@ -186,11 +235,23 @@ def said(words: str, folder: pathlib.Path) -> str:
     return text.replace(f"{folder}/", "").strip()
 
 
+def content(folder: pathlib.Path) -> dict[str, tuple[int, int]]:
+    """Returns what lies in a folder, but for who trains where: by path, size and time of the last change."""
+    found = {path.relative_to(folder): path.stat() for path in folder.rglob("*") if path.name != "lock"}
+    return {str(path): (status.st_size, status.st_mtime_ns) for path, status in found.items() if str(path) != "new"}
+
+
 def answers() -> dict[str, str]:
-    """Returns what is said to each of CASES."""
+    """Returns what is said to each of CASES, none of which leaves more behind than a new directory with its lock."""
+    found = {}
     with tempfile.TemporaryDirectory() as name, world(pathlib.Path(name)):
-        found = {words: said(words, pathlib.Path(name)) for words in CASES}
-        assert os.listdir(pathlib.Path(name) / "new") == ["lock"]
+        folder = pathlib.Path(name)
+        before = content(folder)
+        for words in CASES:
+            found[words] = said(words, folder)
+            assert content(folder) == before, words
+            assert not (folder / "new").exists() or not words.endswith(OF_WORDS), words
+            shutil.rmtree(folder / "new", ignore_errors=True)
     return found
 
 
@@ -200,12 +261,13 @@ def page(answers: dict[str, str]) -> str:
         "# Bad inputs, and what is said to them",
         "",
         "Made by `make bad-inputs`. A test checks every line, that nothing else is said, that the exit code is 2, and",
-        "that this page is up to date. Nothing is trained, and nothing written, before a mistake is found. The second",
-        f"table leaves out what stands in front: `python -m gen_jax.main {START}`, on 8 devices.",
-        "Of the names in it, `run` is a run of that command which never trained, `of_other_data` one of other data,",
-        "in `in_use` another process trains; `unlabelled`, `mixed`, `damaged` and `empty` are folders of pictures.",
+        "that this page is up to date. Nothing is trained, and nothing written, before a mistake is found.",
+        "`run` is a run of the second table's command which never trained, `finished` one that has, `of_other_data`",
+        "one of other data, in `in_use` another process trains; `unlabelled`, `mixed`, `damaged` and `empty` are",
+        "folders of pictures.",
     ]
-    for cases, start in ((NO_START, ""), (BESIDE_START, f"{START} ")):
+    for cases, start in ((NO_START, ""), (BESIDE_START, f"{START} "), (BESIDE_LATENT, f"{LATENT} ")):
+        lines += ["", f"Behind `python -m gen_jax.main {start}`on 8 devices:".replace(" `on", "`, on")] if start else []
         lines += ["", "| what is typed | what is said |", "| --- | --- |"]
         for words in cases:
             typed = words if start else f"python -m gen_jax.main {words}".strip()

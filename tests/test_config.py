@@ -3,8 +3,13 @@ import collections.abc
 import dataclasses
 import fnmatch
 import functools
+import importlib
+import inspect
+import json
 import pathlib
+import re
 import sys
+import tarfile
 
 import flax.linen as nn
 import jax
@@ -15,22 +20,35 @@ from ml_collections import ConfigDict
 from gen_jax import config as configs
 from gen_jax import methods, optimizer, parallel, train
 from gen_jax.data import dataset
-from gen_jax.diffusion import sampler
-from gen_jax.method import DataSpec, UserError, labelled
+from gen_jax.diffusion import model as diffusion
+from gen_jax.method import DataSpec, State, UserError, labelled
 from gen_jax.run import Run
-from gen_jax.vae import likelihood
 
 PACKAGE = pathlib.Path(configs.__file__).parent
 FILES = sorted(PACKAGE.parent.glob("configs/*.py"))
 SPEC = DataSpec("made_up", (8, 8, 1), 64, labelled("0123456789"), fingerprint="f" * 64)
+BASE = configs.Options(configs.base_config)
+OLD_RUNS = pathlib.Path(__file__).parent / "old_runs"
 
 
 def refused(*words):
     with pytest.raises(UserError) as error:
-        methods.check(methods.override(configs.base_config(), words))
-    message = str(error.value)
-    assert "\n" not in message
-    return message
+        configs.check(configs.override(configs.base_config(), words, BASE), BASE)
+    return one_line(error)
+
+
+def one_line(error):
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+def default(method):
+    """A config of a method, of which nothing is said."""
+    return methods.complete(ConfigDict({"method": method}))
+
+
+def overridden(config, *words):
+    return methods.override(config, [f"--config.{word}" for word in words])
 
 
 @pytest.mark.parametrize(
@@ -43,6 +61,8 @@ def refused(*words):
         ("--confg.seed=1", "did you mean --config.seed?"),
         ("leftover", "leftover"),
         ("--config.seed\n=1", r"seed\n"),
+        ("--config.seed\n", r"seed\n"),
+        ("--config.optimizer.b\u20281=1", r"optimizer.b\u20281"),
         ("--config.seed", "--config.seed=0"),
         ("--config.seed=one", "a whole number"),
         ("--config.seed=1.5", "a whole number"),
@@ -68,7 +88,12 @@ def refused(*words):
         ("--config.optimizer.learning_rate=-1", "not be negative"),
         ("--config.optimizer.eps=-1", "not be negative"),
         ("--config.optimizer.b2=1", "[0, 1)"),
-        ("--config.optimizer.decay_share=0.5", "it is read with linear or cosine"),
+        ("--config.optimizer.decay_share=0.5", "it is one of linear or cosine: set --config.optimizer.decay.name"),
+        ("--config.optimizer.decay.share=0.5", "it is one of linear or cosine: set --config.optimizer.decay.name"),
+        ("--config.optimizer.weight_decay=0.5", "it is one of adamw: set --config.optimizer.name as well"),
+        ("--config.optimizer.lerning_rate=0.5", "did you mean learning_rate?"),
+        ("--config.optimizer=adma", "did you mean adam?"),
+        ("--config.optimizer", "--config.optimizer needs a value"),
         ("--config.compute_dtype=float16", "bfloat16"),
     ],
 )
@@ -77,7 +102,7 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
 
 
 @pytest.mark.parametrize(
-    ("file", "word", "hint"),
+    ("file", "words", "hint"),
     [
         ("ddpm_mnist", "--config.method=vae", "allowed: ddpm"),
         ("ddpm_mnist", "--config.method=dpm", "did you mean ddpm?"),
@@ -92,12 +117,14 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("ddpm_mnist", "--config.network.num_heads=3", "16 channels do not divide into 3 heads"),
         ("ddpm_mnist", "--config.network.norm=group", "8 channels do not divide into 32 groups"),
         ("ddpm_mnist", "--config.network.dropout=1", "[0, 1)"),
+        ("ddpm_mnist", "--config.network.chanels=8", "did you mean channels?"),
         ("ddpm_mnist", "--config.diffusion.num_timesteps=-1", "at least 0"),
         ("ddpm_mnist", "--config.diffusion.num_timesteps=0", "2 or more"),
         ("ddpm_mnist", "--config.diffusion.num_timesteps=2e9", "at most 1000000"),
         ("ddpm_mnist", "--config.diffusion.weighting=snr", "min_snr"),
         ("vae_mnist", "--config.network.name=dence", "did you mean dense?"),
-        ("vae_mnist", "--config.network.name=residual", "no field of network residual"),
+        ("vae_mnist", "--config.network.name=residual --config.network.kernels=3", "it is one of conv"),
+        ("vae_mnist", "--config.network.kernel=3", "did you mean kernels?"),
         ("vae_mnist", "--config.network.decoder_channels=(4,4,4,4)", "smaller than the network's stride of 16 pixels"),
         ("vae_mnist", "--config.network.kernels=3", "not one a value of channels"),
         ("vae_mnist", "--config.network.last_stride=0", "no network for images of 8x8x1"),
@@ -105,38 +132,36 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vae_mnist", "--config.vae.likelihood=normal", "allowed: bernoulli"),
     ],
 )
-def test_a_method_or_network_that_cannot_be_is_one_line(file, word, hint):
+def test_a_method_or_network_that_cannot_be_is_one_line(file, words, hint):
     def build():
-        config = methods.override(methods.load(f"{PACKAGE.parent}/configs/{file}.py:tiny")[2], [word])
+        config = methods.override(methods.load(f"{file}:tiny")[2], re.split(" (?=--)", words))
         methods.check(config)
-        train.abstract_state(methods.make(config, SPEC), SPEC, parallel.make_mesh())
+        methods.abstract_state(methods.make(config, SPEC), SPEC, None, parallel.make_mesh())
 
     with pytest.raises(UserError) as error:
         build()
-    assert hint in str(error.value)
-    assert "\n" not in str(error.value)
+    assert hint in one_line(error)
 
 
 def test_values_take_the_type_of_their_default():
     words = ["--config.ema=0", "--config.seed=7", "--config.data.name=cifar10", "--config.num_steps=1_000"]
-    config = methods.override(configs.base_config(), words)
+    config = configs.override(configs.base_config(), words, BASE)
     assert (config.ema, config.seed, config.data.name, config.num_steps) == (0.0, 7, "cifar10", 1000)
     assert isinstance(config.ema, float)
 
 
 def test_overriding_leaves_the_given_config_alone():
-    config = configs.base_config()
-    methods.override(config, ["--config.seed=5"])
-    assert config.seed == 0
+    config = default("latent")
+    before = config.to_dict()
+    overridden(config, "seed=5", "optimizer=sgd", "optimizer.b1=0.5", "pretrained.optimizer=sgd", "sample.sampler=ddim")
+    assert config.to_dict() == before
 
 
-def test_a_config_survives_its_file():
-    config = configs.base_config()
-    config.sizes = (1, 2)
-    stored = configs.json.loads(config.to_json())
-    assert configs.from_dict(stored).to_dict() == config.to_dict()
-    del stored["sample"]["checkpoint"]  # as in a run of before there was this key
-    assert configs.from_dict(stored).to_dict() == config.to_dict()
+def test_completing_leaves_the_given_config_alone():
+    config = ConfigDict({"method": "latent", "optimizer": "sgd", "pretrained": {"method": "vae", "network": "dense"}})
+    before = config.to_dict()
+    methods.complete(config)
+    assert config.to_dict() == before
 
 
 def test_a_resumed_run_refuses_what_changes_training_and_names_it():
@@ -145,6 +170,18 @@ def test_a_resumed_run_refuses_what_changes_training_and_names_it():
     assert configs.changes(old.to_dict(), new.to_dict()) == []
     new.optimizer.learning_rate, new.seed = 1.0, 3
     assert configs.changes(old.to_dict(), new.to_dict()) == ["optimizer.learning_rate: 0.0002 -> 1.0", "seed: 0 -> 3"]
+
+
+def test_a_resumed_run_names_the_parameters_that_go_and_come_with_a_choice():
+    old = configs.base_config()
+    new = configs.override(old, ["--config.optimizer=sgd", "--config.optimizer.decay=linear"], BASE)
+    assert configs.changes(old.to_dict(), new.to_dict()) == [
+        "optimizer.b2: 0.999 -> null",
+        "optimizer.decay.name: none -> linear",
+        "optimizer.decay.share: null -> 1.0",
+        "optimizer.eps: 1e-08 -> null",
+        "optimizer.name: adam -> sgd",
+    ]
 
 
 def other(value):
@@ -176,7 +213,7 @@ def test_what_may_change_is_there():
 def test_a_run_goes_on_with_its_own_data_alone(before, now, tmp_path, monkeypatch):
     config, run = methods.load(f"{FILES[0]}:tiny")[2], Run(tmp_path)
     stored = dataclasses.replace(SPEC, name=before, fingerprint="a" * 64)
-    run.write_config({"config": config.to_dict(), "data": stored.to_dict()})
+    run.write_config({"config": config.to_dict(), "data": stored.to_dict(), "versions": {"gen_jax": "0.2.0"}})
     at_hand = dataset.Dataset(dataclasses.replace(SPEC, name=now, fingerprint="b" * 64), {}, None)
     monkeypatch.setattr(dataset, "load", lambda config: at_hand)
     content = run.config_path.read_bytes()
@@ -201,6 +238,9 @@ class Recorded(collections.abc.Mapping):
         self._read.add(self._prefix + key)
         return value
 
+    def __contains__(self, key):  # whether it is there says nothing of its value
+        return key in self._config
+
     def __getattr__(self, key):
         return self[key]
 
@@ -211,18 +251,37 @@ class Recorded(collections.abc.Mapping):
         return len(self._config)
 
 
-def keys_read_by_the_method(config, monkeypatch):
+def stage_of(config, spec):
+    """The first stage that a config holds the config of: (its whole config, the stage), or (None, None)."""
+    inner = methods.stage_of(config)
+    if inner is None:
+        return None, None
+    whole = methods.complete(ConfigDict({**inner, **{key: config[key] for key in methods.SHARED}}))
+    return whole, methods.make_stage(whole, spec)
+
+
+def keys_read(config, monkeypatch, size=16):
     """Keys that make a method, or that its networks ask for when it is traced: init, step, evaluate, sample, pictures.
 
     A network is given all its fields at once; of those, what counts is what the module itself asks for in our code.
+    A first stage is a method of its own, whose keys stand below `pretrained`.
     """
     read, fields = set(), set()
-    spec = dataclasses.replace(SPEC, image_shape=(16, 16, 1))  # large enough for the strides of every config
-    method = methods.make(Recorded(config, read), spec)
+    # Large enough for the strides of every config; codes are those of images of 28x28 alone.
+    size = 28 if "pretrained" in config else size
+    spec = dataclasses.replace(SPEC, image_shape=(size, size, 1))
+    whole, stage = stage_of(config, spec)
+    # Not by `methods.make`, which would copy the config.
+    method = importlib.import_module(methods.METHODS[config.method]).make(Recorded(config, read), spec, stage)
+    modules = methods.options(config).choices["network"].table[config.network.name]
     get = object.__getattribute__
 
     def noting(module, name):
-        if name in config.network and sys._getframe(1).f_code.co_filename.startswith(str(PACKAGE)):
+        if (
+            name in config.network
+            and isinstance(module, modules)
+            and sys._getframe(1).f_code.co_filename.startswith(str(PACKAGE))
+        ):
             scope = get(module, "scope")
             if scope is not None and scope.path == ():
                 fields.add(f"network.{name}")
@@ -230,19 +289,21 @@ def keys_read_by_the_method(config, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(nn.Module, "__getattribute__", noting, raising=False)
-        state = parallel.abstract_state(method.init, parallel.make_mesh(1))
-        index = jax.ShapeDtypeStruct((16,), jnp.int32)
-        batch = {"image": jax.ShapeDtypeStruct((16, *spec.image_shape), jnp.uint8), "label": index, "index": index}
+        state = methods.abstract_state(method, spec, stage, parallel.make_mesh(1))
+        batch = spec.abstract_batch(16)
         keys = jax.eval_shape(functools.partial(jax.random.split, num=16), state.key)
         lead = (method.batches_per_step,) if method.batches_per_step > 1 else ()
         several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), batch)
         jax.eval_shape(method.step, state, several)
         jax.eval_shape(method.evaluate, state, batch, state.key)
-        jax.eval_shape(method.sample, state, keys, index if method.conditional else None)
+        jax.eval_shape(method.sample, state, keys, {name: batch[name] for name in method.condition})
         jax.eval_shape(method.pictures, state, state.key, batch)
-    return {key for key in read if not key.startswith("network.") or key == "network.name"} | fields
+    found = {key for key in read if not key.startswith("network.") or key == "network.name"} | fields
+    found |= keys_read_by_the_rest()
+    return found | ({f"pretrained.{key}" for key in keys_read(whole, monkeypatch, size)} if stage else set())
 
 
+@functools.cache
 def keys_read_by_the_rest():
     """Keys whose names stand in the code around the methods: `config.<key>`, which in data/ is `config.data`."""
     found = set()
@@ -254,45 +315,428 @@ def keys_read_by_the_rest():
     return found
 
 
+# Fields that a network asks for only where another value is on; `test_every_field_of_every_network_is_read` has all on.
+ASKED_WHERE = {
+    "network.condition": lambda config: config.gan.get("conditional", False),  # no discriminator of an acgan is told
+    "network.embedding_dim": lambda config: config.gan.get("conditional", True),
+    "network.norm_first": lambda config: config.network.norm != "none",
+}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_key_of_every_config_is_read(path, monkeypatch):
     config = methods.load(f"{path}:tiny")[2]
-    known = keys_read_by_the_method(config, monkeypatch) | keys_read_by_the_rest()
-    unread = configs.flatten(config).keys() - known
-    assert unread <= configs.READ_WITH.keys()
+    unread = configs.flatten(config).keys() - keys_read(config, monkeypatch)
+    assert unread == {key for key, on in ASKED_WHERE.items() if key in configs.flatten(config) and not on(config)}
 
 
-# decay_share is asked for in every case; that it counts for nothing without a decay is optax.constant_schedule's. A
-# game hands its values to every constraint and penalty.
-ASKED_FOR = [key for key in configs.READ_WITH if key != "optimizer.decay_share" and not key.startswith("gan.")]
+# Networks of every name, for 16x16 images, with all on that makes a field count.
+COMPLETE = {
+    ("ddpm", "unet"): ["diffusion.conditional=true", "network.channels=8", "network.multipliers=(1,2)",
+                       "network.num_blocks=1", "network.attention_sizes=()", "network.num_groups=4"],
+    ("vae", "dense"): [],
+    ("vae", "conv"): [],
+    ("vae", "residual"): [],
+    ("vae", "spatial"): ["vae.latents=32"],  # 4x4 places
+    ("gan", "dense"): ["gan.conditional=true"],
+    ("gan", "conv"): ["gan.conditional=true"],
+    ("gan", "residual"): ["gan.conditional=true"],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("key", ASKED_FOR)
-def test_a_value_that_a_choice_does_not_read_is_refused_with_it(key):
-    other_key, choices = configs.READ_WITH[key]
-    leaf = other_key.rpartition(".")[2]
-    tables = {"name": optimizer.OPTIMIZERS, "sampler": sampler.SAMPLERS, "likelihood": likelihood.LIKELIHOODS}
-    files = (PACKAGE.parent / "configs" / f"{name}.py" for name in ("ddpm_mnist", "vae_mnist"))
-    loaded = [methods.load(f"{path}:tiny")[2] for path in files]
-    config = next(config for config in loaded if key in configs.flatten(config))
-    if "vae" in config:
-        config.vae.binarisation = "none"
-    assert {*choices} < {*tables[leaf]}
-    for choice in tables[leaf]:
-        words, read = [f"--config.{other_key}={choice}"], set()
-        methods.make(Recorded(methods.override(config, words), read), SPEC)
-        assert (key in read) == (choice in choices)
-        words.append(f"--config.{key}={other(configs.flatten(config)[key])}")
-        if choice not in choices:
-            with pytest.raises(UserError, match=rf"config\.{key}=.* changes nothing with {other_key}={choice}: it is"):
-                methods.override(config, words)
+def test_every_network_is_tried_complete():
+    assert COMPLETE.keys() == {(m, n) for m in ("ddpm", "vae", "gan") for n in choice_at(m, "network").table}
+    for method, like in (("flow", "ddpm"), ("latent", "ddpm"), ("acgan", "gan")):
+        assert methods.options(default(method)).choices["network"] == methods.options(default(like)).choices["network"]
+
+
+@pytest.mark.parametrize(("method", "name"), COMPLETE)
+def test_every_field_of_every_network_is_read(method, name, monkeypatch):
+    config = overridden(default(method), f"network={name}", *COMPLETE[method, name])
+    assert {f"network.{key}" for key in config.network} - keys_read(config, monkeypatch) == set()
+
+
+# What follows is about every choice of every method, also below `pretrained`: of the autoencoder that latent diffusion
+# trains first.
+CHOICES = [(m, path) for m in methods.METHODS for path in methods.options(default(m)).all_choices]
+each_choice = pytest.mark.parametrize(("method", "path"), CHOICES, ids=lambda part: part)
+
+# Parameters that are no user's to set: of the data, of the method, or worked out of other values.
+NO_USERS = {"image_shape", "out_channels", "num_classes", "num_outputs", "latents", "dtype", "rate", "peak", "steps"}
+
+# Another value of each parameter that all names of a choice have.
+COMMON = {"learning_rate": 0.125, "clip_norm": 3.0, "warmup_steps": 7, "decay.name": "linear", "decay.share": 0.5}
+
+# Who reads what, written down by hand; what is not here is read by one name alone.
+TABLES = ("linear", "scaled_linear", "cosine", "sigmoid_beta", "sigmoid_abar")
+READ_WITH = {
+    "optimizer.b1": ("adam", "adamw", "muon", "sgd"),
+    "optimizer.b2": ("adam", "adamw", "muon", "rmsprop"),
+    "optimizer.eps": ("adam", "adamw", "muon", "rmsprop"),
+    "optimizer.weight_decay": ("adamw",),
+    "optimizer.decay.share": ("linear", "cosine"),
+    "diffusion.schedule.num_steps": TABLES,
+    "diffusion.schedule.zero_terminal_snr": TABLES,
+    "diffusion.schedule.sigma_min": ("variance_exploding",),
+    "diffusion.schedule.sigma_max": ("variance_exploding",),
+    "diffusion.prediction.sigma_data": ("edm",),
+    "diffusion.weighting.sigma_data": ("edm",),
+    "diffusion.weighting.gamma": ("min_snr", "p2"),
+    "diffusion.weighting.k": ("p2",),
+    "diffusion.times.mean": ("logit_normal",),
+    "diffusion.times.std": ("logit_normal",),
+    "diffusion.input_scale.sigma_data": ("unit_variance",),
+    "sample.sampler.eta": ("ddim",),
+    "sample.sampler.variance": ("ancestral",),
+    "vae.likelihood.sigma": ("gaussian",),
+    "gan.constraint.bound": ("clip",),
+    "gan.penalty.weight": ("wgan_gp", "r1", "r2"),
+}
+
+
+def choice_at(method, path):
+    return methods.options(default(method)).all_choices[path]
+
+
+def own_parameters(choice, name):
+    """{parameter: default} as what is named declares them, but for those that are no user's."""
+    parts, found = choice.table[name], {}
+    for part in parts if isinstance(parts, tuple) else (parts,):
+        found |= {each.name: each.default for each in inspect.signature(part).parameters.values()}
+    flax = {"parent", "name"} if isinstance(parts, tuple) else set()
+    return {key: choice.defaults.get(key, found[key]) for key in found if key not in NO_USERS | flax}
+
+
+def common_of(path):
+    return {f"{path}.{key}": value for key, value in COMMON.items()} if path.endswith("optimizer") else {}
+
+
+def different(key, value):
+    """A value of the same type that the parameter `key` may have instead."""
+    if isinstance(value, float):
+        return value / 2 + 0.3
+    return "large" if key.endswith("sampler.variance") else other(value)
+
+
+def words_of(values):
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def orders(words):
+    """Some orders of the words: the order of the command line does not count."""
+    return words, words[::-1], words[1::2] + words[::2]
+
+
+def test_choices_are_all_that_has_parameters():
+    below = {
+        "diffusion": ("schedule", "prediction", "weighting", "times", "input_scale"),
+        "vae": ("likelihood",),
+        "gan": ("penalty", "constraint"),
+    }
+    of_all = {"optimizer", "optimizer.decay", "network"}
+    diffusion_paths = of_all | {f"diffusion.{name}" for name in below["diffusion"]} | {"sample.sampler"}
+    vae_paths, gan_paths = of_all | {"vae.likelihood"}, of_all | {f"gan.{name}" for name in below["gan"]}
+    expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
+    expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
+    assert {m: {path for method, path in CHOICES if method == m} for m in methods.METHODS} == expected
+
+
+@pytest.mark.parametrize("key", READ_WITH)
+def test_a_parameter_is_there_with_the_names_that_read_it_alone(key):
+    path, _, leaf = key.rpartition(".")
+    places = [(m, p) for m, p in CHOICES if p.removeprefix("pretrained.") == path]
+    assert places
+    for method, place in places:
+        for name in choice_at(method, place).table:
+            flat = configs.flatten(overridden(default(method), f"{place}={name}"))
+            assert (f"{place}.{leaf}" in flat) == (name in READ_WITH[key])
+
+
+def test_every_parameter_but_those_of_networks_is_written_down():
+    places = [(method, path) for method, path in CHOICES if not path.endswith("network")]
+    found = {
+        f"{path.removeprefix('pretrained.')}.{leaf}"
+        for method, path in places
+        for name in choice_at(method, path).table
+        for leaf in own_parameters(choice_at(method, path), name)
+    }
+    assert found == READ_WITH.keys()
+
+
+@each_choice
+def test_a_name_comes_with_its_parameters_and_leaves_all_else(method, path):
+    before, choice = default(method), choice_at(method, path)
+    flat, common = configs.flatten(before), common_of(path)
+    others = {key: value for key, value in flat.items() if not key.startswith(f"{path}.")}
+    for name in choice.table:
+        its = {f"{path}.{key}": value for key, value in own_parameters(choice, name).items()}
+        expected = others | its | common | {f"{path}.name": name}
+        if name == flat[f"{path}.name"]:  # what the config has already stays as it is
+            expected = flat | common
+        for word in (f"{path}={name}", f"{path}.name={name}"):
+            for words in orders([word, *words_of(common)]):
+                assert configs.flatten(overridden(before, *words)) == expected
+        # There and back again: only what is common has been kept.
+        back = overridden(overridden(before, *words_of(common), f"{path}={name}"), f"{path}={flat[f'{path}.name']}")
+        assert configs.flatten(back).keys() == (flat | common).keys()
+        assert common.items() <= configs.flatten(back).items()
+
+
+@each_choice
+def test_every_parameter_can_be_set_in_any_order_of_words(method, path):
+    before, choice = default(method), choice_at(method, path)
+    for name in choice.table:
+        its = {f"{path}.{key}": value for key, value in own_parameters(choice, name).items()}
+        values = {key: different(key, value) for key, value in its.items()}
+        found = [overridden(before, *words) for words in orders([f"{path}={name}", *words_of(values)])]
+        for config in found:
+            assert {key: value for key, value in configs.flatten(config).items() if key in values} == values
+            assert config == found[0]
+        if isinstance(choice.table[name], tuple):
+            reaches_the_modules(choice, name, {key.rpartition(".")[2]: value for key, value in values.items()})
+
+
+def reaches_the_modules(choice, name, values):
+    """Every field that a docstring of the network describes can be set, and arrives in the module that has it."""
+    modules = configs.modules_of({"name": name, **values}, choice.table, dict.fromkeys(choice.given))
+    documented = {field for part in choice.table[name] for field in re.findall(r"^ {6}(\w+): ", part.__doc__, re.M)}
+    assert documented <= values.keys() | set(choice.given)
+    for key, value in values.items():
+        assert {getattr(module, key) for module in modules if hasattr(module, key)} == {value}
+
+
+@each_choice
+def test_a_parameter_of_another_name_is_refused_with_the_names_that_have_it(method, path):
+    before, choice = default(method), choice_at(method, path)
+    have = {name: own_parameters(choice, name).keys() for name in choice.table}
+    for name, here in have.items():
+        for leaf in set().union(*have.values()) - here:
+            owners = {each for each in have if leaf in have[each]}
+            for words in ((f"{path}={name}", f"{path}.{leaf}=1"), (f"{path}.{leaf}=1", f"{path}={name}")):
+                with pytest.raises(UserError) as error:
+                    overridden(before, *words)
+                said = one_line(error)
+                assert said.startswith(f"config.{path}.{leaf} is no parameter of {path} {name}; it is one of ")
+                assert set(re.findall(r"one of (.*): set --config", said)[0].split(" or ")) == owners
+                assert said.endswith(f": set --config.{path}.name as well")
+        for leaf in here:  # of no name, but near to one that this name has
+            with pytest.raises(UserError, match=f"no parameter of {path} {name}; did you mean {leaf}") as error:
+                overridden(before, f"{path}={name}", f"{path}.{leaf}x=1")
+            one_line(error)
+    with pytest.raises(UserError, match=f"config.{path}.name is 'nothing'.* allowed: {', '.join(have)}$") as error:
+        overridden(before, f"{path}=nothing")
+    one_line(error)
+
+
+class OneNumber(nn.Module):
+    """A network that traces at once, in the place of a U-Net."""
+
+    out_channels: int = 1
+    num_classes: int = 0
+    dtype: object = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, time, *, label=None, index=None, train=False):
+        return x * self.param("number", nn.initializers.ones, ()) + 0 * time.reshape(-1, 1, 1, 1)
+
+
+def program(config):
+    """All that a method computes, as text: the compiler is given nothing else."""
+    method, mesh = methods.make(config, SPEC), parallel.make_mesh(1)
+    state = methods.abstract_state(method, SPEC, None, mesh)
+    keys = jax.eval_shape(functools.partial(jax.random.split, num=4), state.key)
+    calls = {method.step: (SPEC.abstract_batch(4),), method.sample: (keys, {})}
+    calls[method.evaluate] = (SPEC.abstract_batch(4), state.key)
+    return "".join(jax.jit(call).lower(state, *rest).as_text() for call, rest in calls.items())
+
+
+def optimizer_program(config):
+    """A step of the optimizer alone, as text."""
+    made = optimizer.make(config.optimizer, 1000, 0.9)
+    params = {"kernel": jnp.zeros((3, 3)), "scale": jnp.zeros(3)}
+    state = State(
+        step=jnp.int32(0), key=jax.random.key(0), params={"net": params}, variables={},
+        opt_state={"net": made.init(params)}, ema={"net": params}, frozen={},
+    )  # fmt: skip
+    return jax.jit(made.apply, static_argnums=1).lower(state, "net", params).as_text()
+
+
+READERS = [(key, name) for key, names in READ_WITH.items() for name in names]
+READERS += [(f"optimizer.{key}", name) for key in COMMON for name in optimizer.OPTIMIZERS if "decay" not in key]
+
+
+@pytest.mark.parametrize(("key", "name"), READERS)
+def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
+    monkeypatch.setitem(diffusion.NETWORKS, "unet", (OneNumber,))
+    path = key.rpartition(".")[0]
+    method = {"vae": "vae", "gan": "gan"}.get(key.partition(".")[0], "ddpm")
+    words = {
+        "ddpm": ["sample.num_steps=3", "sample.clip=false"],
+        "gan": ["network=dense", "network.hidden=4", "network.generator_hidden=4"],
+        "vae": ["network=dense", "network.hidden=4"],
+    }[method]
+    if path == "diffusion.prediction":  # there is data left at the end of this path
+        words += ["diffusion.schedule=variance_exploding"]
+    before = overridden(default(method), *words, f"{path}={name}")
+    value = configs.flatten(before)[key]
+    after = overridden(before, f"{key}={different(key, value)}")
+    text = optimizer_program if key.startswith("optimizer.") else program
+    assert text(before) == text(before.copy_and_resolve_references())
+    assert text(before) != text(after)
+
+
+# Where versions before 0.2 had a value, and what it was read with and not read with.
+OLD = [
+    ("ddpm", "optimizer.decay", "linear", "none", "optimizer.decay_share", "optimizer.decay.share", 0.5),
+    ("ddpm", "diffusion.schedule", "linear", "straight", "diffusion.num_timesteps", "diffusion.schedule.num_steps", 50),
+    ("ddpm", "diffusion.schedule", "linear", "straight", "diffusion.zero_terminal_snr",
+     "diffusion.schedule.zero_terminal_snr", False),
+    ("ddpm", "sample.sampler", "ddim", "ancestral", "sample.eta", "sample.sampler.eta", 0.5),
+    ("ddpm", "sample.sampler", "ancestral", "ddim", "sample.variance", "sample.sampler.variance", "large"),
+    ("vae", "vae.likelihood", "gaussian", "bernoulli", "vae.sigma", "vae.likelihood.sigma", 0.5),
+    ("gan", "gan.constraint", "clip", "spectral", "gan.clip", "gan.constraint.bound", 0.5),
+    ("acgan", "gan.penalty", "r1", "none", "gan.penalty_weight", "gan.penalty.weight", 2.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "reads", "ignores", "old", "new", "value"), OLD)
+def test_a_key_of_version_0_1_is_understood_where_it_is_read(method, path, reads, ignores, old, new, value):
+    before = default(method)
+    for words in orders([f"{path}={reads}", f"{old}={value}"]):
+        flat = configs.flatten(overridden(before, *words))
+        assert (flat[new], type(flat[new])) == (value, type(value))
+        assert old not in flat
+        assert configs.flatten(overridden(before, f"{path}={reads}", f"{new}={value}")) == flat
+    for words in orders([f"{path}={ignores}", f"{old}={value}"]):
+        with pytest.raises(UserError, match=rf"config\.{new} is no parameter of {path} {ignores}") as error:
+            overridden(before, *words)
+        assert reads in one_line(error).partition("it is one of ")[2].partition(":")[0].split(" or ")
+
+
+@pytest.mark.parametrize(("method", "path", "reads", "ignores", "old", "new", "value"), OLD)
+def test_a_config_of_version_0_1_is_completed_and_what_it_did_not_read_left_out(
+    method, path, reads, ignores, old, new, value
+):
+    def given(name):
+        config = ConfigDict({"method": method})
+        for key, each in ((path, name), (old, value)):
+            outer, _, leaf = key.partition(".")
+            config[outer] = {**config.get(outer, {}), leaf: each}
+        return config
+
+    expected = configs.flatten(overridden(default(method), f"{path}={reads}", f"{old}={value}"))
+    for older in (False, True):  # a config's file may be as it was
+        assert configs.flatten(methods.complete(given(reads), older)) == expected
+    unread = configs.flatten(methods.complete(given(ignores), older=True))
+    assert unread == configs.flatten(overridden(default(method), f"{path}={ignores}"))
+    with pytest.raises(UserError, match=rf"config\.{new} is no parameter of {path} {ignores}; it is one of .*{reads}"):
+        methods.complete(given(ignores))
+
+
+# Runs that 0.1.0 wrote (tests/old_runs): where their values are now, if it is another place; what they did not read; and
+# what they do not state: there was no such key yet, or it was left to the network.
+NOW = {
+    "optimizer.decay": "optimizer.decay.name",
+    "optimizer.decay_share": "optimizer.decay.share",
+    "diffusion.schedule": "diffusion.schedule.name",
+    "diffusion.num_timesteps": "diffusion.schedule.num_steps",
+    "diffusion.zero_terminal_snr": "diffusion.schedule.zero_terminal_snr",
+    "diffusion.prediction": "diffusion.prediction.name",
+    "diffusion.weighting": "diffusion.weighting.name",
+    "sample.sampler": "sample.sampler.name",
+    "sample.variance": "sample.sampler.variance",
+    "vae.likelihood": "vae.likelihood.name",
+    "gan.penalty": "gan.penalty.name",
+    "gan.constraint": "gan.constraint.name",
+}
+UNREAD = {
+    "ddpm": {"optimizer.weight_decay", "sample.eta"},
+    "vae": {"optimizer.weight_decay", "vae.sigma"},
+    "gan": {"optimizer.weight_decay", "gan.clip", "gan.penalty_weight"},
+}
+NEW = {
+    "ddpm": {
+        "network.name": "unet", "network.num_groups": 32, "diffusion.times.name": "uniform",
+        "diffusion.input_scale.name": "none", "diffusion.told": "time", "diffusion.label_drop": 0.0,
+        "sample.guidance": 1.0,
+    },
+    "vae": {"vae.manifold": False},
+    "gan": {
+        "network.activation_noise": 0.0, "network.conv_bias": False, "network.dropout": 0.0,
+        "network.embedding_dim": 0, "network.end_bias": True, "network.generator_activation": "relu",
+        "network.generator_norm_first": True, "network.hidden": (), "network.last_stride": 2,
+        "network.norm_first": False, "network.strides": (),
+    },
+}  # fmt: skip
+
+
+def old_record(family):
+    with tarfile.open(OLD_RUNS / "0.1.0" / f"{family}.tar.xz") as archive:
+        return json.load(archive.extractfile(f"{family}/config.json"))
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_a_run_of_version_0_1_0_has_its_values_and_the_defaults_of_what_came_later(family):
+    record = old_record(family)
+    flat = {key: tuple(v) if isinstance(v, list) else v for key, v in configs.flatten(record["config"]).items()}
+    expected = {NOW.get(key, key): value for key, value in flat.items() if key not in UNREAD[family]}
+    found = configs.flatten(methods.stored(record))
+    assert expected.items() <= found.items()
+    assert {key: value for key, value in found.items() if key not in expected} == NEW[family]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_config_survives_its_file(path):
+    config = methods.load(str(path))[2]
+    stored = json.loads(json.dumps(config.to_dict()))
+    assert configs.from_json(stored).to_dict() == config.to_dict()
+    for version in ("0.2.0", "0.1.0", "0.10.0"):  # complete already: nothing is left out, nothing comes
+        record = {"config": stored, "versions": {"gen_jax": version}}
+        assert methods.stored(record).to_dict() == config.to_dict()
+        assert methods.stored(record).network == config.network
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value"),
+    [
+        ("ddpm_mnist", "sample.checkpoint", "last"),
+        ("ddpm_mnist:guided", "sample.guidance", 1.0),
+        ("ddpm_mnist", "optimizer.eps", 1e-8),
+        ("ddpm_mnist", "optimizer.decay", {"name": "none"}),
+        ("vae_mnist", "optimizer.decay.share", 1.0),
+        ("wgan_gp_mnist", "gan.penalty.weight", 10.0),
+        ("flow_mnist:logit_normal", "diffusion.times.std", 1.0),
+        ("flow_mnist:logit_normal", "diffusion.times", {"name": "uniform"}),
+        ("latent_mnist", "pretrained.vae.beta", 1.0),
+        ("latent_mnist", "pretrained.optimizer.decay.share", 1.0),
+    ],
+)
+def test_a_key_that_is_newer_than_a_run_has_its_default(path, key, value):
+    config = methods.load(path)[2]
+    stored = json.loads(json.dumps(config.to_dict()))
+    *outer, leaf = key.split(".")
+    del functools.reduce(dict.__getitem__, outer, stored)[leaf]
+    found = methods.stored({"config": stored, "versions": {"gen_jax": "0.2.0"}}).to_dict()
+    expected = config.to_dict()
+    functools.reduce(dict.__getitem__, outer, expected)[leaf] = value
+    assert found == expected
+
+
+def test_a_parameter_that_nothing_reads_is_refused_but_in_a_run_of_before():
+    record = old_record("vae")
+    for versions in ({"gen_jax": "0.1.0"}, {"gen_jax": "0.1.7"}, {}):
+        assert "sigma" not in methods.stored(record | {"versions": versions}).vae.likelihood
+    for version in ("0.2.0", "0.10.0", "1.0"):
+        with pytest.raises(
+            UserError, match=r"config\.optimizer\.weight_decay is no parameter of optimizer adam"
+        ) as error:
+            methods.stored(record | {"versions": {"gen_jax": version}})
+        one_line(error)
 
 
 @pytest.mark.parametrize(
     ("word", "reason", "remedy"),
     [
-        ("gan.clip=0.5", "gan.constraint=none: it is read with clip", "gan.constraint=clip"),
-        ("gan.penalty_weight=2", "gan.penalty=none: it is read with wgan_gp or r1 or r2", "gan.penalty=r1"),
         (
             "gan.instance_noise_steps=5",
             "gan.instance_noise=0.0: set --config.gan.instance_noise",
@@ -301,22 +745,96 @@ def test_a_value_that_a_choice_does_not_read_is_refused_with_it(key):
         ("data.workers=2", "data.stream=false: set --config.data.stream as well", "data.stream=true"),
     ],
 )
-def test_a_value_that_counts_for_nothing_in_a_game_is_refused(word, reason, remedy):
-    config = methods.load(f"{PACKAGE.parent / 'configs/dcgan_mnist.py'}:tiny")[2]
+def test_a_value_that_counts_for_nothing_beside_another_is_refused(word, reason, remedy):
+    config = methods.load("dcgan_mnist:tiny")[2]
     with pytest.raises(UserError, match=rf"config\.{word}.* changes nothing with {reason}"):
-        methods.override(config, [f"--config.{word}"])
-    methods.override(config, [f"--config.{word}", f"--config.{remedy}"])
+        overridden(config, word)
+    for words in orders([word, remedy]):
+        overridden(config, *words)
 
 
-def test_an_unknown_config_or_variant_is_one_line(tmp_path, monkeypatch):
+def test_a_run_at_hand_takes_the_place_of_a_first_stage_as_a_whole():
+    config = methods.load("latent_mnist:tiny")[2]
+    found = configs.flatten(overridden(config, "pretrained=runs/vae", "seed=3"))
+    own = {key: value for key, value in configs.flatten(config).items() if not key.startswith("pretrained.")}
+    assert found == own | {"pretrained": "runs/vae", "seed": 3}
+    for word in ("pretrained.vae.beta=2", "pretrained.network=dense", "pretrained.optimizer.name=sgd"):
+        for words in orders(["pretrained=runs/vae", word]):
+            with pytest.raises(UserError, match="changes nothing with pretrained='runs/vae', a run at hand") as error:
+                overridden(config, *words)
+            one_line(error)
+
+
+def test_what_both_stages_share_is_set_once():
+    config = methods.load("latent_mnist:tiny")[2]
+    assert not {*methods.SHARED, "data.name"} & {*config.pretrained}
+    for key in ("seed", "data.name", "executor"):
+        with pytest.raises(UserError, match=rf"no config value 'pretrained\.{key}'") as error:
+            overridden(config, f"pretrained.{key}=1")
+        one_line(error)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder with a config of its own, where one stands."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/good.py").write_text(
-        "from gen_jax.config import base_config, with_variant\n"
-        "def get_config(variant=''):\n    return with_variant(base_config(), variant, {'tiny': {'seed': 3}})\n"
+        "from gen_jax.config import with_variant\nfrom gen_jax.diffusion.defaults import diffusion_config\n"
+        "def get_config(variant=''):\n"
+        "    return with_variant(diffusion_config('ddpm'), variant, {'tiny': {'seed': 3}})\n"
     )
-    assert methods.load("configs/good.py:tiny")[2].seed == 3
-    with pytest.raises(UserError, match="did you mean configs/good.py"):
-        methods.load("configs/goood.py")
-    with pytest.raises(UserError, match="no variant 'tny'.*`:tiny`"):
-        methods.load("configs/good.py:tny")
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_config_is_found_by_its_path_and_by_its_name_from_anywhere(path, elsewhere):
+    (elsewhere / path.stem).mkdir()  # as a run of that name may be
+    expected = methods.load(f"{path}:tiny")
+    assert expected[:2] == (path.stem, "tiny")
+    for spelled in (path.stem, path.name, f"configs/{path.name}"):
+        assert methods.load(f"{spelled}:tiny") == expected
+        assert methods.load(spelled) == methods.load(str(path))
+
+
+def test_a_config_of_the_folder_where_one_stands_comes_first(elsewhere):
+    for spelled in ("good:tiny", "good.py:tiny", "configs/good.py:tiny", str(elsewhere / "configs/good.py:tiny")):
+        assert methods.load(spelled)[2].seed == 3
+    assert methods.load("vae_mnist")[2].method == "vae"
+    (elsewhere / "configs/good.py").rename(elsewhere / "configs/vae_mnist.py")
+    for spelled in ("vae_mnist:tiny", "configs/vae_mnist.py:tiny"):
+        assert methods.load(spelled)[2].method == "ddpm"
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("configs/goood.py", "no config configs/goood.py; did you mean good?"),
+        ("goood:tiny", "did you mean good?"),
+        ("ddpm_mnits", "did you mean ddpm_mnist?"),
+        ("zzz", "there are: .*ddpm_mnist.*good"),
+        ("other/ddpm_mnist.py", "no config other/ddpm_mnist.py; did you mean ddpm_mnist?"),
+        ("configs/good.py:tny", "no variant 'tny'.*`:tiny`"),
+        ("good:", ""),
+        ("notes.txt", "notes.txt is not a Python file"),
+        ("empty.py", r"empty.py has no get_config\(variant=''\)"),
+        ("base.py", "config.method is ''"),
+        ("unread.py", "config.optimizer.weight_decay is no parameter of optimizer adam; it is one of adamw"),
+    ],
+)
+def test_an_unknown_config_or_variant_is_one_line(path, hint, elsewhere):
+    (elsewhere / "notes.txt").write_text("")
+    (elsewhere / "empty.py").write_text("")
+    (elsewhere / "base.py").write_text(
+        "from gen_jax.config import base_config\ndef get_config(v): return base_config()"
+    )
+    (elsewhere / "unread.py").write_text(
+        "from gen_jax.vae.defaults import vae_config\n"
+        "def get_config(v):\n    c = vae_config()\n    c.optimizer.weight_decay = 0.1\n    return c"
+    )
+    if not hint:
+        assert methods.load(path)[1] == ""
+        return
+    with pytest.raises(UserError, match=hint) as error:
+        methods.load(path)
+    one_line(error)

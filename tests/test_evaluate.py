@@ -10,7 +10,9 @@ from gen_jax import config as configs
 from gen_jax import evaluate, main, parallel
 from gen_jax.data import dataset, gaussians
 from gen_jax.data.dataset import Dataset
-from gen_jax.method import DataSpec, Method, State, UserError, labelled, with_factors
+from gen_jax.method import Code, DataSpec, Method, State, UserError, labelled, with_factors
+from gen_jax.sample import Model
+from gen_jax.vae.defaults import vae_config
 
 
 def test_1003_examples_count_1003():
@@ -38,9 +40,10 @@ def test_without_a_test_split_training_examples_are_judged_and_called_so():
     pixel = lambda state, batch, key: {"loss": batch["image"][:, 0, 0, 0].astype(jnp.float32)}  # noqa: E731
     method = Method(*[None] * 3, pixel, None)  # pyright: ignore
     state = State(jnp.int32(0), jax.random.key(0), {}, {}, {}, {}, {})
-    config = configs.base_config()
+    config = vae_config()
     config.eval.num_examples = 20
-    (row,) = evaluate.judge(config, method, data, parallel.make_mesh(1), state, images, None)["metrics"]
+    model = Model(config, data.spec, method, state, parallel.make_mesh(1))
+    (row,) = evaluate.judge(model, data, images, {})["metrics"]
     assert (row["name"], row["better"]) == ("training_loss", None)
     assert row["protocol"].startswith("mean over 20 training examples, spread over the set")
     assert row["value"] == pytest.approx(dataset.spread(50, 20).mean())
@@ -60,14 +63,14 @@ def test_codes_are_judged_by_the_factors_of_the_data():
     arrays = {"image": factors.sum(axis=1).astype(np.uint8).reshape(-1, 1, 1, 1), "factors": factors.astype(np.int32)}
     spec = DataSpec("x", (1, 1, 1), len(factors), with_factors((4, 5)))
     encode = lambda state, batch, key: jnp.pad(batch["factors"].astype(jnp.float32), ((0, 0), (0, 1)))  # noqa: E731
-    method = Method(*[None] * 5, encode=encode)  # pyright: ignore
+    method = Method(*[None] * 5, code=Code("means", (3,), encode, None))  # pyright: ignore
     state = State(jnp.int32(0), jax.random.key(0), {}, {}, {}, {}, {})
-    config = configs.base_config()
+    config = vae_config()
     config.eval.num_codes, config.batch_size = 37, 7
 
     def judged(spec):
-        data = Dataset(spec, arrays, None)
-        rows = evaluate.judge(config, method, data, parallel.make_mesh(1), state, arrays["image"], None)["metrics"]
+        data, model = Dataset(spec, arrays, None), Model(config, spec, method, state, parallel.make_mesh(1))
+        rows = evaluate.judge(model, data, arrays["image"], {})["metrics"]
         return {row["name"]: row["value"] for row in rows}
 
     values = judged(spec)
@@ -75,6 +78,33 @@ def test_codes_are_judged_by_the_factors_of_the_data():
     assert values["mig/20_bins_37_samples"] == pytest.approx(1, abs=0.1)  # 37 samples of independent factors
     assert values.keys() == {"active_units/60_examples", "mig/20_bins_37_samples", "sap_correlation/37_samples"}
     assert judged(DataSpec("x", (1, 1, 1), 60)).keys() == {"active_units/60_examples"}
+
+
+def test_places_in_a_codebook_are_counted():
+    # A code is two places, of which the second is always 7; at the first stand 0, 1 and 2.
+    arrays = {"image": np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)}
+    spec = DataSpec("x", (1, 1, 1), 10)
+    encode = lambda state, batch, key: jnp.stack([batch["image"].ravel() % 3, jnp.full(4, 7)], axis=1)  # noqa: E731
+    method = Method(*[None] * 5, code=Code("integers", (2,), encode, None, size=64))  # pyright: ignore
+    state = State(jnp.int32(5), jax.random.key(0), {}, {}, {}, {}, {})
+    config = vae_config()
+    config.batch_size = 4
+    model = Model(config, spec, method, state, parallel.make_mesh(1))
+    (row,) = evaluate.judge(model, Dataset(spec, arrays, arrays), arrays["image"], {})["metrics"]
+    assert (row["name"], row["value"], row["better"]) == ("codes_used/10_examples", 4, None)
+    assert row["protocol"] == "of 64 codes those that stand anywhere in 10 test examples, averaged weights, step 5."
+
+
+def test_a_protocol_says_all_that_shaped_the_samples():
+    described = {"sampler": "ddim, 5 steps", "guidance": "guidance 2"}
+    method = Method(*[None] * 5, describe=described)  # pyright: ignore
+    state = State(jnp.int32(1200), jax.random.key(0), {}, {}, {}, {}, {})
+    model = Model(vae_config(), DataSpec("x", (1, 1, 1), 10), method, state, parallel.make_mesh(1))
+    assert evaluate.described(model) == "ddim, 5 steps, guidance 2, step 1,200"
+    data = Dataset(model.spec, {"image": np.zeros((10, 1, 1, 1), np.uint8)}, None)
+    assert evaluate.judge(model, data, data.train["image"], {})["facts"]["sampler"] == "ddim, 5 steps, guidance 2"
+    plain = Model(vae_config(), model.spec, method._replace(describe={}), state, model.mesh)
+    assert evaluate.judge(plain, data, data.train["image"], {})["facts"]["sampler"] == "one pass"
 
 
 def test_neighbours_are_sought_among_images_as_they_are_shown(monkeypatch):
@@ -101,7 +131,7 @@ def test_a_collapsed_class_is_more_alike_than_real_images_of_it(collapsed):
     spec = DataSpec("x", (28, 28, 1), 60, labelled("abc"))
     data = Dataset(spec, test, test)
     images = test["image"][test["label"]] if collapsed else test["image"][::-1]  # one picture a class, or all
-    (row,) = evaluate._judge_by_similarity(configs.base_config(), data, images, test["label"], 7)
+    (row,) = evaluate._judge_by_similarity(data, images, test["label"], "step 7")
     assert row["name"] == "within_class_ms_ssim/2_scales_100_pairs"
     if collapsed:
         assert row["value"] == pytest.approx(1, abs=1e-9)
@@ -111,14 +141,14 @@ def test_a_collapsed_class_is_more_alike_than_real_images_of_it(collapsed):
 
 
 def test_similarity_within_classes_needs_classes_and_a_window():
-    config, labels = configs.base_config(), np.zeros(4, np.int32)
+    labels = np.zeros(4, np.int32)
     small = Dataset(DataSpec("x", (8, 8, 1), 4, labelled("a")), {}, None)
-    assert evaluate._judge_by_similarity(config, small, np.zeros((4, 8, 8, 1), np.uint8), labels, 0) == []
+    assert evaluate._judge_by_similarity(small, np.zeros((4, 8, 8, 1), np.uint8), labels, "") == []
     large = Dataset(DataSpec("x", (16, 16, 1), 4, labelled("a")), {}, None)
-    assert evaluate._judge_by_similarity(config, large, np.zeros((4, 16, 16, 1), np.uint8), None, 0) == []
+    assert evaluate._judge_by_similarity(large, np.zeros((4, 16, 16, 1), np.uint8), None, "") == []
     one_each = np.arange(4, dtype=np.int32)
-    assert evaluate._judge_by_similarity(config, large, np.zeros((4, 16, 16, 1), np.uint8), one_each, 0) == []
-    (row,) = evaluate._judge_by_similarity(config, large, np.zeros((4, 16, 16, 1), np.uint8), labels, 0)
+    assert evaluate._judge_by_similarity(large, np.zeros((4, 16, 16, 1), np.uint8), one_each, "") == []
+    (row,) = evaluate._judge_by_similarity(large, np.zeros((4, 16, 16, 1), np.uint8), labels, "")
     assert (row["value"], row["reference"]) == (1.0, None)
 
 
@@ -128,13 +158,14 @@ def test_modes_of_a_mixture_are_counted_beside_those_of_test_points():
     data = dataset.load(data_config("", "gaussians:ring8"))
     half = gaussians.MIXTURES["ring8"].centres[:4]
     points = np.repeat(half, 500, axis=0).reshape(-1, 1, 1, 2).astype(np.float32)
-    rows = evaluate._judge_by_modes(configs.base_config(), data, points, 3)
+    rows = evaluate._judge_by_modes(data, points, "ddim, 5 steps, step 3")
     assert [(row["name"], row["value"]) for row in rows] == [
         ("modes_covered/2k", 4),
         ("good_points/2k", 1.0),
         ("reverse_kl/2k", pytest.approx(np.log(2))),
     ]
     assert rows[0]["reference"] == 8
+    assert "2,000 samples (ddim, 5 steps, step 3)" in rows[0]["protocol"]
     assert rows[1]["reference"] == pytest.approx(1 - np.exp(-4.5), abs=0.01)
 
 
@@ -167,11 +198,11 @@ def test_without_labels_samples_are_judged_by_features_of_turned_images(made_up_
     data, config = dataset.load(data_config(made_up_tfds, "made_up_unlabelled")), configs.base_config()
     config.eval.classifier_steps, config.eval.track = 10, 100
     assert data.test is not None
-    rows, histogram = evaluate.judge_by_classifier(config, data, data.test["image"][:100], None, 7)
+    rows, histogram = evaluate.judge_by_classifier(config, data, data.test["image"][:100], None, "step 7")
     names = ["frechet_distance", "precision", "recall", "density", "coverage"]
     assert [row["name"] for row in rows] == [f"{name}/turns_classifier_100" for name in names]
     assert histogram is None
-    assert "made_up_unlabelled's turned images" in rows[0]["protocol"]
+    assert "100 samples (step 7), judged by a classifier trained on made_up_unlabelled's turned" in rows[0]["protocol"]
     assert evaluate.make_tracker(config, data)(data.test["image"]) == {rows[0]["name"]: rows[0]["value"]}
 
 

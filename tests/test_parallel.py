@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gen_jax import parallel
-from gen_jax.method import UserError
+from gen_jax.method import State, UserError
 
 
 @pytest.mark.parametrize("lead", [0, 1, 2])
@@ -53,6 +53,27 @@ def test_the_compiler_options_change_results_by_rounding_alone():
 
     fast = jax.jit(f, compiler_options=parallel.compiler_options())(a, b)
     np.testing.assert_allclose(fast, jax.jit(f)(a, b), rtol=1e-4, atol=1e-4)
+
+
+def test_a_state_is_made_on_every_device_with_the_examples_and_the_first_stage_that_it_starts_from():
+    def init(key, examples, frozen):
+        params = {"net": {"mean": jnp.mean(examples["image"]), "noise": jax.random.normal(key, (3,))}}
+        return State(jnp.zeros((), jnp.int32), key, params, {}, {}, params, frozen)
+
+    mesh = parallel.make_mesh(8)
+    examples, frozen = {"image": np.arange(6.0, dtype=np.float32)}, {"vae": {"kernel": np.ones((2, 3), np.float32)}}
+    state = parallel.init_state(init, 7, mesh, examples, frozen)
+    assert all(leaf.sharding == parallel.replicated(mesh) for leaf in jax.tree.leaves(state))
+    assert float(state.params["net"]["mean"]) == 2.5
+    np.testing.assert_array_equal(state.frozen["vae"]["kernel"], np.ones((2, 3)))
+    alone = init(parallel.make_key(7), examples, frozen)
+    np.testing.assert_allclose(state.params["net"]["noise"], alone.params["net"]["noise"], rtol=1e-6)
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (examples, frozen))
+    abstract = parallel.abstract_state(init, mesh, *shapes)
+    assert jax.tree.structure(abstract) == jax.tree.structure(state)
+    for expected, found in zip(jax.tree.leaves(abstract), jax.tree.leaves(state), strict=True):
+        assert (expected.shape, expected.dtype, expected.sharding) == (found.shape, found.dtype, found.sharding)
 
 
 def test_refusals():

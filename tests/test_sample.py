@@ -10,7 +10,7 @@ import pytest
 
 import gen_jax
 from gen_jax import main, parallel, sample
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, Feature, Method, UserError, labelled
 from gen_jax.run import Run
 
 
@@ -48,11 +48,81 @@ def test_the_first_images_do_not_depend_on_how_many_or_where_they_are_drawn(tiny
     model.config.sample.batch_size = batch_size
     mesh = parallel.make_mesh(devices)
     state = jax.device_put(model.state, parallel.replicated(mesh))
-    images, labels = sample.make_generator(model.method, model.config, model.spec, mesh)(state, num)
+    images, condition = sample.make_generator(model.method, model.config, model.spec, mesh)(state, num)
     assert images.shape == (num, 8, 8, 1)
-    assert labels[:16].tolist() == stored["arr_1"][:16].tolist()
+    assert condition.keys() == {"label"}
+    assert condition["label"][:16].tolist() == stored["arr_1"][:16].tolist()
     assert np.abs(images[:16].astype(int) - stored["arr_0"][:16]).max() <= 1
     assert (images[:16] == stored["arr_0"][:16]).mean() > 0.99
+
+
+def test_values_of_the_sampler_are_chosen_where_a_model_is_loaded(tiny_run):
+    """By name alone, which leaves its parameters at their defaults, or with parameters of its own."""
+    images = []
+    for sampler, eta in (("ddim", 0.0), ({"name": "ddim", "eta": 0.5}, 0.5), ({"eta": 1.0, "name": "ddim"}, 1.0)):
+        model = gen_jax.load(tiny_run, sampler=sampler, num_steps=2, seed=3)
+        assert model.config.sample.sampler.to_dict() == {"name": "ddim", "eta": eta}
+        assert (model.config.sample.num_steps, model.config.sample.seed) == (2, 3)
+        assert model.method.describe["sampler"] == f"ddim (eta {eta}), 2 steps"
+        images.append(model.sample(4))
+    # The same random numbers begin all of them: what differs is how much noise a step adds.
+    assert (images[0] != images[1]).any()
+    assert (images[1] != images[2]).any()
+    for wrong, said in (
+        ({"name": "ddim", "variance": "small"}, "sample.sampler.variance is no parameter of sample.sampler ddim"),
+        ("dim", "did you mean ddim"),
+        ({"name": "ddim", "eta": "much"}, "sample.sampler.eta is a number"),
+    ):
+        with pytest.raises(UserError, match=said) as error:
+            gen_jax.load(tiny_run, sampler=wrong)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"no config value 'sample\.steps'"):
+        gen_jax.load(tiny_run, steps=2)
+
+
+@pytest.fixture
+def from_sixteen_devices(copy):
+    """A run as a machine of 16 devices leaves it, whose command asked for all of them; here there are 8."""
+    record = json.loads((copy / "config.json").read_text())
+    record["config"]["num_devices"] = record["devices"]["count"] = 16
+    (copy / "config.json").unlink()  # a link to that of `tiny_run`
+    (copy / "config.json").write_text(json.dumps(record))
+    return copy
+
+
+def test_a_run_of_more_devices_is_loaded_on_those_at_hand(tiny_run, from_sixteen_devices, monkeypatch):
+    stored = np.load(tiny_run / "samples.npz")["arr_0"][:8].astype(int)
+    at_hand = jax.devices()
+    for devices in (8, 1):
+        monkeypatch.setattr(jax, "devices", lambda *_, devices=devices: at_hand[:devices])
+        model = gen_jax.load(from_sixteen_devices)
+        assert model.mesh.devices.size == devices
+        assert np.abs(model.sample(8) - stored).max() <= 1
+    main.main([f"--workdir={from_sixteen_devices}", "--mode=sample", "--config.sample.num=3"])
+    assert np.load(from_sixteen_devices / "samples.npz")["arr_0"].shape == (3, 8, 8, 1)
+
+
+def test_whoever_asks_for_some_devices_gets_as_many_or_one_line(from_sixteen_devices):
+    asked = sample.load(from_sixteen_devices, ("--config.num_devices=2",))
+    assert asked.mesh.devices.size == 2
+    with pytest.raises(UserError, match="num_devices is 16, but this machine has 8"):
+        sample.load(from_sixteen_devices, ("--config.num_devices=16",))
+
+
+def test_conditions_are_of_the_shape_and_type_of_their_feature():
+    features = labelled("abc") | {"small": Feature((2, 2, 1), "float32")}
+    spec = DataSpec("made_up", (4, 4, 1), 9, features)
+    method = Method(*[None] * 5, condition=("label", "small"))  # pyright: ignore
+    pictures = np.zeros((4, 2, 2, 1))
+    found = sample.conditions(method, spec, 4, {"small": pictures})
+    assert found.keys() == {"label", "small"}
+    assert (found["label"].tolist(), found["label"].dtype) == ([0, 1, 2, 0], np.int32)  # classes take turns
+    assert (found["small"].shape, found["small"].dtype) == ((4, 2, 2, 1), np.float32)
+    assert sample.conditions(method, spec, 2, {"label": (2, 2), "small": pictures[:2]})["label"].tolist() == [2, 2]
+    with pytest.raises(UserError, match="^this model needs small: give 4 of them$"):
+        sample.conditions(method, spec, 4, {})
+    with pytest.raises(UserError, match=r"^small must be of shape \[3, 2, 2, 1\], not \[4, 2, 2, 1\]$"):
+        sample.conditions(method, spec, 3, {"small": pictures})
 
 
 def test_the_mode_writes_as_many_as_asked_for(copy):
@@ -166,13 +236,21 @@ def test_refusals(tiny_run, tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         gen_jax.load(tmp_path)
     model = gen_jax.load(tiny_run)
-    for labels in ([0, 10], [-1, 0], [0]):
-        with pytest.raises(UserError, match="labels must be 2 whole numbers in 0..9"):
+    for labels in ([0, 10], [-1, 0], [0], [0, 1, 2], [0.9, 3.7], [0.0, 1.0], [[0, 1]], ["0", "1"], [True, False], 3):
+        with pytest.raises(UserError, match=r"^label must be 2 whole numbers in 0\.\.9$"):
             model.sample(2, labels=labels)
-    unconditional = model.method._replace(conditional=False)
+    with pytest.raises(UserError, match="^this model takes no colour: it takes label$"):
+        model.sample(2, condition={"colour": [0, 0]})
+    for num in (0, -1):
+        with pytest.raises(UserError, match=f"^{num} samples cannot be drawn; ask for 1 or more$"):
+            model.sample(num)
+    for seed in (-1, 2**32):
+        with pytest.raises(UserError, match=rf"^the seed of samples is {seed}; it must lie in 0\.\.4294967295$"):
+            model.sample(2, seed=seed)
+    unconditional = model.method._replace(condition=())
     generate = sample.make_generator(unconditional, model.config, model.spec, model.mesh)
-    with pytest.raises(UserError, match="takes no labels"):
-        generate(model.state, 2, labels=[0, 0])
+    with pytest.raises(UserError, match="^this model takes no label: it was trained without$"):
+        generate(model.state, 2, {"label": [0, 0]})
     with pytest.raises(UserError, match="did you mean sample.num"):
         main.main([f"--workdir={tiny_run}", "--mode=sample", "--config.sample.nun=3"])
 

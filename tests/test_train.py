@@ -17,20 +17,21 @@ import pytest
 from conftest import tiny_words
 
 from gen_jax import config as configs
-from gen_jax import evaluate, main, methods, optimizer, parallel, sample, train
+from gen_jax import evaluate, finish, main, methods, optimizer, parallel, sample, train
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset
-from gen_jax.method import DataSpec, Method, Picture, State, UserError
+from gen_jax.method import DataSpec, Method, State, UserError
 from gen_jax.run import Run
 from gen_jax.writers import read_metrics
 
 
 def final_state(workdir):
     run = Run(workdir)
-    stored = run.read_config()
-    method = methods.make(configs.from_dict(stored["config"]), DataSpec.from_dict(stored["data"]))
+    record = run.read_config()
+    spec = DataSpec.from_dict(record["data"])
+    method = methods.make(methods.stored(record), spec)
     with Checkpoints(run.checkpoints) as checkpoints:
-        return checkpoints.restore(parallel.abstract_state(method.init, parallel.make_mesh()))
+        return checkpoints.restore(methods.abstract_state(method, spec, None, parallel.make_mesh()))
 
 
 def assert_same_bits(one, two):
@@ -130,7 +131,7 @@ def test_a_run_that_went_on_and_was_killed_before_its_page_gets_the_new_page(
     shutil.copytree(tiny_run, run.workdir)
     words = [*tiny_words(made_up_tfds), f"--workdir={run.workdir}", "--config.num_steps=13"]
     with monkeypatch.context() as patched:
-        patched.setattr(train.report, "write", killed)
+        patched.setattr(finish.report, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             main.main(words)
     assert run.read_report()["finished_step"] == 13
@@ -172,21 +173,6 @@ def test_killed_and_resumed_is_the_same_run_bit_by_bit(tiny_run, made_up_tfds, t
     for name in ("samples.npz", "training/samples/00000006.npz"):
         first, second = (np.load(w / name) for w in (tmp_path / "run", tiny_run))
         np.testing.assert_array_equal(*[file[file.files[0]] for file in (first, second)])
-
-
-def test_pictures_are_made_of_examples_from_all_over_the_set_and_keep_their_order():
-    spec = DataSpec("made_up", (1, 1, 1), 100)
-    data = dataset.Dataset(spec, {"image": np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)}, None)
-
-    def pictures(state, key, batch):
-        return {"b": Picture(batch["image"], "t"), "a": Picture(batch["index"], "t")}
-
-    method = Method(*[None] * 4, pictures, num_pictured=5)  # pyright: ignore
-    state = State(np.int32(0), jax.random.key(0), {}, {}, {}, {}, {})  # pyright: ignore
-    shown = train.make_pictures(method, data, state)
-    assert list(shown) == ["b", "a"]
-    assert shown["b"].images.ravel().tolist() == [0, 26, 52, 63, 89]  # multiples of 63 modulo 100
-    assert shown["a"].images.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(tiny_run, made_up_tfds, tmp_path):
@@ -253,7 +239,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_is_never_saved(made_up_tfds, 
 
 
 def test_several_steps_a_call_train_as_single_steps_do(tiny_run, made_up_tfds, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "_finish", lambda *_: None)  # its samples and page would tell nothing more
+    monkeypatch.setattr(finish, "finish", lambda *_, **__: None)  # its samples and page would tell nothing more
     main.main([*tiny_words(made_up_tfds), "--config.steps_per_call=2", f"--workdir={tmp_path}"])
     one, two = final_state(tiny_run), final_state(tmp_path)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), one.params, two.params)
@@ -275,7 +261,7 @@ def critic(pieces):
             w = w - 0.1 * parallel.mean_over_devices(gradient)
         return state.replace(params=w, step=state.step + 1), {"loss": jnp.sum(w)}
 
-    return methods.Method(lambda key: None, step, None, None, None, batches_per_step=2)  # type: ignore
+    return Method(lambda key, examples, frozen: None, step, None, None, None, batches_per_step=2)  # type: ignore
 
 
 @pytest.mark.parametrize("executor", ["jit", "pmap"])

@@ -104,13 +104,7 @@ class UNet(nn.Module):
         self._check(x_t.shape[1:3], stride, label)
         norm = NORMS[self.norm](self.num_groups)
         conv = functools.partial(Conv, kernel_size=(3, 3), kernel_init=kernel_init, dtype=self.dtype)
-        dense = functools.partial(nn.Dense, kernel_init=kernel_init, dtype=self.dtype)
-
-        condition = dense(4 * self.channels, name="time_0")(sinusoidal(time, self.channels))
-        condition = dense(4 * self.channels, name="time_1")(nn.silu(condition))
-        if self.num_classes:
-            one_hot = jax.nn.one_hot(jnp.full(time.shape, -1) if label is None else label, self.num_classes)
-            condition += dense(4 * self.channels, use_bias=False, name="label")(one_hot)
+        condition = self._condition(time, label)
 
         def residual(h: Array, name: str, features: int) -> Array:
             layer = ResidualBlock(features, norm, self.film, self.dropout, self.use_bias, self.dtype, name=name)
@@ -123,16 +117,6 @@ class UNet(nn.Module):
             h = residual(h, name, features)
             return attend(h, name) if h.shape[1] in self.attention_sizes else h
 
-        def down(h: Array, name: str, features: int) -> Array:
-            if self.shuffle:
-                return dense(features, name=name)(space_to_depth(h, 2))
-            return conv(features, strides=(2, 2), name=name)(h)
-
-        def up(h: Array, name: str, features: int) -> Array:
-            if self.shuffle:
-                return depth_to_space(dense(4 * features, name=name)(h), 2)
-            return conv(features, name=name)(upsample_nearest(h))
-
         height, width = x_t.shape[1:3]
         pads = [_even_padding(size, stride) for size in (height, width)]
         x = jnp.pad(x_t, ((0, 0), *pads, (0, 0))).astype(self.dtype)
@@ -144,7 +128,7 @@ class UNet(nn.Module):
                 h = block(h, f"down_{i}_{j}", features)
                 skips.append(h)
             if i + 1 < len(widths):
-                h = down(h, f"down_{i}", features)
+                h = self._down(h, f"down_{i}", features)
                 skips.append(h)
 
         h = residual(h, "middle_0", widths[-1])
@@ -155,13 +139,36 @@ class UNet(nn.Module):
             for j in range(self.num_blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), f"up_{i}_{j}", features)
             if i > 0:
-                h = up(h, f"up_{i}", features)
+                h = self._up(h, f"up_{i}", features)
 
         h = nn.silu(norm(name="out_norm")(h))
         out = conv(self.out_channels * self.patch**2, kernel_init=zero_init, name="out")(h)
         out = depth_to_space(out, self.patch)
         top, left = (before for before, _ in pads)
         return out[:, top : top + height, left : left + width].astype(jnp.float32)
+
+    def _down(self, h: Array, name: str, features: int) -> Array:
+        """Half the height and width."""
+        if self.shuffle:
+            return nn.Dense(features, kernel_init=kernel_init, dtype=self.dtype, name=name)(space_to_depth(h, 2))
+        return Conv(features, (3, 3), (2, 2), kernel_init=kernel_init, dtype=self.dtype, name=name)(h)
+
+    def _up(self, h: Array, name: str, features: int) -> Array:
+        """Twice the height and width."""
+        if self.shuffle:
+            h = nn.Dense(4 * features, kernel_init=kernel_init, dtype=self.dtype, name=name)(h)
+            return depth_to_space(h, 2)
+        return Conv(features, (3, 3), kernel_init=kernel_init, dtype=self.dtype, name=name)(upsample_nearest(h))
+
+    def _condition(self, time: Array, label: Array | None) -> Array:
+        """What every block is told: time and label, f32 [B, 4 channels]."""
+        dense = functools.partial(nn.Dense, 4 * self.channels, kernel_init=kernel_init, dtype=self.dtype)
+        condition = dense(name="time_0")(sinusoidal(time, self.channels))
+        condition = dense(name="time_1")(nn.silu(condition))
+        if self.num_classes:
+            one_hot = jax.nn.one_hot(jnp.full(time.shape, -1) if label is None else label, self.num_classes)
+            condition += dense(use_bias=False, name="label")(one_hot)
+        return condition
 
     def _check(self, size: tuple[int, ...], stride: float, label: Array | None) -> None:
         if self.norm not in NORMS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,104 +64,123 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     Raises:
       UserError: an unknown name, a value that cannot be, or a likelihood that does not fit the data.
     """
-    c = config.vae
-    model = autoencoder.make(config, spec)
-    _check(config, model)
-    optimize = optimizer.make(config.optimizer, config.num_steps, config.ema)
-
-    def init(key: Key, examples: Batch, frozen: PyTree) -> State:
-        params = {"vae": model.init(key)}
-        return State(
-            step=jnp.zeros((), jnp.int32),
-            key=key,
-            params=params,
-            variables={},
-            opt_state={"vae": optimize.init(params["vae"])},
-            ema=jax.tree.map(jnp.copy, params),
-            frozen=frozen,
-        )
-
-    def step(state: State, batch: Batch) -> tuple[State, Scalars]:
-        key_x, key_z = jax.random.split(jax.random.fold_in(stream(state.key, "step"), state.step))
-        weight = elbo.kl_weight(state.step, c.beta, c.kl_warmup_steps)
-
-        def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, Scalars]:
-            x = model.observe(batch["image"], key_x, batch["index"])
-            _, reconstruction, kl = _terms(model, params, x, batch["index"], key_z)
-            loss = jnp.mean(reconstruction + weight * elbo.free_bits(kl, c.free_bits))
-            return loss, {
-                "loss": loss,
-                "reconstruction": jnp.mean(reconstruction),
-                "kl": jnp.mean(jnp.sum(kl, axis=-1)),
-                "kl_weight": weight,
-            }
-
-        scalars, grads = optimizer.value_and_grad(loss_fn, state.params["vae"], batch, config.accumulate)
-        state, norms = optimize.apply(state, "vae", grads)
-        return state.replace(step=state.step + 1), scalars | norms
-
-    def evaluate(state: State, batch: Batch, key: Key) -> Scalars:
-        params, index = state.ema["vae"], batch["index"]
-        key_x, key_z, key_importance = jax.random.split(key, 3)
-        x = model.observe(batch["image"], key_x, index)
-        q, reconstruction, kl = _terms(model, params, x, index, key_z)
-        loss = reconstruction + c.beta * elbo.free_bits(kl, c.free_bits)
-        values = {"loss": loss, "reconstruction": reconstruction, "kl": jnp.sum(kl, axis=-1)}
-        values |= _bounds(model, reconstruction + values["kl"], math.prod(spec.image_shape))
-        if num := config.eval.importance_samples:
-            log_weight = functools.partial(_log_weight, model, params, x, q)
-            nll = elbo.importance_sampled_nll(log_weight, key_importance, index, num)
-            values[_name("nll", model.protocol, f"importance_{num}")] = nll
-        return values
-
-    def encode(state: State, batch: Batch, key: Key) -> Array:
-        mean = model.encode(state.ema["vae"], model.observe(batch["image"], key, batch["index"])).mean
-        return mean.reshape(len(mean), *model.code_shape)
-
-    def decode(state: State, codes: Array) -> Array:
-        return generate(state, codes.reshape(len(codes), -1))
-
-    def generate(state: State, z: Array) -> Array:
-        """The mean image of each z [N, Z]: f32 [N, H, W, C] in [-1, 1]."""
-        return 2 * model.likelihood.mean(model.decode(state.ema["vae"], z)) - 1
-
-    def sample(state: State, keys: Array, condition: Condition) -> Array:
-        return generate(state, jax.vmap(functools.partial(_noise, model))(keys))
-
-    def show(state: State, key: Key, batch: Batch) -> dict[str, Figure]:
-        key_z, key_scatter = jax.random.split(jax.random.fold_in(key, 1))
-        x = model.observe(batch["image"], key, batch["index"])
-        # In pieces: the activations of all of them would take gigabytes.
-        q = jax.tree.map(
-            lambda y: y[:, 0],
-            jax.lax.map(lambda one: model.encode(state.ema["vae"], one[None]), x, batch_size=ENCODED_AT_ONCE),
-        )
-        kl = jnp.mean(kl_to_standard_normal(q), axis=0)
-        z = reparameterise(q, draw(key_z, batch["index"], functools.partial(_noise, model)))
-        image_of, some = functools.partial(generate, state), slice(pictures.NUM_SHOWN)
-        shown: dict[str, Figure] = {
-            "reconstructions": pictures.reconstructions(2 * x[some] - 1, image_of(q.mean[some]))
-        }
-        if c.manifold:
-            shown["manifold"] = pictures.manifold(image_of, c.latents)
-        label = batch.get("label")
-        shown["latent_space"] = pictures.latent_space(q.mean, kl, key_scatter, label, spec.class_names)
-        shown["aggregate_posterior"] = pictures.aggregate_posterior(z, kl, key_scatter)
-        return shown | pictures.traversals(image_of, q.mean[0], kl)
-
-    def snapshots(state: State, key: Key) -> dict[str, Picture]:
-        return {"manifold": pictures.manifold(functools.partial(generate, state), c.latents, pictures.SNAPSHOT_SIDE)}
-
-    return Method(
-        init,
-        step,
-        sample,
-        evaluate,
-        show,
-        code=Code("means", model.code_shape, encode, decode),
-        num_pictured=pictures.NUM_POINTS,
-        snapshots=snapshots if c.manifold else None,
+    vae = _Vae(
+        config,
+        spec,
+        autoencoder.make(config, spec),
+        optimizer.make(config.optimizer, config.num_steps, config.ema),
     )
+    _check(config, vae.model)
+    return Method(
+        functools.partial(_init, vae),
+        functools.partial(_step, vae),
+        functools.partial(_sample, vae),
+        functools.partial(_evaluate, vae),
+        functools.partial(_show, vae),
+        code=Code("means", vae.model.code_shape, functools.partial(_encode, vae), functools.partial(_decode, vae)),
+        num_pictured=pictures.NUM_POINTS,
+        snapshots=functools.partial(_snapshots, vae) if config.vae.manifold else None,
+    )
+
+
+class _Vae(NamedTuple):
+    """All that the functions of the method need."""
+
+    config: Any
+    spec: DataSpec
+    model: Autoencoder
+    optimize: optimizer.Optimizer
+
+
+def _init(vae: _Vae, key: Key, examples: Batch, frozen: PyTree) -> State:
+    params = {"vae": vae.model.init(key)}
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        params=params,
+        variables={},
+        opt_state={"vae": vae.optimize.init(params["vae"])},
+        ema=jax.tree.map(jnp.copy, params),
+        frozen=frozen,
+    )
+
+
+def _step(vae: _Vae, state: State, batch: Batch) -> tuple[State, Scalars]:
+    c = vae.config.vae
+    key_x, key_z = jax.random.split(jax.random.fold_in(stream(state.key, "step"), state.step))
+    weight = elbo.kl_weight(state.step, c.beta, c.kl_warmup_steps)
+
+    def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, Scalars]:
+        x = vae.model.observe(batch["image"], key_x, batch["index"])
+        _, reconstruction, kl = _terms(vae.model, params, x, batch["index"], key_z)
+        loss = jnp.mean(reconstruction + weight * elbo.free_bits(kl, c.free_bits))
+        return loss, {
+            "loss": loss,
+            "reconstruction": jnp.mean(reconstruction),
+            "kl": jnp.mean(jnp.sum(kl, axis=-1)),
+            "kl_weight": weight,
+        }
+
+    scalars, grads = optimizer.value_and_grad(loss_fn, state.params["vae"], batch, vae.config.accumulate)
+    state, norms = vae.optimize.apply(state, "vae", grads)
+    return state.replace(step=state.step + 1), scalars | norms
+
+
+def _evaluate(vae: _Vae, state: State, batch: Batch, key: Key) -> Scalars:
+    model, c = vae.model, vae.config.vae
+    params, index = state.ema["vae"], batch["index"]
+    key_x, key_z, key_importance = jax.random.split(key, 3)
+    x = model.observe(batch["image"], key_x, index)
+    q, reconstruction, kl = _terms(model, params, x, index, key_z)
+    loss = reconstruction + c.beta * elbo.free_bits(kl, c.free_bits)
+    values = {"loss": loss, "reconstruction": reconstruction, "kl": jnp.sum(kl, axis=-1)}
+    values |= _bounds(model, reconstruction + values["kl"], math.prod(vae.spec.image_shape))
+    if num := vae.config.eval.importance_samples:
+        log_weight = functools.partial(_log_weight, model, params, x, q)
+        nll = elbo.importance_sampled_nll(log_weight, key_importance, index, num)
+        values[_name("nll", model.protocol, f"importance_{num}")] = nll
+    return values
+
+
+def _encode(vae: _Vae, state: State, batch: Batch, key: Key) -> Array:
+    x = vae.model.observe(batch["image"], key, batch["index"])
+    return vae.model.encode(state.ema["vae"], x).mean.reshape(len(x), *vae.model.code_shape)
+
+
+def _decode(vae: _Vae, state: State, codes: Array) -> Array:
+    """The mean image of each code [N, ...]: f32 [N, H, W, C] in [-1, 1]."""
+    z = codes.reshape(len(codes), -1)
+    return 2 * vae.model.likelihood.mean(vae.model.decode(state.ema["vae"], z)) - 1
+
+
+def _sample(vae: _Vae, state: State, keys: Array, condition: Condition) -> Array:
+    return _decode(vae, state, jax.vmap(functools.partial(_noise, vae.model))(keys))
+
+
+def _show(vae: _Vae, state: State, key: Key, batch: Batch) -> dict[str, Figure]:
+    model, c = vae.model, vae.config.vae
+    key_z, key_scatter = jax.random.split(jax.random.fold_in(key, 1))
+    x = model.observe(batch["image"], key, batch["index"])
+    # In pieces: the activations of all of them would take gigabytes.
+    q = jax.tree.map(
+        lambda y: y[:, 0],
+        jax.lax.map(lambda one: model.encode(state.ema["vae"], one[None]), x, batch_size=ENCODED_AT_ONCE),
+    )
+    kl = jnp.mean(kl_to_standard_normal(q), axis=0)
+    z = reparameterise(q, draw(key_z, batch["index"], functools.partial(_noise, model)))
+    image_of, some = functools.partial(_decode, vae, state), slice(pictures.NUM_SHOWN)
+    shown: dict[str, Figure] = {"reconstructions": pictures.reconstructions(2 * x[some] - 1, image_of(q.mean[some]))}
+    if c.manifold:
+        shown["manifold"] = pictures.manifold(image_of, c.latents)
+    label = batch.get("label")
+    shown["latent_space"] = pictures.latent_space(q.mean, kl, key_scatter, label, vae.spec.class_names)
+    shown["aggregate_posterior"] = pictures.aggregate_posterior(z, kl, key_scatter)
+    return shown | pictures.traversals(image_of, q.mean[0], kl)
+
+
+def _snapshots(vae: _Vae, state: State, key: Key) -> dict[str, Picture]:
+    image_of = functools.partial(_decode, vae, state)
+    return {"manifold": pictures.manifold(image_of, vae.config.vae.latents, pictures.SNAPSHOT_SIDE)}
 
 
 def _check(config: Any, model: Autoencoder) -> None:

@@ -67,7 +67,7 @@ def test_steps_from_the_same_noise_and_images_give_the_same_networks(layout):
     config.optimizer.eps = 0.01  # Adam's own eps lets a gradient's rounding decide the sign of an early step
     rng = np.random.default_rng(1)
     method = methods.make(config, SPEC)
-    state = jax.jit(method.init)(jax.random.key(0))
+    state = jax.jit(method.init)(jax.random.key(0), {}, {})
     params = moved(state.params, rng)
     state = state.replace(params=params)
     peer = torch_gan.make(config.network, SHAPE, LATENTS, layout)

@@ -43,10 +43,9 @@ def test_the_ring_is_a_ring_and_the_grid_a_grid():
 
 def test_the_spec_says_what_points_are():
     data = dataset.load(config("gaussians:grid25"))
-    assert data.spec == DataSpec(
-        "gaussians:grid25", (1, 1, 2), 100_000, None, cache.fingerprint(data.train), "float32", (-5.0, 5.0)
-    )
-    assert data.train["image"].dtype == np.float32
+    fingerprint = cache.fingerprint(data.train)
+    assert data.spec == DataSpec("gaussians:grid25", (1, 1, 2), 100_000, {}, fingerprint, "points", (-5.0, 5.0))
+    assert data.train["image"].dtype == np.dtype(data.spec.dtype) == np.float32
     assert data.test is not None
     assert data.test["image"].shape == (10_000, 1, 1, 2)
     assert max(np.abs(split["image"]).max() for split in (data.train, data.test)) < 5

@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from gen_jax import config as configs
 from gen_jax import load, main, methods
 from gen_jax.data import __main__ as command
 from gen_jax.data import gaussians
@@ -39,10 +40,10 @@ class Shift:
     """The smallest method: it learns where the points' mean lies, and draws points around it."""
 
     @staticmethod
-    def make(config, spec) -> Method:
-        def init(key):
+    def make(config, spec, stage=None) -> Method:
+        def init(key, examples, frozen):
             params = {"generator": {"mean": {"bias": jnp.array([1.0, -2.0])}}}
-            return State(jnp.int32(0), key, params, {}, {}, params, {})
+            return State(jnp.int32(0), key, params, {}, {}, params, frozen)
 
         def step(state, batch):
             assert batch["image"].dtype == jnp.float32
@@ -50,7 +51,7 @@ class Shift:
             params = {"generator": {"mean": {"bias": mean}}}
             return state.replace(step=state.step + 1, params=params, ema=params), {"loss": jnp.sum(mean**2)}
 
-        def sample(state, keys, label):
+        def sample(state, keys, condition):
             noise = jax.vmap(lambda key: jax.random.normal(key, spec.image_shape))(keys)
             return state.ema["generator"]["mean"]["bias"] + noise / 5
 
@@ -79,6 +80,7 @@ def get_config(variant=""):
 def workdir(tmp_path, monkeypatch: pytest.MonkeyPatch):
     module = types.ModuleType("shift")
     module.make = Shift.make  # pyright: ignore[reportAttributeAccessIssue]
+    module.OPTIONS = configs.Options(configs.base_config)  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "shift", module)
     monkeypatch.setitem(methods.METHODS, "shift", "shift")
     (tmp_path / "points.py").write_text(CONFIG)

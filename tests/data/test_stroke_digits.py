@@ -10,7 +10,7 @@ from conftest import data_config
 
 from gen_jax.data import cache, dataset, stroke_digits
 from gen_jax.data.dataset import Dataset
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, labelled
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_who_learned_from_it_alone_reads_mnist(shared: pathlib.Path, tmp_path: p
         name="stroke_digits",
         image_shape=(28, 28, 1),
         num_examples=len(image),
-        class_names=tuple("0123456789"),
+        features=labelled("0123456789"),
         fingerprint=cache.fingerprint(train),
     )
     judge = classifier.train(Dataset(spec, train, None), str(tmp_path), classifier.Recipe(num_steps=800))

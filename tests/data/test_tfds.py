@@ -14,7 +14,7 @@ import pytest
 from conftest import data_config
 
 from gen_jax.data import cache, dataset, images, prepare, tfds
-from gen_jax.method import UserError
+from gen_jax.method import UserError, labelled
 
 
 def _as_stored(picture: PIL.Image.Image) -> np.ndarray:
@@ -40,7 +40,7 @@ def test_reads_a_labelled_set(made_up_tfds: pathlib.Path):
         name="made_up_digits",
         image_shape=(8, 8, 1),
         num_examples=512,
-        class_names=tuple("0123456789"),
+        features=labelled("0123456789"),
         fingerprint=cache.fingerprint(data.train),
     )
     assert data.test is not None

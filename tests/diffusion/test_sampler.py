@@ -1,11 +1,19 @@
-"""Samplers: single steps in closed form, data whose exact denoiser is known, ends, keys, finite values everywhere."""
+"""Samplers: single steps in closed form, data whose exact denoiser is known, ends, keys, finite values everywhere.
 
+That data is normal, or a mixture of two normal distributions, in one dimension. The way from noise to it keeps the
+quantiles, so that the exact end of every point is known without a solver: the samplers' errors, and with which power
+of the step they fall, are measured against that.
+"""
+
+import collections
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from gen_jax import method
 from gen_jax.diffusion import prediction, sampler, schedule
@@ -16,7 +24,17 @@ MADE = {
     "ddim 0": sampler.ddim(eta=0.0),
     "ddim 0.5": sampler.ddim(eta=0.5),
     "ddim 1": sampler.ddim(eta=1.0),
+    "euler": sampler.euler(),
+    "heun": sampler.heun(),
 }
+LINEAR_IN_X0_HAT = ("small", "large", "ddim 0", "ddim 0.5", "ddim 1", "euler")  # steps that ask once, by a plan
+TABLES = [name for name, make in schedule.SCHEDULES.items() if make().unit]
+PATHS = {
+    **{name: schedule.SCHEDULES[name](zero_terminal_snr=True) for name in TABLES},
+    "straight": schedule.straight(),
+    "variance_exploding": schedule.variance_exploding(),
+}
+KINDS = {name: make() for name, make in prediction.PREDICTIONS.items()}
 X_T, X0_HAT = 0.7, -0.3
 # (t, s or None for clean data, zero terminal SNR): eps_hat, mean of the ancestral step, its small and large variance,
 # then mean and standard deviation of DDIM for eta 0.5, mean for eta 0. Linear schedule: reference sheet, float64.
@@ -82,7 +100,10 @@ POSTERIOR = {
     500: (0.003058057075629619, 0.9941043507567258, 0.010051335778909593, 0.010059959959959959),
     999: (0.00012835148717224682, 0.9899486782675173, 0.01999998352656061, 0.02),
 }
-MEAN, STD = 0.3, 0.5  # of the data with a known denoiser
+MEAN, STD = 0.3, 0.5  # of the normal data with a known denoiser
+NORMAL = ((1.0,), (MEAN,), (STD,))  # weights, means, standard deviations
+MIXTURE = ((0.3, 0.7), (-0.8, 0.5), (0.25, 0.4))
+SHAPE = (1, 1, 1)
 
 
 def keys(n: int, seed: int = 0) -> jax.Array:
@@ -95,27 +116,101 @@ def walk(denoise, made, name, steps, keys, shape, **options):
     return jax.tree.map(np.asarray, run(keys))
 
 
+def eps_of(x_t, x0_hat, level):
+    """The noise that x0_hat leaves in x_t."""
+    return (x_t - level.alpha * x0_hat) / level.sigma
+
+
 def gaussian_denoiser(x_t, level):
     """E[x0 | x_t] for x0 ~ N(MEAN, STD^2): one weight a level between x_t and the mean."""
     alpha, sigma = (method.broadcast_to_images(leaf, x_t) for leaf in (level.alpha, level.sigma))
     return MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x_t - alpha * MEAN)
 
 
-def moments(name_of_sampler, made, steps, mean=MEAN, std=STD, start=(0.0, 1.0)):
+def denoiser_of(data):
+    """E[x0 | x_t] of a mixture, for x_t [N] and a level with leaves []."""
+    weights, means, stds = (jnp.asarray(values) for values in data)
+
+    def denoise(x_t, level):
+        variance = (level.alpha * stds) ** 2 + level.sigma**2
+        off = x_t[:, None] - level.alpha * means
+        responsible = jax.nn.softmax(jnp.log(weights / jnp.sqrt(variance)) - off**2 / (2 * variance), axis=1)
+        return jnp.sum(responsible * (means + level.alpha * stds**2 / variance * off), axis=1)
+
+    return denoise
+
+
+def flow(data, x, t, s):
+    """Where the probability flow takes x [N] from level t to s: to the same quantile, in one dimension.
+
+    By bisection of the smaller of the two tails, so that no quantile near 1 is rounded.
+    """
+    weights, means, stds = (np.asarray(values) for values in data)
+
+    def tail(x, level, sign):
+        z = (x[:, None] - level.alpha * means) / np.sqrt((level.alpha * stds) ** 2 + level.sigma**2)
+        return np.sum(weights * special.ndtr(sign * z), axis=1)
+
+    sign = np.where(tail(x, t, 1) < 0.5, 1, -1)[:, None]
+    wanted = tail(x, t, sign)
+    low, high = np.full_like(x, -1e3), np.full_like(x, 1e3)
+    for _ in range(70):
+        middle = (low + high) / 2
+        below = sign[:, 0] * (tail(middle, s, sign) - wanted) < 0
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return (low + high) / 2
+
+
+def at(levels, i):
+    return schedule.Level(*(leaf[i] for leaf in levels))
+
+
+def rows_of(way, levels):
+    """The rows of all steps in float64, which `trajectory` rounds."""
+    plan = way.plan(levels)
+    return [
+        sampler.Row(at(levels, i), at(levels, i + 1), jax.tree.map(lambda leaf, i=i: leaf[i], plan))
+        for i in range(len(levels.sigma) - 1)
+    ]
+
+
+@functools.cache
+def float64_step(name, data):
+    denoise = denoiser_of(data)
+    return jax.jit(lambda x, row: MADE[name].step((), x, denoise, row, None)[1])
+
+
+def walk_in_float64(name, data, levels, x):
+    """Where a sampler without noise goes from x [N], down the given levels."""
+    with jax.enable_x64(True):
+        step = float64_step(name, data)
+        x = jnp.asarray(x)
+        for row in rows_of(MADE[name], levels):
+            x = step(x, row)
+        return np.asarray(x)
+
+
+def moments(name, made, steps, mean=MEAN, std=STD, start=None):
     """Mean and standard deviation of x after every step with the exact denoiser of N(mean, std^2), in float64.
 
-    Every step is linear in x_t, so that both are known without drawing samples.
+    Every step is linear in x_t, whatever it asks, so that both are known without drawing samples.
     """
-    path = made.path(steps)
-    (m, variance), after = (start[0], start[1] ** 2), []
-    for alpha, sigma, of_x_t, of_x0, of_noise in zip(
-        path.alpha, path.sigma, *MADE[name_of_sampler].plan(path), strict=False
-    ):
-        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
-        slope = of_x_t + of_x0 * gain
-        m = slope * m + of_x0 * (1 - gain * alpha) * mean
-        variance = slope**2 * variance + of_noise**2
-        after.append((m, np.sqrt(variance)))
+
+    def denoise(x_t, level):
+        gain = level.alpha * std**2 / (level.alpha**2 * std**2 + level.sigma**2)
+        return mean + gain * (x_t - level.alpha * mean)
+
+    way = MADE[name]
+    step = jax.jit(lambda row: [way.step((), *case(denoise, row))[1] for case in cases])
+    # From x_t = 0 and 1 without noise, then 0 with noise of 1.
+    cases = [lambda d, row, x=x, n=n: (jnp.float64(x), d, row, jnp.float64(n)) for x, n in ((0, 0), (1, 0), (0, 1))]
+    m, variance = (0.0, made.start**2) if start is None else (start[0], start[1] ** 2)
+    after = []
+    with jax.enable_x64(True):
+        for row in rows_of(way, made.path(steps)):
+            offset, one, noisy = (float(x) for x in step(row))
+            m, variance = offset + (one - offset) * m, (one - offset) ** 2 * variance + (noisy - offset) ** 2
+            after.append((m, np.sqrt(variance)))
     return np.array(after)
 
 
@@ -124,8 +219,7 @@ def test_single_steps_are_those_of_the_closed_form(t, s, rescaled):
     eps_hat, mean, small, large, half_mean, half_std, ddim_mean = SINGLE_STEPS[t, s, rescaled]
     path = schedule.linear(zero_terminal_snr=rescaled).path([t] if s is None else [t, s])
     x_t, x0_hat = np.array([X_T]), np.array([X0_HAT])
-    first = schedule.Level(*(leaf[:1] for leaf in path))
-    np.testing.assert_allclose(prediction.eps_from_x0(x_t, x0_hat, first), eps_hat, rtol=1e-10)
+    np.testing.assert_allclose(eps_of(x_t, x0_hat, at(path, 0)), eps_hat, rtol=1e-10)
     if s is None:
         large = 0  # the variance of q(x_t | clean data) is not added: the last step is the mean
     expected = {
@@ -134,13 +228,52 @@ def test_single_steps_are_those_of_the_closed_form(t, s, rescaled):
         "ddim 0": (ddim_mean, 0),
         "ddim 0.5": (half_mean, half_std),
         "ddim 1": (mean, np.sqrt(small)),
+        "euler": (ddim_mean, 0),
     }
+    assert expected.keys() == set(LINEAR_IN_X0_HAT)
     for name, (expected_mean, expected_std) in expected.items():
-        row = sampler.Transition(*(leaf[0] for leaf in MADE[name].plan(path)))
-        np.testing.assert_allclose(MADE[name].step((), x_t, x0_hat, row, None)[1], expected_mean, rtol=1e-10)
-        np.testing.assert_allclose(row.of_noise, expected_std, rtol=1e-10)
-        noisy = MADE[name].step((), x_t, x0_hat, row, np.array([2.0]))[1]
+        way, row = MADE[name], rows_of(MADE[name], path)[0]
+        assert way.noisy == (expected_std > 0 or (s is None and name not in ("ddim 0", "euler")))
+        carry, x_s, seen = way.step((), x_t, lambda x_t, level: x0_hat, row, None)
+        np.testing.assert_allclose(x_s, expected_mean, rtol=1e-10)
+        assert (carry, seen) == ((), x0_hat)
+        np.testing.assert_allclose(row.plan.of_noise, expected_std, rtol=1e-10)
+        noisy = way.step((), x_t, lambda x_t, level: x0_hat, row, np.array([2.0]))[1]
         np.testing.assert_allclose(noisy, expected_mean + 2 * expected_std, rtol=1e-10)
+
+
+def test_single_steps_of_edm_are_those_of_the_closed_form():
+    """Noise of 2 falls to 1; the data is N(0, 0.5^2). Reference sheet, float64: Karras et al. 2022, algorithm 1."""
+    levels = schedule.Level(*np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 1.0]]))
+    for name, expected in (("euler", 0.3705882352941176), ("heun", 0.38705882352941173)):
+        x_s = walk_in_float64(name, ((1.0,), (0.0,), (0.5,)), levels, np.array([0.7]))
+        np.testing.assert_allclose(x_s, expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        flow(((1.0,), (0.0,), (0.5,)), np.array([0.7]), at(levels, 0), at(levels, 1)), 0.3796283011826483, rtol=1e-12
+    )
+
+
+def test_heun_along_the_straight_path_is_that_of_the_velocity():
+    """x + (s - t) (v(x, t) + v(x + (s - t) v, s)) / 2, for any estimate; the last step is Euler's."""
+    t = np.array([1.0, 0.6, 0.35])
+    levels = schedule.straight().path(t)
+
+    def denoise(x_t, level):
+        return jnp.sin(3 * x_t) + level.alpha
+
+    def velocity(x, t):
+        return (x - (np.sin(3 * x) + 1 - t)) / t  # eps_hat - x0_hat, as x = (1 - t) x0 + t eps
+
+    x = np.array([0.7, -1.1])
+    for row, (here, there) in zip(rows_of(MADE["heun"], levels), itertools.pairwise([*t, 0.0]), strict=True):
+        with jax.enable_x64(True):
+            _, made, x0_hat = MADE["heun"].step((), jnp.asarray(x), denoise, row, None)
+        slope = velocity(x, here)
+        predicted = x + (there - here) * slope
+        expected = predicted if there == 0 else x + (there - here) * (slope + velocity(predicted, there)) / 2
+        np.testing.assert_allclose(x0_hat, np.sin(3 * x) + 1 - here, rtol=1e-14)
+        np.testing.assert_allclose(made, expected, rtol=1e-13)
+        x = expected
 
 
 @pytest.mark.parametrize("t", POSTERIOR)
@@ -152,23 +285,25 @@ def test_neighbouring_steps_are_the_posterior_of_the_paper(t):
         np.testing.assert_allclose(made, (of_x0, of_x_t, variance), rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_all_but_the_mean_is_forgotten_only_where_it_must_be(name):
+@pytest.mark.parametrize("name", LINEAR_IN_X0_HAT)
+@pytest.mark.parametrize("path", ["linear", "straight"])
+def test_all_but_the_mean_is_forgotten_only_where_it_must_be(name, path):
     """From pure noise an ancestral step forgets x_t; to clean data every step gives x0_hat itself."""
-    plan = MADE[name].plan(schedule.linear(zero_terminal_snr=True).path([999, 500]))
+    plan = MADE[name].plan(PATHS[path].path([999, 500] if path == "linear" else [1.0, 0.5]))
     assert (plan.of_x_t[0] == 0) == (name in ("small", "large", "ddim 1"))
     assert [leaf[-1] for leaf in plan] == [0, 1, 0]
 
 
-@pytest.mark.parametrize("name", ["small", "ddim 0", "ddim 0.5", "ddim 1"])
+@pytest.mark.parametrize("name", ["small", "ddim 0", "ddim 0.5", "ddim 1", "euler", "heun"])
+@pytest.mark.parametrize("path", ["cosine", "straight", "variance_exploding"])
 @pytest.mark.parametrize("n", [2, 7, 50])
-def test_data_at_one_point_has_its_exact_marginals_along_the_way(name, n):
+def test_data_at_one_point_has_its_exact_marginals_along_the_way(name, path, n):
     """With x0 known, q(x_t | x0) = N(alpha x0, sigma^2) must hold at every level, for any stride."""
-    made = schedule.cosine()
-    path = made.path(made.steps(n))
-    start = (path.alpha[0] * MEAN, path.sigma[0])
+    made = schedule.SCHEDULES[path]()
+    levels = made.path(made.steps(n))
+    start = (levels.alpha[0] * MEAN, levels.sigma[0])
     after = moments(name, made, made.steps(n), std=0.0, start=start)
-    np.testing.assert_allclose(after, np.stack([path.alpha * MEAN, path.sigma], axis=1)[1:], atol=1e-12)
+    np.testing.assert_allclose(after, np.stack([levels.alpha * MEAN, levels.sigma], axis=1)[1:], atol=1e-12)
 
 
 @pytest.mark.parametrize("n", [2, 7, 50])
@@ -179,82 +314,210 @@ def test_large_variance_is_exact_for_standard_normal_data(n):
 
 
 @pytest.mark.parametrize("name", MADE)
-@pytest.mark.parametrize("schedule_name", schedule.SCHEDULES)
-def test_gaussian_data_is_reached(name, schedule_name):
-    made = schedule.SCHEDULES[schedule_name](zero_terminal_snr=True)
-    mean, std = moments(name, made, made.steps(made.num_steps))[-1]
-    np.testing.assert_allclose(mean, MEAN, atol=1e-12)
+@pytest.mark.parametrize("path", PATHS)
+def test_gaussian_data_is_reached(name, path):
+    made = PATHS[path]
+    mean, std = moments(name, made, made.steps(1000))[-1]
+    if path == "variance_exploding":
+        # There the way starts from N(0, 80^2) and not N(MEAN, STD^2 + 80^2): the mean is off by MEAN STD / 80.
+        np.testing.assert_allclose(mean, MEAN, atol=1.1 * MEAN * STD / 80)
+    else:
+        np.testing.assert_allclose(mean, MEAN, atol=1e-12)
     np.testing.assert_allclose(std, STD, rtol=0.011)  # the error of 1000 steps of first order
 
 
-def test_error_of_ddim_falls_with_the_first_power_of_the_step():
+# Numbers of steps, and the two slopes that were measured: of Euler's method and of Heun's.
+COUNTS = {
+    "straight": [20, 40, 80, 160],
+    "cosine": [20, 50, 100, 200],
+    "variance_exploding": [40, 80, 160, 320],
+}
+
+
+def errors(name, data, made, ways, end):
+    """Root mean squares of the errors at 16 quantiles, walking down several lists of levels to the same end."""
+    first = at(made.path(made.steps(1)), 0)
+    x = made.start * special.ndtri((np.arange(16) + 0.5) / 16)
+    exact = flow(data, x, first, end)
+    return np.array([np.sqrt(np.mean((walk_in_float64(name, data, way, x) - exact) ** 2)) for way in ways])
+
+
+def order(counts, errors):
+    """The power of the step with which the error falls."""
+    return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+
+
+@pytest.mark.parametrize("data", [NORMAL, MIXTURE], ids=["normal", "mixture"])
+@pytest.mark.parametrize("path", COUNTS)
+def test_error_falls_with_the_first_power_of_the_step_of_euler_and_the_second_of_heun(path, data):
+    made, counts = PATHS[path], COUNTS[path]
+    ways = [made.path(made.steps(n)) for n in counts]
+    of_euler, of_heun = (errors(name, data, made, ways, schedule.CLEAN) for name in ("euler", "heun"))
+    assert 0.93 < order(counts, of_euler) < 1.05
+    if path == "cosine":
+        # Its noise falls to nothing as a root of the time (the offset 0.008 of Nichol & Dhariwal): the last step, which
+        # is Euler's for Heun too, is long however many there are.
+        assert 1.1 < order(counts, of_heun) < 1.7
+        assert np.all(of_heun < of_euler / 4)
+    else:
+        assert 1.95 < order(counts, of_heun) < 2.15
+        assert np.all(of_heun < of_euler / (np.array(counts) / 5))
+
+
+@pytest.mark.parametrize("data", [NORMAL, MIXTURE], ids=["normal", "mixture"])
+@pytest.mark.parametrize("path", COUNTS)
+def test_before_the_last_step_heun_is_of_second_order_on_every_path(path, data):
+    """From noise down to the same tenth of the path."""
+    made, counts = PATHS[path], COUNTS[path]
+    first, last = (999, 99) if path == "cosine" else (1.0, 0.1)
+    ways = []
+    for n in counts:
+        steps = np.linspace(first, last, n + 1)
+        levels = made.path(steps.round().astype(int) if path == "cosine" else steps)
+        ways.append(schedule.Level(*(leaf[:-1] for leaf in levels)))
+    end = at(ways[0], -1)
+    assert 0.93 < order(counts, errors("euler", data, made, ways, end)) < 1.07
+    assert 1.85 < order(counts, errors("heun", data, made, ways, end)) < 2.2
+
+
+@pytest.mark.parametrize("name", ["ddim 0", "euler", "heun"])
+def test_ddim_along_a_table_is_euler_in_its_angle(name):
+    """A slope as of old: the spread of normal data, on a table that is fine enough for any number of steps."""
     made = schedule.cosine(num_steps=16000, zero_terminal_snr=True)
     counts = [100, 200, 400, 800]
-    errors = [abs(moments("ddim 0", made, made.steps(n))[-1, 1] - STD) for n in counts]
-    slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
-    np.testing.assert_allclose(slope, -1, atol=0.02)
+    found = [abs(moments(name, made, made.steps(n))[-1, 1] - STD) for n in counts]
+    if name == "heun":
+        assert np.all(np.array(found) < [5e-4, 2e-4, 1e-4, 5e-5])
+    else:
+        np.testing.assert_allclose(order(counts, found), 1, atol=0.02)
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_samples_have_the_moments_that_the_steps_predict(name):
+@pytest.mark.parametrize("path", ["linear", "straight", "variance_exploding"])
+def test_samples_have_the_moments_that_the_steps_predict(name, path):
     n = 16384
-    made = schedule.linear()
-    samples = walk(gaussian_denoiser, made, name, made.steps(20), keys(n), (1, 1, 1), keep=()).x0
+    made = schedule.SCHEDULES[path]()
+    samples = walk(gaussian_denoiser, made, name, made.steps(20), keys(n), SHAPE, keep=()).x0
     mean, std = moments(name, made, made.steps(20))[-1]
     np.testing.assert_allclose(samples.mean(), mean, atol=4 * std / np.sqrt(n))
     np.testing.assert_allclose(samples.std(), std, atol=4 * std / np.sqrt(2 * n))
 
 
-@pytest.mark.parametrize("name", ["small", "ddim 0"])
-def test_samples_of_gaussian_data_reach_its_mean_and_variance(name):
+@pytest.mark.parametrize("name", ["small", "ddim 0", "heun"])
+@pytest.mark.parametrize("path", ["cosine", "straight", "variance_exploding"])
+def test_samples_of_gaussian_data_reach_its_mean_and_variance(name, path):
     n = 4096
-    made = schedule.cosine(zero_terminal_snr=True)
-    steps = made.steps(made.num_steps)
-    samples = walk(gaussian_denoiser, made, name, steps, keys(n), (1, 1, 1), keep=()).x0
-    np.testing.assert_allclose(samples.mean(), MEAN, atol=4 * STD / np.sqrt(n))
-    np.testing.assert_allclose(samples.std(), STD, atol=0.005 * STD + 4 * STD / np.sqrt(2 * n))
+    made = PATHS[path]
+    samples = walk(gaussian_denoiser, made, name, made.steps(1000), keys(n), SHAPE, keep=()).x0
+    np.testing.assert_allclose(samples.mean(), MEAN, atol=0.002 + 4 * STD / np.sqrt(n))
+    np.testing.assert_allclose(samples.std(), STD, atol=0.006 * STD + 4 * STD / np.sqrt(2 * n))
 
 
-def test_float32_scan_agrees_with_float64_steps():
-    made = schedule.linear()
+@pytest.mark.parametrize("name", ["small", "euler", "heun"])
+@pytest.mark.parametrize("path", ["cosine", "straight", "variance_exploding"])
+def test_samples_of_a_mixture_are_distributed_as_it_is(name, path):
+    n = 4096
+    made = PATHS[path]
+    one = denoiser_of(MIXTURE)
+
+    def denoise(x_t, level):
+        return one(x_t[:, 0, 0, 0], schedule.Level(*(leaf[0] for leaf in level))).reshape(x_t.shape)
+
+    samples = walk(denoise, made, name, made.steps(200), keys(n), SHAPE, keep=()).x0
+    assert samples.dtype == np.float32
+    weights, means, stds = map(np.array, MIXTURE)
+    quantiles = np.sum(weights * special.ndtr((np.sort(samples.ravel())[:, None] - means) / stds), axis=1)
+    distance = np.abs(quantiles - (np.arange(n) + 0.5) / n).max()
+    assert distance < 1.95 / np.sqrt(n) + 0.005  # Kolmogorov: chance 0.001, and an error of 200 steps
+
+
+@pytest.mark.parametrize("name", ["ddim 0", "euler", "heun"])
+@pytest.mark.parametrize("path", ["linear", "straight", "variance_exploding"])
+def test_float32_scan_agrees_with_float64_steps(name, path):
+    made = PATHS[path]
     steps = made.steps(50)
-    way = walk(gaussian_denoiser, made, "ddim 0", steps, keys(3), (2, 2, 1), keep=[0])
-    path = made.path(steps)
-    plan = MADE["ddim 0"].plan(path)
-    x = np.asarray(way.x_t[0], np.float64)
-    for i in range(len(steps)):
-        level, row = schedule.Level(*(leaf[i] for leaf in path)), sampler.Transition(*(leaf[i] for leaf in plan))
-        _, x = MADE["ddim 0"].step((), x, gaussian_denoiser(x, level), row, None)
-    np.testing.assert_allclose(way.x0, x, atol=2e-6)
+    way = walk(gaussian_denoiser, made, name, steps, keys(3), (2, 2, 1), keep=[0])
+    exact = walk_in_float64(name, NORMAL, made.path(steps), np.asarray(way.x_t[0], np.float64).ravel())
+    np.testing.assert_allclose(way.x0.ravel(), exact, atol=3e-6)
 
 
-@pytest.mark.parametrize("rescaled", [False, True])
-@pytest.mark.parametrize("name", schedule.SCHEDULES)
-def test_values_are_finite_everywhere(name, rescaled):
-    """Prediction x sampler x spacing x number of steps, float32 numpy; a network that is bounded and else arbitrary."""
-    made = schedule.SCHEDULES[name](zero_terminal_snr=rescaled)
-    kinds = [kind for kind in prediction.PREDICTIONS.values() if not (rescaled and kind.needs_signal)]
-    x_T = np.array([[-3.0], [0.1], [2.0]], np.float32)
-    for way, spacing, n in itertools.product(MADE.values(), schedule.SPACINGS, (1, 2, 7, 50, made.num_steps)):
-        path = made.path(made.steps(n, spacing))
-        rows = np.stack([*path[1:], *(np.append(leaf, 0) for leaf in way.plan(path))], axis=1).astype(np.float32)
+def test_heun_asks_twice_a_step_but_once_at_the_end_and_never_of_clean_data():
+    made = schedule.straight()
+    asked = []
+
+    def denoise(x_t, level):
+        jax.debug.callback(lambda time, sigma: asked.append((time[0].item(), sigma[0].item())), level.time, level.sigma)
+        return gaussian_denoiser(x_t, level)
+
+    for n in (1, 2, 7):
+        asked.clear()
+        walk(denoise, made, "heun", made.steps(n), keys(3), (2, 2, 1), keep=())
+        jax.effects_barrier()
+        assert len(asked) == 2 * n - 1
+        assert all(sigma > 0 for _, sigma in asked)
+        times = [np.float32(1000 * (n - i) / n).item() for i in range(n)]
+        assert collections.Counter(time for time, _ in asked) == collections.Counter([*times, *times[1:]])
+        asked.clear()
+        walk(denoise, made, "euler", made.steps(n), keys(3), (2, 2, 1), keep=())
+        jax.effects_barrier()
+        assert sorted(time for time, _ in asked) == sorted(times)
+
+
+@pytest.mark.parametrize("name", ["linear", "linear, zero", "cosine", "sigmoid_abar", "straight", "variance_exploding"])
+def test_values_are_finite_everywhere(name):
+    """Prediction x sampler x spacing x number of steps, float32; a network that is bounded and else arbitrary."""
+    made = schedule.linear(zero_terminal_snr=True) if name == "linear, zero" else schedule.SCHEDULES[name]()
+    pure = made.path(made.steps(1)).alpha[0] == 0
+    kinds = [kind for kind in KINDS.values() if not (pure and kind.needs_signal)]
+    x_T = made.start * np.array([[-3.0], [0.1], [2.0]], np.float32)
+    table = isinstance(made, schedule.Schedule)
+    counts = (1, 2, 7, 50, made.num_steps) if table else (1, 2, 7, 50)
+    spacings = schedule.SPACINGS if table else ("trailing",)
+    for way, spacing, n in itertools.product((MADE[each] for each in LINEAR_IN_X0_HAT), spacings, counts):
+        levels = made.path(made.steps(n, spacing))
+        rows = np.stack([*levels[1:], *(np.append(leaf, 0) for leaf in way.plan(levels))], axis=1).astype(np.float32)
         assert np.all(np.isfinite(rows))
         for kind in kinds:
             x = x_T
-            for alpha, sigma, *row in rows[:-1]:
-                level = schedule.Level(None, alpha, sigma)
-                x0_hat = np.clip(kind.to_x0(np.sin(3 * x), x, level), -1, 1)
-                _, x = way.step((), x, x0_hat, sampler.Transition(*row), x_T if way.noisy else None)
+            for alpha, sigma, *plan in rows[:-1]:
+                level = schedule.Level(np.float32(0), alpha, sigma)
+                row = sampler.Row(level, None, sampler.Transition(*plan))
+
+                def denoise(x_t, level, kind=kind):
+                    return np.clip(prediction.to_x0(kind, np.sin(3 * x_t), x_t, level, made.unit), -1, 1)
+
+                _, x, _ = way.step((), x, denoise, row, np.sign(x_T) if way.noisy else None)
             assert np.all(np.abs(x) <= 1), (way, spacing, n, kind.name)  # the last x0_hat; also False for NaN
 
 
-@pytest.mark.parametrize(("name", "kind"), [("small", "v"), ("large", "x"), ("ddim 0", "v"), ("ddim 1", "x")])
-def test_gradients_through_sampling_from_pure_noise_are_finite(name, kind):
-    made = schedule.cosine(zero_terminal_snr=True)
+@pytest.mark.parametrize("path", PATHS)
+def test_values_of_heun_are_finite_everywhere(path):
+    made = PATHS[path]
+    for n, kind in itertools.product((1, 2, 50), KINDS.values()):
+        if kind.needs_signal and path != "variance_exploding":
+            continue
+
+        def denoise(x_t, level, kind=kind):
+            return jnp.clip(prediction.to_x0(kind, jnp.sin(3 * x_t), x_t, level, made.unit), -1, 1)
+
+        way = walk(denoise, made, "heun", made.steps(n), keys(3), SHAPE)
+        assert np.all(np.isfinite(way.x_t))
+        assert np.all(np.abs(way.x0) <= 1 + 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "path"),
+    [("small", "v", "cosine"), ("large", "x", "cosine"), ("ddim 0", "v", "cosine"), ("ddim 1", "x", "cosine"),
+     ("heun", "v", "cosine"), ("euler", "velocity", "straight"), ("heun", "velocity", "straight"),
+     ("heun", "edm", "variance_exploding")],
+)  # fmt: skip
+def test_gradients_through_sampling_from_pure_noise_are_finite(name, kind, path):
+    made = PATHS[path]
 
     def mean_sample(scale):
         def denoise(x_t, level):
-            return prediction.PREDICTIONS[kind].to_x0(scale * jnp.sin(x_t), x_t, level)
+            wide = schedule.Level(*(leaf[:, None, None, None] for leaf in level))
+            return prediction.to_x0(KINDS[kind], scale * jnp.sin(x_t), x_t, wide, made.unit)
 
         return jnp.mean(sampler.sample(denoise, made, MADE[name], made.steps(7), keys(2), (2, 2, 1)))
 
@@ -264,7 +527,7 @@ def test_gradients_through_sampling_from_pure_noise_are_finite(name, kind):
     assert gradient != 0
 
 
-@pytest.mark.parametrize("name", ["small", "ddim 0"])
+@pytest.mark.parametrize("name", ["small", "ddim 0", "heun"])
 def test_an_image_is_the_same_however_many_are_drawn(name):
     made = schedule.linear()
     seven = walk(gaussian_denoiser, made, name, made.steps(7), keys(7), (4, 4, 1), keep=()).x0
@@ -275,9 +538,10 @@ def test_an_image_is_the_same_however_many_are_drawn(name):
 
 @pytest.mark.parametrize("name", MADE)
 @pytest.mark.parametrize("n", [1, 10])
-def test_the_last_step_gives_x0_hat_itself(name, n):
+@pytest.mark.parametrize("path", ["linear", "straight"])
+def test_the_last_step_gives_x0_hat_itself(name, n, path):
     """No noise at the end, and clean data as the last target: one step from T gives x0_hat of pure noise."""
-    made = schedule.linear()
+    made = schedule.SCHEDULES[path]()
     way = walk(gaussian_denoiser, made, name, made.steps(n), keys(3), (2, 2, 1))
     np.testing.assert_allclose(way.x0, way.x0_hat[-1], atol=1e-6)  # the compiler may round the two differently
 
@@ -298,17 +562,27 @@ def test_trajectories_keep_what_was_asked_for_of_the_same_process():
     np.testing.assert_array_equal(every.x_t[0], np.stack(first_noise))
 
 
-def test_the_denoiser_is_told_the_levels_of_the_list():
-    """The same leaves, to the last bit, as training gets from `Schedule.level`."""
-    made = schedule.cosine(num_steps=50)
-    steps = made.steps(7, "linspace")
+@pytest.mark.parametrize("name", ["ddim 0", "heun"])
+def test_where_variance_explodes_the_way_starts_from_noise_of_sigma_max(name):
+    made = schedule.variance_exploding(0.01, 50.0)
+    way = walk(gaussian_denoiser, made, name, made.steps(3), keys(3), (4, 4, 2), keep=[0])
+    first_noise = [50 * jax.random.normal(jax.random.fold_in(key, 0), (4, 4, 2)) for key in keys(3)]
+    np.testing.assert_allclose(way.x_t[0], np.stack(first_noise), rtol=1e-6)
+
+
+@pytest.mark.parametrize("path", ["cosine", "straight", "variance_exploding"])
+def test_the_denoiser_is_told_the_levels_of_the_list(path):
+    """The same leaves, of a table to the last bit, as training gets from `level`."""
+    made = schedule.cosine(num_steps=50) if path == "cosine" else PATHS[path]
+    steps = made.steps(7, "linspace") if path == "cosine" else made.steps(7)
     for leaf in range(3):
         way = walk(
             lambda x_t, level, leaf=leaf: jnp.broadcast_to(level[leaf][:, None, None, None], x_t.shape),
             *(made, "ddim 0", steps, keys(2), (1, 1, 1)),
         )
         trained = jax.jit(made.level)(jnp.asarray(steps))[leaf]
-        np.testing.assert_array_equal(way.x0_hat[:, :, 0, 0, 0], np.stack([trained, trained], axis=1))
+        told = way.x0_hat[:, :, 0, 0, 0]
+        np.testing.assert_allclose(told, np.stack([trained, trained], axis=1), rtol=0 if path == "cosine" else 5e-6)
 
 
 def test_noise_is_derived_from_the_clipped_estimate():
@@ -316,19 +590,19 @@ def test_noise_is_derived_from_the_clipped_estimate():
     denoise = sampler.clipped(lambda x_t, level: 10 * x_t)
     way = walk(denoise, made, "ddim 0", [800, 700], keys(4), (4, 4, 1))
     assert np.abs(way.x0_hat).max() == 1
-    before, after, _ = (schedule.Level(*leaves) for leaves in zip(*made.path([800, 700]), strict=True))
-    eps_hat = prediction.eps_from_x0(way.x_t[0], way.x0_hat[0], before)
-    again = schedule.add_noise(way.x0_hat[0], eps_hat, after)
+    before, after, _ = (at(made.path([800, 700]), i) for i in range(3))
+    again = schedule.add_noise(way.x0_hat[0], eps_of(way.x_t[0], way.x0_hat[0], before), after)
     np.testing.assert_allclose(way.x_t[1], again, atol=1e-6)
 
 
-def test_samples_are_float32_whatever_the_network_computes_in():
+@pytest.mark.parametrize("name", ["small", "heun"])
+def test_samples_are_float32_whatever_the_network_computes_in(name):
     made = schedule.linear()
 
     def low_precision(x_t, level):
         return gaussian_denoiser(x_t, level).astype(jnp.bfloat16)
 
-    way = walk(low_precision, made, "small", made.steps(3), keys(2), (2, 2, 1))
+    way = walk(low_precision, made, name, made.steps(3), keys(2), (2, 2, 1))
     assert {leaf.dtype for leaf in way} == {jnp.dtype(jnp.float32)}
 
 

@@ -1,4 +1,4 @@
-"""Schedules: values in float64, the last level, lists of steps, and what the device is given.
+"""Paths: tables' values in float64, formulas of real times, last levels, lists of steps, what the device is given.
 
 The tables hold numbers of the reference sheet: float64 closed forms for T = 1000, made with numpy alone from the
 formulas of the papers, at the times of `TIMES`. The lists of steps there are exact integer arithmetic.
@@ -166,7 +166,21 @@ STEPS = {
 }
 # fmt: on
 
-ALL = [(name, rescaled) for name in schedule.SCHEDULES for rescaled in (False, True)]
+TABLES = sorted({name for name, _ in ALPHA_BAR})
+ALL = [(name, rescaled) for name in TABLES for rescaled in (False, True)]
+CONTINUOUS = {
+    "straight": schedule.straight(),
+    "variance_exploding": schedule.variance_exploding(),
+    "wide": schedule.variance_exploding(0.01, 50.0),
+}
+
+
+def test_every_path_is_a_table_or_a_formula():
+    assert sorted(schedule.SCHEDULES) == sorted([*TABLES, "straight", "variance_exploding"])
+    for name, make in schedule.SCHEDULES.items():
+        made = make()
+        assert made.name == name
+        assert made.unit == isinstance(made, schedule.Schedule) == (name in TABLES)
 
 
 @pytest.mark.parametrize(("name", "rescaled"), ALL)
@@ -179,7 +193,7 @@ def test_values_are_those_of_the_closed_form(name, rescaled):
     np.testing.assert_allclose(made.alpha_bar.sum(), SUM_OF_ALPHA_BAR[name, rescaled], rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", schedule.SCHEDULES)
+@pytest.mark.parametrize("name", TABLES)
 def test_ratios_of_alpha_bar_give_the_betas(name):
     alpha_bar = np.append(1, schedule.SCHEDULES[name]().alpha_bar)
     betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
@@ -201,7 +215,7 @@ def test_noise_rises_strictly_and_squares_add_up_to_one(name, rescaled, num_step
     np.testing.assert_allclose(made.alpha**2 + made.sigma**2, 1, rtol=1e-14)
 
 
-@pytest.mark.parametrize("name", schedule.SCHEDULES)
+@pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("num_steps", [2, 50, 1000])
 def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_first_level(name, num_steps):
     made = schedule.SCHEDULES[name](num_steps, zero_terminal_snr=True)
@@ -272,7 +286,7 @@ def test_an_unknown_spacing_is_refused_with_the_known_ones():
 
 
 @pytest.mark.parametrize(("num_steps", "rescaled"), [(0, False), (0, True), (1, True)])
-@pytest.mark.parametrize("name", ["linear", "scaled_linear", "sigmoid_beta", "cosine", "sigmoid_abar"])
+@pytest.mark.parametrize("name", TABLES)
 def test_too_short_schedules_are_refused(name, num_steps, rescaled):
     with pytest.raises(method.UserError, match="needs num_steps of"):
         schedule.SCHEDULES[name](num_steps, rescaled)
@@ -292,18 +306,26 @@ def test_training_and_sampling_see_the_same_numbers(num_steps):
 def test_the_network_is_told_the_time_on_one_scale():
     assert schedule.linear(1000).level(jnp.array([0, 999])).time.tolist() == [0, 999]
     assert schedule.linear(50).level(jnp.array([0, 49])).time.tolist() == [0, 980]
+    for made in CONTINUOUS.values():
+        assert made.level(jnp.array([0.25, 1.0])).time.tolist() == [250, 1000]
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
 def test_levels_have_the_shape_of_their_times(shape):
-    level = schedule.linear().level(jnp.full(shape, 7))
-    assert [leaf.shape for leaf in level] == [shape] * 3
+    for level in (
+        schedule.linear().level(jnp.full(shape, 7)),
+        *(m.level(jnp.full(shape, 0.7)) for m in CONTINUOUS.values()),
+    ):
+        assert [leaf.shape for leaf in level] == [shape] * 3
+        assert {leaf.dtype for leaf in level} == {jnp.dtype(jnp.float32)}
 
 
 def test_a_path_ends_in_clean_data():
-    path = schedule.linear().path([999, 5])
-    assert path.alpha[-1] == schedule.CLEAN.alpha == 1
-    assert path.sigma[-1] == schedule.CLEAN.sigma == 0
+    for path in (schedule.linear().path([999, 5]), *(m.path([1.0, 0.3]) for m in CONTINUOUS.values())):
+        assert {leaf.dtype for leaf in path} == {np.dtype(np.float64)}
+        assert [len(leaf) for leaf in path] == [3] * 3
+        assert path.alpha[-1] == schedule.CLEAN.alpha == 1
+        assert path.sigma[-1] == schedule.CLEAN.sigma == 0
 
 
 @pytest.mark.parametrize("steps", [[], [1000], [5, -1], [3, 3], [3, 5]])
@@ -317,3 +339,80 @@ def test_noise_is_added_by_the_level_of_each_example():
     x_t = schedule.add_noise(x0, eps, schedule.linear().level(jnp.array([0, 500])))
     expected = [0.5889699992499632, -0.8889932938924155]  # reference sheet, conversions, float64 closed form
     np.testing.assert_allclose(x_t[:, 0, 0, 0], expected, rtol=1e-6)
+
+
+def test_the_straight_path_is_a_straight_line():
+    t = np.linspace(0.01, 1, 100)
+    path = schedule.straight().path(t[::-1])
+    np.testing.assert_array_equal(path.alpha[:-1], 1 - t[::-1])
+    np.testing.assert_array_equal(path.sigma[:-1], t[::-1])
+    last = schedule.straight().level(jnp.array([1.0]))
+    assert (last.alpha.item(), last.sigma.item()) == (0, 1)  # pure noise, exactly
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.002, 80.0), (0.01, 50.0)])
+def test_variance_explodes_evenly_in_its_logarithm(least, most):
+    t = np.linspace(1, 0.01, 100)
+    path = schedule.variance_exploding(least, most).path(t)
+    assert set(path.alpha) == {1.0}
+    np.testing.assert_allclose(path.sigma[:-1], np.exp((1 - t) * np.log(least) + t * np.log(most)), rtol=1e-12)
+    ends = schedule.variance_exploding(least, most).level(jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(ends.sigma, [least, most], rtol=1e-6)
+    assert ends.alpha.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_sampling_starts_from_as_much_noise_as_the_path_ends_with(name):
+    made = CONTINUOUS[name]
+    np.testing.assert_allclose(made.start, made.path([1.0]).sigma[0], rtol=1e-12)
+    assert schedule.linear().start == 1
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize("n", [1, 2, 7, 50, 1000])
+def test_steps_of_a_formula_part_its_times_evenly(name, n):
+    steps = CONTINUOUS[name].steps(n)
+    assert steps.dtype == np.float64
+    assert steps.tolist() == [float(fractions.Fraction(n - i, n)) for i in range(n)]
+    sigma = CONTINUOUS[name].path(steps).sigma
+    assert np.all(np.diff(sigma) < 0)
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_training_and_sampling_see_the_same_numbers_of_a_formula(name):
+    """To rounding: the device has the formula in float32, the host in float64."""
+    made = CONTINUOUS[name]
+    steps = made.steps(13)
+    trained = jax.jit(made.level)(jnp.asarray(steps, jnp.float32))
+    for on_device, on_host in zip(trained, made.path(steps), strict=True):
+        np.testing.assert_allclose(on_device, on_host[:-1], rtol=5e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_a_formula_refuses_what_it_has_not(name):
+    made = CONTINUOUS[name]
+    for n in (0, -1, schedule.MOST_STEPS + 1):
+        with pytest.raises(method.UserError, match=f"^{n} sampling steps are not possible: the {made.name} path has"):
+            made.steps(n)
+    for spacing in ("leading", "linspace"):
+        with pytest.raises(method.UserError, match=f"'{spacing}': the {made.name} path has no whole times.*trailing$"):
+            made.steps(5, spacing)
+    with pytest.raises(method.UserError, match="has no such spacing of steps 'trailling'; use trailing$"):
+        made.steps(5, "trailling")
+    for steps in ([], [1.5], [0.5, 0.0], [0.5, -0.1], [0.3, 0.3], [0.3, 0.5]):
+        with pytest.raises(method.UserError, match=r"must fall strictly within 1\.\.0"):
+            made.path(steps)
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.0, 80.0), (-1.0, 80.0), (80.0, 0.002), (1.0, 1.0), (float("nan"), 1.0)])
+def test_noise_that_does_not_explode_is_refused(least, most):
+    with pytest.raises(method.UserError, match="they must be 0 < sigma_min < sigma_max$"):
+        schedule.variance_exploding(least, most)
+
+
+def test_noise_of_a_formula_is_added_by_the_level_of_each_example():
+    x0, eps = jnp.full((2, 4, 4, 1), 0.6), jnp.full((2, 4, 4, 1), -1.1)
+    x_t = schedule.add_noise(x0, eps, schedule.straight().level(jnp.array([0.25, 1.0])))
+    np.testing.assert_allclose(x_t[:, 0, 0, 0], [0.75 * 0.6 - 0.25 * 1.1, -1.1], rtol=1e-6)
+    x_t = schedule.add_noise(x0, eps, schedule.variance_exploding(0.01, 100.0).level(jnp.array([0.5, 1.0])))
+    np.testing.assert_allclose(x_t[:, 0, 0, 0], [0.6 - 1.1, 0.6 - 110], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Weightings: values in closed form, the same loss for every prediction, finite ends."""
+"""Weightings: values in closed form, the same loss for every prediction on every path, finite ends."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,9 @@ from gen_jax.diffusion import prediction, schedule, weighting
 MADE = {
     **{name: factory() for name, factory in weighting.WEIGHTINGS.items()},
     "p2, gamma 0.5": weighting.p2(gamma=0.5),
+    "edm, 1.3": weighting.edm(1.3),
 }
+KINDS = {name: make() for name, make in prediction.PREDICTIONS.items()}
 # Weights on x, eps and v at times of the linear schedule (gamma 5 of min-SNR, k 1 of P2): reference sheet, float64
 # closed form.
 WEIGHTS = {
@@ -45,44 +47,94 @@ WEIGHTS = {
 }
 
 
+def on(name: str, kind: str, level: schedule.Level, unit: bool = True) -> jax.Array:
+    return weighting.on(MADE[name], KINDS[kind], level, unit)
+
+
 @pytest.mark.parametrize(("t", "name"), WEIGHTS)
 def test_weights_are_those_of_the_closed_form(t, name):
     level = schedule.linear().level(jnp.array([t]))
-    made = [MADE[name](level, kind).item() for kind in ("x", "eps", "v")]
+    made = [on(name, kind, level).item() for kind in ("x", "eps", "v")]
     np.testing.assert_allclose(made, WEIGHTS[t, name], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_the_loss_of_one_estimate_is_the_same_for_every_prediction(name):
-    level = schedule.linear().level(jnp.array([5, 300, 700, 950]))
-    x0, eps, x0_hat = jax.random.normal(jax.random.key(0), (3, 4, 8, 8, 1))
-    x_t = schedule.add_noise(x0, eps, level)
-    eps_hat = prediction.eps_from_x0(x_t, x0_hat, level)
-
-    def loss(kind_name):
-        kind = prediction.PREDICTIONS[kind_name]
-        error = kind.target(x0_hat, eps_hat, level) - kind.target(x0, eps, level)
-        return MADE[name](level, kind_name) * jnp.mean(error**2, axis=(1, 2, 3))
-
-    of_v, of_x, of_eps = (jax.jit(loss, static_argnums=0)(kind_name) for kind_name in ("v", "x", "eps"))
-    np.testing.assert_allclose(of_v, of_x, rtol=1e-4)
-    np.testing.assert_allclose(of_eps, of_x, rtol=1e-4)
+def test_definitions_are_homogeneous_of_degree_one(name):
+    signal, noise = np.random.default_rng(0).uniform(0.1, 2, (2, 20))
+    for c in (0.01, 7.0):
+        np.testing.assert_allclose(MADE[name](c * signal, c * noise), c * MADE[name](signal, noise), rtol=1e-5)
 
 
+@pytest.mark.parametrize("path", ["linear", "straight", "variance_exploding"])
 @pytest.mark.parametrize("name", MADE)
-def test_weights_are_finite_at_pure_noise_and_at_clean_data(name):
+def test_the_loss_of_one_estimate_is_the_same_for_every_prediction(name, path):
+    made = schedule.SCHEDULES[path]()
+    x0, eps, x0_hat = np.random.default_rng(0).normal(size=(3, 4, 8, 8, 1))
+    with jax.enable_x64(True):
+        steps = [950, 700, 300, 5] if path == "linear" else [0.95, 0.7, 0.3, 0.005]
+        level = schedule.Level(*(jnp.asarray(leaf[:-1]) for leaf in made.path(steps)))
+        x_t = schedule.add_noise(x0, eps, level)
+        alpha, sigma = (leaf[:, None, None, None] for leaf in (level.alpha, level.sigma))
+        eps_hat = (x_t - alpha * x0_hat) / sigma
+        losses = {}
+        for kind_name, kind in KINDS.items():
+            error = prediction.target(kind, x0_hat, eps_hat, level) - prediction.target(kind, x0, eps, level)
+            mean_square = jnp.mean(error**2, axis=(1, 2, 3))
+            losses[kind_name] = np.asarray(on(name, kind_name, level, made.unit) * mean_square)
+    # By hand: f(SNR, 1) on x0_hat.
+    snr = np.asarray((level.alpha / level.sigma) ** 2)
+    expected = np.array([float(MADE[name](s, 1.0)) for s in snr]) * np.mean((x0_hat - x0) ** 2, axis=(1, 2, 3))
+    for kind_name, loss in losses.items():
+        assert loss.dtype == np.float64
+        np.testing.assert_allclose(loss, losses["x"], rtol=1e-11, err_msg=kind_name)
+    np.testing.assert_allclose(losses["x"], expected, rtol=1e-6)  # of jnp functions of numbers: float32
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 1.3])
+def test_lambda_of_edm_is_that_of_its_table(sigma_data):
+    """Karras et al. 2022, table 1: lambda = (q^2 + s^2) / (q s)^2 on the denoised image, which is 1 on F."""
+    made = weighting.edm(sigma_data)
+    for path in (schedule.variance_exploding(), schedule.straight()):
+        level = path.level(jnp.array([0.1, 0.5, 0.9]))
+        q = np.asarray(level.sigma, np.float64) / np.asarray(level.alpha, np.float64)
+        of_x = weighting.on(made, prediction.x(), level, path.unit)
+        np.testing.assert_allclose(of_x, (q**2 + sigma_data**2) / (q * sigma_data) ** 2, rtol=1e-5)
+        np.testing.assert_allclose(weighting.on(made, prediction.edm(sigma_data), level, path.unit), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", ["linear", "straight", "variance_exploding"])
+def test_a_weighting_is_one_on_the_prediction_that_it_is_named_after(path):
+    made = schedule.SCHEDULES[path]()
+    level = made.level(made.times(jnp.array([0.01, 0.3, 0.8, 0.99])))
+    for name in ("eps", "x", "velocity", "edm"):
+        np.testing.assert_allclose(on(name, name, level, made.unit), 1, rtol=1e-5, err_msg=name)
+    # That of v is (SNR + 1) on x0_hat, which is 1 on v where squares add up to one.
+    squares = np.asarray(level.alpha, np.float64) ** 2 + np.asarray(level.sigma, np.float64) ** 2
+    np.testing.assert_allclose(on("v", "v", level, made.unit), 1 / squares, rtol=1e-5)
+
+
+def test_the_velocity_counts_alike_all_along_the_straight_path():
+    level = schedule.straight().level(jnp.array([1e-5, 0.2, 0.5, 1.0]))
+    np.testing.assert_allclose(on("velocity", "velocity", level, False), 1, rtol=1e-6)
+    np.testing.assert_allclose(on("velocity", "x", level, False), [1e10, 25, 4, 1], rtol=1e-5)  # 1 / t^2
+    np.testing.assert_allclose(on("x", "velocity", level, False), [1e-10, 0.04, 0.25, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("name", MADE)
+def test_weights_are_finite_at_pure_noise_and_at_clean_data(name, unit):
     noise = schedule.linear(zero_terminal_snr=True).level(jnp.array([999]))
-    at_noise = [MADE[name](noise, kind).item() for kind in ("x", "v")]
-    # Reference sheet, "v at SNR = 0": what the weighting on x gives there, as both errors are the same.
-    expected = {"v": 1, "x": 1, "truncated_snr": 1}.get(name, 0)
-    assert at_noise == [expected, expected]
+    at_noise = [on(name, kind, noise, unit).item() for kind in ("x", "v", "velocity")]
+    # Reference sheet, "v at SNR = 0": what the weighting on x gives there, as all errors are the same.
+    expected = {"v": 1, "x": 1, "truncated_snr": 1, "velocity": 1, "edm": 4, "edm, 1.3": 1 / 1.69}.get(name, 0)
+    np.testing.assert_allclose(at_noise, expected, rtol=1e-6)
     clean = schedule.Level(*(jnp.array([value]) for value in schedule.CLEAN))
-    at_clean = [MADE[name](clean, kind).item() for kind in ("eps", "v")]
-    # There eps and v are the same and x_0 is known: weights of the limit SNR = inf.
-    expected = {"eps": 1, "v": 1, "truncated_snr": 1}.get(name, 0)
-    assert at_clean == [expected, expected]
+    at_clean = [on(name, kind, clean, unit).item() for kind in ("eps", "v", "velocity")]
+    # There eps, v and velocity have the same errors and x_0 is known: weights of the limit SNR = inf.
+    expected = {"x": 0, "min_snr": 0, "p2": 0, "p2, gamma 0.5": 0}.get(name, 1)
+    np.testing.assert_allclose(at_clean, expected, rtol=1e-6)
 
 
 def test_weights_of_one_level_have_its_shape():
     level = schedule.linear().level(jnp.array(500))
-    assert weighting.min_snr()(level, "v").shape == ()
+    assert on("min_snr", "v", level).shape == ()

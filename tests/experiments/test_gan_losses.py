@@ -31,13 +31,27 @@ def test_every_game_is_one_that_a_run_could_have():
         assert not game.base or game.base in experiment.GAMES
 
 
+def test_remedies_have_the_strengths_that_their_games_were_played_with():
+    """As experiments/results/gan_losses has them: of versions whose configs had a key for each weight and bound."""
+    choices = {name: experiment.config(game, 600).gan for name, game in experiment.GAMES.items()}
+    penalties = {name: c.penalty.to_dict() for name, c in choices.items() if c.penalty.name != "none"}
+    constraints = {name: c.constraint.to_dict() for name, c in choices.items() if c.constraint.name != "none"}
+    gradient_penalty = {"name": "wgan_gp", "weight": 1.0}
+    r1 = {name: {"name": "r1", "weight": 0.02} for name in choices if "R1" in name}
+    assert penalties == r1 | {"Wasserstein, gradient penalty": gradient_penalty}
+    assert len(r1) == 6
+    spectral = {name: {"name": "spectral"} for name in choices if "spectral" in name}
+    assert constraints == spectral | {"Wasserstein, clipping": {"name": "clip", "bound": 0.1}}
+    assert len(spectral) == 2
+
+
 def test_seeds_in_one_program_are_what_they_are_alone():
     config = tiny("relativistic, R1 and instance noise")
     method = methods.make(config, SPEC)
     steps = jax.jit(experiment.many_steps(method, config, jnp.asarray(REAL), 3))
 
     def after(seeds: list[int]):
-        states, _ = steps(jax.jit(jax.vmap(method.init))(jax.vmap(jax.random.key)(jnp.array(seeds))))
+        states, _ = steps(experiment.start(method, seeds))
         return states.params
 
     both, alone = after([3, 7]), after([7])

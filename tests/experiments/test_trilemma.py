@@ -58,7 +58,9 @@ def test_every_row_is_in_the_table_the_figure_and_the_verdict_and_none_is_measur
 
 def test_a_row_is_measured_by_the_run_s_own_samples(tiny_run, made_up_tfds):
     data = dataset.load(data_config(made_up_tfds, "made_up_digits"))
-    row = trilemma.Row("DDPM", ("--config.sample.sampler=ddim", "--config.sample.eta=0", "--config.sample.num_steps=2"))
+    row = trilemma.Row(
+        "DDPM", ("--config.sample.sampler=ddim", "--config.sample.sampler.eta=0", "--config.sample.num_steps=2")
+    )
     values, real = trilemma.measure(tiny_run, row, data, 70)
     judged = sample.load(tiny_run, row.words).sample(70)
     np.testing.assert_array_equal(trilemma.first_samples(tiny_run, row), judged[: trilemma.NUM_SHOWN])

@@ -21,13 +21,13 @@ def largest(kernel):
 
 
 def test_clipping_bounds_kernels_and_biases():
-    params = constraints.make("clip", 0.01).project(PARAMS)
+    params = constraints.clipped(0.01).project(PARAMS)
     assert max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(params)) <= np.float32(0.01)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, PARAMS)
 
 
 def test_power_iteration_reaches_the_largest_singular_value():
-    spectral = constraints.make("spectral", 1.0)
+    spectral = constraints.spectral()
     vectors = spectral.init(jax.random.key(0), PARAMS)
     for _ in range(50):  # one a step
         vectors = spectral.advance(PARAMS, vectors)
@@ -38,7 +38,7 @@ def test_power_iteration_reaches_the_largest_singular_value():
 
 
 def test_power_iteration_follows_weights_that_move():
-    spectral, params = constraints.make("spectral", 1.0), PARAMS
+    spectral, params = constraints.spectral(), PARAMS
     vectors = spectral.init(jax.random.key(0), params)
     for step in range(200):
         moved = RNG.normal(size=(3, 3, 4, 5)).astype(np.float32) * 1e-3
@@ -51,7 +51,7 @@ def test_power_iteration_follows_weights_that_move():
 
 def test_the_gradient_flows_through_the_weight_and_the_vectors_stand_still():
     # d sigma / dW = v u', the exact gradient of a simple singular value: with it, d (W / sigma) is known.
-    spectral = constraints.make("spectral", 1.0)
+    spectral = constraints.spectral()
     kernel = RNG.normal(size=(6, 4)).astype(np.float32)
     params, cotangent = {"kernel": kernel}, RNG.normal(size=(6, 4)).astype(np.float32)
     vectors = spectral.init(jax.random.key(0), params)
@@ -65,5 +65,6 @@ def test_the_gradient_flows_through_the_weight_and_the_vectors_stand_still():
 
 
 def test_refusals():
-    with pytest.raises(UserError, match=r"config\.gan\.clip is 0"):
-        constraints.make("clip", 0.0)
+    for bound in (0.0, -0.1, float("nan")):
+        with pytest.raises(UserError, match=rf"config\.gan\.constraint\.bound is {bound}"):
+            constraints.clipped(bound)

@@ -41,10 +41,11 @@ def linear_game(*words):
     """G(z) = a z + b and D(x) = w x + v, both by gradient descent, with a = 0: every generated point is b."""
     config = gan_config(learning_rate=RATE, discriminator_rate=JUDGE_RATE)
     config.network = ConfigDict(LINEAR)
-    config.optimizer.update(name="sgd", b1=0.0)
+    config.optimizer = {"name": "sgd", "b1": 0.0, "learning_rate": RATE, "clip_norm": 0.0}
     config.gan.latents = 1
-    method = methods.make(methods.override(config, [f"--config.{word}" for word in words]), POINTS)
-    state = method.init(jax.random.key(0))
+    config = methods.override(methods.complete(config), [f"--config.{word}" for word in words])
+    method = methods.make(config, POINTS)
+    state = method.init(jax.random.key(0), {}, {})
     params = {"generator": {"out": (0.0, 0.7)}, "discriminator": {"out": (0.5, -0.1)}}
     state = state.replace(
         params=jax.tree.map(
@@ -112,7 +113,8 @@ def test_critic_steps_see_different_points_and_the_generator_moves_once():
 
 
 def test_clipping_bounds_every_leaf_after_every_step():
-    step, state = linear_game("gan.loss=wasserstein", "gan.constraint=clip", "gan.clip=0.05", "optimizer.name=rmsprop")
+    words = ("gan.loss=wasserstein", "gan.constraint=clip", "gan.constraint.bound=0.05", "optimizer.name=rmsprop")
+    step, state = linear_game(*words)
     for _ in range(5):
         state, _ = step(state, points(RNG.normal(size=4)))
         leaves = jax.tree.leaves(state.params["discriminator"])
@@ -123,9 +125,9 @@ def test_clipping_bounds_every_leaf_after_every_step():
 
 def test_the_spectral_vectors_are_iterated_once_a_step_before_the_weights_move():
     method = methods.make(load("cgan_mnist"), SPEC)
-    before = jax.jit(method.init)(jax.random.key(0))
+    before = jax.jit(method.init)(jax.random.key(0), {}, {})
     after, _ = jax.jit(method.step)(before, batch_of(8))
-    spectral = constraints.make("spectral", 1.0)
+    spectral = constraints.spectral()
     expected = jax.jit(spectral.advance)(before.params["discriminator"], before.variables["vectors"])
     same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
     jax.tree.map(same, after.variables["vectors"], expected)
@@ -145,7 +147,7 @@ def test_batch_norm_takes_the_global_batch():
     def train(devices, executor):
         mesh = parallel.make_mesh(devices)
         run = parallel.make_executor(executor, mesh)
-        state = parallel.init_state(method.init, 0, mesh)
+        state = parallel.init_state(method.init, 0, mesh, batches[0], {})
         update = run.compile_step(method.step, state, run.put(batches[0], 0), 0)
         for batch in batches:
             state, _ = update(state, run.put(batch, 0))
@@ -161,7 +163,7 @@ def test_batch_norm_takes_the_global_batch():
 
 def test_running_averages_are_those_of_real_images_and_the_generator_s_are_averaged_too():
     method = methods.make(load("dcgan_cats"), SPEC)
-    state = jax.jit(method.init)(jax.random.key(0))
+    state = jax.jit(method.init)(jax.random.key(0), {}, {})
     batch = batch_of(8)
     after, _ = jax.jit(method.step)(state, batch)
     kernel = state.params["discriminator"]["conv_0"]["kernel"]
@@ -179,7 +181,7 @@ def test_the_forward_pass_of_the_generator_is_computed_once():
     # Generator: 2 forward, and backward through the discriminator's second layer; of its own layers only the first is
     # a convolution (the last ends in an image): forward, weight and input gradient.
     method = methods.make(load("dcgan_mnist", "network.upsampling=nearest"), SPEC)
-    state = jax.eval_shape(method.init, jax.random.key(0))
+    state = jax.eval_shape(method.init, jax.random.key(0), {}, {})
     text = jax.jit(method.step).lower(state, batch_of(8)).compile().as_text()
     phases = 4
     assert text.count(" convolution(") == (2 * 2 + 4 + 2 * phases) + (2 + phases) + (1 + 1 + 1)
@@ -242,9 +244,8 @@ def test_configs_are_of_the_published_sizes(file, shape, sizes):
     name, _, variant = file.partition(":")
     config = methods.load(str(FOLDER / f"{name}.py") + (f":{variant}" if variant else ""))[2]
     methods.check(config)
-    state = jax.eval_shape(
-        methods.make(config, DataSpec("x", shape, 99, labelled("0123456789"))).init, jax.random.key(0)
-    )
+    method = methods.make(config, DataSpec("x", shape, 99, labelled("0123456789")))
+    state = jax.eval_shape(method.init, jax.random.key(0), {}, {})
     found = tuple(sum(x.size for x in jax.tree.leaves(state.params[n])) for n in ("generator", "discriminator"))
     assert found == sizes
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gen_jax.gan import penalties
+from gen_jax.method import UserError
 
 W = np.array([[3.0, 0.0], [4.0, 0.0]])[..., None]  # one image [2, 2, 1], of norm 5
 REAL = np.random.default_rng(0).normal(size=(6, 2, 2, 1)).astype(np.float32)
@@ -24,7 +25,8 @@ def square(x):
 @pytest.mark.parametrize(("name", "weight", "expected"), [("none", 10, 0), ("wgan_gp", 10, 160), ("r1", 10, 125)])
 def test_linear_critics(name, weight, expected):
     # golden.json, gp_linear_w=(3,4) and r1_linear_w=(3,4). A norm over the last axis alone would give other numbers.
-    value, shown = jax.jit(lambda: penalties.make(name, weight)(linear, REAL, FAKE, U))()
+    penalty = penalties.PENALTIES[name](**({} if name == "none" else {"weight": weight}))
+    value, shown = jax.jit(lambda: penalty(linear, REAL, FAKE, U))()
     assert float(value) == pytest.approx(expected, rel=1e-6)
     assert {key: float(value) for key, value in shown.items()} == ({} if name == "none" else {"penalty": expected / 10})
 
@@ -40,14 +42,16 @@ def test_penalties_are_taken_where_they_should_be():
         "r2": square_norm(FAKE) / 2,
     }
     for name, values in expected.items():
-        np.testing.assert_allclose(penalties.PENALTIES[name](square, REAL, FAKE, U), values, rtol=1e-5)
+        np.testing.assert_allclose(getattr(penalties, name)(square, REAL, FAKE, U), values, rtol=1e-5)
+        mean, shown = penalties.PENALTIES[name](weight=3.0)(square, REAL, FAKE, U)
+        np.testing.assert_allclose([mean, shown["penalty"]], [3 * values.mean(), values.mean()], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["wgan_gp", "r1", "r2"])
 @pytest.mark.parametrize("w", [0.0, 1e-30])
 def test_a_flat_critic_has_a_finite_penalty_and_a_finite_gradient(name, w):
     def penalty(w):
-        return jnp.mean(penalties.PENALTIES[name](lambda x: w * jnp.sum(x, axis=(1, 2, 3)), REAL, FAKE, U))
+        return jnp.mean(getattr(penalties, name)(lambda x: w * jnp.sum(x, axis=(1, 2, 3)), REAL, FAKE, U))
 
     value, slope = jax.value_and_grad(penalty)(w)
     assert float(value) == pytest.approx(1.0 if name == "wgan_gp" else 0.0)
@@ -60,3 +64,9 @@ def test_the_gradient_in_the_critic_is_the_closed_form():
         return 10 * jnp.mean(penalties.wgan_gp(lambda x: jnp.sum(w * x, axis=(1, 2, 3)), REAL, FAKE, U))
 
     np.testing.assert_allclose(jax.grad(penalty)(W), 20 * (1 - 1 / 5) * W, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["wgan_gp", "r1", "r2"])
+def test_a_weight_that_rewards_steep_slopes_is_refused(name):
+    with pytest.raises(UserError, match=r"config\.gan\.penalty\.weight is -1\.0; it must not be negative"):
+        penalties.PENALTIES[name](weight=-1.0)

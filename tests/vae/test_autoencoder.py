@@ -52,7 +52,7 @@ def test_a_likelihood_that_does_not_fit_the_data_is_refused():
     with pytest.raises(UserError, match="binary data has no gaussian likelihood"):
         make(BYTES, "likelihood=gaussian", "binarisation=threshold")
     with pytest.raises(UserError, match="sigma is -1"):
-        make(BYTES, "likelihood=gaussian", "sigma=-1")
+        make(BYTES, "likelihood=gaussian", "likelihood.sigma=-1")
     with pytest.raises(UserError, match="did you mean dynamic"):
         make(BYTES, "binarisation=dynamc")
     with pytest.raises(UserError, match="did you mean bernoulli"):

@@ -35,7 +35,7 @@ def batch_of(num):
 
 def known_state(method):
     """Every logit is 0, and every posterior that of the golden divergence."""
-    zeros = method.init(jax.random.key(0))
+    zeros = method.init(jax.random.key(0), {}, {})
     params = jax.tree.map(jnp.zeros_like, zeros.params)
     params["vae"]["encoder"]["posterior"]["bias"] = jnp.array([0.5, -1.0, 0.2, -0.3])
     return zeros.replace(params=params, ema=params)
@@ -67,7 +67,7 @@ def test_warm_up_and_free_bits_change_what_is_trained_on():
 def test_measures_say_their_protocol_and_only_likelihoods_are_called_so():
     def measures(*words):
         _, method = make(*words)
-        state = jax.eval_shape(method.init, jax.random.key(0))
+        state = jax.eval_shape(method.init, jax.random.key(0), {}, {})
         return jax.eval_shape(method.evaluate, state, batch_of(2), jax.random.key(0)).keys()
 
     always = {"loss", "reconstruction", "kl"}
@@ -80,7 +80,7 @@ def test_measures_say_their_protocol_and_only_likelihoods_are_called_so():
 
 def test_noise_binarisation_and_importance_samples_belong_to_examples():
     _, method = make("eval.importance_samples=3")
-    state, batch, key = method.init(jax.random.key(0)), batch_of(8), jax.random.key(2)
+    state, batch, key = method.init(jax.random.key(0), {}, {}), batch_of(8), jax.random.key(2)
     whole = method.evaluate(state, batch, key)
     part = method.evaluate(state, {k: v[3:5] for k, v in batch.items()}, key)
     for measure in whole:
@@ -105,7 +105,7 @@ def test_a_manifold_of_latents_that_are_no_plane_is_refused():
 @pytest.mark.parametrize(("latents", "manifold"), [(2, True), (2, False), (3, False)])
 def test_only_a_plane_that_is_wanted_is_drawn_as_training_goes(latents, manifold):
     _, method = make(f"vae.latents={latents}", f"vae.manifold={manifold}", file="vae_mnist")
-    state = jax.eval_shape(method.init, jax.random.key(0))
+    state = jax.eval_shape(method.init, jax.random.key(0), {}, {})
     shown = jax.eval_shape(method.pictures, state, state.key, batch_of(3))
     assert ("manifold" in shown) == manifold
     assert (method.snapshots is not None) == manifold
@@ -115,7 +115,7 @@ def test_only_a_plane_that_is_wanted_is_drawn_as_training_goes(latents, manifold
 
 def test_pictures_of_many_images_begin_with_those_of_few():
     _, method = make(file="vae_mnist")
-    state, draw = jax.jit(method.init)(jax.random.key(0)), jax.jit(method.pictures)
+    state, draw = method.init(jax.random.key(0), {}, {}), jax.jit(method.pictures)
     many, few = (draw(state, jax.random.key(1), batch_of(num)) for num in (120, 20))
     np.testing.assert_array_equal(many["reconstructions"].images, few["reconstructions"].images)
     assert many["latent_space"].points.shape == (120, 2)
@@ -126,10 +126,11 @@ def test_training_reaches_the_likelihood_of_a_linear_gaussian_model():
     # Probabilistic PCA: with linear maps and a normal likelihood the best bound is log p(x) itself (Lucas et al. 2019).
     directions, centre, sigma = np.array([[0.3, 0.1], [0.3, -0.1], [0.0, 0.2], [-0.1, 0.0]]), 0.5, 0.1
     spec = DataSpec("linear", (1, 1, 4), 1000, kind="points", value_range=(0, 1))
-    words = ("vae.binarisation=none", "vae.likelihood=gaussian", f"vae.sigma={sigma}", "vae.kl_warmup_steps=0")
+    likelihood = ("vae.likelihood=gaussian", f"vae.likelihood.sigma={sigma}")
+    words = (*likelihood, "vae.binarisation=none", "vae.kl_warmup_steps=0")
     # Many steps: the latents turn slowly towards the principal directions, where the posterior is diagonal.
     steps = ("num_steps=4000", "batch_size=128", "optimizer.learning_rate=5e-2", "optimizer.clip_norm=0.0", "ema=0.9")
-    config, method = make(*words, *steps, "optimizer.decay_share=0.7", spec=spec)
+    config, method = make(*words, *steps, "optimizer.decay.share=0.7", spec=spec)
 
     def draw(key, num):
         key_z, key_x = jax.random.split(key)
@@ -141,7 +142,7 @@ def test_training_reaches_the_likelihood_of_a_linear_gaussian_model():
         keys = jax.random.split(jax.random.key(1), config.num_steps)
         return jax.lax.scan(lambda s, key: method.step(s, draw(key, config.batch_size)), state, keys)[0]
 
-    state = train(method.init(jax.random.key(0)))
+    state = train(method.init(jax.random.key(0), {}, {}))
     held_out = draw(jax.random.key(2), 20_000)
     bound = -np.asarray(method.evaluate(state, held_out, jax.random.key(3))["negative_elbo"], np.float64)
     covariance = directions @ directions.T + sigma**2 * np.eye(4)
@@ -156,7 +157,7 @@ def test_configs_are_of_the_published_sizes(file):
     config = methods.load(str(FOLDER / f"{file}.py"))[2]
     methods.check(config)
     spec = DataSpec("mnist", (28, 28, 1), 60_000)
-    state = jax.eval_shape(vae.make(config, spec).init, jax.random.key(0))
+    state = jax.eval_shape(vae.make(config, spec).init, jax.random.key(0), {}, {})
     total = sum(x.size for x in jax.tree.leaves(state.params))
     assert total == {"vae_mnist": 134_165, "vae_mnist_dense": 1_116_864}[file]
     assert autoencoder.make(config, spec).latents == {"vae_mnist": 2, "vae_mnist_dense": 40}[file]
@@ -186,7 +187,7 @@ def test_one_command_trains_and_reports_and_another_measures_the_likelihood(made
 def test_the_config_of_dsprites_has_the_networks_of_the_papers(variant, encoder, decoder):
     config = methods.load(f"{FOLDER / 'beta_vae_dsprites.py'}:{variant}")[2]
     spec = DataSpec("dsprites:drawn", (64, 64, 1), 737_280, value_range=(0, 1))
-    params = jax.eval_shape(vae.make(config, spec).init, jax.random.key(0)).params["vae"]
+    params = jax.eval_shape(vae.make(config, spec).init, jax.random.key(0), {}, {}).params["vae"]
     sizes = {name: count_parameters(tree) for name, tree in params.items()}
     assert sizes == {"encoder": encoder, "decoder": decoder}  # Burgess et al. 2018; Locatello et al. 2019
     if variant == "full":  # Locatello et al. 2019, table of hyperparameters
@@ -207,5 +208,26 @@ def test_binary_images_are_observed_as_they_are_and_have_a_likelihood():
 
 def test_the_code_is_the_mean_of_the_posterior():
     _, method = make()
-    codes = method.encode(known_state(method), batch_of(5), jax.random.key(0))
+    code = method.code
+    assert code is not None
+    assert (code.kind, code.shape) == ("means", (2,))
+    codes = code.encode(known_state(method), batch_of(5), jax.random.key(0))
     np.testing.assert_allclose(codes, [[0.5, -1.0]] * 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("network", "latents", "shape"), [("dense", 3, (3,)), ("conv", 3, (3,)), ("spatial", 8, (2, 2, 2))]
+)
+def test_what_a_code_is_decoded_to_is_what_a_sample_of_that_code_is(network, latents, shape):
+    words = [f"--config.network={network}", f"--config.vae.latents={latents}"]
+    config = methods.override(methods.load(str(FOLDER / "vae_mnist_dense.py:tiny"))[2], words)
+    method = vae.make(config, SPEC)
+    code, state = method.code, jax.jit(method.init)(jax.random.key(0), {}, {})
+    assert code is not None
+    assert code.shape == shape
+    keys = jax.random.split(jax.random.key(1), 4)
+    z = jax.vmap(lambda key: jax.random.normal(key, (latents,)))(keys)
+    images = jax.jit(code.decode)(state, z.reshape(4, *shape))
+    assert images.shape == (4, 8, 8, 1)
+    np.testing.assert_allclose(images, jax.jit(method.sample)(state, keys, {}), atol=1e-6)
+    assert jax.eval_shape(code.encode, state, batch_of(4), jax.random.key(0)).shape == (4, *shape)
