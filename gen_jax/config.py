@@ -296,7 +296,8 @@ def complete(config: Config, options: Options, older: bool = False) -> Config:
     given = {options.place(key): value for key, value in flatten(config).items()}
     whole = flatten(options.defaults())
     for path, choice in choices.items():
-        if (name := given.get(f"{path}.name")) is not None:
+        name = given.get(f"{path}.name")
+        if name is not None and name != whole.get(f"{path}.name"):
             whole = _replaced(whole, path, choice, name)
     if unknown := [key for key in given if key not in whole and _choice_of(key, choices)]:
         if not older:
@@ -404,8 +405,9 @@ def override(config: Config, words: Iterable[str], options: Options) -> Config:
             raise UserError(_no_parameter(key, flat, choices) if path else _no_value(key, flat))
         flat[key] = parse_value(key, text, flat[key])
     _refuse_unread(before, flat, READ_WHERE | dict(options.read_where))
-    if before["method"]:
-        require_choice("method", flat["method"], [before["method"]])
+    for key in ("method", "pretrained.method"):
+        if before.get(key):
+            require_choice(key, flat.get(key, before[key]), [before[key]])
     return _nested(flat)
 
 

@@ -80,6 +80,14 @@ def stage_of(config: Config) -> Config | None:
     return stage if isinstance(stage, ml_collections.ConfigDict) else None
 
 
+def whole_stage(config: Config) -> Config | None:
+    """Returns `stage_of` a config with what it has from the run, as it is trained."""
+    stage = stage_of(config)
+    if stage is None:
+        return None
+    return complete(ml_collections.ConfigDict({**stage, **{key: config[key] for key in SHARED}}))
+
+
 def load(path: str) -> tuple[str, str, Config]:
     """Returns (name, variant, config) of a config by its path or name: see `config.load`. It is `complete`."""
     name, variant, config = configs.load(path)
@@ -104,6 +112,12 @@ def check(config: Config) -> None:
       UserError: names the key, the value and what is allowed.
     """
     configs.check(config, options(config))
+    stage = whole_stage(config)
+    if stage is not None:
+        try:
+            check(stage)
+        except UserError as error:
+            raise UserError(f"of the first stage, config.pretrained: {error}") from error
 
 
 def make(config: Config, spec: DataSpec, stage: Stage | None = None) -> Method:

@@ -219,13 +219,15 @@ class Run:
         Raises:
           UserError: if another process holds it (the line names that process), or the directory cannot be written.
         """
+        is_new = not self.workdir.exists()
         with writing(self.workdir):
             self.workdir.mkdir(parents=True, exist_ok=True)
             file = (self.workdir / "lock").open("a+")
         with file:
             file.seek(0)
             holder = _read_holder(file.read())
-            if not _take(file.fileno(), holder):
+            # It may be gone by now: its holder was refused, and left nothing behind.
+            if not _take(file.fileno(), holder) or not (self.workdir / "lock").exists():
                 raise UserError(f"{self.workdir} is in use by {_describe(holder)}; end that one first, or wait")
             with writing(self.workdir):
                 file.truncate(0)
@@ -236,6 +238,16 @@ class Run:
                 yield
             finally:
                 file.truncate(0)
+                if is_new:
+                    _remove_if_empty(self.workdir)
+
+
+def _remove_if_empty(workdir: pathlib.Path) -> None:
+    """Removes a directory that holds the lock alone: what was refused before anything was written leaves no trace."""
+    with contextlib.suppress(OSError):
+        if os.listdir(workdir) == ["lock"]:
+            (workdir / "lock").unlink()
+            workdir.rmdir()
 
 
 def _sweep(workdir: pathlib.Path) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 from clu import parameter_overview
-from ml_collections import ConfigDict
 
 from gen_jax import methods
 from gen_jax.checkpoint import Checkpoints
@@ -80,10 +79,8 @@ def find(config: Any, run: Run, spec: DataSpec) -> First | None:
     """
     if "pretrained" not in config or not config.pretrained:
         return None
-    inner = methods.stage_of(config)
-    if inner is not None:
-        whole = methods.complete(ConfigDict({**inner, **{key: config[key] for key in methods.SHARED}}))
-        methods.check(whole)
+    whole = methods.whole_stage(config)
+    if whole is not None:
         return First(methods.make_stage(whole, spec), Run(run.workdir / "pretrained"), own=True)
     if run.config_path.is_file() and run.checkpoints.is_dir():  # its parameters are in the checkpoint
         record = run.read_config()

@@ -62,9 +62,22 @@ class Made(NamedTuple):
     stage: Stage | None
 
     def init(self, seed: int, devices: int = 1) -> State:
-        frozen = {} if self.stage is None else self.stage.params
+        """The State before the first step: made on one device, and put on as many as there are to be."""
+        made = _compiled_init(self.method.init)(parallel.make_key(seed), batch_of(0, self.spec, 64), self.frozen)
+        return jax.device_put(made, parallel.replicated(parallel.make_mesh(devices)))
+
+    def init_as_the_loop_does(self, seed: int, devices: int) -> State:
         mesh = parallel.make_mesh(devices)
-        return parallel.init_state(self.method.init, seed, mesh, batch_of(0, self.spec, 64), frozen)
+        return parallel.init_state(self.method.init, seed, mesh, batch_of(0, self.spec, 64), self.frozen)
+
+    @property
+    def frozen(self) -> Any:
+        return {} if self.stage is None else self.stage.params
+
+
+@functools.cache
+def _compiled_init(init):
+    return jax.jit(init)
 
 
 def make_anew(name, *overrides, size="8x8x1"):
@@ -141,15 +154,18 @@ def train(name, *overrides, **how):
     return train_made(make(name, *overrides), **how)
 
 
-@functools.cache
-def initial(name, devices=1):
-    """The untrained state, with the config's own optimizer."""
-    return make(name).init(0, devices)
+# Nothing but training depends on the optimizer, and the one of gradient descent alone is compiled soonest.
 
 
 @functools.cache
-def compiled(name, function):
-    return jax.jit(getattr(make(name).method, function))
+def initial(name):
+    """The untrained state."""
+    return make(name, *SGD).init(0)
+
+
+@functools.cache
+def compiled(name, function, size="8x8x1"):
+    return jax.jit(getattr(make(name, *SGD, size=size).method, function))
 
 
 def condition_of(method, num, num_classes=10):
@@ -201,7 +217,7 @@ def test_every_method_is_under_contract():
 
 
 def test_init_depends_on_the_seed_alone(name):
-    made = make(name)
+    made = make(name, *SGD)
     one, two, other = (params_of(made.init(seed)) for seed in (3, 3, 4))
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, one, two)))
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
@@ -210,10 +226,13 @@ def test_init_depends_on_the_seed_alone(name):
 
 def test_init_gives_the_same_bits_on_1_and_on_8_devices_and_the_leaves_that_were_told_before(name):
     made = make(name)
-    assert bits(initial(name, 1)) == bits(initial(name, 8))
+    one, eight = (made.init_as_the_loop_does(0, devices) for devices in (1, 8))
+    assert bits(one) == bits(eight)
     told = methods.abstract_state(made.method, made.spec, made.stage, parallel.make_mesh(8))
-    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), initial(name, 8))
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), told) == shapes
+    for state in (eight, told):
+        assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {8}
+    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), state) for state in (told, eight)]
+    assert shapes[0] == shapes[1]
 
 
 def test_training_lowers_the_loss_of_a_fixed_batch_and_the_step_is_traced_once(name):
@@ -251,20 +270,24 @@ def test_samples_belong_to_their_keys(name):
 
 @pytest.mark.parametrize("size", SPECS)
 def test_images_of_any_size_are_trained_on_sampled_and_drawn(name, size):
-    made = make(name, size=size)
-    method, batch = made.method, batch_of(0, made.spec)
-    state, scalars = jax.jit(method.step)(made.init(0), batch)
+    made = make(name, *SGD, size=size)
+    method, spec, batch = made.method, made.spec, batch_of(0, made.spec)
+    state, scalars = compiled(name, "step", size)(made.init(0), batch)
     assert np.isfinite(float(scalars["loss"]))
     keys = jax.random.split(jax.random.key(5), 6)
-    images = np.asarray(jax.jit(method.sample)(state, keys, condition_of(method, 6, made.spec.num_classes)))
-    assert images.shape == (6, *made.spec.image_shape)
+    images = np.asarray(compiled(name, "sample", size)(state, keys, condition_of(method, 6, spec.num_classes)))
+    assert images.shape == (6, *spec.image_shape)
     assert images.dtype == np.float32
     assert np.isfinite(images).all()
     assert np.abs(images).max() <= 1.0
-    check_pictures(method, jax.jit(method.pictures)(state, jax.random.key(0), batch), state, made.spec)
+    check_pictures(compiled(name, "pictures", size)(state, jax.random.key(0), batch), spec)
+    frames = compiled(name, "snapshots", size)(state, jax.random.key(0)) if method.snapshots else {}
+    for frame in frames.values():  # each a still, of which the page makes an animation
+        shape = frame.points.shape if isinstance(frame, Scatter) else (frame.kind, frame.images.ndim)
+        assert shape == ("grid", 4) or shape[1:] == (2,)
 
 
-def check_pictures(method, pictures, state, spec):
+def check_pictures(pictures, spec):
     assert pictures
     for picture in pictures.values():
         arrays = picture.points if isinstance(picture, Scatter) else picture.images
@@ -275,10 +298,6 @@ def check_pictures(method, pictures, state, spec):
         assert len(picture.labels) in (0, len(arrays))
         assert picture.title
         assert picture.caption
-    drawn = jax.jit(method.snapshots)(state, jax.random.key(0)) if method.snapshots else {}
-    for frame in drawn.values():  # each a still, of which the page makes an animation
-        shape = frame.points.shape if isinstance(frame, Scatter) else (frame.kind, frame.images.ndim)
-        assert shape == ("grid", 4) or shape[1:] == (2,)
 
 
 def test_what_is_sampled_evaluated_and_drawn_is_the_average(name):
@@ -369,13 +388,14 @@ def test_accumulation_equals_the_whole_batch(name, sgd_params):
 
 def test_the_step_on_8_devices_gathers_no_batch(name):
     run = parallel.make_executor("jit", parallel.make_mesh(8))
-    state = initial(name, 8)
-    text = run.compile_step(make(name).method.step, state, run.put(batch_of(0), 0), 0).as_text()
+    made = make(name)
+    state = made.init(0, 8)
+    text = run.compile_step(made.method.step, state, run.put(batch_of(0), 0), 0).as_text()
     assert "all-reduce" in text
     assert "all-gather" not in text
 
 
 def test_bfloat16_computes_but_does_not_store(name):
-    state, scalars, _ = train(name, "--config.compute_dtype=bfloat16", num_steps=2)
+    state, scalars, _ = train(name, *SGD, "--config.compute_dtype=bfloat16", num_steps=2)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((state.params, state.ema)))
     assert np.isfinite(float(scalars["loss"]))

@@ -22,4 +22,4 @@ def flow_config() -> Config:
     return config
 
 
-OPTIONS = ddpm.OPTIONS._replace(defaults=flow_config, title="flow matching", moved={})
+OPTIONS = ddpm.OPTIONS._replace(defaults=flow_config, title="Flow matching", moved={})

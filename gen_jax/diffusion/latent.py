@@ -38,7 +38,7 @@ def _codes(stage: Stage) -> model.Domain:
         what = "makes no codes" if code is None else f"makes codes of {code.kind}, {'x'.join(map(str, code.shape))}"
         raise UserError(
             f"config.pretrained names a {stage.config.method} that {what}; latent diffusion needs codes that are small "
-            "pictures of real numbers: a vae with --config.network.name=spatial"
+            "pictures of real numbers, as those of a vae whose network is spatial"
         )
 
     def encode(frozen: PyTree, batch: Batch, key: Key) -> Array:
@@ -68,4 +68,4 @@ def latent_config() -> Config:
     return config
 
 
-OPTIONS = ddpm.OPTIONS._replace(defaults=latent_config, title="latent diffusion", moved={})
+OPTIONS = ddpm.OPTIONS._replace(defaults=latent_config, title="Latent diffusion", moved={})

@@ -158,7 +158,7 @@ def _losses(
     model: _Model, state: State, params: PyTree, batch: Batch, t: Array, key_noise: Key, key_dropout: Key | None
 ) -> Array:
     """Weighted squared error, mean over pixels: f32 [B]."""
-    x0 = model.domain.enter(state, batch, key_noise)
+    x0 = model.domain.enter(state, batch, jax.random.fold_in(key_noise, 1))  # by other numbers than eps
     eps = draw(key_noise, batch["index"], lambda k: jax.random.normal(k, model.domain.shape))
     training = key_dropout is not None
     label = _label_in_training(model, batch, key_dropout)
@@ -308,9 +308,10 @@ def _check(config: Any, spec: DataSpec) -> None:
         raise UserError(f"config.diffusion.label_drop is {c.label_drop}, but the model is told no labels: use 0")
     if guidance != 1 and not c.label_drop:
         reason = "was told every label in training" if c.conditional else "is told no labels"
+        more = "" if c.conditional else " --config.diffusion.conditional=true"
         raise UserError(
             f"config.sample.guidance is {guidance:g}, but this model {reason}: train one with "
-            "--config.diffusion.label_drop=0.1, or use 1"
+            f"--config.diffusion.label_drop=0.1{more}, or use 1"
         )
 
 

@@ -1,7 +1,8 @@
-"""What is DDPM's own: the times it trains at, and what it tells the network, seen by a network that echoes it."""
+"""What is a method's own: the times it trains at, and what it tells the network, seen by a network that echoes it."""
 
+import dataclasses
 import pathlib
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +10,21 @@ import numpy as np
 import pytest
 
 from gen_jax import methods
-from gen_jax.diffusion import ddpm
+from gen_jax.diffusion import model
 from gen_jax.method import DataSpec, UserError, labelled
 
 CONFIG = str(pathlib.Path(__file__).parents[2] / "configs/ddpm_mnist.py")
 SPEC = DataSpec("made_up", (4, 4, 1), 64, labelled("abc"))
 
 
+@dataclasses.dataclass
 class Echo:
     """A network without parameters: its output is the time that it is told, in thousands, everywhere."""
 
+    out_channels: int = 1
+    num_classes: int = 0
+    dtype: Any = None
     seen_labels: ClassVar[list] = []
-
-    def __init__(self, **fields):
-        self.num_classes = fields["num_classes"]
 
     def init(self, key, x, time, *, label=None):
         return {"params": {"none": jnp.zeros(1)}}
@@ -32,17 +34,25 @@ class Echo:
         return jnp.broadcast_to((time / 1000)[:, None, None, None], x_t.shape) + 0 * variables["params"]["none"][0]
 
 
-def make(monkeypatch, *words, spec=SPEC):
-    monkeypatch.setattr(ddpm, "UNet", Echo)
-    config = methods.load(CONFIG)[2]
-    words = ["--config.diffusion.prediction=x", "--config.diffusion.weighting=x", "--config.diffusion.num_timesteps=10",
+@pytest.fixture(autouse=True)
+def _echo(monkeypatch):
+    monkeypatch.setitem(model.NETWORKS, "echo", (Echo,))
+
+
+def make(*words, spec=SPEC, config=CONFIG):
+    config = methods.load(config)[2]
+    words = ["--config.network=echo", "--config.diffusion.prediction=x", "--config.diffusion.weighting=x",
              "--config.sample.num_steps=10", *words]  # fmt: skip
-    return ddpm.make(methods.override(config, words), spec)
+    return methods.make(methods.override(config, words), spec)
+
+
+def make_table(*words, **others):
+    return make("--config.diffusion.num_timesteps=10", *words, **others)
 
 
 def times_trained_at(method, batch_size, step):
     """Each example's time, from its loss: on black images (-1) the error of the echo is (time / 1000 + 1)^2."""
-    state = method.init(jax.random.key(0)).replace(step=jnp.int32(step))
+    state = method.init(jax.random.key(0), {}, {}).replace(step=jnp.int32(step))
     batch = {
         "image": np.zeros((batch_size, 4, 4, 1), np.uint8),
         "index": np.arange(batch_size, dtype=np.int32),
@@ -52,47 +62,98 @@ def times_trained_at(method, batch_size, step):
     return (np.sqrt(np.asarray(loss, np.float64)) - 1) * 1000
 
 
-def test_training_and_sampling_tell_the_network_the_same_times(monkeypatch):
-    trained = np.concatenate([times_trained_at(make(monkeypatch), 50, step) for step in range(4)])
+def sample(method, n):
+    keys = jax.random.split(jax.random.key(0), n)
+    label = {"label": jnp.arange(n) % 3} if method.condition else {}
+    return method.sample(method.init(jax.random.key(0), {}, {}), keys, label)
+
+
+def test_training_and_sampling_tell_the_network_the_same_times():
+    trained = np.concatenate([times_trained_at(make_table(), 50, step) for step in range(4)])
     assert {round(t) for t in trained} == set(range(0, 1000, 100))
     np.testing.assert_allclose(trained, trained.round(-2), atol=0.01)
-    keys = jax.random.split(jax.random.key(0), 2)
     for n, last_told in ((1, 0.9), (10, 0.0)):  # a sample is x0_hat of the last step: t = T - 1 for n = 1, 0 for n = T
-        method = make(monkeypatch, f"--config.sample.num_steps={n}")
-        samples = method.sample(method.init(jax.random.key(0)), keys, jnp.array([0, 1]))
+        samples = sample(make_table(f"--config.sample.num_steps={n}"), 2)
         np.testing.assert_allclose(samples, last_told, atol=1e-6)
 
 
-def test_a_batch_of_the_size_of_the_schedule_trains_at_every_time_once(monkeypatch):
+@pytest.mark.parametrize("path", ["straight", "variance_exploding"])
+def test_training_and_sampling_tell_the_network_times_of_one_scale_along_a_formula(path):
+    method = make(f"--config.diffusion.schedule={path}")
+    trained = times_trained_at(method, 400, 0)
+    assert np.all((trained > -0.01) & (trained < 1000.01))
+    np.testing.assert_allclose(np.quantile(trained, [0.25, 0.5, 0.75]), [250, 500, 750], atol=4 * 25)
+    for n in (1, 10):  # the last step is from 1 / n
+        words = (f"--config.sample.num_steps={n}", "--config.sample.sampler=euler", "--config.sample.clip=false")
+        samples = sample(make(f"--config.diffusion.schedule={path}", *words), 2)
+        np.testing.assert_allclose(samples, 1 / n, atol=1e-5)
+
+
+def test_a_batch_of_the_size_of_the_schedule_trains_at_every_time_once():
     # The loss of a step: mean over the batch of (t / 10 + 1)^2, t = 0..9 each once.
-    method = make(monkeypatch, "--config.batch_size=10")
+    method = make_table("--config.batch_size=10")
     expected = np.mean([(t / 10 + 1) ** 2 for t in range(10)])
     numbers = np.arange(10, dtype=np.int32)
     batch = {"image": np.zeros((10, 4, 4, 1), np.uint8), "index": numbers, "label": numbers % 3}
-    state = method.init(jax.random.key(0))
+    state = method.init(jax.random.key(0), {}, {})
     for _ in range(3):
         state, scalars = method.step(state, batch)
         assert float(scalars["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_labels_reach_the_network_where_it_is_conditional(monkeypatch):
-    method = make(monkeypatch)
-    assert method.conditional
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_batch_in_pieces_has_the_times_of_the_whole(pieces):
+    method = make_table("--config.batch_size=10", f"--config.accumulate={pieces}")
+    numbers = np.arange(10, dtype=np.int32)
+    batch = {"image": np.zeros((10, 4, 4, 1), np.uint8), "index": numbers, "label": numbers % 3}
+    if pieces > 1:
+        batch = {name: value.reshape(pieces, -1, *value.shape[1:]) for name, value in batch.items()}
+    _, scalars = method.step(method.init(jax.random.key(0), {}, {}), batch)
+    assert float(scalars["loss"]) == pytest.approx(np.mean([(t / 10 + 1) ** 2 for t in range(10)]), rel=1e-5)
+
+
+def test_labels_reach_the_network_where_it_is_conditional():
+    method = make_table()
+    assert method.condition == ("label",)
     Echo.seen_labels.clear()
-    state = method.init(jax.random.key(0))
     times_trained_at(method, 4, 0)
     assert Echo.seen_labels[-1] is not None
-    method.sample(state, jax.random.split(jax.random.key(0), 3), jnp.array([2, 0, 1]))
+    keys = jax.random.split(jax.random.key(0), 3)
+    method.sample(method.init(jax.random.key(0), {}, {}), keys, {"label": jnp.array([2, 0, 1])})
     assert Echo.seen_labels[-1].shape == (3,)
-    unconditional = make(monkeypatch, "--config.diffusion.conditional=false")
+    unconditional = make_table("--config.diffusion.conditional=false")
+    assert unconditional.condition == ()
     times_trained_at(unconditional, 4, 0)
+    assert Echo.seen_labels[-1] is None
+    sample(unconditional, 2)
     assert Echo.seen_labels[-1] is None
 
 
-def test_refusals(monkeypatch):
+def test_samples_are_kept_within_the_range_of_the_data_where_a_config_says_so():
+    """Taken for the noise, the echo says that of 80 times more noise than data there is much data."""
+    words = ("--config.diffusion.schedule=variance_exploding", "--config.diffusion.prediction=eps")
+    free, kept = (
+        sample(make(*words, "--config.sample.num_steps=1", f"--config.sample.clip={clip}"), 2)
+        for clip in ("false", "true")
+    )
+    assert np.abs(free).max() > 10
+    np.testing.assert_array_equal(kept, np.clip(free, -1, 1))
+
+
+def test_the_network_may_be_told_the_log_snr():
+    words = ("--config.diffusion.told=log_snr", "--config.sample.num_steps=1")
+    np.testing.assert_allclose(sample(make(*words), 2), 1, rtol=1e-6)  # pure noise is the end of its scale
+
+
+def test_refusals():
     with pytest.raises(UserError, match="made_up has none"):
-        make(monkeypatch, spec=DataSpec("made_up", (4, 4, 1), 64))
+        make_table(spec=DataSpec("made_up", (4, 4, 1), 64))
     with pytest.raises(UserError, match="'v' or 'x'"):
-        make(monkeypatch, "--config.diffusion.prediction=eps")
-    with pytest.raises(UserError, match="has float32"):
-        make(monkeypatch, spec=DataSpec("points", (1, 1, 2), 64, labelled("a"), kind="points"))
+        make_table("--config.diffusion.prediction=eps")
+    for config in (CONFIG, "flow_mnist"):
+        with pytest.raises(UserError, match="needs pictures; data set made_up holds points"):
+            make(spec=DataSpec("made_up", (1, 1, 2), 64, labelled("a"), kind="points"), config=config)
+    with pytest.raises(UserError, match="the straight path has no whole times"):
+        make("--config.diffusion.schedule=straight", "--config.sample.spacing=leading")
+    with pytest.raises(UserError, match=r"^config\.diffusion\.schedule\.num_steps is 1; it must be 2 or more"):
+        make_table("--config.diffusion.schedule.num_steps=1")

@@ -76,7 +76,7 @@ def test_both_estimates_make_up_x_t_and_give_the_prediction_back_whatever_it_is(
         eps_hat = prediction.to_eps(kind, p, x_t, level, unit)
         size = 1 + np.abs(alpha * x0_hat) + np.abs(sigma * eps_hat)  # of what is added up
         np.testing.assert_array_less(np.abs(alpha * x0_hat + sigma * eps_hat - x_t) / size, 1e-12)
-        a, b = (np.reshape(value, np.shape(value) + (1, 1)) for value in kind.coefficients(level))
+        a, b = (np.reshape(value, (*np.shape(value), 1, 1)) for value in kind.coefficients(level))
         size = 1 + np.abs(a * eps_hat) + np.abs(b * x0_hat)
         again = prediction.target(kind, x0_hat, eps_hat, level)
         np.testing.assert_array_less(np.abs(again - p) / size, 1e-12)

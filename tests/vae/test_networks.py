@@ -51,16 +51,16 @@ def test_parameters_are_those_of_the_published_networks(config, image_shape, lat
 @pytest.mark.parametrize("name", networks.NETWORKS)
 @pytest.mark.parametrize("image_shape", [(8, 8, 1), (9, 13, 3)])
 def test_every_network_fits_images_of_any_size_and_likelihoods_of_two_outputs(name, image_shape):
-    assert shapes({"name": name}, image_shape, 3, num_outputs=2)[1] == [
-        (2, 6),
+    assert shapes({"name": name}, image_shape, 12, num_outputs=2)[1] == [
+        (2, 24),
         (2, *image_shape[:2], 2 * image_shape[2]),
     ]
 
 
 def test_a_latent_moves_every_pixel_of_every_network():
     for name in networks.NETWORKS:
-        _, decoder = networks.make({"name": name}, (8, 8, 1), 2, 1, jnp.float32)
-        z = jnp.array([[-2.0, 1.0], [2.0, 1.0]])
+        _, decoder = networks.make({"name": name}, (8, 8, 1), 4, 1, jnp.float32)
+        z = jnp.array([[-2.0, 1.0, 1.0, 1.0], [2.0, 1.0, 1.0, 1.0]])
         images, _ = jax.jit(decoder.init_with_output)(jax.random.key(0), z)
         assert float(jnp.min(jnp.abs(images[0] - images[1]))) > 0
 
@@ -71,9 +71,29 @@ def test_refusals_name_what_there_is():
 
     with pytest.raises(UserError, match="did you mean dense"):
         make(name="dens")
-    with pytest.raises(UserError, match=r"network.activation is no field of network conv; it has channels"):
+    with pytest.raises(UserError, match=r"^config\.network\.activation is no field of network conv$"):
         make(name="conv", activation="relu")
     with pytest.raises(UserError, match="'gate'; did you mean gated"):
         make(name="dense", activation="gate")
     with pytest.raises(UserError, match="not one a value of channels"):
         make(name="conv", kernels=(3,))
+    with pytest.raises(UserError, match="latents is 2, but the code is a picture of 2x2 places .*: use 4"):
+        make(name="spatial")
+
+
+def test_a_code_that_is_a_picture_keeps_its_places():
+    """What an encoder says of one corner depends on that corner alone, as far as its convolutions reach."""
+    encoder, decoder = networks.make({"name": "spatial", "channels": (4,)}, (32, 32, 1), 256, 1, jnp.float32)
+    assert networks.code_shape({"name": "spatial", "channels": (4,)}, (32, 32, 1), 256) == (16, 16, 1)
+    images = jnp.stack([jnp.zeros((32, 32, 1)), jnp.zeros((32, 32, 1)).at[:2, :2].set(1.0)])
+    output, _ = jax.jit(encoder.init_with_output)(jax.random.key(0), images)
+    mean, log_var = (part.reshape(2, 16, 16) for part in jnp.split(output, 2, axis=-1))
+    for part in (mean, log_var):
+        moved = jnp.abs(part[0] - part[1]) > 1e-6
+        assert bool(moved[0, 0])
+        assert not bool(jnp.any(moved[8:, 8:]))
+    codes = jnp.zeros((2, 16, 16)).at[1, 0, 0].set(1.0)
+    pictures, _ = jax.jit(decoder.init_with_output)(jax.random.key(0), codes.reshape(2, -1))
+    moved = jnp.abs(pictures[0] - pictures[1]) > 1e-6
+    assert bool(moved[0, 0, 0])
+    assert not bool(jnp.any(moved[16:, 16:]))
