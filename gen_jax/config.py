@@ -394,8 +394,8 @@ def override(config: Config, words: Iterable[str], options: Options) -> Config:
     if beside:  # whichever comes first: a run at hand stays as it is
         raise UserError(f"config.{beside[0]} changes nothing with pretrained={values['pretrained']!r}, a run at hand")
     for path, choice in choices.items():
-        name = names.get(f"{path}.name", flat.get(f"{path}.name"))
-        if name != flat.get(f"{path}.name"):
+        name = names.get(f"{path}.name")
+        if name is not None and name != flat.get(f"{path}.name"):
             flat = _replaced(flat, path, choice, name)
     for key, text in values.items():
         if key == "pretrained" and stage_keys(flat):  # a run at hand instead of a config

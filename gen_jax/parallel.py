@@ -226,7 +226,7 @@ def in_any_process(value: bool) -> bool:
 
 
 def init_state(
-    init: Callable[[Array, Batch, PyTree], State], seed: int, mesh: Mesh, examples: Batch, frozen: PyTree
+    init: Callable[[Array, Batch, PyTree], State], seed: int, mesh: Mesh, examples: PyTree, frozen: PyTree
 ) -> State:
     """Returns the initial State, replicated: made under jit, which works with several processes too.
 

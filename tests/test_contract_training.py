@@ -19,7 +19,8 @@ GAMES = [name for name, (file, _) in CONFIGS.items() if "gan" in file]
 DROPOUT = ("--config.network.dropout=0.3",)
 CRITIC = (
     *DROPOUT, "--config.gan.critic_steps=2", "--config.gan.loss=wasserstein", "--config.gan.penalty.name=wgan_gp",
-    "--config.network.norm=none", "--config.gan.instance_noise=0.1", "--config.discriminator_optimizer.learning_rate=0.1",
+    "--config.network.norm=none", "--config.gan.instance_noise=0.1",
+    "--config.discriminator_optimizer.learning_rate=0.1",
 )  # fmt: skip
 ALL_AT_ONCE = {
     "ddpm": (*DROPOUT, "--config.diffusion.label_drop=0.3"),

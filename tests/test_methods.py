@@ -45,7 +45,12 @@ CONFIGS = {
     ),
 }  # fmt: skip
 # What a config needs besides for images of another size than 8x8x1.
-RESIZED = {("latent", "9x12x3"): ["--config.pretrained.vae.latents=60"]}  # codes of 5x6x2
+GROWN = ["--config.network.generator_channels=(4,)", "--config.network.last_stride=3"]  # 3x4 to 9x12
+RESIZED = {
+    ("latent", "9x12x3"): ["--config.pretrained.vae.latents=60"],  # codes of 5x6x2
+    ("gan", "9x12x3"): GROWN,
+    ("acgan", "9x12x3"): GROWN,
+}
 
 
 # Not 0: there, on JAX 0.12, one ReLU of the GAN comes within rounding of its kink in step 9 or 10, and falls on one

@@ -108,7 +108,7 @@ class Schedule:
         """
         return Level(*(jnp.asarray(table, jnp.float32)[t] for table in (self.time, self.alpha, self.sigma)))
 
-    def path(self, steps: Sequence[int] | np.ndarray) -> Level:
+    def path(self, steps: Sequence[float] | np.ndarray) -> Level:
         """Returns the levels of `steps` followed by clean data, on the host: leaves float64 [len(steps) + 1].
 
         Rounded to float32 the first leaves are those of `level(steps)`, to the last bit.

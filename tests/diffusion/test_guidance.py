@@ -118,7 +118,7 @@ def make(monkeypatch):
     Told.sizes.clear()
 
     def make(*words, spec=SPEC):
-        common = ("--config.network=told", "--config.diffusion.prediction=x", "--config.sample.num_steps=4",
+        common = ("--config.network=told", "--config.optimizer=sgd", "--config.diffusion.prediction=x", "--config.sample.num_steps=4",
                   "--config.sample.clip=false", "--config.sample.sampler=ddim")  # fmt: skip
         return methods.make(methods.override(CONFIG, (*common, *words)), spec)
 
