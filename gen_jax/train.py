@@ -77,7 +77,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
                 )
             if chief:
                 run.write_config(record)
-                write_bytes(run.parameters, _overview(abstract).encode())
+                write_bytes(run.parameters, _overview(abstract, data.spec.name).encode())
             frozen = first.params(mesh, train) if first and state is None else {}
             if chief:
                 print(_headline(record, run, start))
@@ -306,9 +306,9 @@ def _modules(params: PyTree) -> list[dict[str, Any]]:
     ]
 
 
-def _overview(abstract: State) -> str:
-    """Every array of the networks, with shape and size."""
-    return "\n".join(
+def _overview(abstract: State, data: str) -> str:
+    """Every array of the networks, with shape and size; like every file of a run it names the data."""
+    return f"A model trained on {data}\n\n" + "\n".join(
         f"{network}\n{parameter_overview.get_parameter_overview(params, include_stats=False)}\n"
         for network, params in abstract.params.items()
     )

@@ -78,7 +78,7 @@ def test_integers_are_judged_by_how_many_of_the_codes_are_used(devices):
     assert row["name"] == "codes_used/21_examples"
     assert row["value"] == 4  # 100, 103, 105, 107
     assert row["protocol"].startswith("of 512 codes those that stand anywhere in 21 test examples")
-    assert row["protocol"].endswith("step 3")
+    assert "step 3" in row["protocol"]
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -76,6 +76,13 @@ def write_run(folder: pathlib.Path, name: str = "ddpm_mnist", steps: int = 100) 
     return folder
 
 
+def change_config(folder: pathlib.Path, **values) -> None:
+    """Sets values of the resolved config of a run."""
+    record = json.loads((folder / "config.json").read_text())
+    record["config"] |= values
+    (folder / "config.json").write_text(json.dumps(record))
+
+
 class Page(html.parser.HTMLParser):
     """What a browser would find in a page: elements, text, and whether every element is closed."""
 
@@ -273,6 +280,7 @@ def test_data_other_than_asked_for_is_said_aloud(tmp_path):
 
 def test_known_measures_have_their_unit_and_come_behind_the_loss(tmp_path):
     folder = write_run(tmp_path / "run")
+    change_config(folder, method="vae")
     names = ("a", "kl", "reconstruction", "nll/importance_10")
     with (folder / "metrics.jsonl").open("a") as file:
         for step in (2, 4):
@@ -287,6 +295,29 @@ def test_known_measures_have_their_unit_and_come_behind_the_loss(tmp_path):
     ]
     places = [text.index(title) for title in titles]
     assert places == sorted(places)
+    assert "VAE trained on" in text
+    change_config(folder, method="ddpm")  # which has no such measures: they are what the files call them
+    assert "nats" not in page_of(folder).text
+
+
+@pytest.mark.parametrize("method", ["of_a_newer_version", None, 3, {"a": 1}])
+def test_a_method_that_is_not_known_is_called_by_its_name(tmp_path, method):
+    folder = write_run(tmp_path / "run")
+    change_config(folder, method=method)
+    text = page_of(folder).text
+    assert f"{method} trained on ddpm_mnist" in text
+    assert "train/loss" in text
+
+
+def test_the_data_of_a_run_of_version_0_1_are_described(tmp_path):
+    folder = write_run(tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    names = config["data"].pop("features")["label"]["names"]
+    config["data"] |= {"class_names": names, "factor_sizes": None, "dtype": "uint8"}
+    del config["data"]["kind"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert f"1,000 grey images of 8 {TIMES} 8 pixels in 10 classes." in page_of(folder).text
+    assert report.read(folder).samples.labels[:2] == ("ddpm_mnist 0", "ddpm_mnist 1")
 
 
 def test_values_that_are_not_finite_are_named(tmp_path):

@@ -66,7 +66,9 @@ def test_a_run_leaves_what_it_promises(tiny_run):
     assert {"test_loss", "frechet_distance/classifier_70", "recall/classifier_70"} <= names
     config = json.loads((tiny_run / "config.json").read_text())
     assert config["data"]["name"] == "made_up_digits"
-    assert sum(row["parameters"] for row in config["parameters"]["denoiser"]) > 1000
+    total = sum(row["parameters"] for row in config["parameters"]["denoiser"])
+    assert total > 1000
+    assert f"Total: {total:,}" in (tiny_run / "parameters.txt").read_text()
     assert list((tiny_run / "tensorboard").glob("events*"))
 
 

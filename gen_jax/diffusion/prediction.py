@@ -105,7 +105,7 @@ def edm(sigma_data: float = 0.5) -> Prediction:
     """Returns F of Karras et al. 2022, table 1: x0_hat = c_skip y + c_out F, of y = x_t / alpha with noise q.
 
     With q = sigma / alpha: c_skip = s^2 / (s^2 + q^2) and c_out = q s / sqrt(s^2 + q^2) for s = sigma_data. F is minus
-    the v of the data divided by s.
+    the v of the data divided by s. Written without q, nothing is divided by alpha: it is defined at pure noise too.
 
     Args:
       sigma_data: standard deviation of the data.
@@ -116,19 +116,14 @@ def edm(sigma_data: float = 0.5) -> Prediction:
     if not sigma_data > 0:
         raise UserError(f"config.diffusion.prediction.sigma_data is {sigma_data}; a standard deviation is positive")
 
-    def scalings(level: Level) -> tuple[Any, Any, Any]:
-        q = level.sigma / level.alpha
-        total = sigma_data**2 + q**2
-        return q, sigma_data**2 / total, q * sigma_data / total**0.5
+    def width(level: Level) -> Any:
+        return ((sigma_data * level.alpha) ** 2 + level.sigma**2) ** 0.5  # standard deviation of x_t
 
-    def coefficients(level: Level) -> tuple[Any, Any]:
-        q, c_skip, c_out = scalings(level)
-        return -c_skip * q / c_out, -(1 - c_skip) / c_out
-
-    def divisor(level: Level, unit: bool) -> Any:
-        return -level.sigma / scalings(level)[2]  # a + b q is -q / c_out
-
-    return Prediction("edm", coefficients, divisor, needs_signal=True)
+    return Prediction(
+        "edm",
+        lambda level: (-sigma_data * level.alpha / width(level), -level.sigma / (sigma_data * width(level))),
+        lambda level, unit: -width(level) / sigma_data,
+    )
 
 
 PREDICTIONS: dict[str, Callable[..., Prediction]] = {"v": v, "x": x, "eps": eps, "velocity": velocity, "edm": edm}
@@ -145,7 +140,7 @@ def check(prediction: Prediction, path: Path) -> None:
       >>> check(eps(), schedule.cosine(zero_terminal_snr=True))
       Traceback (most recent call last):
       gen_jax.method.UserError: prediction 'eps' says nothing of the data where there is only noise, \
-as at the end of cosine: use 'v' or 'x' or 'velocity', or zero_terminal_snr=false where the schedule has it
+as at the end of cosine: use 'v' or 'x' or 'velocity' or 'edm', or zero_terminal_snr=false where the schedule has it
     """
     if prediction.needs_signal and path.path(path.steps(1)).alpha[0] == 0:
         others = " or ".join(repr(name) for name, make in PREDICTIONS.items() if not make().needs_signal)

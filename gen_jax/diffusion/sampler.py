@@ -133,7 +133,8 @@ def heun() -> Sampler:
     """Returns Heun's method (Karras et al. 2022, algorithm 1, for any path): two network calls a step, one in the last.
 
     As `euler`, but with the means of x0_hat and eps_hat at both ends of the step. For alpha 1 it is the algorithm of
-    that paper, along the straight path Heun's for the velocity; it is of second order on every path.
+    that paper, along the straight path Heun's for the velocity. It is of second order but for the last step, to clean
+    data, which is Euler's.
     """
 
     def step(carry: PyTree, x_t: Array, denoise: Denoiser, row: Row, noise: Array | None):

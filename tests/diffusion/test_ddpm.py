@@ -41,8 +41,8 @@ def _echo(monkeypatch):
 
 def make(*words, spec=SPEC, config=CONFIG):
     config = methods.load(config)[2]
-    words = ["--config.network=echo", "--config.optimizer=sgd", "--config.diffusion.prediction=x", "--config.diffusion.weighting=x",
-             "--config.sample.num_steps=10", *words]  # fmt: skip
+    words = ["--config.network=echo", "--config.optimizer=sgd", "--config.diffusion.prediction=x",
+             "--config.diffusion.weighting=x", "--config.sample.num_steps=10", *words]  # fmt: skip
     return methods.make(methods.override(config, words), spec)
 
 

@@ -118,8 +118,9 @@ def make(monkeypatch):
     Told.sizes.clear()
 
     def make(*words, spec=SPEC):
-        common = ("--config.network=told", "--config.optimizer=sgd", "--config.diffusion.prediction=x", "--config.sample.num_steps=4",
-                  "--config.sample.clip=false", "--config.sample.sampler=ddim")  # fmt: skip
+        common = ("--config.network=told", "--config.optimizer=sgd", "--config.diffusion.prediction=x",
+                  "--config.sample.num_steps=4", "--config.sample.clip=false",
+                  "--config.sample.sampler=ddim")  # fmt: skip
         return methods.make(methods.override(CONFIG, (*common, *words)), spec)
 
     return make
@@ -230,7 +231,7 @@ def test_who_never_saw_a_label_left_out_refuses_guidance(make):
 def test_the_report_shows_scales_of_a_model_that_can_be_guided(make):
     batch = {"image": np.zeros((2, 4, 4, 1), np.uint8), "index": np.arange(2), "label": np.arange(2)}
     for words, shown in (((DROP,), True), ((), False)):
-        method = make(*words, "--config.sample.num_steps=2")
+        method = make(*words, "--config.sample.num_steps=1")
         pictures = method.pictures(method.init(jax.random.key(0), {}, {}), jax.random.key(1), batch)
         assert ("guidance" in pictures) == shown
         if shown:
