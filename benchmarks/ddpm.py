@@ -116,7 +116,7 @@ def main() -> None:
     schedule = process.make(config.diffusion).path
     assert isinstance(schedule, Schedule)
     images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *SPEC.image_shape), np.uint8)
-    state = jax.jit(methods.make(config, SPEC).init)(parallel.make_key(0), {}, {})
+    state = parallel.init_state(methods.make(config, SPEC).init, 0, parallel.make_mesh(1), {}, {})
     # The last layers of a young network are zero: random ones make the comparison of outputs mean something.
     noisy = jax.tree.map(lambda p: p + 0.02 * np.random.default_rng(p.size).normal(size=p.shape), state.params)
     state = state.replace(params=jax.tree.map(jnp.float32, noisy), ema=jax.tree.map(jnp.float32, noisy))

@@ -87,7 +87,7 @@ def measure(config: Any, data: Dataset, rounds: int) -> tuple[list[str], dict[st
         ours: loop.make_step(methods.override(config, [f"--config.fast_compile_options={fast}"]), data)
         for ours, fast in OURS.items()
     }
-    state = jax.jit(methods.make(config, data.spec).init)(parallel.make_key(config.seed), {}, {})
+    state = parallel.init_state(methods.make(config, data.spec).init, config.seed, parallel.make_mesh(1), {}, {})
     lines = []
     for layout in LAYOUTS:
         network = torch_gan.make(config.network, SHAPE, config.gan.latents, layout)

@@ -302,7 +302,8 @@ def describe(
 def _modules(params: PyTree) -> list[dict[str, Any]]:
     """A row a module: its name and its number of scalars."""
     return [
-        {"module": module, "parameters": parameter_overview.count_parameters(tree)} for module, tree in params.items()
+        {"module": module, "parameters": parameter_overview.count_parameters({module: tree})}
+        for module, tree in params.items()
     ]
 
 

@@ -58,6 +58,13 @@ RESIZED = {
 SEED = 1
 
 
+class Trained(NamedTuple):
+    state: State
+    scalars: dict[str, Any]  # of the last step
+    traces: int  # of the step
+    text: str  # of the compiled program
+
+
 class Made(NamedTuple):
     """A method of a config of this file, and what its functions are called with."""
 
@@ -70,10 +77,6 @@ class Made(NamedTuple):
         """The State before the first step: made on one device, and put on as many as there are to be."""
         made = _compiled_init(self.method.init)(parallel.make_key(seed), batch_of(0, self.spec, 64), self.frozen)
         return jax.device_put(made, parallel.replicated(parallel.make_mesh(devices)))
-
-    def init_as_the_loop_does(self, seed: int, devices: int) -> State:
-        mesh = parallel.make_mesh(devices)
-        return parallel.init_state(self.method.init, seed, mesh, batch_of(0, self.spec, 64), self.frozen)
 
     @property
     def frozen(self) -> Any:
@@ -121,7 +124,6 @@ def batch_of(seed, spec=SPEC, num=BATCH):
 
 
 def train_made(made, *, devices=1, executor="jit", num_steps=10, fixed_batch=False):
-    """The state after some steps, the last scalars and how often the step was traced."""
     config, method = made.config, made.method
     run = parallel.make_executor(executor, parallel.make_mesh(devices))
     state = made.init(SEED, devices)
@@ -147,7 +149,7 @@ def train_made(made, *, devices=1, executor="jit", num_steps=10, fixed_batch=Fal
     scalars = {}
     for step in range(0, num_steps, calls):
         state, scalars = update(state, feed(step))
-    return state, scalars, len(traces)
+    return Trained(state, scalars, len(traces), update.as_text())
 
 
 def stacked(batches):
@@ -197,7 +199,8 @@ def still(before, after):
     return [name for name, leaf in bits({"params": before.params, "ema": before.ema}).items() if now[name] == leaf]
 
 
-FAST = ("--config.num_steps=60", "--config.optimizer.learning_rate=1e-2", "--config.ema=0.5")
+FAST = ("--config.num_steps=60", "--config.optimizer.name=adam", "--config.optimizer.learning_rate=1e-2",
+        "--config.optimizer.warmup_steps=0", "--config.ema=0.5")  # fmt: skip
 SGD = ("--config.optimizer.name=sgd", "--config.optimizer.b1=0", "--config.optimizer.learning_rate=0.1")
 ADAM = ("--config.optimizer.name=adam", "--config.optimizer.learning_rate=1e-3", "--config.optimizer.warmup_steps=0")
 
@@ -214,7 +217,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def sgd_params(name):
-    return params_of(train(name, *SGD)[0])
+    return params_of(train(name, *SGD).state)
 
 
 def test_every_method_is_under_contract():
@@ -230,9 +233,9 @@ def test_init_depends_on_the_seed_alone(name):
 
 
 def test_init_gives_the_same_bits_on_1_and_on_8_devices_and_the_leaves_that_were_told_before(name):
-    made = make(name)
-    one, eight = (made.init_as_the_loop_does(0, devices) for devices in (1, 8))
-    assert bits(one) == bits(eight)
+    made = make(name, *SGD)
+    eight = parallel.init_state(made.method.init, 0, parallel.make_mesh(8), batch_of(0, SPEC, 64), made.frozen)
+    assert bits(eight) == bits(made.init(0))
     told = methods.abstract_state(made.method, made.spec, made.stage, parallel.make_mesh(8))
     for state in (eight, told):
         assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {8}
@@ -242,8 +245,8 @@ def test_init_gives_the_same_bits_on_1_and_on_8_devices_and_the_leaves_that_were
 
 def test_training_lowers_the_loss_of_a_fixed_batch_and_the_step_is_traced_once(name):
     method = make(name, *FAST).method
-    before = make(name, *FAST).init(0)
-    after, scalars, traces = train(name, *FAST, num_steps=60, fixed_batch=True)
+    before = make(name, *FAST).init(SEED)
+    after, scalars, traces, _ = train(name, *FAST, num_steps=60, fixed_batch=True)
     evaluate = jax.jit(method.evaluate)
     batch, key = batch_of(0), stream(before.key, "eval")
     values = [np.asarray(evaluate(state, batch, key)["loss"]) for state in (before, after)]
@@ -257,7 +260,7 @@ def test_training_lowers_the_loss_of_a_fixed_batch_and_the_step_is_traced_once(n
 def test_training_moves_every_parameter_of_every_network_and_nothing_that_is_frozen(name):
     # A discriminator's loss falls, too, where the generator's update is forgotten.
     before = make(name, *FAST).init(SEED)
-    after, _, _ = train(name, *FAST, num_steps=60, fixed_batch=True)
+    after = train(name, *FAST, num_steps=60, fixed_batch=True).state
     assert still(before, after) == []
     assert bits(after.frozen) == bits(before.frozen)
     assert bool(after.frozen) == (make(name).stage is not None)
@@ -356,14 +359,25 @@ def test_the_code_of_an_example_does_not_depend_on_its_batch(name):
 
 
 def test_a_state_comes_back_from_disk_bit_by_bit(name, tmp_path):
-    made = make(name, *FAST)
-    state, _, _ = train(name, *FAST, num_steps=60, fixed_batch=True)
+    # With the config's own optimizer; every leaf holds random bits, so that any two that were swapped are seen, and
+    # numbers that are none stay what they were.
+    made, rng = make(name), np.random.default_rng(0)
+
+    def like(devices):
+        return methods.abstract_state(made.method, made.spec, made.stage, parallel.make_mesh(devices))
+
+    def filled(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.device_put(parallel.make_key(rng.integers(2**32)), leaf.sharding)
+        size = leaf.size * leaf.dtype.itemsize
+        return jax.device_put(np.frombuffer(rng.bytes(size), leaf.dtype).reshape(leaf.shape), leaf.sharding)
+
+    state = jax.tree.map(filled, like(1)).replace(step=jnp.int32(123))
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state)
     for devices in (1, 8):
-        like = methods.abstract_state(made.method, made.spec, made.stage, parallel.make_mesh(devices))
         with Checkpoints(tmp_path) as checkpoints:
-            restored = checkpoints.restore(like)
+            restored = checkpoints.restore(like(devices))
         assert restored is not None
         assert jax.tree.structure(restored) == jax.tree.structure(state)
         assert bits(restored) == bits(state)
@@ -373,13 +387,13 @@ def test_a_state_comes_back_from_disk_bit_by_bit(name, tmp_path):
 @pytest.mark.parametrize(("executor", "devices"), [("jit", 8), ("pmap", 8), ("pmap", 1)])
 def test_devices_and_executors_train_to_the_same_parameters(name, executor, devices, sgd_params):
     # SGD: under Adam a leaf whose exact gradient is zero turns rounding noise into full steps.
-    state, _, _ = train(name, *SGD, executor=executor, devices=devices)
+    state = train(name, *SGD, executor=executor, devices=devices).state
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), params_of(state), sgd_params)
 
 
 @pytest.mark.slow
 def test_under_adam_devices_agree_but_for_leaves_without_a_gradient(name):
-    one, eight = (params_of(train(name, *ADAM, devices=devices)[0]) for devices in (1, 8))
+    one, eight = (params_of(train(name, *ADAM, devices=devices).state) for devices in (1, 8))
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(eight), strict=True):
         leaf = jax.tree_util.keystr(path, simple=True, separator="/")
         if leaf not in WITHOUT_GRADIENT.get(name, ()):
@@ -387,20 +401,17 @@ def test_under_adam_devices_agree_but_for_leaves_without_a_gradient(name):
 
 
 def test_accumulation_equals_the_whole_batch(name, sgd_params):
-    state, _, _ = train(name, *SGD, "--config.accumulate=2")
+    state = train(name, *SGD, "--config.accumulate=2").state
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), params_of(state), sgd_params)
 
 
 def test_the_step_on_8_devices_gathers_no_batch(name):
-    run = parallel.make_executor("jit", parallel.make_mesh(8))
-    made = make(name)
-    state = made.init(0, 8)
-    text = run.compile_step(made.method.step, state, run.put(batch_of(0), 0), 0).as_text()
+    text = train(name, *SGD, executor="jit", devices=8).text
     assert "all-reduce" in text
     assert "all-gather" not in text
 
 
 def test_bfloat16_computes_but_does_not_store(name):
-    state, scalars, _ = train(name, *SGD, "--config.compute_dtype=bfloat16", num_steps=2)
+    state, scalars, *_ = train(name, *SGD, "--config.compute_dtype=bfloat16", num_steps=2)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((state.params, state.ema)))
     assert np.isfinite(float(scalars["loss"]))
