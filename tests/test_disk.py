@@ -27,9 +27,10 @@ def call(*words) -> bool:
 
 @pytest.fixture
 def small_disk(tmp_path):
+    # A run of the tests takes 4 to 10 MB: on a busy machine checkpoints are written in more and smaller pieces.
     folder = tmp_path / "disk"
     folder.mkdir()
-    if shutil.which("mount") is None or not call("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder):
+    if shutil.which("mount") is None or not call("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder):
         pytest.skip("needs the right to mount a small tmpfs")
     yield folder
     call("umount", "-l", folder)
