@@ -85,7 +85,7 @@ def test_pieces_of_a_batch_give_the_gradient_of_the_whole(pieces):
 @pytest.mark.parametrize("decay", ["none", "linear", "cosine"])
 def test_the_learning_rate_warms_up_and_ends_as_it_says(decay):
     config = configs.base_config().optimizer
-    config.update(learning_rate=2.0, warmup_steps=10, decay=decay, decay_share=0.5)
+    config.update(learning_rate=2.0, warmup_steps=10, decay={"name": decay, "share": 0.5})
     rate = optimizer.learning_rate(config, 100)
     assert float(rate(0)) == pytest.approx(0.2)
     assert float(rate(9)) == float(rate(30)) == pytest.approx(2.0)
@@ -95,7 +95,7 @@ def test_the_learning_rate_warms_up_and_ends_as_it_says(decay):
 
 def test_a_decay_over_the_whole_run_begins_after_the_warm_up_and_ends_at_zero():
     config = configs.base_config().optimizer
-    config.update(learning_rate=1.0, warmup_steps=20, decay="linear", decay_share=1.0)
+    config.update(learning_rate=1.0, warmup_steps=20, decay={"name": "linear", "share": 1.0})
     rate = optimizer.learning_rate(config, 100)
     assert [float(rate(s)) for s in (19, 20, 60, 100)] == pytest.approx([1.0, 1.0, 0.5, 0.0])
 
@@ -103,8 +103,8 @@ def test_a_decay_over_the_whole_run_begins_after_the_warm_up_and_ends_at_zero():
 def test_impossible_values_are_refused():
     with pytest.raises(UserError, match=r"config.ema is 1.5.*\[0, 1\)"):
         make(ema=1.5)
-    with pytest.raises(UserError, match="decay_share is 0"):
-        make(decay_share=0.0)
+    with pytest.raises(UserError, match="decay.share is 0"):
+        make(decay={"name": "linear", "share": 0.0})
 
 
 def test_muon_steps_are_orthogonal_for_kernels_and_adams_for_the_rest():
