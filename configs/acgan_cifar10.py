@@ -3,7 +3,8 @@
     python -m gen_jax.main --config=configs/acgan_cifar10.py
 
 2,994,051 parameters make images, 1,664,875 judge them. The paper sweeps both learning rates over 1e-4, 2e-4, 3e-4 and
-the noise over 0, 0.1, 0.2. Variant: `:tiny` is a short run that shows that everything works.
+the noise over 0, 0.1, 0.2. It is for an accelerator: on two CPU cores only its first 600 steps were run. Variant:
+`:tiny` is a short run that shows that everything works.
 """
 
 from ml_collections import ConfigDict

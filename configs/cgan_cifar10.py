@@ -2,8 +2,8 @@
 
     python -m gen_jax.main --config=configs/cgan_cifar10.py
 
-3,066,679 parameters make images, 2,628,597 judge them. Variant: `:tiny` is a short run that shows that
-everything works.
+3,066,679 parameters make images, 2,628,597 judge them. It is for an accelerator: on two CPU cores only its first 400
+steps were run. Variant: `:tiny` is a short run that shows that everything works.
 """
 
 from ml_collections import ConfigDict

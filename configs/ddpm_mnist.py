@@ -11,21 +11,11 @@ network for 20,000 steps, in about an hour, and about 95% are. On an accelerator
 from ml_collections import ConfigDict
 
 from gen_jax.config import with_variant
-from gen_jax.diffusion.defaults import TINY, diffusion_config, small_unet
+from gen_jax.diffusion.defaults import TINY, diffusion_config, on_digits
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = diffusion_config("ddpm")
-    config.data.name = "mnist"
-    config.data.offline_substitute = "stroke_digits"
-
-    config.batch_size = 32
-    config.num_steps = 4500
-    config.eval_every = 1000
-    config.ema = 0.998
-    config.optimizer = {"name": "muon", "learning_rate": 0.02, "b2": 0.99, "warmup_steps": 100, "decay": "linear"}
-    config.network = small_unet()
-    config.diffusion.conditional = True
+    config = on_digits(diffusion_config("ddpm"))
     config.sample.num_steps = 25
 
     return with_variant(

@@ -9,22 +9,12 @@ minute.
 from ml_collections import ConfigDict
 
 from gen_jax.config import with_variant
-from gen_jax.diffusion.defaults import TINY, small_unet
+from gen_jax.diffusion.defaults import TINY, on_digits
 from gen_jax.diffusion.flow import flow_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = flow_config()
-    config.data.name = "mnist"
-    config.data.offline_substitute = "stroke_digits"
-
-    config.batch_size = 32
-    config.num_steps = 4500
-    config.eval_every = 1000
-    config.ema = 0.998
-    config.optimizer = {"name": "muon", "learning_rate": 0.02, "b2": 0.99, "warmup_steps": 100, "decay": "linear"}
-    config.network = small_unet()
-    config.diffusion.conditional = True
+    config = on_digits(flow_config())
     config.sample.num_steps = 13  # of Heun's method, each of two network calls but the last: 25 of them
 
     variants = {"tiny": TINY, "logit_normal": {"diffusion.times": {"name": "logit_normal"}}}

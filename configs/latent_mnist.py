@@ -29,18 +29,8 @@ def autoencoder() -> ConfigDict:
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = latent_config()
-    config.data.name = "mnist"
-    config.data.offline_substitute = "stroke_digits"
-
-    config.batch_size = 32
-    config.num_steps = 4500
-    config.eval_every = 1000
-    config.ema = 0.998
-    config.optimizer = {"name": "muon", "learning_rate": 0.02, "b2": 0.99, "warmup_steps": 100, "decay": "linear"}
-    config.network = defaults.small_unet()
+    config = defaults.on_digits(latent_config())
     config.network.patch = 1  # the codes are 7x7
-    config.diffusion.conditional = True
     config.sample.num_steps = 25
     config.pretrained = autoencoder()
 

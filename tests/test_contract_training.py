@@ -1,6 +1,7 @@
 """The contract of the step where much comes together: several batches a step, steps a call, dropout; and who learns."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -32,14 +33,12 @@ ALL_AT_ONCE = {
 }
 
 
-# Several steps a call are one loop around any step. Over one of each family, and under pmap over the smallest, that is
-# seen at once; the rest takes longer to compile, and is among the slow tests.
-SEVERAL = {("ddpm", "jit"), ("vae", "jit"), ("vae", "pmap"), ("gan", "jit")}
+# Each takes ten to forty seconds to compile: what is seen at once is that several steps are one loop around any step,
+# under both executors, and that a critic's batches are split as others are. The rest is among the slow tests.
+FAST = {("ddpm", "jit", 2), ("vae", "pmap", 2), ("gan", "pmap", 1)}
 CASES = [
-    pytest.param(name, executor, calls, marks=[] if (calls == 2) == ((name, executor) in SEVERAL) else pytest.mark.slow)
-    for name in methods.METHODS
-    for executor in parallel.EXECUTORS
-    for calls in (1, 2)
+    pytest.param(*case, marks=[] if case in FAST else pytest.mark.slow)
+    for case in itertools.product(methods.METHODS, parallel.EXECUTORS, (1, 2))
 ]
 
 

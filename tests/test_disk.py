@@ -140,6 +140,7 @@ def test_a_run_whose_folder_turns_read_only_ends_with_one_line(tiny_run, words, 
     assert Checkpoints(workdir / "checkpoints").steps() == [4, 8, 12]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_data_and_the_cache_vanish(tiny_run, words, made_up_tfds, tmp_path, monkeypatch):
     """What it needs is mapped into memory; the next start says in one line what is missing."""
     workdir = shutil.copytree(tiny_run, tmp_path / "run")

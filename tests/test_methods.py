@@ -215,7 +215,18 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
+# Those whose step is ddpm's, for which what is asked of a step alone takes as long to compile, and is among the slow
+# tests.
+DDPM_STEP = {"flow", "latent"}
+
+
+@pytest.fixture(params=[pytest.param(m, marks=[pytest.mark.slow] * (m in DDPM_STEP)) for m in methods.METHODS])
+def step_of(request):
+    """The name of a method, for tests of its step."""
+    return request.param
+
+
+@functools.cache
 def sgd_params(name):
     return params_of(train(name, *SGD).state)
 
@@ -385,10 +396,12 @@ def test_a_state_comes_back_from_disk_bit_by_bit(name, tmp_path):
 
 
 @pytest.mark.parametrize(("executor", "devices"), [("jit", 8), ("pmap", 8), ("pmap", 1)])
-def test_devices_and_executors_train_to_the_same_parameters(name, executor, devices, sgd_params):
+def test_devices_and_executors_train_to_the_same_parameters(step_of, executor, devices):
     # SGD: under Adam a leaf whose exact gradient is zero turns rounding noise into full steps.
-    state = train(name, *SGD, executor=executor, devices=devices).state
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), params_of(state), sgd_params)
+    state = train(step_of, *SGD, executor=executor, devices=devices).state
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), params_of(state), sgd_params(step_of)
+    )
 
 
 @pytest.mark.slow
@@ -400,18 +413,20 @@ def test_under_adam_devices_agree_but_for_leaves_without_a_gradient(name):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=leaf)
 
 
-def test_accumulation_equals_the_whole_batch(name, sgd_params):
-    state = train(name, *SGD, "--config.accumulate=2").state
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), params_of(state), sgd_params)
+def test_accumulation_equals_the_whole_batch(step_of):
+    state = train(step_of, *SGD, "--config.accumulate=2").state
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), params_of(state), sgd_params(step_of)
+    )
 
 
-def test_the_step_on_8_devices_gathers_no_batch(name):
-    text = train(name, *SGD, executor="jit", devices=8).text
+def test_the_step_on_8_devices_gathers_no_batch(step_of):
+    text = train(step_of, *SGD, executor="jit", devices=8).text
     assert "all-reduce" in text
     assert "all-gather" not in text
 
 
-def test_bfloat16_computes_but_does_not_store(name):
-    state, scalars, *_ = train(name, *SGD, "--config.compute_dtype=bfloat16", num_steps=2)
+def test_bfloat16_computes_but_does_not_store(step_of):
+    state, scalars, *_ = train(step_of, *SGD, "--config.compute_dtype=bfloat16", num_steps=2)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((state.params, state.ema)))
     assert np.isfinite(float(scalars["loss"]))

@@ -67,6 +67,7 @@ def test_a_run_is_whole_without_the_folder_of_its_first_stage(copy):
     assert not (copy / "pretrained").exists()
 
 
+@pytest.mark.slow
 def test_a_first_stage_that_is_trained_is_not_trained_again(made_up_tfds, copy, capsys):
     shutil.rmtree(copy / "checkpoints")
     stamp = (copy / "pretrained" / "config.json").stat().st_mtime_ns

@@ -240,6 +240,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_is_never_saved(made_up_tfds, 
     assert not [p for p in (tmp_path / "checkpoints").glob("*") if p.name.isdigit()]
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_train_as_single_steps_do(tiny_run, made_up_tfds, tmp_path, monkeypatch):
     monkeypatch.setattr(finish, "finish", lambda *_, **__: None)  # its samples and page would tell nothing more
     main.main([*tiny_words(made_up_tfds), "--config.steps_per_call=2", f"--workdir={tmp_path}"])

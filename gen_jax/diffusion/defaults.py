@@ -61,9 +61,27 @@ def diffusion_config(method: str) -> Config:
     return config
 
 
-def small_unet() -> ConfigDict:
-    """A U-Net for 28x28 digits whose step takes a tenth of a second on two cores."""
-    return ConfigDict(
+def on_digits(config: Config) -> Config:
+    """Returns `config` with all that the MNIST configs of this family share: the same data, network and minutes.
+
+    The U-Net has 680,612 parameters on images of 28x28x1.
+
+    Args:
+      config: of `diffusion_config`; it is changed.
+
+    Example:
+      >>> config = on_digits(diffusion_config("ddpm"))
+      >>> config.num_steps, config.network.channels
+      (4500, 32)
+    """
+    config.data.name = "mnist"
+    config.data.offline_substitute = "stroke_digits"
+    config.batch_size = 32
+    config.num_steps = 4500
+    config.eval_every = 1000
+    config.ema = 0.998
+    config.optimizer = {"name": "muon", "learning_rate": 0.02, "b2": 0.99, "warmup_steps": 100, "decay": "linear"}
+    config.network = ConfigDict(
         {
             "name": "unet",
             "channels": 32,  # of the first level
@@ -77,3 +95,5 @@ def small_unet() -> ConfigDict:
             "use_bias": False,
         }
     )
+    config.diffusion.conditional = True
+    return config

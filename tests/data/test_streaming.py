@@ -188,6 +188,7 @@ def test_a_worker_leaves_ctrl_c_to_its_parent_and_dies_with_it(number: int):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_a_stream_is_the_same_run_bit_by_bit(tiny_run, made_up_tfds, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
     (tmp_path / "run/report.html").unlink()

@@ -58,18 +58,19 @@ def times_trained_at(method, batch_size, step):
         "index": np.arange(batch_size, dtype=np.int32),
         "label": np.zeros(batch_size, np.int32),
     }
-    loss = method.evaluate(state, batch, jax.random.key(step))["loss"]
+    loss = jax.jit(method.evaluate)(state, batch, jax.random.key(step))["loss"]
     return (np.sqrt(np.asarray(loss, np.float64)) - 1) * 1000
 
 
 def sample(method, n):
     keys = jax.random.split(jax.random.key(0), n)
     label = {"label": jnp.arange(n) % 3} if method.condition else {}
-    return method.sample(method.init(jax.random.key(0), {}, {}), keys, label)
+    return jax.jit(method.sample)(method.init(jax.random.key(0), {}, {}), keys, label)
 
 
 def test_training_and_sampling_tell_the_network_the_same_times():
-    trained = np.concatenate([times_trained_at(make_table(), 50, step) for step in range(4)])
+    method = make_table()
+    trained = np.concatenate([times_trained_at(method, 50, step) for step in range(4)])
     assert {round(t) for t in trained} == set(range(0, 1000, 100))
     np.testing.assert_allclose(trained, trained.round(-2), atol=0.01)
     for n, last_told in ((1, 0.9), (10, 0.0)):  # a sample is x0_hat of the last step: t = T - 1 for n = 1, 0 for n = T
@@ -95,9 +96,9 @@ def test_a_batch_of_the_size_of_the_schedule_trains_at_every_time_once():
     expected = np.mean([(t / 10 + 1) ** 2 for t in range(10)])
     numbers = np.arange(10, dtype=np.int32)
     batch = {"image": np.zeros((10, 4, 4, 1), np.uint8), "index": numbers, "label": numbers % 3}
-    state = method.init(jax.random.key(0), {}, {})
+    state, step = method.init(jax.random.key(0), {}, {}), jax.jit(method.step)
     for _ in range(3):
-        state, scalars = method.step(state, batch)
+        state, scalars = step(state, batch)
         assert float(scalars["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
@@ -108,7 +109,7 @@ def test_a_batch_in_pieces_has_the_times_of_the_whole(pieces):
     batch = {"image": np.zeros((10, 4, 4, 1), np.uint8), "index": numbers, "label": numbers % 3}
     if pieces > 1:
         batch = {name: value.reshape(pieces, -1, *value.shape[1:]) for name, value in batch.items()}
-    _, scalars = method.step(method.init(jax.random.key(0), {}, {}), batch)
+    _, scalars = jax.jit(method.step)(method.init(jax.random.key(0), {}, {}), batch)
     assert float(scalars["loss"]) == pytest.approx(np.mean([(t / 10 + 1) ** 2 for t in range(10)]), rel=1e-5)
 
 

@@ -94,7 +94,7 @@ def domain(monkeypatch):
 
 
 def state_of(method, examples):
-    return method.init(jax.random.key(0), examples, PARAMS)
+    return jax.jit(method.init)(jax.random.key(0), examples, PARAMS)
 
 
 def test_codes_of_the_examples_have_mean_zero_and_width_one_a_channel(monkeypatch):
@@ -131,7 +131,8 @@ def test_a_channel_that_does_not_vary_stays_finite(monkeypatch):
 def test_samples_are_decoded_codes():
     """Where x0_hat is 0.5 everywhere, a sample is the decoder's image of shift + 0.5 scale."""
     state = state_of(make(), batch_of(200))
-    samples = make().sample(state, jax.random.split(jax.random.key(0), 3), {"label": jnp.zeros(3, jnp.int32)})
+    keys, label = jax.random.split(jax.random.key(0), 3), {"label": jnp.zeros(3, jnp.int32)}
+    samples = jax.jit(make().sample)(state, keys, label)
     codes = state.variables["codes"]
     expected = decode(Stage.state(PARAMS), jnp.broadcast_to(codes["shift"] + 0.5 * codes["scale"], (3, *SHAPE)))
     assert samples.shape == (3, 4, 4, 1)
@@ -161,7 +162,7 @@ def test_the_loss_is_that_of_the_codes():
     state = state_of(method, examples)
     codes = state.variables["codes"]
     x0 = (np.asarray(encode(Stage.state(PARAMS), batch, None)) - codes["shift"]) / codes["scale"]
-    loss = method.evaluate(state, batch, jax.random.key(2))["loss"]
+    loss = jax.jit(method.evaluate)(state, batch, jax.random.key(2))["loss"]
     np.testing.assert_allclose(loss, np.mean((0.5 - x0) ** 2, axis=(1, 2, 3)), rtol=1e-5)
 
 
@@ -200,7 +201,7 @@ def test_first_stages_that_do_not_fit_are_refused():
 
 def test_pictures_are_images_and_not_codes():
     method = make("--config.sample.num_steps=1")
-    pictures = method.pictures(state_of(method, batch_of(50)), jax.random.key(0), batch_of(2))
+    pictures = jax.jit(method.pictures)(state_of(method, batch_of(50)), jax.random.key(0), batch_of(2))
     assert {picture.images.shape[-3:] for picture in pictures.values()} == {(4, 4, 1)}
     # The first of the way to noise is the image itself, as the autoencoder gives it back.
     np.testing.assert_allclose(pictures["forward"].images[0].astype(int), batch_of(1)["image"][0], atol=1)

@@ -45,6 +45,7 @@ def test_remedies_have_the_strengths_that_their_games_were_played_with():
     assert len(spectral) == 2
 
 
+@pytest.mark.slow
 def test_seeds_in_one_program_are_what_they_are_alone():
     config = tiny("relativistic, R1 and instance noise")
     method = methods.make(config, SPEC)

@@ -250,6 +250,7 @@ def test_configs_are_of_the_published_sizes(file, shape, sizes):
     assert found == sizes
 
 
+@pytest.mark.slow
 def test_one_command_trains_goes_on_and_reports(made_up_tfds, tmp_path):
     words = [
         f"--config={FOLDER / 'wgan_gp_mnist.py'}:tiny", f"--config.data.data_dir={made_up_tfds}",
