@@ -1,8 +1,11 @@
 """Fixtures of all tests: where the real data lies (if anywhere), and a small made-up data set."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,10 +13,7 @@ import pytest
 
 # Eight virtual devices; and tests compile far more than they compute, so the compiler takes it easy. An XLA that does
 # not know a flag ends the process, and newer ones have no choice of emitters.
-_FLAGS = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true"
-)
+_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 _CHOICE_OF_EMITTERS = tuple(int(n) for n in importlib.metadata.version("jaxlib").split(".")[:2]) < (0, 11)
 os.environ.setdefault("XLA_FLAGS", _FLAGS + " --xla_cpu_use_fusion_emitters=false" * _CHOICE_OF_EMITTERS)
 
@@ -37,12 +37,33 @@ TINY = (  # what makes a run of configs/ddpm_mnist.py:tiny still smaller, for 8x
 
 
 @pytest.fixture(scope="session")
-def tiny_run(made_up_tfds: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def common(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder of this session, which all of its workers see."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def once(path: pathlib.Path) -> Iterator[bool]:
+    """Gives True to the first worker that comes, which makes `path`; the others wait for it, and get False."""
+    with open(f"{path}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        made = pathlib.Path(f"{path}.made")
+        yield not made.exists()
+        made.touch()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(made_up_tfds: pathlib.Path, common: pathlib.Path) -> pathlib.Path:
     """A finished run of the smallest DDPM; tests read it and must not change it."""
     from gen_jax import main
 
-    workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    main.main([*tiny_words(made_up_tfds), f"--workdir={workdir}"])
+    workdir = common / "tiny"
+    with once(workdir) as first:
+        if first:
+            main.main([*tiny_words(made_up_tfds), f"--workdir={workdir}"])
     return workdir
 
 
@@ -62,9 +83,9 @@ def data_config(data_dir: pathlib.Path | str, name: str, **changes: Any) -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _own_cache(common: pathlib.Path) -> None:
     """Keeps the caches of tests out of the user's."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["XDG_CACHE_HOME"] = str(common / "cache")
 
 
 # Three by five points for each digit, a row an octal number.
@@ -81,7 +102,7 @@ def made_up_digit(label: int, rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def made_up_tfds(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def made_up_tfds(common: pathlib.Path) -> pathlib.Path:
     """A data_dir of TFDS with small prepared sets, 512 + 128 images each: found by name in any process.
 
     `made_up_digits` (8x8x1, 10 classes), `made_up_unlabelled` (the same without labels), `made_up_colours`
@@ -127,11 +148,13 @@ def made_up_tfds(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
         MadeUp(data_dir=folder, file_format="array_record").download_and_prepare()
 
-    folder = tmp_path_factory.mktemp("tfds")
+    folder = common / "tfds"
     tfds.disable_progress_bar()
     digits = [str(number) for number in range(10)]
-    prepare("made_up_digits", digit, (8, 8, 1), digits)
-    prepare("made_up_unlabelled", digit, (8, 8, 1), None)
-    prepare("made_up_colours", colour, (9, 12, 3), ["red", "green", "blue"])
-    prepare("made_up_mnist", large_digit, (28, 28, 1), digits)
+    with once(folder) as first:
+        if first:
+            prepare("made_up_digits", digit, (8, 8, 1), digits)
+            prepare("made_up_unlabelled", digit, (8, 8, 1), None)
+            prepare("made_up_colours", colour, (9, 12, 3), ["red", "green", "blue"])
+            prepare("made_up_mnist", large_digit, (28, 28, 1), digits)
     return folder

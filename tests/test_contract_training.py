@@ -8,7 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from test_methods import BATCH, CONFIGS, SGD, batch_of, make, make_anew, params_of, still, train, train_made
+from test_methods import (
+    BATCH,
+    CONFIGS,
+    DDPM_STEP,
+    GAN_STEP,
+    SGD,
+    batch_of,
+    make,
+    make_anew,
+    params_of,
+    slow_where,
+    still,
+    train,
+    train_made,
+)
 
 from gen_jax import methods, optimizer, parallel
 from gen_jax.gan.defaults import gan_config
@@ -33,9 +47,9 @@ ALL_AT_ONCE = {
 }
 
 
-# Each takes ten to forty seconds to compile: what is seen at once is that several steps are one loop around any step,
-# under both executors, and that a critic's batches are split as others are. The rest is among the slow tests.
-FAST = {("ddpm", "jit", 2), ("vae", "pmap", 2), ("gan", "pmap", 1)}
+# Each takes ten to thirty seconds to compile. That several steps are one loop around any step, under both executors, is
+# seen by the smallest method at once; all the others are among the slow tests.
+FAST = {("vae", "jit", 2), ("vae", "pmap", 2)}
 CASES = [
     pytest.param(*case, marks=[] if case in FAST else pytest.mark.slow)
     for case in itertools.product(methods.METHODS, parallel.EXECUTORS, (1, 2))
@@ -53,7 +67,7 @@ def test_many_steps_a_call_on_many_devices_are_single_steps_on_one(name, executo
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), params_of(eight.state), one)
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", slow_where(methods.METHODS, DDPM_STEP | GAN_STEP))
 def test_what_is_switched_on_above_draws_numbers_of_its_own(name):
     # Were it not read, the test above would prove nothing of it.
     def draws(*words):
@@ -93,7 +107,7 @@ def generators(leaves):
     return [leaf for leaf in leaves if "generator" in leaf.split("/")[1].split("_")]
 
 
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("game", slow_where(GAMES, GAN_STEP))
 def test_a_generator_learns_from_a_discriminator_that_stands_still(game):
     found, standing = gain(make(game, *ALONE))
     assert found > 0.01

@@ -210,17 +210,23 @@ ADAM = ("--config.optimizer.name=adam", "--config.optimizer.learning_rate=1e-3",
 WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
 
 
-@pytest.fixture(scope="module", params=methods.METHODS)
+# Those whose step is another one's by the same code. What is asked of steps alone is asked of these by the slow tests,
+# for it takes as long to compile; and flow matching is DDPM by other values of the config.
+DDPM_STEP = {"flow", "latent"}
+GAN_STEP = {"acgan"}
+
+
+def slow_where(names, slow):
+    """Returns the parameters of a test, of which those in `slow` are left to the slow tests."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
+
+
+@pytest.fixture(scope="module", params=slow_where(methods.METHODS, {"flow"}))
 def name(request):
     return request.param
 
 
-# Those whose step is ddpm's, for which what is asked of a step alone takes as long to compile, and is among the slow
-# tests.
-DDPM_STEP = {"flow", "latent"}
-
-
-@pytest.fixture(params=[pytest.param(m, marks=[pytest.mark.slow] * (m in DDPM_STEP)) for m in methods.METHODS])
+@pytest.fixture(scope="module", params=slow_where(methods.METHODS, DDPM_STEP | GAN_STEP))
 def step_of(request):
     """The name of a method, for tests of its step."""
     return request.param
@@ -395,7 +401,9 @@ def test_a_state_comes_back_from_disk_bit_by_bit(name, tmp_path):
         assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(restored)} == {devices}
 
 
-@pytest.mark.parametrize(("executor", "devices"), [("jit", 8), ("pmap", 8), ("pmap", 1)])
+@pytest.mark.parametrize(
+    ("executor", "devices"), [("jit", 8), ("pmap", 8), pytest.param("pmap", 1, marks=pytest.mark.slow)]
+)
 def test_devices_and_executors_train_to_the_same_parameters(step_of, executor, devices):
     # SGD: under Adam a leaf whose exact gradient is zero turns rounding noise into full steps.
     state = train(step_of, *SGD, executor=executor, devices=devices).state

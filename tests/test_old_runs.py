@@ -20,14 +20,22 @@ RUNS = sorted((pathlib.Path(__file__).parent / "old_runs").glob("*/*.tar.xz"))
 RUNS = [path for path in RUNS if not path.name.startswith("pictures.")]
 
 
-@pytest.fixture(params=RUNS, ids=lambda path: f"{path.parent.name}-{path.name.partition('.')[0]}")
-def old_run(request, tmp_path, monkeypatch):
-    """A run's directory as it was, beside its pictures; versions before 0.2 named these from where they ran."""
-    for path in (request.param, request.param.parent / "pictures.tar.xz"):
-        with tarfile.open(path) as archive:
-            archive.extractall(tmp_path, filter="data")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / request.param.name.partition(".")[0]
+def name_of(path):
+    return f"{path.parent.name}-{path.name.partition('.')[0]}"
+
+
+@pytest.fixture
+def unpack(tmp_path, monkeypatch):
+    """Lays out a run as it was, beside its pictures; versions before 0.2 named these from where they ran."""
+
+    def unpacked(path):
+        for each in (path, path.parent / "pictures.tar.xz"):
+            with tarfile.open(each) as archive:
+                archive.extractall(tmp_path, filter="data")
+        monkeypatch.chdir(tmp_path)
+        return tmp_path / path.name.partition(".")[0]
+
+    return unpacked
 
 
 def test_every_archive_is_small():
@@ -35,7 +43,9 @@ def test_every_archive_is_small():
     assert all(path.stat().st_size < 300_000 for path in RUNS)
 
 
-def test_an_old_run_gives_the_samples_that_it_gave(old_run):
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_an_old_run_gives_the_samples_that_it_gave(path, unpack):
+    old_run = unpack(path)
     stored = np.load(Run(old_run).samples_npz)["arr_0"]
     model = gen_jax.load(old_run)
     assert int(model.state.step) == 8
@@ -45,14 +55,19 @@ def test_an_old_run_gives_the_samples_that_it_gave(old_run):
     assert np.mean(difference > 0) < 0.01
 
 
-def test_an_old_run_goes_on_as_the_version_that_wrote_it_did_and_is_reported(old_run):
+# The families share all of this but their own step, and each takes half a minute: one at once, the rest slowly.
+GOING_ON = [pytest.param(p, marks=[] if "ddpm" in p.name else pytest.mark.slow, id=name_of(p)) for p in RUNS]
+
+
+@pytest.mark.parametrize("path", GOING_ON)
+def test_an_old_run_goes_on_as_the_version_that_wrote_it_did_and_is_reported(path, unpack):
+    old_run = unpack(path)
     main.main([f"--workdir={old_run}", "--mode=report"])
     before = Run(old_run).report_html.read_text()
     assert "How it was measured" in before
 
     main.main([f"--workdir={old_run}", "--config.num_steps=16"])
-    (archive,) = [path for path in RUNS if path.name.startswith(f"{old_run.name}.")]
-    expected = json.loads((archive.parent / "resumed.json").read_text())[old_run.name]
+    expected = json.loads((path.parent / "resumed.json").read_text())[old_run.name]
     found = {str(line["step"]): line["train/loss"] for line in read_metrics(old_run) if "train/loss" in line}
     assert found.keys() > expected.keys()
     np.testing.assert_allclose([found[step] for step in expected], list(expected.values()), rtol=1e-3)

@@ -76,6 +76,7 @@ def test_a_first_stage_that_is_trained_is_not_trained_again(made_up_tfds, copy, 
     assert (copy / "pretrained" / "config.json").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_a_run_at_hand_is_taken_as_it_is(trained, made_up_tfds, tmp_path):
     first, second = trained / "pretrained", tmp_path / "second"
     main.main(words(second, made_up_tfds, pretrained=first))

@@ -56,6 +56,7 @@ def test_every_row_is_in_the_table_the_figure_and_the_verdict_and_none_is_measur
     assert report["verdict"] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_by_the_run_s_own_samples(tiny_run, made_up_tfds):
     data = dataset.load(data_config(made_up_tfds, "made_up_digits"))
     row = trilemma.Row(

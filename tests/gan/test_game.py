@@ -139,6 +139,7 @@ SGD = ("optimizer.name=sgd", "optimizer.b1=0", "optimizer.learning_rate=0.05",
        "discriminator_optimizer.learning_rate=0.05")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_batch_norm_takes_the_global_batch():
     # 1 device = 8: parameters, running averages, and the averages that are sampled.
     method = methods.make(load("dcgan_mnist", *SGD), SPEC)

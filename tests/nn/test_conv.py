@@ -93,7 +93,7 @@ def assert_same_derivatives(operation, other, x, w):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * scale), actual, expected)
 
 
-@pytest.mark.parametrize("features", [2, 5])
+@pytest.mark.parametrize("features", [pytest.param(2, marks=pytest.mark.slow), 5])
 @pytest.mark.parametrize(("strides", "kernel", "padding"), DERIVATIVE_CASES)
 def test_transposed_has_the_derivatives_of_xla(strides, kernel, padding, features):
     x, w = arrays(kernel, (5, 4), features=features)
@@ -102,7 +102,7 @@ def test_transposed_has_the_derivatives_of_xla(strides, kernel, padding, feature
     )
 
 
-@pytest.mark.parametrize("size", [(5, 4), (7, 8)])
+@pytest.mark.parametrize("size", [(5, 4), pytest.param((7, 8), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("strides", "kernel", "padding"), [*DERIVATIVE_CASES, ((2, 2), (1, 1), "SAME")])
 def test_strided_has_the_derivatives_of_xla(strides, kernel, padding, size):
     x, w = arrays(kernel, size, features=5)
