@@ -88,6 +88,22 @@ def _own_cache(common: pathlib.Path) -> None:
     os.environ["XDG_CACHE_HOME"] = str(common / "cache")
 
 
+@pytest.fixture(autouse=True)
+def _no_compilation_cache_left_on() -> Iterator[None]:
+    """A command run inside a test keeps compiled programs on disk, and would go on so in all tests after it.
+
+    With a limit on its size the cache looks through all of its files at every program: for the thousands of small
+    programs of the tests that takes longer than to compile them.
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    yield
+    if jax.config.jax_compilation_cache_dir is not None:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
+
+
 # Three by five points for each digit, a row an octal number.
 DIGITS = ("75557", "26227", "71747", "71717", "55711", "74717", "74757", "71111", "75757", "75717")
 
