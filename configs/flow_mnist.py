@@ -2,8 +2,10 @@
 
     python -m gen_jax.main --config=flow_mnist
 
-Variants: `:logit_normal` draws most times in the middle of the path; `:tiny` shows that everything works in under a
-minute.
+It takes as long as ddpm_mnist, on two shared cores of an AMD EPYC ten to fifteen minutes. About 90% of the samples are
+classified with more than 0.9 confidence (of real digits 96%), and their Frechet distance is 3.1 to 3.5 (1.9;
+docs/results.md). Variants: `:logit_normal` draws most times in the middle of the path; `:tiny` shows that everything
+works in under a minute.
 """
 
 from ml_collections import ConfigDict

@@ -34,7 +34,7 @@ def forward(x0: Array, eps: Array, path: Path, described: str, shown: Callable[[
         caption="One image of the data and its noisy versions x_t = alpha_t x0 + sigma_t eps, with the same eps "
         f"throughout, under the {described}.",
         kind="strip",
-        labels=("x0", *(f"t = {t:g}" for t in times)),
+        labels=("x0", *(f"t = {t:.4g}" for t in times)),
     )
 
 
@@ -67,7 +67,7 @@ def reverse(
     way = samplers.trajectory(denoise, path, sampler, steps, keys, shape, keep=kept)
     x_t = jnp.concatenate([way.x_t, way.x0[None]])  # [F, N, H, W, C]: from pure noise to the samples
     image = shown(way.x0[:1])
-    names = (*(f"t = {steps[i]:g}" for i in kept), "sample")
+    names = (*(f"t = {steps[i]:.4g}" for i in kept), "sample")
     strip, believed = _spread(len(names), NUM_STRIP), _spread(len(kept), NUM_STRIP)
     return {
         "reverse": Picture(
