@@ -139,7 +139,7 @@ def expected_keys(before, asked):
 
 
 @settings(
-    max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 @given(command_lines())
 @example((DDPM, [("sample.eta", "0.5"), ("sample.sampler", "ddim"), ("optimizer.decay_share", "0.25")]))
