@@ -221,7 +221,7 @@ class ResidualDecoder(nn.Module):
 
 
 def _downwards(network: ResidualEncoder | SpatialEncoder, x: Array) -> Array:
-    """The levels of an encoder, after which no layer of its own has made a code."""
+    """The convolutional levels of an encoder, without the last layer, which makes the code."""
     multiple = 2 ** len(network.channels)
     h = jnp.pad(x, ((0, 0), *((0, -size % multiple) for size in x.shape[1:3]), (0, 0)))
     for level, features in enumerate(network.channels):
