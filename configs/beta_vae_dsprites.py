@@ -7,7 +7,7 @@ The first command ends with MIG of 10,000 codes. The second adds the measures th
 need `pip install "gen-jax[disentanglement]"`) and the FactorVAE score.
 
 The network is that of Burgess et al. 2018, 502,005 parameters. At beta 4, 20,000 steps took 51 minutes beside another
-run on two shared cores of an AMD EPYC, and reach MIG 0.177 (README). Variants: `:full` has network (690,517
+run on two shared cores of an AMD EPYC, and reach MIG 0.177 (docs/results.md). Variants: `:full` has network (690,517
 parameters), rate and 300,000 steps of Locatello et al. 2019, who take beta 1 to 16; `:dense` has dense layers, as
 Higgins et al. have on this set but 256 wide, whose steps take a processor a fraction of the time (`python -m
 experiments.beta`); `:tiny` is a short run that shows that everything works.

@@ -3,9 +3,9 @@
     python -m gen_jax.main --config=configs/dcgan_cats.py --config.data.name=image_folder:<folder of pictures>
 
 3,806,080 parameters make images, 2,765,696 judge them. A step takes 1.2 s on two shared cores of an AMD EPYC. After
-3,000 steps, an hour, on 2,700 photographs the Frechet distance is 9.1 by features of turned photographs (README); the
-whole run is for an accelerator. Variants: `:ablation` is without the last convolution of either (3,696,384 and
-675,712), `:tiny` is a short run that shows that everything works.
+3,000 steps, an hour, on 2,700 photographs the Frechet distance is 9.1 by features of turned photographs
+(docs/results.md); the whole run is for an accelerator. Variants: `:ablation` is without the last convolution of either
+(3,696,384 and 675,712), `:tiny` is a short run that shows that everything works.
 """
 
 from ml_collections import ConfigDict

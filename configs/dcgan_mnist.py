@@ -3,8 +3,8 @@
     python -m gen_jax.main --config=configs/dcgan_mnist.py
 
 10,000 steps take 13 minutes on two shared cores of an AMD EPYC, by the run's own estimate. The Frechet distance of
-1,000 samples falls from 62.5 at step 1,000 to 20.9 at the end (README). Variant: `:tiny` is a short run that shows
-that everything works.
+1,000 samples falls from 62.5 at step 1,000 to 20.9 at the end (docs/results.md). Variant: `:tiny` is a short run that
+shows that everything works.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@
 
 Grey values are trained on by their cross-entropy (`bernoulli`), which is no likelihood; configs/vae_mnist_dense.py
 measures one. 14,000 steps took 53 minutes beside three other runs on two shared cores of an AMD EPYC (a step alone
-about 80 ms), and reach a cross-entropy of 149.6 nats on test images, of which the KL is 6.9 (README). Variant: `:tiny`
-is a short run that shows that everything works.
+about 80 ms), and reach a cross-entropy of 149.6 nats on test images, of which the KL is 6.9 (docs/results.md). Variant:
+`:tiny` is a short run that shows that everything works.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python -m gen_jax.main --config=configs/wgan_gp_mnist.py
 
 4,000 of the 10,000 steps took 46 minutes beside other runs on two shared cores of an AMD EPYC: the Frechet distance of
-1,000 samples is then 27.4 (README). Variants: `:clip` bounds the critic's weights instead (Arjovsky et al. 2017),
-`:tiny` is a short run that shows that everything works.
+1,000 samples is then 27.4 (docs/results.md). Variants: `:clip` bounds the critic's weights instead (Arjovsky et al.
+2017), `:tiny` is a short run that shows that everything works.
 """
 
 from ml_collections import ConfigDict
