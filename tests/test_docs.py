@@ -1,0 +1,342 @@
+"""The documentation holds: its commands are accepted, its links lead somewhere, its Python blocks run.
+
+Nothing is trained but the smallest run. docs/bad_inputs.md, whose commands are mistakes, has a test of its own.
+"""
+
+import ast
+import doctest
+import functools
+import importlib
+import importlib.util
+import pathlib
+import re
+import shlex
+import sys
+import tomllib
+from typing import NamedTuple
+
+import pytest
+from conftest import TINY
+
+import gen_jax
+from gen_jax import config as configs
+from gen_jax import main, methods, parallel, stages, train
+from gen_jax.checkpoint import Checkpoints
+from gen_jax.data import __main__ as data_main
+from gen_jax.data import dataset, prepare
+from gen_jax.method import DataSpec, UserError, labelled
+from gen_jax.run import Run
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "bad_inputs.md")]
+LINKING = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "docs/bad_inputs.md"]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What stands for something that a reader fills in.
+PLACEHOLDERS = {"<dir>": "pictures", "<folder>": "pictures", "<s>": "1", "<scale>": "2", "<name>": "mnist", "$i": "0"}
+SHAPES = {"mnist": (28, 28, 1), "stroke_digits": (28, 28, 1), "dsprites": (64, 64, 1), "cifar10": (32, 32, 3)}
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+
+
+def blocks(text):
+    return [Block(*match.groups()) for match in FENCE.finditer(text)]
+
+
+def prose(text):
+    return FENCE.sub("", text)
+
+
+def spans(text):
+    """Inline code; a span may run over the end of a line."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(text))]
+
+
+def commands(text):
+    """The words of every command that starts with `python -m`, from fenced blocks and inline code."""
+    lines = [span for span in spans(text) if span.startswith("python -m ")]
+    for block in blocks(text):
+        if block.language != "python":
+            whole = block.text.replace("\\\n", " ").splitlines()
+            lines += [line[line.index("python -m ") :] for line in whole if "python -m " in line]
+    return [words(line) for line in lines]
+
+
+def words(line):
+    line = line[:-1] if line.endswith('"') and line.count('"') % 2 else line  # the end of what is said to ssh
+    for placeholder, value in PLACEHOLDERS.items():
+        line = line.replace(placeholder, value)
+    assert not re.search(r"<\w+>", line), f"a placeholder that PLACEHOLDERS does not fill in: {line}"
+    return [word for word in shlex.split(line, comments=True)[2:] if word != "&"]
+
+
+@functools.cache
+def loaded(path):
+    return methods.load(path)[2]
+
+
+@functools.cache
+def runs():
+    """The config of every run that some page trains under a --workdir of its own."""
+    found = {}
+    for page in PAGES:
+        for module, *argv in commands(page.read_text("utf-8")):
+            if module == "gen_jax.main":
+                flags, values = main.parse(argv)
+                if flags.config and flags.workdir and flags.mode == "train":
+                    found[flags.workdir] = methods.override(loaded(flags.config), values)
+    return found
+
+
+def run_at(workdir):
+    """The config of the run in `runs/<config>[-<variant>]`, or in a directory that a page trains a run in."""
+    if workdir in runs():
+        return runs()[workdir]
+    name, _, variant = workdir.removeprefix("runs/").partition("-")
+    return loaded(f"{name}:{variant}")
+
+
+def spec_of(config):
+    """Like the data that a config names."""
+    name, size = config.data.name, config.data.image_size
+    if name.startswith("gaussians"):
+        return DataSpec(name, (1, 1, 2), 100_000, kind="points", value_range=(-5.0, 5.0))
+    if name.startswith(stages.FOLDER):
+        return DataSpec(name, (size, size, 3), 1_000)
+    return DataSpec(name, SHAPES[name], 60_000, {} if name == "dsprites" else labelled("0123456789"))
+
+
+def check_run(config):
+    """All that is refused before data are read."""
+    methods.check(config)
+    spec, whole = spec_of(config), methods.whole_stage(config)
+    methods.make(config, spec, None if whole is None else methods.make_stage(whole, spec))
+    train._check_batch(config, parallel.make_mesh(config.num_devices or 1))
+
+
+def check_main(argv):
+    flags, values = main.parse(argv)
+    assert flags.config or flags.workdir
+    before = loaded(flags.config) if flags.config else run_at(flags.workdir)
+    after = methods.override(before, values)
+    check_run(after)
+    free = {"sample": configs.SAMPLING, "eval": configs.JUDGING, "report": ()}.get(flags.mode, ("*",))
+    assert not configs.changes(before.to_dict(), after.to_dict(), free)
+
+
+def check_data(argv):
+    name = next((word for word in argv if not word.startswith("--")), "")
+    prefix = name.partition(":")[0]
+    assert not name or prefix in dataset.LOADERS or prefix in prepare.known()
+    flags = {word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--")}
+    assert flags <= {*data_main.OPTIONS, "sheet"}
+
+
+def check_program(module, argv):
+    """Flags are those that the program's source adds to its parser, one of them with a name that is put together."""
+    file = ROOT / f"{module.replace('.', '/')}.py"
+    assert file.is_file()
+    known = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("add_argument"):
+            parts = getattr(node.args[0], "values", [node.args[0]])  # of an f-string
+            known.append("".join(re.escape(p.value) if isinstance(p, ast.Constant) else ".+" for p in parts))
+    for word in argv:
+        if word.startswith("--") and not word.startswith("--config."):
+            flag = word.partition("=")[0]
+            assert any(re.fullmatch(pattern, flag) for pattern in known), f"{module} has no {flag}"
+
+
+def check_command(module, argv):
+    if module == "gen_jax.main":
+        check_main(argv)
+    elif module == "gen_jax.data":
+        check_data(argv)
+    else:
+        check_program(module, argv)
+
+
+def accepted_by(name, values):
+    """Whether a config takes values, or, where only a key is named, has it."""
+    config = loaded(name)
+    if "=" not in values[0]:
+        return values[0].removeprefix("--config.") in configs.flatten(config)
+    try:
+        methods.check(methods.override(config, values))
+    except UserError:
+        return False
+    return True
+
+
+@each_page
+def test_every_command_is_accepted(page):
+    text = page.read_text("utf-8")
+    for module, *argv in commands(text):
+        try:
+            check_command(module, argv)
+        except UserError as error:
+            pytest.fail(f"python -m {shlex.join([module, *argv])}: {error}")
+    for span in spans(text):
+        if span.startswith("--config.") and span != "--config.":
+            values = words(f"python -m {span}")
+            assert any(accepted_by(name, values) for name in CONFIGS), span
+        elif span.startswith("--config=") and span != "--config=":
+            check_main(words(f"python -m {span}"))
+
+
+@each_page
+def test_every_target_extra_and_file_that_is_named_exists(page):
+    text = page.read_text("utf-8")
+    shell = [line for block in blocks(text) if block.language != "python" for line in block.text.splitlines()]
+    targets = {match[1] for line in [*spans(text), *shell] if (match := re.match(r"make ([\w-]+)", line))}
+    assert targets <= {*re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {*re.findall(r"pip install \S*\[(\w+)\]", text)} <= extras.keys()
+    for span in spans(text):
+        if match := re.fullmatch(r"((?:gen_jax|configs|docs|tests|experiments|benchmarks)/[\w/.]*)(?::(\w+))?", span):
+            assert (ROOT / match[1]).exists(), span
+            if match[2]:
+                methods.load(f"{ROOT / match[1]}:{match[2]}")
+
+
+def slugs(page):
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", prose(page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.stem)
+def test_every_link_and_picture_is_there(page):
+    def leads_somewhere(target):
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        return file.exists() and (not anchor or anchor in slugs(file))
+
+    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", prose(page.read_text("utf-8"))))
+    own = [target for target in targets if not re.match(r"\w+:", target)]
+    assert [target for target in own if not leads_somewhere(target)] == []
+
+
+def test_readme_is_short_and_names_every_config():
+    text = README.read_text("utf-8")
+    assert len(text.splitlines()) <= 150
+    rows = re.findall(r"^\| (`\w+[^|]*) \|", text[text.index("## Methods") : text.index("## Change a run")], re.M)
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert named - {"--config="} >= {*CONFIGS}
+    for name in named:
+        methods.load(name)
+
+
+class Extended:
+    """What the blocks of a page make of the project, in a copy of what they touch, until the test ends."""
+
+    def __init__(self, folder, monkeypatch):
+        self.tests = {}  # by path
+        self._folder, self._monkeypatch = folder, monkeypatch
+        (folder / "gen_jax").mkdir()
+        (folder / "configs").mkdir()
+        monkeypatch.setattr(gen_jax, "__path__", [*gen_jax.__path__, str(folder / "gen_jax")])
+        monkeypatch.chdir(folder)  # configs are looked for here first
+
+    def add(self, path, table, code):
+        """Adds `code` to the file of the project at `path`: entries of a table, functions, or the whole file."""
+        if table:
+            values = vars(self._module(path))
+            for name, value in eval(f"{{{code}}}", values).items():
+                self._monkeypatch.setitem(values[table], name, value)
+        elif (ROOT / path).exists():
+            module, added = self._module(path), {}
+            exec(code, vars(module), added)
+            for name, value in added.items():
+                self._monkeypatch.setattr(module, name, value, raising=False)
+                check_examples(value, vars(module))
+        else:
+            (self._folder / path).write_text(code)
+            importlib.invalidate_caches()
+
+    def _module(self, path):
+        if not path.startswith("tests/"):
+            return importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        if path not in self.tests:
+            spec = importlib.util.spec_from_file_location(f"extended_{pathlib.Path(path).stem}", ROOT / path)
+            self.tests[path] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(self.tests[path])
+        return self.tests[path]
+
+
+def check_examples(function, names):
+    runner = doctest.DocTestRunner()
+    for test in doctest.DocTestFinder().find(function, function.__name__, globs=dict(names)):
+        runner.run(test)
+    assert runner.summarize(verbose=False).attempted > 0
+    assert not runner.summarize(verbose=False).failed
+
+
+def run_blocks(page, project):
+    """Runs the Python blocks of a page from top to bottom, those with a file's name as that file's content."""
+    names = {"__name__": "page"}
+    for block in blocks(page.read_text("utf-8")):
+        if block.language != "python":
+            continue
+        first, _, rest = block.text.partition("\n")
+        if match := re.fullmatch(r"# ([\w/]+\.py)(?:, in (\w+))?", first):
+            project.add(*match.groups(), rest)
+            continue
+        exec(compile(block.text, page.name, "exec"), names)
+    return names
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    before = {*sys.modules}
+    yield Extended(tmp_path, monkeypatch)
+    for name in {*sys.modules} - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+            delattr(gen_jax, name.removeprefix("gen_jax."))
+
+
+@pytest.fixture
+def untrained_run(tmp_path):
+    """A run of the smallest DDPM that was never trained: a config and a checkpoint, which is all that a model is."""
+    run, mesh = Run(tmp_path / "runs/ddpm_mnist"), parallel.make_mesh(1)
+    config = methods.override(loaded("ddpm_mnist:tiny"), TINY)
+    spec = DataSpec("made_up_digits", (8, 8, 1), 512, labelled("0123456789"))
+    method = methods.make(config, spec)
+    abstract = methods.abstract_state(method, spec, None, mesh)
+    run.write_config(train.describe(config, spec, abstract, mesh, "ddpm_mnist", "tiny", ""))
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(parallel.init_state(method.init, 0, mesh, {}, {}))
+    return run.workdir
+
+
+def test_the_python_of_readme_runs(untrained_run, project):
+    names = run_blocks(README, project)  # where the run is just where the page says
+    assert {name: names[name].shape for name in ("images", "sevens")} == dict.fromkeys(
+        ("images", "sevens"), (16, 8, 8, 1)
+    )
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in (README, ROOT / "docs/extend.md")])
+def test_the_python_of_other_pages_runs(page, project):
+    run_blocks(page, project)
+
+
+def test_what_extend_adds_works_and_passes_the_tests_of_its_kind(project, monkeypatch):
+    run_blocks(ROOT / "docs/extend.md", project)
+    losses, contract = project.tests["tests/gan/test_losses.py"], project.tests["tests/test_methods.py"]
+    losses.test_every_loss_is_proved()
+    losses.test_values_are_those_of_the_definitions("soft_hinge")
+    losses.test_gradients_are_the_closed_forms_and_finite_at_any_logit("soft_hinge", losses.R, losses.F)
+    monkeypatch.setattr(contract, "ROOT", pathlib.Path())
+    contract.test_every_method_is_under_contract()
+    contract.test_init_depends_on_the_seed_alone("toy")
+    contract.test_samples_belong_to_their_keys("toy")
+    contract.test_what_is_sampled_evaluated_and_drawn_is_the_average("toy")
+    contract.test_training_lowers_the_loss_of_a_fixed_batch_and_the_step_is_traced_once("toy")
