@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+from gen_jax.methods import METHODS
+
 PACKAGE = pathlib.Path(__file__).parents[1] / "gen_jax"
 
 # From the top down. Rooms on one line may use each other.
@@ -19,7 +21,7 @@ LAYERS = [
     {"sample"},
     {"report"},
     {"methods"},
-    {"diffusion", "gan", "vae"},
+    {"diffusion", "gan", "vae", *(module.split(".")[1] for module in METHODS.values())},
     {"metrics"},
     {"figures"},
     {"data"},
