@@ -2,24 +2,26 @@
 
 An entry is a folder of `.npy` files and a `meta.json`. It is written beside its place and renamed into it, so
 that it is there whole or not at all; of several processes one makes it while the others wait. An entry that was
-cut short, or that another version of this file wrote, is made anew.
+cut short, or that another version of this file wrote, is made anew. On a file system without locks several may make
+an entry at the same time; the first to end is kept.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
 import pathlib
 import re
+import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from gen_jax.data import locks
 from gen_jax.method import UserError
 
 Arrays: TypeAlias = dict[str, np.ndarray]
@@ -99,11 +101,13 @@ def fetch(
     if stored is not None:
         return stored
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(place.with_name(f"{place.name}.lock")):
+        waiting = f"waiting for another process that prepares {title} in {folder}"
+        with locks.alone(place.with_name(f"{place.name}.lock"), waiting) as alone:
             stored = _open(place, verify)  # another process may have made it while this one waited
             if stored is None:
-                _write(place, key, *build())
+                if alone:
+                    _remove(place.parent.glob(f"{place.name}*.part"))  # of processes that were killed
+                _write(place, key, *build(), verify)
                 stored = _open(place, verify)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"cannot write the cache in {folder} ({error.strerror}): set --config.data.cache_dir") from None
@@ -124,20 +128,24 @@ def _open(place: pathlib.Path, verify: bool) -> Stored | None:
     return Stored(arrays, meta["fingerprint"], meta["facts"])
 
 
-def _write(place: pathlib.Path, key: Mapping[str, Any], arrays: Arrays, facts: dict[str, Any]) -> None:
-    part = place.with_name(f"{place.name}.part")
-    for leftover in (part, place):
-        shutil.rmtree(leftover, ignore_errors=True)
-    part.mkdir()
-    for name, array in arrays.items():
-        np.save(part / f"{name}.npy", array, allow_pickle=False)
-    meta = {"key": key, "arrays": sorted(arrays), "fingerprint": fingerprint(arrays), "facts": facts}
-    (part / "meta.json").write_text(json.dumps(meta, indent=1))
-    part.rename(place)
+def _write(place: pathlib.Path, key: Mapping[str, Any], arrays: Arrays, facts: dict[str, Any], verify: bool) -> None:
+    part = place.with_name(f"{place.name}.{secrets.token_hex(4)}.part")  # no other process's, where there are no locks
+    try:
+        part.mkdir()
+        for name, array in arrays.items():
+            np.save(part / f"{name}.npy", array, allow_pickle=False)
+        meta = {"key": key, "arrays": sorted(arrays), "fingerprint": fingerprint(arrays), "facts": facts}
+        (part / "meta.json").write_text(json.dumps(meta, indent=1))
+        if _open(place, verify) is None:
+            _remove([place])
+            part.rename(place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # of `rename`: another process was faster
+            raise
+    finally:
+        _remove([part])
 
 
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the system lets go of it when the process dies
-        yield
+def _remove(places: Iterable[pathlib.Path]) -> None:
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)

@@ -1,6 +1,11 @@
+import errno
+import fcntl
 import hashlib
 import multiprocessing
+import os
 import pathlib
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -92,6 +97,45 @@ def test_of_several_processes_one_builds(tmp_path: pathlib.Path):
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert log.read_text() == "built\n"
+
+
+def test_a_process_that_waits_says_for_what(tmp_path: pathlib.Path):
+    program = (
+        "import sys, pathlib; from gen_jax.data import cache\n"
+        f"cache.fetch(pathlib.Path({str(tmp_path)!r}), 'entry', {KEY!r}, lambda: ({{}}, {{}}))"
+    )
+    folder = tmp_path / "inner"
+    _fetch(folder)
+    (made,) = folder.iterdir()
+    with (tmp_path / f"{made.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        line = process.stderr.readline()
+    assert line == f"gen_jax: waiting for another process that prepares entry in {tmp_path}\n"
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 0
+
+
+def test_a_file_system_without_locks_will_do(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    def no_locks(*_) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    def build() -> tuple[cache.Arrays, dict]:
+        _fetch(tmp_path)  # as another process that nothing holds back, and that is faster
+        return ARRAYS, {"a": 2}
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert _fetch(tmp_path, build).facts == {"a": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: pathlib.Path):
+    _fetch(tmp_path)
+    (made,) = tmp_path.iterdir()
+    made.rename(f"{made}.0123abcd.part")
+    _fetch(tmp_path)
+    assert list(tmp_path.iterdir()) == [made]
 
 
 def test_fingerprint_is_the_hash_of_names_types_shapes_and_bytes():
