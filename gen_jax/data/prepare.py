@@ -20,14 +20,14 @@ import threading
 import types
 import urllib.error
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import filelock
 import PIL.Image
 import requests
 import tensorflow_datasets as tfds
 
+from gen_jax.data import locks
 from gen_jax.data import tfds as prepared_sets
 from gen_jax.data.dataset import LOADERS, UnavailableError
 from gen_jax.method import UserError, did_you_mean
@@ -41,7 +41,8 @@ def prepare(name: str, config: Any) -> pathlib.Path:
     """Returns the directory of the set `name`; downloads and prepares it where it is not there yet.
 
     Of several processes one prepares, while the others wait for it. What an interrupted preparation left behind is
-    removed. Raw files in downloads/manual of the folder are used in place of a download.
+    removed, and so is all that this one made, if it fails. Raw files in downloads/manual of the folder are used in
+    place of a download.
 
     Args:
       name: as TFDS knows it: "mnist", "mnist:3.0.1", "set/config".
@@ -59,7 +60,7 @@ def prepare(name: str, config: Any) -> pathlib.Path:
     """
     folder = prepared_sets.data_dir(config.data_dir)
     _require_known(name, folder)
-    with _alone(name, folder), _failures_told(name, folder, config.data_dir), _quiet():
+    with _alone(name, folder) as alone, _failures_told(name, folder, config.data_dir), _quiet():
         builder: Any = tfds.builder(name, data_dir=folder, file_format="array_record")
         place = pathlib.Path(builder.data_dir)
         if builder.is_prepared():  # by another process, or under its full name "set/config"
@@ -68,13 +69,13 @@ def prepare(name: str, config: Any) -> pathlib.Path:
         if place.exists():
             raise UserError(f"{place} has no dataset_info.json, so it is not whole: remove it and try again")
         say(f"{name} is not prepared in {folder}: downloading and preparing it, once")
-        _remove_leftovers(place, folder)
+        _remove_leftovers(place, folder, alone)
         try:
             with stand_ins(builder):
                 # TFDS would first ask for the set in its own format, which only TensorFlow reads.
                 builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
         finally:
-            _remove_leftovers(place, folder)
+            _remove_leftovers(place, folder, alone)
     say(f"{name} is prepared in {place}")
     return place
 
@@ -204,36 +205,38 @@ def _require_known(name: str, folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(name: str, folder: pathlib.Path) -> Iterator[None]:
-    """One process at a time prepares a set; the system lets go of the lock when a process dies."""
-    lock = filelock.FileLock(folder / f".{name.replace('/', '_')}.lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+def _alone(name: str, folder: pathlib.Path) -> Iterator[bool]:
+    """As `locks.alone`, for a set and the folder of prepared sets; removes the folder where it made it for nothing."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    lock = locks.alone(
+        folder / f".{name.replace('/', '_')}.lock", f"another process prepares {name} in {folder}: waiting for it"
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, made)  # after the lock is gone
         try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            say(f"another process prepares {name} in {folder}: waiting for it")
-            lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"{name!r} is not prepared, and {folder} cannot be written ({error.strerror}): "
-            "set TFDS_DATA_DIR or --config.data.data_dir"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+            alone = stack.enter_context(lock)
+        except OSError as error:
+            raise UserError(
+                f"{name!r} is not prepared, and {folder} cannot be written ({error.strerror}): "
+                "set TFDS_DATA_DIR or --config.data.data_dir"
+            ) from None
+        yield alone
 
 
-def _remove_leftovers(place: pathlib.Path, folder: pathlib.Path) -> None:
+def _remove_empty(places: Iterable[pathlib.Path]) -> None:
+    for place in places:
+        with contextlib.suppress(OSError):  # it holds something, or is not there
+            place.rmdir()
+
+
+def _remove_leftovers(place: pathlib.Path, folder: pathlib.Path, alone: bool) -> None:
     """Removes what a preparation that did not end left: half-written shards, half-loaded files and empty folders."""
     name = place.relative_to(folder).parts[0]
     downloads = folder / "downloads"
-    for leftover in (*place.parent.glob(f"incomplete.*_{place.name}"), *(downloads / name).glob("*.tmp.*")):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for empty in (place.parent, folder / name, downloads / name, downloads / "extracted", downloads):
-        with contextlib.suppress(OSError):  # it holds something, or is not there
-            empty.rmdir()
+    if alone:  # else another process may be at work on them
+        for leftover in (*place.parent.glob(f"incomplete.*_{place.name}"), *(downloads / name).glob("*.tmp.*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+    _remove_empty((place.parent, folder / name, downloads / name, downloads / "extracted", downloads))
 
 
 @contextlib.contextmanager

@@ -23,12 +23,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import filelock
 import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
-from gen_jax.data import cache
+from gen_jax.data import cache, locks
 from gen_jax.data import tfds as prepared_sets
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import UserError
@@ -367,11 +366,12 @@ def _prepare(folders: Sequence[pathlib.Path]) -> pathlib.Path:
     """Prepares the set in the first of the folders that can be written; returns that one."""
     for folder in folders:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(folder / f".{NAME}.lock"):  # the system lets go of it when the process dies
+            waiting = f"another process prepares {NAME} in {folder}: waiting for it"
+            with locks.alone(folder / f".{NAME}.lock", waiting) as alone:
                 if not _is_prepared(folder):  # another process may have done so while this one waited
-                    for leftover in (folder / NAME).glob(f"*{VERSION}"):  # of a process that was killed
-                        shutil.rmtree(leftover)
+                    if alone:
+                        for leftover in (folder / NAME).glob(f"*{VERSION}"):  # of a process that was killed
+                            shutil.rmtree(leftover)
                     if not sys.stderr.isatty():
                         tfds.disable_progress_bar()
                     with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of a download

@@ -13,7 +13,6 @@ import threading
 import zipfile
 from collections.abc import Iterator
 
-import filelock
 import numpy as np
 import PIL.Image
 import pytest
@@ -23,7 +22,7 @@ from tensorflow_datasets.core.download import checksums, downloader, extractor
 from tensorflow_datasets.core.features import image_feature
 from tensorflow_datasets.image_classification import mnist
 
-from gen_jax.data import dataset, prepare, tfds
+from gen_jax.data import dataset, locks, prepare, tfds
 from gen_jax.method import UserError
 
 NUM_TRAIN, NUM_TEST = 20, 10
@@ -162,6 +161,7 @@ def test_an_interrupted_preparation_starts_again_cleanly(raw: pathlib.Path):
     assert tfds.prepared(raw) == {"mnist": ["3.0.1"]}
     assert not half.exists()
     assert not half_loaded.exists()
+    assert not (raw / ".mnist.lock").exists()
 
 
 def test_a_folder_that_was_copied_in_part_is_named(raw: pathlib.Path):
@@ -178,7 +178,7 @@ def test_of_two_processes_one_prepares_while_the_other_waits(raw: pathlib.Path):
         "test_prepare.register(pytest.MonkeyPatch(), 'mnist', folder / 'downloads/manual')\n"
         "print(prepare.prepare('mnist', test_prepare.data_config(folder, 'mnist')))"
     )
-    with filelock.FileLock(raw / ".mnist.lock"):  # as if a third one were at it
+    with locks.alone(raw / ".mnist.lock", ""):  # as if a third one were at it
         processes = [
             subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(2)
@@ -191,6 +191,13 @@ def test_of_two_processes_one_prepares_while_the_other_waits(raw: pathlib.Path):
     assert sum("downloading and preparing it" in err for _, err in outputs) == 1
 
 
+def test_without_locks_what_another_process_writes_is_left_alone(raw: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(locks, "_take", lambda *_: False)
+    (raw / "mnist" / "incomplete.ABCDEF_3.0.1").mkdir(parents=True)
+    prepare.prepare("mnist", data_config(raw, "mnist"))
+    assert sorted(os.listdir(raw / "mnist")) == ["3.0.1", "incomplete.ABCDEF_3.0.1"]
+
+
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_without_a_network_one_line_says_what_to_do(name: str, tmp_path: pathlib.Path):
@@ -201,7 +208,15 @@ def test_without_a_network_one_line_says_what_to_do(name: str, tmp_path: pathlib
     assert f"`python -m gen_jax.data {name} --data_dir={tmp_path}`" in message
     assert "\n" not in message
     assert tfds.prepared(tmp_path) == {}
-    assert os.listdir(tmp_path) == [f".{name}.lock"]  # no folder that looks as if it held something
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures("no_network")
+def test_what_was_not_prepared_leaves_no_folder(tmp_path: pathlib.Path):
+    (tmp_path / "home").mkdir()
+    with pytest.raises(dataset.UnavailableError):
+        prepare.prepare("cifar10", data_config(tmp_path / "home/new/tfds", "cifar10"))
+    assert os.listdir(tmp_path / "home") == []
 
 
 def test_a_network_that_swallows_everything_is_given_up(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
