@@ -27,6 +27,7 @@ from gen_jax.method import UserError
 Arrays: TypeAlias = dict[str, np.ndarray]
 
 _FORMAT = 1  # part of every key: raise it when the layout of an entry changes
+_TITLE = 100  # characters: a file's name may have 255, on some encrypted disks 143
 
 
 class Stored(NamedTuple):
@@ -77,7 +78,7 @@ def fetch(
 
     Args:
       folder: of the cache; made where missing.
-      title: start of the entry's name, for people who look into the folder.
+      title: start of the entry's name, for people who look into the folder; cut where it is long.
       key: all that decides the content, as JSON values.
       build: returns the arrays, and facts (JSON values) to store beside them.
       verify: also compare content with the fingerprint; without it only sizes are compared.
@@ -96,7 +97,7 @@ def fetch(
     """
     key = {"format": _FORMAT, **key}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    place = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', title)}-{digest}"
+    place = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', title)[:_TITLE]}-{digest}"
     stored = _open(place, verify)
     if stored is not None:
         return stored

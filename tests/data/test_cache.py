@@ -138,6 +138,13 @@ def test_what_a_killed_process_left_is_removed(tmp_path: pathlib.Path):
     assert list(tmp_path.iterdir()) == [made]
 
 
+def test_a_long_title_is_cut(tmp_path: pathlib.Path):
+    for title in ("x" * 300, "ü/" * 300):
+        first = cache.fetch(tmp_path, title, KEY, lambda: (ARRAYS, {}))
+        assert first.fingerprint == cache.fetch(tmp_path, title, KEY, _must_not_run).fingerprint
+    assert max(len(path.name) for path in tmp_path.iterdir()) < 143  # as an encrypted disk has it
+
+
 def test_fingerprint_is_the_hash_of_names_types_shapes_and_bytes():
     label = np.array([1, 2], np.int32)
     expected = hashlib.sha256(b"label <i4 (2,) " + b"\x01\0\0\0\x02\0\0\0").hexdigest()
