@@ -2,8 +2,10 @@
 
 What each step means, in its order:
 
-- Orientation: the EXIF tag's rotation and mirroring are carried out.
-- 16-bit grey is scaled, not clipped: round(value / 257), so that 65535 becomes 255.
+- Orientation: the EXIF tag's rotation and mirroring are carried out. All else that a file tells beside its pixels is
+  passed over, be it damaged or too long.
+- 16-bit grey is scaled, not clipped: round(value / 257), so that 65535 becomes 255. Numbers whose white is not known
+  (a TIFF's floating point, signed or 32-bit ones) are refused.
 - Transparent pixels are laid over a grey background. Values are mixed as they are stored (sRGB, not linear light),
   as browsers do.
 - Palettes become RGB; CMYK by the plain formula 255 - min(255, ink + black), without colour profiles.
@@ -15,17 +17,44 @@ What each step means, in its order:
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import io
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
-import PIL.ImageOps
 
 from gen_jax.config import require_choice
 from gen_jax.method import UserError
 
+_TAGS = PIL.ExifTags.Base
 _MODES = {1: "L", 3: "RGB"}
 _GREY_MODES = ("1", "L", "LA")
+_UPRIGHT = {  # what undoes each orientation but 1
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+
+_JPEG = b"\xff\xd8\xff"
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXT = (b"tEXt", b"zTXt", b"iTXt")
+_WANTED = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT")  # of a PNG's chunks, besides those that it cannot be without
+_TELLS_ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp", b"exif")  # keywords of texts
+_MAX_TEXT = 2**20  # bytes that PIL unpacks
+
+_unlimited = threading.Lock()
 
 
 def check(config: Any) -> None:
@@ -53,11 +82,58 @@ def check(config: Any) -> None:
     require_choice("data.on_error", config.on_error, ("stop", "skip"))
 
 
+def opened(file: IO[bytes], formats: tuple[str, ...] | None = None) -> PIL.Image.Image:
+    """Opens a picture for `fit`, as PIL.Image.open does, but whatever a JPEG or PNG brings along beside its pixels.
+
+    Args:
+      file: of the picture; it must stay open until the pixels are read.
+      formats: those that are tried, by PIL's names; None for all.
+
+    Raises:
+      PIL.UnidentifiedImageError, and what else PIL raises on a damaged file.
+
+    Example:
+      >>> file = io.BytesIO()
+      >>> PIL.Image.new("L", (4, 3)).save(file, "PNG")
+      >>> opened(file).size
+      (4, 3)
+    """
+    file.seek(0)
+    start = file.read(len(_PNG))
+    if start == _PNG:
+        file = io.BytesIO(_bare_png(start + file.read()))
+    elif start.startswith(_JPEG):
+        file = io.BytesIO(_bare_jpeg(start + file.read()))
+    return PIL.Image.open(file, formats=formats)
+
+
+@contextlib.contextmanager
+def unlimited() -> Iterator[None]:
+    """Lets PIL open pictures of any size, in any thread, and keeps its warnings from the user; for this block only.
+
+    Example:
+      >>> before = PIL.Image.MAX_IMAGE_PIXELS
+      >>> with unlimited():
+      ...   PIL.Image.MAX_IMAGE_PIXELS is None
+      True
+      >>> PIL.Image.MAX_IMAGE_PIXELS == before
+      True
+    """
+    # One block at a time: of two that overlap, the one to end first would give back the other's values.
+    with _unlimited, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = before
+
+
 def fit(image: PIL.Image.Image, size: int, channels: int, background: int) -> np.ndarray:
     """Returns a picture as uint8 [H, W, C], by the steps that the module states; of an animation, the current frame.
 
     Args:
-      image: as PIL opens it.
+      image: as `opened`, or PIL, opens it.
       size: height and width after a centre crop; 0 leaves height and width as they are.
       channels: 1 (grey), 3 (RGB), or 0: 1 where the picture is stored as grey, 3 where it is not (a palette is not).
       background: grey value that shows through transparent pixels, 0..255.
@@ -67,13 +143,89 @@ def fit(image: PIL.Image.Image, size: int, channels: int, background: int) -> np
       >>> fit(half_clear, size=1, channels=0, background=255).tolist()
       [[[244, 224, 204]]]
     """
-    image = _opaque(_eight_bit(PIL.ImageOps.exif_transpose(image), background), background)
+    image.load()  # PIL itself turns a TIFF
+    _require_known_white(image)
+    image = _opaque(_eight_bit(_upright(image), background), background)
     if channels:
         image = image.convert(_MODES[channels])
     if size:
         image = _square(image, size)
     pixels = np.asarray(image)
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _bare_jpeg(jpeg: bytes) -> bytes:
+    """Returns a JPEG without all that PIL might stumble over and no pixel depends on: profiles, most of EXIF."""
+    kept, start = [jpeg[:2]], 2
+    while len(jpeg) >= start + 4 and jpeg[start] == 0xFF and 0xC0 <= jpeg[start + 1] < 0xFF:
+        marker, length = struct.unpack_from(">xBH", jpeg, start)
+        if 0xD0 <= marker <= 0xDA:  # pixels; or damaged, for PIL to tell
+            break
+        content = jpeg[start + 4 : start + 2 + length]
+        if marker == 0xE1 and content.startswith(b"Exif\0\0"):
+            kept.append(_bare_exif(content))
+        elif not (0xE1 <= marker <= 0xED or marker in (0xEF, 0xFE)) or content.startswith(_XMP):
+            kept.append(jpeg[start : start + 2 + length])
+        start += 2 + length
+    return b"".join([*kept, jpeg[start:]])
+
+
+def _bare_exif(content: bytes) -> bytes:
+    """Returns a JPEG's segment of EXIF that tells the orientation alone; b"" where it is not told."""
+    exif = PIL.Image.Exif()
+    try:
+        exif.load(content)
+        orientation = struct.pack(">HHIHxx", _TAGS.Orientation, 3, 1, exif[_TAGS.Orientation])
+    except Exception:  # what PIL raises on damaged EXIF has no common base, and the pixels are sound
+        return b""
+    content = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + orientation + bytes(4)
+    return struct.pack(">HH", 0xFFE1, 2 + len(content)) + content
+
+
+def _bare_png(png: bytes) -> bytes:
+    """Returns a PNG without all that PIL might stumble over and no pixel depends on: long texts, colour profiles."""
+    kept, start = [_PNG], len(_PNG)
+    while start + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, start)
+        if not kind.isalpha():  # damaged: for PIL to tell
+            kept.append(png[start:])
+            break
+        end = start + 12 + length
+        if kind[:1].isupper() or kind in _WANTED or (kind in _TEXT and _is_orientation(kind, png[start + 8 : end - 4])):
+            kept.append(png[start:end])
+        start = end
+    return b"".join(kept)
+
+
+def _is_orientation(kind: bytes, text: bytes) -> bool:
+    """Whether a PNG's text may tell how the picture is turned, and PIL can read it."""
+    keyword, _, value = text.partition(b"\0")
+    if keyword not in _TELLS_ORIENTATION:
+        return False
+    if kind != b"zTXt":
+        return kind == b"tEXt" or value[:1] == b"\0"  # not compressed, as the standard of these texts has it
+    unpacking = zlib.decompressobj()
+    with contextlib.suppress(zlib.error):
+        unpacking.decompress(value[1:], _MAX_TEXT)
+    return not unpacking.unconsumed_tail
+
+
+def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    try:
+        turn = _UPRIGHT[image.getexif()[_TAGS.Orientation]]
+    except Exception:  # there is none; or what PIL raises on damaged EXIF, of no common base, though pixels are sound
+        return image
+    return image.transpose(turn)
+
+
+def _require_known_white(image: PIL.Image.Image) -> None:
+    """Refuses pixels that are neither 8-bit nor 16-bit numbers from black to white; only a TIFF can have such."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is None or not image.mode.startswith(("I", "F")):
+        return
+    bits, white = tags.get(_TAGS.BitsPerSample), tags.get(_TAGS.PhotometricInterpretation)
+    if not image.mode.startswith("I;16") or (bits, white) != ((16,), 1):  # 1: the largest number is white
+        raise ValueError("a TIFF of numbers whose white is not known: save it with 8 or 16 bits")
 
 
 def _eight_bit(image: PIL.Image.Image, background: int) -> PIL.Image.Image:
@@ -92,7 +244,7 @@ def _opaque(image: PIL.Image.Image, background: int) -> PIL.Image.Image:
     """Returns the picture in mode L or RGB, over the background."""
     mode = "L" if image.mode in _GREY_MODES else "RGB"
     if not image.has_transparency_data:
-        return image.convert(mode)
+        return image if image.mode == mode else image.convert(mode)  # a copy of 100 megapixels is 400 MB
     image = image.convert(f"{mode}A")
     ground = PIL.Image.new(mode, image.size, background if mode == "L" else (background,) * 3)
     ground.paste(image.convert(mode), mask=image.getchannel("A"))

@@ -26,6 +26,7 @@ import PIL.Image
 import tqdm
 
 from gen_jax.data import cache
+from gen_jax.data.images import opened
 from gen_jax.method import UserError
 
 T = TypeVar("T")
@@ -63,7 +64,7 @@ class Fitted:
         return [{**example, "image": self._pixels(example["image"])} for example in self.files.__getitems__(rows)]
 
     def _pixels(self, file: bytes) -> np.ndarray:
-        with PIL.Image.open(io.BytesIO(file)) as picture:
+        with opened(io.BytesIO(file)) as picture:
             return self.fit(picture)
 
 

@@ -1,5 +1,9 @@
 import io
+import random
+import struct
 import types
+import warnings
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -126,6 +130,199 @@ def test_exif_rotation_is_carried_out(orientation: int, upright: list, file_form
     image = PIL.Image.fromarray(np.array([[1, 2], [3, 4]], np.uint8))
     stored = _stored(image, file_format, exif=exif, **({"lossless": True} if file_format == "WEBP" else {}))
     assert np.array(_fit(stored, channels=1))[..., 0].tolist() == upright
+
+
+def _with_exif(entries: bytes, count: int, size: int = 2) -> io.BytesIO:
+    """Returns a JPEG, black above white, whose EXIF has these entries: tag, type, count and value of 12 bytes each."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.repeat(np.array([[0], [255]], np.uint8), 2, axis=1)).resize((size, size), 0).save(
+        file, "JPEG", quality=100
+    )
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", count) + entries + b"\0\0\0\0"
+    return io.BytesIO(b"\xff\xd8\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + file.getvalue()[2:])
+
+
+SIXTH = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)  # orientation
+
+
+@pytest.mark.parametrize(
+    "other", ["x-resolution as text", "no x-resolution", "y-resolution as text", "unknown type", "outside", "twice"]
+)
+def test_orientation_is_read_whatever_else_exif_holds(other: str):
+    entry = {
+        "x-resolution as text": struct.pack(">HHI4s", 0x011A, 2, 3, b"72"),
+        "no x-resolution": struct.pack(">HHI4s", 0x011A, 2, 1, b""),
+        "y-resolution as text": struct.pack(">HHI4s", 0x011B, 2, 3, b"72"),
+        "unknown type": struct.pack(">HHII", 0x0132, 99, 1, 0),
+        "outside": struct.pack(">HHII", 0x0131, 2, 1000, 60000),
+        "twice": struct.pack(">HHIHH", 0x0128, 3, 2, 2, 2),
+    }[other]
+    unit = struct.pack(">HHIHH", 0x0128, 3, 1, 2, 0)  # with it, PIL looks at the resolution
+    file = _with_exif(SIXTH + entry + unit, 3, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with images.unlimited():
+            pixels = np.array(_fit(images.opened(file)))[..., 0]
+    np.testing.assert_allclose(pixels, np.repeat([[255] * 8 + [0] * 8], 16, axis=0), atol=3)
+
+
+@pytest.mark.parametrize("entry", [struct.pack(">HHIHH", 0x0112, 3, 1, number, 0) for number in (0, 1, 9)] + [
+    struct.pack(">HHI4s", 0x0112, 2, 2, b"6"), struct.pack(">HHI4s", 0x0112, 99, 1, b"6"), b"",
+])  # fmt: skip
+def test_an_orientation_that_is_none_turns_nothing(entry: bytes):
+    pixels = np.array(_fit(images.opened(_with_exif(entry, bool(entry), 16))))[..., 0]
+    np.testing.assert_allclose(pixels, np.repeat([[0]] * 8 + [[255]] * 8, 16, axis=1), atol=3)
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        b"\xff\xedPhotoshop 3.0\0" + b"8BIM\x04",
+        b"\xff\xe2MPF\0nothing",
+        b"\xff\xe2ICC_PROFILE\0",
+        b"\xff\xe1Exif\0\0",
+        b"\xff\xe1no EXIF",
+        b"\xff\xfea comment",
+    ],
+)
+def test_what_a_jpeg_brings_along_is_passed_over(segment: bytes, recwarn: pytest.WarningsRecorder):
+    jpeg = _with_exif(SIXTH, 1, 16).getvalue()
+    segment = segment[:2] + struct.pack(">H", len(segment)) + segment[2:]
+    pixels = np.array(_fit(images.opened(io.BytesIO(jpeg[:2] + segment + jpeg[2:]))))[..., 0]
+    np.testing.assert_allclose(pixels, np.repeat([[255] * 8 + [0] * 8], 16, axis=0), atol=3)
+    assert not recwarn
+
+
+def test_a_jpeg_is_turned_by_xmp_where_exif_tells_nothing():
+    def turned(*segments: bytes) -> bool:
+        file = _with_exif(b"", 0, 16).getvalue()
+        parts = [b"\xff\xe1" + struct.pack(">H", len(each) + 2) + each for each in segments]
+        pixels = np.array(_fit(images.opened(io.BytesIO(file[:2] + b"".join(parts) + file[2:]))))
+        return bool(pixels[0, 0, 0] == 255)
+
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="6"/>'
+    upright = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, 1, 0) + bytes(4)
+    assert turned(xmp)
+    assert not turned(xmp, upright)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"comment": b"x" * 9}])
+def test_a_jpeg_is_decoded_as_pil_does(mode: str, options: dict):
+    bands = len(PIL.Image.new(mode, (1, 1)).getbands())
+    noise = np.random.default_rng(0).integers(0, 256, (24, 40, bands), dtype=np.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(noise.squeeze(), mode).save(file, "JPEG", icc_profile=bytes(100_000), **options)
+    assert _fit(images.opened(file)) == _fit(PIL.Image.open(file))
+    for length in (3, 5, 200, len(file.getvalue()) // 2):
+        with pytest.raises((OSError, SyntaxError)):
+            _fit(images.opened(io.BytesIO(file.getvalue()[:length])))
+
+
+def test_exif_that_is_none_turns_nothing():
+    damaged = _with_exif(SIXTH, 1).getvalue().replace(b"MM\0*", b"Mm\0+")
+    assert np.shape(_fit(images.opened(io.BytesIO(damaged)))) == (2, 2, 1)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _png(*chunks: bytes, behind: bool = False) -> io.BytesIO:
+    """Returns the PNG of 1 2 / 3 4, with chunks before its pixels or behind them."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.array([[1, 2], [3, 4]], np.uint8)).save(file, "PNG")
+    png = file.getvalue()
+    at = len(png) - 12 if behind else 8 + 25  # before IEND, or behind IHDR
+    return io.BytesIO(png[:at] + b"".join(chunks) + png[at:])
+
+
+HUGE = random.Random(0).randbytes(1000) * 2000  # 2 MB
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(HUGE)),
+        _chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(HUGE)),
+        _chunk(b"zTXt", b"Comment\0\x01what is this method"),
+        _chunk(b"zTXt", b"Comment\0\0not compressed"),
+        _chunk(b"iTXt", b"Comment\0\x01\0\0\0" + zlib.compress(HUGE)),
+        _chunk(b"iTXt", b"XML:com.adobe.xmp\0\x01\0\0\0" + zlib.compress(HUGE)),
+        _chunk(b"tEXt", b"Comment\0" + HUGE) * 40,
+        _chunk(b"tEXt", b"Comment\0" + HUGE)[:-4] + b"sums",
+        _chunk(b"iCCP", b"profile\0\0" + zlib.compress(HUGE)),
+        _chunk(b"gAMA", b"?"),
+        _chunk(b"prVt", HUGE),
+    ],
+    ids=range(11),
+)
+def test_texts_and_profiles_of_a_png_are_passed_over(chunk: bytes, behind: bool):
+    file = _png(chunk, behind=behind)
+    assert np.array(_fit(images.opened(file, ("PNG",))))[..., 0].tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_png_is_turned_by_its_texts_too():
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + SIXTH + b"\0\0\0\0"
+    profile = b"\nexif\n" + str(len(exif)).encode() + b"\n" + exif.hex().encode()
+    xmp = b'<x tiff:Orientation="6"/>'
+    for chunk in (
+        _chunk(b"tEXt", b"Raw profile type exif\0" + profile),
+        _chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)),
+        _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+        _chunk(b"eXIf", exif[6:]),
+    ):
+        file = _png(_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(HUGE)), chunk)
+        assert np.array(_fit(images.opened(file)))[..., 0].tolist() == [[3, 1], [4, 2]], chunk
+
+
+@pytest.mark.parametrize("length", [8, 30, 40, 60, -30])
+def test_a_png_cut_short_stays_damaged(length: int):
+    text = _chunk(b"tEXt", b"Comment\0short")
+    with pytest.raises((OSError, SyntaxError, ValueError, struct.error)):
+        _fit(images.opened(io.BytesIO(_png(text).getvalue()[:length])))
+
+
+def test_a_tiff_is_turned_once():
+    image = PIL.Image.fromarray(np.array([[1, 2], [3, 4]], np.uint8))
+    for compression in ("raw", "tiff_lzw"):
+        stored = _stored(image, "TIFF", tiffinfo={0x0112: 6}, compression=compression)
+        assert np.array(_fit(stored))[..., 0].tolist() == [[3, 1], [4, 2]]
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_tiffs_of_8_and_16_bits(compression: str):
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert np.array(_fit(_stored(PIL.Image.fromarray(grey), "TIFF", compression=compression)))[..., 0].tolist() == (
+        grey.tolist()
+    )
+    colour = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+    assert _fit(_stored(PIL.Image.fromarray(colour), "TIFF", compression=compression)) == colour.tolist()
+    deep = PIL.Image.fromarray(grey.astype(np.uint16) * 257)
+    assert np.array(_fit(_stored(deep, "TIFF", compression=compression)))[..., 0].tolist() == grey.tolist()
+
+
+def test_numbers_whose_white_is_not_known_are_refused():
+    for image in (PIL.Image.new("F", (2, 2), 0.5), PIL.Image.new("I", (2, 2), 70_000)):
+        with pytest.raises(ValueError, match="white is not known"):
+            _fit(_stored(image, "TIFF"))
+    inverted = _stored(PIL.Image.fromarray(np.zeros((2, 2), np.uint16)), "TIFF", tiffinfo={262: 0})
+    with pytest.raises(ValueError, match="white is not known"):
+        _fit(inverted)
+
+
+def test_no_size_is_warned_of_in_the_block(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)
+    with images.unlimited():
+        assert np.shape(_fit(_stored(PIL.Image.new("L", (40, 50)), "PNG"), size=3)) == (3, 3, 1)
+        warnings.warn_explicit("of PIL's", UserWarning, "x.py", 1, "PIL.TiffImagePlugin")
+    with pytest.raises(ZeroDivisionError), images.unlimited():
+        raise ZeroDivisionError
+    assert not recwarn
+    assert PIL.Image.MAX_IMAGE_PIXELS == 10
+    with pytest.warns(PIL.Image.DecompressionBombWarning):
+        _stored(PIL.Image.new("L", (3, 4)), "PNG")
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP"])
