@@ -10,7 +10,8 @@
   to nowhere counts as a damaged file.
 
 `images` says how a picture becomes an array. All are decoded once, then memory-mapped from the cache, where they are
-found again as long as paths, sizes and times of change are the same.
+found again as long as the folder and the files in it are the same, by paths, sizes, times of change and inodes. The
+fingerprint is that of the pixels: it stays as it is when a folder is moved, though its pictures are decoded again.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp")
 _TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that is there
 _MAX_HELD_OUT = 10_000
 _CHUNK = 16  # pictures that one thread decodes at a time
+_VERSION = 1  # part of every key: raise it when the same files give other pixels, labels, splits or facts
 
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ class _File(NamedTuple):
     path: str  # below the folder, with "/"; bytes that are not UTF-8 as surrogates
     size: int
     mtime_ns: int
+    ctime_ns: int  # no program can set it
+    inode: int
 
 
 def load(directory: str, config: Any) -> Dataset:
@@ -85,6 +89,8 @@ def load(directory: str, config: Any) -> Dataset:
     files, num_train, depth = _split(folder, _files(folder), config)
     class_names, labels = _classes(folder, files, depth)
     key = {
+        "version": _VERSION,
+        "folder": os.path.realpath(folder),
         "files": hashlib.sha256(json.dumps([num_train, *files]).encode()).hexdigest(),
         "classes": class_names,
         **{each: getattr(config, each) for each in ("image_size", "channels", "background", "on_error")},
@@ -147,7 +153,7 @@ def _files(folder: pathlib.Path) -> list[_File]:
                 if stat.S_ISDIR(mode):
                     yield from walk(entry.path, f"{path}/", above | {here})
                 elif path.lower().endswith(_SUFFIXES) and (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-                    yield _File(path, status.st_size, status.st_mtime_ns)
+                    yield _File(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
     try:
         found = list(walk(str(folder), "", frozenset()))
@@ -298,7 +304,7 @@ def _in_order(
 def _read(path: str, size: int, channels: int, background: int) -> np.ndarray | str:
     """Returns the picture as `images.fit` makes it, or what is wrong with the file."""
     try:
-        with PIL.Image.open(path, formats=_FORMATS) as image:
+        with open(path, "rb") as file, images.opened(file, _FORMATS) as image:
             return images.fit(image, size, channels, background)
     except PIL.UnidentifiedImageError:
         return f"not a {', '.join(_FORMATS)} file"
