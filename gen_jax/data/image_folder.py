@@ -1,13 +1,15 @@
-"""A folder of a user's own pictures as a data set: JPEG, PNG, GIF, WebP and BMP, whatever their names.
+"""A folder of a user's own pictures as a data set: JPEG, PNG, GIF, WebP, BMP and TIFF, whatever their names.
 
-- Classes: where there are sub-folders, each is a class, with all that lies below it; else there are no labels.
-- Splits: a folder that holds `train` and one of `test`, `val`, `valid`, `validation` is split by these, with the
-  classes inside them; what lies beside them is left out. Else every tenth picture is held out as `test`, at most
-  10,000: those whose paths have the smallest SHA-256, which is the same choice on every machine. With `test_split=""`
-  none is held out.
+- Classes: where there are sub-folders, each is a class, with all that lies below it; else there are no labels. Classes
+  are in the order of their names as bytes, or as numbers where all of them are whole numbers.
+- Splits: a folder that holds `train` (or `training`) and one of `test`, `testing`, `val`, `valid`, `validation`, in
+  capitals or not, is split by these, with the classes inside them; what lies beside them is left out. Else every tenth
+  picture is held out as `test`, at most 10,000: those whose paths have the smallest SHA-256, which is the same choice
+  on every machine; but of each class a picture stays in training. With `test_split=""` none is held out. A `train` on
+  its own is no class: its pictures are read as if it were the folder that was named.
 - Order: by path, as bytes.
-- Left out: what has another suffix, hidden files and folders, and links that lead back to a folder above them. A link
-  to nowhere counts as a damaged file.
+- Left out: what has another suffix (which is counted), hidden files and folders, `lost+found`, and links that lead back
+  to a folder above them. A link to nowhere counts as a damaged file.
 
 `images` says how a picture becomes an array. All are decoded once, then memory-mapped from the cache, where they are
 found again as long as the folder and the files in it are the same, by paths, sizes, times of change and inodes. The
@@ -22,13 +24,15 @@ import contextlib
 import difflib
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
 import pathlib
+import re
 import stat
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,9 +43,11 @@ from gen_jax.data import cache, images
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, UserError, labelled
 
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
-_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp")
-_TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that is there
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+_COMPANIONS = ("thumbs", "desktop", "readme", "license")  # .db, .ini, .md: files that nobody takes for pictures
+_TRAIN_FOLDERS = ("train", "training")  # the first that is there
+_TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 _MAX_HELD_OUT = 10_000
 _CHUNK = 16  # pictures that one thread decodes at a time
 _VERSION = 1  # part of every key: raise it when the same files give other pixels, labels, splits or facts
@@ -57,6 +63,29 @@ class _File(NamedTuple):
     inode: int
 
 
+class _Listing(NamedTuple):
+    """What lies below a folder."""
+
+    files: list[_File]  # which have a picture's suffix, in the order of their paths
+    others: list[str]  # paths of other files
+    unreadable: list[tuple[str, str]]  # paths of folders, and why
+
+    def below(self, top: str) -> _Listing:
+        """Returns what lies below one of its folders."""
+        start = f"{top}/"
+        return _Listing(
+            [file._replace(path=file.path.removeprefix(start)) for file in self.files],
+            [path.removeprefix(start) for path in self.others if path.startswith(start)],
+            [(f"{path}/".removeprefix(start).rstrip("/"), why) for path, why in self.unreadable],
+        )
+
+
+class _Split(NamedTuple):
+    files: list[_File]  # of training before those of the test
+    num_train: int
+    folders: tuple[str, ...]  # that are splits, so that the next folders in a path are classes; or ()
+
+
 def load(directory: str, config: Any) -> Dataset:
     """Returns the pictures below `directory`, named "image_folder:<its last name>".
 
@@ -67,8 +96,8 @@ def load(directory: str, config: Any) -> Dataset:
         `test_split` ("" for none); `cache_dir`.
 
     Raises:
-      UserError: no such folder, no pictures in it, pictures of several sizes, a damaged file; one line that says
-        what to do.
+      UserError: no such folder, no pictures in it, pictures of several sizes, a damaged file, a folder that
+        cannot be read; one line that says what to do.
 
     Example:
       >>> import types
@@ -86,24 +115,25 @@ def load(directory: str, config: Any) -> Dataset:
         raise UserError("image_folder is memory-mapped from the cache, however large it is: leave out data.stream")
     folder = _existing(directory)
     name = f"image_folder:{_text(folder.name)}"
-    files, num_train, depth = _split(folder, _files(folder), config)
-    class_names, labels = _classes(folder, files, depth)
+    folder, listing = _below_lone_train(folder, _listed(folder))
+    splits = _split_folders(folder, _tops(listing))
+    _refuse_unreadable(name, folder, listing, splits, config.on_error)
+    split = _split(folder, listing, splits, config)
+    class_names, labels = _classes(folder, split)
+    _tell_of_others(name, listing, split, class_names)
     key = {
         "version": _VERSION,
         "folder": os.path.realpath(folder),
-        "files": hashlib.sha256(json.dumps([num_train, *files]).encode()).hexdigest(),
+        "files": hashlib.sha256(json.dumps([split.num_train, *split.files]).encode()).hexdigest(),
         "classes": class_names,
         **{each: getattr(config, each) for each in ("image_size", "channels", "background", "on_error")},
     }
     scratch = cache.root(config.cache_dir) / "data"
-    build = functools.partial(_build, folder, files, num_train, labels, config, scratch)
-    stored = cache.fetch(scratch, name, key, build)
-
-    damaged = stored.facts["damaged"]
-    if damaged:
-        shown = ", ".join(map(repr, damaged[:3])) + (", ..." if len(damaged) > 3 else "")
-        _logger.warning("%s: skipped %d damaged files of %d: %s", name, len(damaged), len(files), shown)
+    stored = cache.fetch(scratch, name, key, functools.partial(_build, folder, split, labels, config, scratch))
     num_train = stored.facts["num_train"]
+    _tell_of_faults(name, stored.facts, len(split.files))
+    if class_names is not None:
+        _tell_of_missing(name, class_names, stored.arrays["label"][:num_train])
     num_sound, height, width, channels = stored.arrays["image"].shape
     spec = DataSpec(
         name=name,
@@ -133,51 +163,106 @@ def _existing(directory: str) -> pathlib.Path:
     raise UserError(f"no folder {folder}: {hint}")
 
 
-def _files(folder: pathlib.Path) -> list[_File]:
-    """Returns the files that have a picture's suffix, sorted by path."""
+def _listed(folder: pathlib.Path) -> _Listing:
+    """Returns all that lies below the folder and is not hidden; raises UserError where the folder cannot be read."""
+    files, others, unreadable = [], [], []
 
-    def walk(place: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[_File]:
-        status = os.stat(place)
-        here = (status.st_dev, status.st_ino)
-        if here in above:  # a link that leads back
-            return
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                try:
-                    status = entry.stat()
-                except OSError:
-                    status = entry.stat(follow_symlinks=False)  # a link to nowhere: found damaged when it is read
-                path, mode = f"{prefix}{entry.name}", status.st_mode
-                if stat.S_ISDIR(mode):
-                    yield from walk(entry.path, f"{path}/", above | {here})
-                elif path.lower().endswith(_SUFFIXES) and (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-                    yield _File(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    def visit(entry: os.DirEntry[str], prefix: str, above: frozenset[tuple[int, int]]) -> None:
+        path = f"{prefix}{entry.name}"
+        try:
+            status = entry.stat()
+        except OSError:
+            status = entry.stat(follow_symlinks=False)  # a link to nowhere: found damaged when it is read
+        if stat.S_ISDIR(status.st_mode):
+            walk(entry.path, f"{path}/", above)
+        elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+            if path.lower().endswith(_SUFFIXES):
+                files.append(_File(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+            else:
+                others.append(path)
 
-    try:
-        found = list(walk(str(folder), "", frozenset()))
-    except OSError as error:
-        raise UserError(f"cannot read the folder {error.filename}: {error.strerror}") from None
+    def walk(place: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
+        try:
+            status = os.stat(place)
+            here = (status.st_dev, status.st_ino)
+            if here in above:  # a link that leads back
+                return
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if not entry.name.startswith(".") and entry.name != "lost+found":
+                        visit(entry, prefix, above | {here})
+        except OSError as error:
+            unreadable.append((prefix.rstrip("/"), error.strerror or type(error).__name__))
+
+    walk(str(folder), "", frozenset())
+    for path, why in unreadable:
+        if not path:
+            raise UserError(f"cannot read the folder {folder}: {why}")
+    return _Listing(sorted(files, key=lambda file: os.fsencode(file.path)), others, unreadable)
+
+
+def _below_lone_train(folder: pathlib.Path, listing: _Listing) -> tuple[pathlib.Path, _Listing]:
+    """Returns the folder with what lies below it, or, where all of it lies in a folder called train, that one."""
+    while listing.files and len(tops := _tops(listing)) == 1 and (top := tops.pop()).lower() in _TRAIN_FOLDERS:
+        folder, listing = folder / top, listing.below(top)
+    return folder, listing
+
+
+def _tops(listing: _Listing) -> set[str]:
+    """Returns the folders at the top that hold pictures, or may hold some; and "" where pictures lie beside them."""
+    tops = {top if slash else "" for top, slash, _ in (file.path.partition("/") for file in listing.files)}
+    return tops | {path.partition("/")[0] for path, _ in listing.unreadable}
+
+
+def _called(names: Sequence[str], tops: Iterable[str]) -> str:
+    """Returns the folder that bears the first of the names, be it in capitals; "" where there is none."""
+    by_name = {top.lower(): top for top in sorted(tops)}  # of several the one in small letters, which comes last
+    return next((by_name[name] for name in names if name in by_name), "")
+
+
+def _split_folders(folder: pathlib.Path, tops: set[str]) -> tuple[str, ...]:
+    """Returns the folders at the top that are training and test split, or () where there are no such."""
+    train, test = _called(_TRAIN_FOLDERS, tops), _called(_TEST_FOLDERS, tops)
+    if tops and all(top.lower() in _TEST_FOLDERS for top in tops):
+        raise UserError(
+            f"{folder} holds {', '.join(map(_text, sorted(tops)))}, but no train: to train on one of them, name it as "
+            f"--config.data.name=image_folder:{folder / test}"
+        )
+    return (train, test) if train and test else ()
+
+
+def _refuse_unreadable(
+    name: str, folder: pathlib.Path, listing: _Listing, splits: tuple[str, ...], on_error: str
+) -> None:
+    """Refuses folders that cannot be read, or warns of them; those beside the splits do not count."""
+    found = sorted(each for each in listing.unreadable if not splits or each[0].partition("/")[0] in splits)
     if not found:
+        return
+    if on_error == "stop":
+        path, why = found[0]
+        raise UserError(
+            f"cannot read the folder {path!r} in {folder} ({why}): make it readable, or set --config.data.on_error=skip"
+        )
+    paths = [path for path, _ in found]
+    _logger.warning("%s: skipped %d folders that cannot be read: %s", name, len(paths), _shown(paths))
+
+
+def _split(folder: pathlib.Path, listing: _Listing, splits: tuple[str, ...], config: Any) -> _Split:
+    if not listing.files:
         raise UserError(f"no pictures in {folder}: image_folder reads files that end in {', '.join(_SUFFIXES)}")
-    return sorted(found, key=lambda file: os.fsencode(file.path))
-
-
-def _split(folder: pathlib.Path, files: list[_File], config: Any) -> tuple[list[_File], int, int]:
-    """Returns (files, num_train, depth): training files before test files, and the folders in a path above classes."""
     groups: dict[str, list[_File]] = collections.defaultdict(list)
-    for file in files:
-        top, slash, _ = file.path.partition("/")
-        if slash:
-            groups[top].append(file)
-    test_folder = next((name for name in _TEST_FOLDERS if name in groups), "")
-    depth = int("train" in groups and bool(test_folder))
-    if depth:
-        groups.setdefault("test", groups[test_folder])
+    if splits:
+        for file in listing.files:
+            top, slash, _ = file.path.partition("/")
+            if slash:
+                groups[top].append(file)
+        for name, top in zip(("train", "test"), splits, strict=True):
+            groups.setdefault(name, groups[top])
     else:
-        held_out = _held_out(files) if config.test_split else set()
-        groups = {"train": [f for f in files if f not in held_out], "test": [f for f in files if f in held_out]}
+        held_out = _held_out(listing.files) if config.test_split else set()
+        for file in listing.files:
+            groups["test" if file in held_out else "train"].append(file)
+        groups.setdefault("test", [])
     wanted = [config.train_split, *filter(None, [config.test_split])]
     for name in wanted:
         if name not in groups:
@@ -185,31 +270,90 @@ def _split(folder: pathlib.Path, files: list[_File], config: Any) -> tuple[list[
                 f"{folder} has no split {name!r} (it has {', '.join(sorted(groups))}): "
                 "set --config.data.train_split, --config.data.test_split"
             )
-    split = [groups[name] for name in wanted]
-    return [file for group in split for file in group], len(split[0]), depth
+    train, *test = [groups[name] for name in wanted]
+    if not train:
+        raise UserError(f"the split {config.train_split!r} of {folder} has no pictures: set --config.data.train_split")
+    files = [*train, *itertools.chain(*test)]
+    folders = {file.path.partition("/")[0] for file in files} if splits else ()
+    return _Split(files, len(train), tuple(sorted(folders)))
 
 
 def _held_out(files: Sequence[_File]) -> set[_File]:
-    """Returns the test split of files that are not split: a tenth of them, the same on every machine."""
+    """Returns the test split of files that are not split: a tenth of them, the same on every machine.
+
+    Of each class one at least is left, that with the largest hash.
+    """
     by_hash = sorted(files, key=lambda file: hashlib.sha256(os.fsencode(file.path)).digest())
-    return set(by_hash[: min(len(files) // 10, _MAX_HELD_OUT)])
+    tops = {file: file.path.rpartition("/")[0].partition("/")[0] for file in files}
+    left = collections.Counter(tops.values())
+    held_out: set[_File] = set()
+    for file in by_hash:
+        if len(held_out) == min(len(files) // 10, _MAX_HELD_OUT):
+            break
+        if left[tops[file]] > 1:
+            left[tops[file]] -= 1
+            held_out.add(file)
+    return held_out
 
 
-def _classes(
-    folder: pathlib.Path, files: Sequence[_File], depth: int
-) -> tuple[tuple[str, ...] | None, np.ndarray | None]:
+def _classes(folder: pathlib.Path, split: _Split) -> tuple[tuple[str, ...] | None, np.ndarray | None]:
     """Returns the names of the classes and each file's label i32 [N], or None twice where there are no sub-folders."""
-    owners = [file.path.split("/")[depth:-1][:1] for file in files]  # [class] or []
-    names = sorted({owner[0] for owner in owners if owner}, key=os.fsencode)
+    owners = [_owner(file.path, split) for file in split.files]
+    names = sorted({owner for owner in owners if owner}, key=os.fsencode)
     if not names:
         return None, None
-    if [] in owners:
+    if "" in owners:
         raise UserError(
-            f"{folder} holds pictures beside its sub-folders ({files[owners.index([])].path!r} beside {names[0]!r}): "
-            "sub-folders are classes, so move these pictures into one"
+            f"{folder} holds pictures beside its sub-folders ({split.files[owners.index('')].path!r} beside "
+            f"{names[0]!r}): sub-folders are classes, so move these pictures into one"
         )
+    if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
+        names.sort(key=int)
     number = {name: label for label, name in enumerate(names)}
-    return tuple(map(_text, names)), np.array([number[owner[0]] for owner in owners], np.int32)
+    return tuple(map(_text, names)), np.array([number[owner] for owner in owners], np.int32)
+
+
+def _owner(path: str, split: _Split) -> str:
+    """Returns the folder that is a file's class, or "" where the file lies in none."""
+    return next(iter(path.split("/")[bool(split.folders) : -1]), "")
+
+
+def _tell_of_others(name: str, listing: _Listing, split: _Split, class_names: tuple[str, ...] | None) -> None:
+    """Warns of files of other kinds, and of folders that hold nothing else."""
+    others = [path for path in listing.others if not split.folders or path.partition("/")[0] in split.folders]
+    others = sorted(path for path in others if not _is_companion(path.rpartition("/")[2]))
+    if not others:
+        return
+    kinds = collections.Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in others)
+    shown = ", ".join(_text(kind) for kind, _ in kinds.most_common(3)) + (", ..." if len(kinds) > 3 else "")
+    empty = {_text(_owner(path, split)) for path in others} - {"", *(class_names or ())}
+    _logger.warning(
+        "%s: left out %s (%s)%s",
+        name,
+        "1 file that is no picture" if len(others) == 1 else f"{len(others):,} files that are no pictures",
+        shown,
+        f"; no pictures in {_shown(sorted(empty))}" if empty else "",
+    )
+
+
+def _is_companion(name: str) -> bool:
+    return os.path.splitext(name.lower())[0] in _COMPANIONS
+
+
+def _tell_of_faults(name: str, facts: dict[str, Any], num_files: int) -> None:
+    if paths := facts["damaged"]:
+        _logger.warning("%s: skipped %d damaged files of %d: %s", name, len(paths), num_files, _shown(paths))
+
+
+def _tell_of_missing(name: str, class_names: Sequence[str], label: np.ndarray) -> None:
+    counts = np.bincount(label, minlength=len(class_names))
+    missing = [each for each, count in zip(class_names, counts, strict=True) if not count]
+    if missing:
+        _logger.warning("%s: no training pictures of %s", name, _shown(missing))
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def _text(name: str) -> str:
@@ -218,14 +362,10 @@ def _text(name: str) -> str:
 
 
 def _build(
-    folder: pathlib.Path,
-    files: Sequence[_File],
-    num_train: int,
-    labels: np.ndarray | None,
-    config: Any,
-    scratch: pathlib.Path,
+    folder: pathlib.Path, split: _Split, labels: np.ndarray | None, config: Any, scratch: pathlib.Path
 ) -> tuple[cache.Arrays, dict[str, Any]]:
     """Returns `image` uint8 [N, H, W, C] and, where there are classes, `label` i32 [N]; and what `load` asks for."""
+    files, num_train, _ = split
     image, damaged = _decode(folder, files, config, config.channels, scratch)
     sound = np.ones(len(files), bool)
     sound[damaged] = False

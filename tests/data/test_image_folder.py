@@ -1,3 +1,6 @@
+import contextlib
+import errno
+import hashlib
 import logging
 import os
 import pathlib
@@ -5,6 +8,7 @@ import struct
 import tarfile
 import types
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import PIL.Image
@@ -67,7 +71,83 @@ def test_pictures_beside_sub_folders_are_refused(folder: pathlib.Path):
         _load(folder)
 
 
-@pytest.mark.parametrize("other", ["test", "val", "validation"])
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        ([str(n) for n in range(12)], [str(n) for n in range(12)]),
+        (["10", "007", "-1", "7"], ["-1", "007", "7", "10"]),
+        (["10", "9", "9b"], ["10", "9", "9b"]),
+        (["Cat", "cat", "cafe\u0301", "caf\u00e9"], ["Cat", "cafe\u0301", "caf\u00e9", "cat"]),  # as they are
+    ],
+)
+def test_order_of_classes(folder: pathlib.Path, names: list[str], order: list[str]):
+    for number, name in enumerate(names):
+        _picture(folder / name / "x.png", number)
+    data = _load(folder)
+    assert data.spec.class_names == tuple(order)
+    found = {number: order[label] for number, label in zip(_values(data.train), data.train["label"], strict=True)}
+    assert found == dict(enumerate(names))
+
+
+@pytest.mark.parametrize("top", ["train", "training", "Train", "train/train"])
+@pytest.mark.parametrize("classes", [("cat", "dog"), ("cat",), ("",)])
+def test_a_lone_train_is_no_class(tmp_path: pathlib.Path, folder: pathlib.Path, top: str, classes: tuple[str, ...]):
+    for number in range(20):
+        for name in classes:
+            _picture(folder / top / name / f"{number}.png", number)
+    (folder / "labels.csv").write_text("")
+    data = _load(folder, test_split="test")
+    assert data.spec.class_names == (None if classes == ("",) else classes)
+    assert data.spec.name == "image_folder:pictures"
+    assert data.test is not None
+    assert len(data.test["image"]) == 2 * len(classes)
+    assert data.spec.fingerprint == _load(folder / top, test_split="test").spec.fingerprint
+    with pytest.raises(UserError, match=r"no split 'val' .it has test, train."):
+        _load(folder, test_split="val")
+
+
+def test_a_train_beside_other_classes_is_one(folder: pathlib.Path):
+    for name in ("train", "plane"):
+        _picture(folder / name / "1.png", 1)
+    assert _load(folder).spec.class_names == ("plane", "train")
+
+
+def test_a_train_beside_pictures_is_refused(folder: pathlib.Path):
+    _picture(folder / "train" / "1.png", 1)
+    _picture(folder / "2.png", 1)
+    with pytest.raises(UserError, match="'2.png' beside 'train'"):
+        _load(folder)
+
+
+def test_test_folders_alone_are_no_classes(folder: pathlib.Path):
+    _picture(folder / "val" / "cat" / "1.png", 1)
+    with pytest.raises(UserError, match="holds val, but no train: .*name=image_folder:.*pictures/val$"):
+        _load(folder)
+    _picture(folder / "test" / "cat" / "1.png", 1)
+    with pytest.raises(UserError, match="holds test, val, but no train: .*name=image_folder:.*pictures/test$"):
+        _load(folder)
+    assert _load(folder / "val").spec.class_names == ("cat",)
+
+
+def test_a_class_without_training_pictures_is_told(folder: pathlib.Path, caplog: pytest.LogCaptureFixture):
+    for path in ("train/cat/1", "train/dog/1", "train/emu/1", "val/cat/2", "val/owl/2"):
+        _picture(folder / f"{path}.png", 1)
+    for _ in range(2):  # from the cache, too
+        caplog.clear()
+        assert _load(folder, test_split="test").spec.class_names == ("cat", "dog", "emu", "owl")
+        assert caplog.messages == ["image_folder:pictures: no training pictures of 'owl'"]
+    caplog.clear()
+    (folder / "train" / "dog" / "1.png").write_bytes(b"")
+    _load(folder, test_split="test", on_error="skip")
+    assert caplog.messages[-1] == "image_folder:pictures: no training pictures of 'dog', 'owl'"
+    caplog.clear()
+    (folder / "val" / "owl" / "2.png").unlink()
+    (folder / "train" / "dog" / "1.png").unlink()
+    assert _load(folder, test_split="test").spec.class_names == ("cat", "emu")
+    assert not caplog.messages  # a test split that lacks a class is fine
+
+
+@pytest.mark.parametrize("other", ["test", "val", "validation", "testing", "Test", "VAL"])
 def test_folders_of_splits_are_splits(folder: pathlib.Path, other: str):
     for number, path in enumerate(("train/x/0.png", "train/y/1.png", f"{other}/y/2.png", "beside/3.png", "4.png")):
         _picture(folder / path, number)
@@ -99,6 +179,31 @@ def test_a_tenth_is_held_out_by_the_hash_of_the_path(folder: pathlib.Path):
     assert len(_load(folder).train["image"]) == 40
 
 
+def test_of_each_class_a_picture_stays_in_training(folder: pathlib.Path):
+    paths = [f"cat/{number}.png" for number in range(40)]
+    for number in range(20):
+        paths += [f"owl{number}/0.png", f"emu{number}/0.png", f"emu{number}/deep/1.png"]
+    for path in paths:
+        _picture(folder / path, 1)
+    by_hash = sorted(paths, key=lambda path: hashlib.sha256(path.encode()).digest())
+    assert "owl" in " ".join(by_hash[:10])  # which the tenth would have taken
+    data = _load(folder, test_split="test")
+    assert data.test is not None
+    assert len(data.test["image"]) == 10
+    assert set(data.train["label"].tolist()) == set(range(41))
+    # A set in which no class would be lost is split as ever.
+    paths = [f"{'ab'[number % 2]}/{number}.png" for number in range(40)]
+    files = [image_folder._File(path, 1, 1, 1, 1) for path in paths]
+    smallest = sorted(paths, key=lambda path: hashlib.sha256(path.encode()).digest())[:4]
+    assert {file.path for file in image_folder._held_out(files)} == set(smallest)
+
+
+def test_where_each_class_has_one_picture_none_is_held_out(folder: pathlib.Path):
+    for name in range(20):
+        _picture(folder / str(name) / "0.png", 2)
+    assert _load(folder, test_split="test").test is None
+
+
 def test_at_most_ten_thousand_are_held_out(monkeypatch: pytest.MonkeyPatch):
     files = [image_folder._File(f"{number}.png", 1, 1, 1, 1) for number in range(200)]
     assert len(image_folder._held_out(files)) == 20
@@ -126,12 +231,137 @@ def test_names_of_classes_are_text_that_can_be_written(folder: pathlib.Path):
 
 def test_every_kind_of_file_by_its_suffix_alone(folder: pathlib.Path):
     folder.mkdir()
-    for name in ("a.jpg", "b.JPEG", "c.png", "d.gif", "e.webp", "f.bmp"):
+    for name in ("a.jpg", "b.JPEG", "c.png", "d.gif", "e.webp", "f.bmp", "g.tif", "h.TiFf"):
         PIL.Image.new("RGB", (8, 8), (200, 200, 200)).save(folder / name)
     (folder / "notes.txt").write_text("not a picture")
     data = _load(folder)
-    assert data.spec.num_examples == 6
+    assert data.spec.num_examples == 8
     np.testing.assert_allclose(data.train["image"], 200, atol=2)
+
+
+def test_a_class_of_tiffs_is_a_class(folder: pathlib.Path):
+    _picture(folder / "bird" / "1.tif", 1)
+    _picture(folder / "cat" / "2.png", 2)
+    data = _load(folder)
+    assert (data.spec.class_names, _values(data.train)) == (("bird", "cat"), [1, 2])
+
+
+def test_files_of_other_kinds_are_counted(folder: pathlib.Path, caplog: pytest.LogCaptureFixture):
+    _picture(folder / "cat" / "1.png", 1)
+    for name in ("Thumbs.db", "desktop.ini", "README.md", "LICENSE", ".DS_Store", "cat/.hidden.txt"):
+        (folder / name).write_text("")
+    _load(folder)
+    assert not caplog.messages
+    (folder / "cat" / "license_plate.TXT").write_text("")
+    _load(folder)
+    assert caplog.messages == ["image_folder:pictures: left out 1 file that is no picture (.txt)"]
+    caplog.clear()
+    (folder / "bird").mkdir()
+    for number in range(1_000):
+        (folder / "bird" / f"{number}.heic").touch()
+    for name in ("a.pdf", "b.pdf", "c.txt", "none", "z.zip"):
+        (folder / name).touch()
+    assert _load(folder).spec.class_names == ("cat",)
+    assert caplog.messages == [
+        "image_folder:pictures: left out 1,006 files that are no pictures (.heic, .pdf, .txt, ...); "
+        "no pictures in 'bird'"
+    ]
+
+
+def test_files_beside_the_splits_are_not_counted(folder: pathlib.Path, caplog: pytest.LogCaptureFixture):
+    for path in ("train/cat/1.png", "test/cat/2.png"):
+        _picture(folder / path, 1)
+    for name in ("x.csv", "train/dog/x.heic"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    _load(folder, test_split="test")
+    assert caplog.messages == [
+        "image_folder:pictures: left out 1 file that is no picture (.heic); no pictures in 'dog'"
+    ]
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> Callable[[pathlib.Path], None]:
+    """Makes folders that root, as whom tests may run, cannot read."""
+    names, scandir = [], os.scandir
+
+    def scan(place):
+        if str(place) in names:
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    return lambda folder: names.append(str(folder))
+
+
+def test_lost_and_found_is_left_out(folder: pathlib.Path, unreadable, caplog: pytest.LogCaptureFixture):
+    _picture(folder / "a.png", 1)
+    _picture(folder / "lost+found" / "b.png", 1)
+    unreadable(folder / "lost+found")
+    data = _load(folder)
+    assert (data.spec.num_examples, data.spec.class_names, caplog.messages) == (1, None, [])
+
+
+def test_a_folder_that_cannot_be_read(folder: pathlib.Path, unreadable, caplog: pytest.LogCaptureFixture):
+    for path in ("cat/1.png", "cat/old/2.png", "dog/3.png"):
+        _picture(folder / path, int(path[-5]))
+    unreadable(folder / "cat" / "old")
+    with pytest.raises(UserError, match=r"^cannot read the folder 'cat/old' in .*pictures .Permission.*on_error=skip$"):
+        _load(folder)
+    data = _load(folder, on_error="skip")
+    assert _values(data.train) == [1, 3]
+    assert caplog.messages == ["image_folder:pictures: skipped 1 folders that cannot be read: 'cat/old'"]
+    unreadable(folder)
+    with pytest.raises(UserError, match=r"^cannot read the folder .*pictures: Permission denied$"):
+        _load(folder, on_error="skip")
+
+
+def test_files_whose_folder_cannot_be_entered(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    _picture(folder / "cat" / "1.png", 1)
+    _picture(folder / "dog" / "2.png", 2)
+    scandir = os.scandir
+
+    class Entry:  # as of a folder that has names, but no status, to give: mode 444
+        def __init__(self, entry: os.DirEntry):
+            self.name, self.path, self._entry = entry.name, entry.path, entry
+
+        def stat(self, **options) -> os.stat_result:
+            if self.path.endswith("dog/2.png"):
+                raise PermissionError(errno.EACCES, "Permission denied", self.path)
+            return self._entry.stat(**options)
+
+    monkeypatch.setattr(os, "scandir", lambda place: contextlib.nullcontext(map(Entry, list(scandir(place)))))
+    with pytest.raises(UserError, match="cannot read the folder 'dog' in"):
+        _load(folder)
+    assert _load(folder, on_error="skip").spec.class_names == ("cat",)
+
+
+def test_a_split_that_cannot_be_read(folder: pathlib.Path, unreadable, caplog: pytest.LogCaptureFixture):
+    for path in ("train/cat/1.png", "test/cat/2.png", "beside/3.png"):
+        _picture(folder / path, 1)
+    unreadable(folder / "beside")
+    assert _load(folder, test_split="test").test is not None
+    assert not caplog.messages
+    unreadable(folder / "test")
+    with pytest.raises(UserError, match="cannot read the folder 'test' in"):
+        _load(folder, test_split="test")
+    data = _load(folder, test_split="test", on_error="skip")
+    assert (data.test, data.spec.class_names) == (None, ("cat",))
+    unreadable(folder / "train")
+    with pytest.raises(UserError, match="cannot read the folder 'test' in"):
+        _load(folder)
+    _picture(folder / "val" / "3.png", 1)
+    with pytest.raises(UserError, match="the split 'train' of .*pictures has no pictures"):
+        _load(folder, on_error="skip")
+
+
+def test_nothing_but_a_train_that_cannot_be_read(folder: pathlib.Path, unreadable):
+    _picture(folder / "train" / "1.png", 1)
+    unreadable(folder / "train")
+    with pytest.raises(UserError, match="cannot read the folder 'train' in"):
+        _load(folder)
+    with pytest.raises(UserError, match="no pictures in"):
+        _load(folder, on_error="skip")
 
 
 def test_a_long_name(tmp_path: pathlib.Path):
