@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         return
     data = dataset.load(config)
     print(description(data, config))
-    path = pathlib.Path(flags.sheet or f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', data.spec.name)}.png")
+    path = pathlib.Path(flags.sheet or f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', data.spec.name)[:100]}.png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if data.spec.kind == "points":

@@ -42,6 +42,15 @@ def test_the_sheet_is_named_after_the_data(made_up_tfds, tmp_path, monkeypatch: 
     assert [file.name for file in tmp_path.iterdir()] == ["made_up_digits.png"]
 
 
+def test_the_name_of_the_sheet_is_cut(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / ("x" * 250)
+    folder.mkdir()
+    PIL.Image.new("L", (4, 4)).save(folder / "1.png")
+    command.main([f"image_folder:{folder}"])
+    assert len(list(tmp_path.glob("image_folder_xxx*.png"))) == 1
+
+
 def test_a_sheet_has_a_row_a_class():
     # The picture of class k is a shade of its own.
     label = np.array([2, 0, 1, 0], np.int32)
