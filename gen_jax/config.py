@@ -33,12 +33,15 @@ Config: TypeAlias = Any  # an ml_collections.ConfigDict, whose values no type ch
 # num_steps (the learning rate's decay spans the run) and placement (equal to rounding).
 MAY_CHANGE = (
     "num_steps", "log_every", "eval_every", "checkpoint_every", "sample.*", "eval.*", "data.data_dir", "data.cache_dir",
-    "data.stream", "data.workers", "executor", "num_devices", "steps_per_call", "accumulate", "fast_compile_options",
+    "data.max_megapixels", "data.stream", "data.workers", "executor", "num_devices", "steps_per_call", "accumulate",
+    "fast_compile_options",
 )  # fmt: skip
 
 # What a trained model may be sampled with, and judged with: the rest is as it was trained.
 SAMPLING = ("sample.*", "num_devices", "fast_compile_options")
-JUDGING = (*SAMPLING, "eval.*", "data.data_dir", "data.cache_dir", "data.stream", "data.workers")
+JUDGING = (
+    *SAMPLING, "eval.*", "data.data_dir", "data.cache_dir", "data.max_megapixels", "data.stream", "data.workers",
+)  # fmt: skip
 
 COUNTS = ("batch_size", "num_steps", "log_every", "eval_every", "checkpoint_every", "steps_per_call", "accumulate",
           "sample.num", "sample.batch_size", "eval.num_samples", "eval.num_examples",
@@ -191,7 +194,8 @@ def base_config() -> Config:
                 "image_size": 0,  # 0: as stored; else a centre crop of this height and width, antialiased
                 "channels": 0,  # 0: as stored; 1: grey; 3: colour
                 "background": 255,  # grey value that shows through transparent pixels
-                "on_error": "stop",  # at a damaged file; or skip
+                "on_error": "stop",  # at a damaged or oversized file; or skip
+                "max_megapixels": 200,  # of a picture in a folder of the user's own: guards the memory; 0: no limit
                 "stream": False,  # read anew in every epoch what is too large for the cache and memory
                 "workers": 0,  # processes that read a streamed set ahead; 0: threads of this one
             },

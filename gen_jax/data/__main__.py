@@ -21,7 +21,10 @@ from gen_jax.figures import scatter
 from gen_jax.figures.grid import Images, contact_sheet, to_pil
 from gen_jax.method import DataSpec, UserError, to_bytes
 
-OPTIONS = ("data_dir", "cache_dir", "train_split", "test_split", "image_size", "channels", "background", "on_error")
+OPTIONS = (
+    "data_dir", "cache_dir", "train_split", "test_split", "image_size", "channels", "background", "on_error",
+    "max_megapixels",
+)  # fmt: skip
 """Keys of `config.base_config().data` that are flags here."""
 
 MAX_ROWS, MAX_COLUMNS = 20, 12  # of the sheet

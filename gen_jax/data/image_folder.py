@@ -32,6 +32,7 @@ import pathlib
 import re
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -50,9 +51,11 @@ _TRAIN_FOLDERS = ("train", "training")  # the first that is there
 _TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 _MAX_HELD_OUT = 10_000
 _CHUNK = 16  # pictures that one thread decodes at a time
+_LARGE = 2**25  # pixels: pictures that are decoded one at a time, for each may take hundreds of megabytes
 _VERSION = 1  # part of every key: raise it when the same files give other pixels, labels, splits or facts
 
 _logger = logging.getLogger(__name__)
+_one_large = threading.Lock()
 
 
 class _File(NamedTuple):
@@ -86,22 +89,30 @@ class _Split(NamedTuple):
     folders: tuple[str, ...]  # that are splits, so that the next folders in a path are classes; or ()
 
 
+class _Fault(NamedTuple):
+    """Why a picture cannot be read."""
+
+    kind: str  # "damaged" or "oversized"
+    what: str
+    remedy: str
+
+
 def load(directory: str, config: Any) -> Dataset:
     """Returns the pictures below `directory`, named "image_folder:<its last name>".
 
     Args:
       directory: of the pictures; "~" is the user's.
       config: `image_size`, `channels`, `background` as in `images.fit`, but with `channels` 0 grey pictures among
-        colour become colour; `on_error`: at a damaged file "stop", or "skip" it with a warning; `train_split`,
-        `test_split` ("" for none); `cache_dir`.
+        colour become colour; `on_error`: at a damaged file "stop", or "skip" it with a warning; `max_megapixels`: of
+        a picture, 0 for any number; `train_split`, `test_split` ("" for none); `cache_dir`.
 
     Raises:
-      UserError: no such folder, no pictures in it, pictures of several sizes, a damaged file, a folder that
+      UserError: no such folder, no pictures in it, pictures of several sizes, a damaged or huge file, a folder that
         cannot be read; one line that says what to do.
 
     Example:
       >>> import types
-      >>> values = {"image_size": 2, "channels": 0, "background": 255, "on_error": "stop"}
+      >>> values = {"image_size": 2, "channels": 0, "background": 255, "on_error": "stop", "max_megapixels": 0}
       >>> values |= {"train_split": "train", "test_split": "test", "stream": False}
       >>> with tempfile.TemporaryDirectory() as folder:
       ...   for number in range(20):
@@ -126,7 +137,10 @@ def load(directory: str, config: Any) -> Dataset:
         "folder": os.path.realpath(folder),
         "files": hashlib.sha256(json.dumps([split.num_train, *split.files]).encode()).hexdigest(),
         "classes": class_names,
-        **{each: getattr(config, each) for each in ("image_size", "channels", "background", "on_error")},
+        **{
+            each: getattr(config, each)
+            for each in ("image_size", "channels", "background", "on_error", "max_megapixels")
+        },
     }
     scratch = cache.root(config.cache_dir) / "data"
     stored = cache.fetch(scratch, name, key, functools.partial(_build, folder, split, labels, config, scratch))
@@ -341,8 +355,9 @@ def _is_companion(name: str) -> bool:
 
 
 def _tell_of_faults(name: str, facts: dict[str, Any], num_files: int) -> None:
-    if paths := facts["damaged"]:
-        _logger.warning("%s: skipped %d damaged files of %d: %s", name, len(paths), num_files, _shown(paths))
+    for kind, paths in facts["skipped"].items():
+        hint = " (raise --config.data.max_megapixels)" if kind == "oversized" else ""
+        _logger.warning("%s: skipped %d %s files of %d: %s%s", name, len(paths), kind, num_files, _shown(paths), hint)
 
 
 def _tell_of_missing(name: str, class_names: Sequence[str], label: np.ndarray) -> None:
@@ -366,38 +381,48 @@ def _build(
 ) -> tuple[cache.Arrays, dict[str, Any]]:
     """Returns `image` uint8 [N, H, W, C] and, where there are classes, `label` i32 [N]; and what `load` asks for."""
     files, num_train, _ = split
-    image, damaged = _decode(folder, files, config, config.channels, scratch)
+    with images.unlimited():
+        image, faults = _decode(folder, files, config, config.channels, scratch)
     sound = np.ones(len(files), bool)
-    sound[damaged] = False
+    sound[list(faults)] = False
     num_sound = int(sound[:num_train].sum())
     if not num_sound:
-        raise UserError(f"all {num_train} training pictures in {folder} are damaged")
+        raise UserError(f"all {num_train} training pictures in {folder} are damaged or oversized")
     arrays = {"image": image} if labels is None else {"image": image, "label": labels[sound]}
+    skipped: dict[str, list[str]] = {}
+    for row, fault in faults.items():
+        skipped.setdefault(fault.kind, []).append(files[row].path)
     return arrays, {
         "num_train": num_sound,
         "fingerprint": cache.fingerprint({name: array[:num_sound] for name, array in arrays.items()}),
-        "damaged": [files[row].path for row in damaged],
+        "skipped": skipped,
     }
 
 
 def _decode(
     folder: pathlib.Path, files: Sequence[_File], config: Any, channels: int, scratch: pathlib.Path
-) -> tuple[np.ndarray, list[int]]:
-    """Returns the sound pictures, uint8 [N, H, W, C], and the rows of the damaged ones.
+) -> tuple[np.ndarray, dict[int, _Fault]]:
+    """Returns the sound pictures, uint8 [N, H, W, C], and the rows of those that are not.
 
     The array is mapped from a file in `scratch` that has no name, so that memory holds but a few pictures at a time.
     """
-    read = functools.partial(_read, size=config.image_size, channels=channels, background=config.background)
-    first, shape, damaged = "", (0, 0, 0), []
+    read = functools.partial(
+        _read,
+        size=config.image_size,
+        channels=channels,
+        background=config.background,
+        max_megapixels=config.max_megapixels,
+    )
+    first, shape, faults = "", (0, 0, 0), {}
     with tempfile.TemporaryFile(dir=scratch) as store, contextlib.closing(_in_order(read, folder, files)) as pictures:
         for row, image in enumerate(pictures):
             path = files[row].path
-            if isinstance(image, str):
+            if isinstance(image, _Fault):
                 if config.on_error == "stop":
                     raise UserError(
-                        f"{path!r} in {folder} is damaged ({image}): remove it, or set --config.data.on_error=skip"
+                        f"{path!r} in {folder} {image.what}: {image.remedy}, or set --config.data.on_error=skip"
                     )
-                damaged.append(row)
+                faults[row] = image
                 continue
             if not first:
                 first, shape = path, image.shape
@@ -411,20 +436,20 @@ def _decode(
                 return _decode(folder, files, config, 3, scratch)
             store.write(np.broadcast_to(image, shape).tobytes())
         store.flush()
-        shape = (len(files) - len(damaged), *shape)
-        return (np.memmap(store, np.uint8, "r", shape=shape) if first else np.empty(shape, np.uint8)), damaged
+        shape = (len(files) - len(faults), *shape)
+        return (np.memmap(store, np.uint8, "r", shape=shape) if first else np.empty(shape, np.uint8)), faults
 
 
 def _in_order(
-    read: Callable[[str], np.ndarray | str], folder: pathlib.Path, files: Sequence[_File]
-) -> Generator[np.ndarray | str, None, None]:
+    read: Callable[[str], np.ndarray | _Fault], folder: pathlib.Path, files: Sequence[_File]
+) -> Generator[np.ndarray | _Fault, None, None]:
     """Yields `read` of each file, in order; a bounded number of files is read ahead, in parallel."""
     workers = os.cpu_count() or 1
     ahead = 2 * workers
     starts = range(0, len(files), _CHUNK)
-    pending: collections.deque[concurrent.futures.Future[list[np.ndarray | str]]] = collections.deque()
+    pending: collections.deque[concurrent.futures.Future[list[np.ndarray | _Fault]]] = collections.deque()
 
-    def read_chunk(start: int) -> list[np.ndarray | str]:
+    def read_chunk(start: int) -> list[np.ndarray | _Fault]:
         return [read(f"{folder}/{file.path}") for file in files[start : start + _CHUNK]]
 
     with (
@@ -441,12 +466,27 @@ def _in_order(
                 progress.update(len(chunk))
 
 
-def _read(path: str, size: int, channels: int, background: int) -> np.ndarray | str:
+def _read(path: str, size: int, channels: int, background: int, max_megapixels: int) -> np.ndarray | _Fault:
     """Returns the picture as `images.fit` makes it, or what is wrong with the file."""
     try:
         with open(path, "rb") as file, images.opened(file, _FORMATS) as image:
-            return images.fit(image, size, channels, background)
+            pixels = image.width * image.height
+            if 0 < max_megapixels < pixels / 1e6:
+                return _Fault(
+                    "oversized",
+                    f"has {image.width}x{image.height} pixels, more than {max_megapixels} megapixels",
+                    "shrink it, raise --config.data.max_megapixels (0: no limit)",
+                )
+            with _one_large if pixels > _LARGE else contextlib.nullcontext():
+                return images.fit(image, size, channels, background)
     except PIL.UnidentifiedImageError:
-        return f"not a {', '.join(_FORMATS)} file"
+        why = f"not a {', '.join(_FORMATS)} file, or of a kind that cannot be read"
+    except OSError as error:
+        why = error.strerror or _line(error)
     except Exception as error:  # what PIL raises on damaged files has no common base
-        return " ".join(str(error).split()) or type(error).__name__
+        why = _line(error)
+    return _Fault("damaged", f"is damaged ({why})", "remove it")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -166,7 +166,12 @@ def _split(
         num_classes = None if class_names is None else len(class_names)
         stored = streaming.fetch(folder, title, key, _source(builder, split, fit), num_classes, config.workers)
     else:
-        stored = cache.fetch(folder, title, key, lambda: (_decode(builder, split, class_names, fit), {}))
+
+        def build() -> tuple[cache.Arrays, dict[str, Any]]:
+            with images.unlimited():
+                return _decode(builder, split, class_names, fit), {}
+
+        stored = cache.fetch(folder, title, key, build)
     if builder.name not in FACTORS:
         return stored
     key = {"name": builder.info.full_name, "split": split, "data": stored.fingerprint}

@@ -20,7 +20,7 @@ from gen_jax.method import UserError
 
 def _load(folder: pathlib.Path | str, **changes):
     values = {"cache_dir": "", "train_split": "train", "test_split": "", "image_size": 0, "channels": 0}
-    values |= {"background": 255, "on_error": "stop", "stream": False}
+    values |= {"background": 255, "on_error": "stop", "max_megapixels": 200, "stream": False}
     return image_folder.load(str(folder), types.SimpleNamespace(**values | changes))
 
 
@@ -490,6 +490,40 @@ def test_nothing_sound_is_refused(folder: pathlib.Path):
     (folder / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match="all 1 training pictures in .* are damaged"):
         _load(folder, on_error="skip")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "webp", "tif"])
+@pytest.mark.parametrize("limit", [1_500, 100])  # PIL warns above it, and refuses above twice as much
+def test_a_large_picture_is_read_without_a_warning(
+    folder: pathlib.Path, suffix: str, limit: int, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    _picture(folder / f"large.{suffix}", 1, (40, 45), "RGB")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
+    for size in (0, 28):
+        assert _load(folder, image_size=size).spec.image_shape == ((28, 28, 3) if size else (45, 40, 3))
+    assert not recwarn
+    assert limit == PIL.Image.MAX_IMAGE_PIXELS
+
+
+def test_95_megapixels(folder: pathlib.Path, recwarn: pytest.WarningsRecorder):
+    _picture(folder / "large.png", 1, (9_500, 10_000))
+    assert _load(folder, image_size=28).spec.image_shape == (28, 28, 1)
+    assert not recwarn
+
+
+def test_an_oversized_picture_is_refused_or_skipped(folder: pathlib.Path, caplog: pytest.LogCaptureFixture):
+    _picture(folder / "large.png", 1, (1_001, 1_000))
+    _picture(folder / "small.png", 2)
+    with pytest.raises(UserError, match="'large.png' in .* has 1001x1000 pixels, .*raise --config.data.max_megapixels"):
+        _load(folder, image_size=2, max_megapixels=1)
+    for _ in range(2):
+        caplog.clear()
+        assert _values(_load(folder, image_size=2, max_megapixels=1, on_error="skip").train) == [2]
+        assert caplog.messages == [
+            "image_folder:pictures: skipped 1 oversized files of 2: 'large.png' (raise --config.data.max_megapixels)"
+        ]
+    for enough in (0, 2):
+        assert _values(_load(folder, image_size=2, max_megapixels=enough).train) == [1, 2]
 
 
 def test_streaming_is_refused_since_it_would_change_nothing(folder: pathlib.Path):
