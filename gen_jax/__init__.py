@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from gen_jax import xla
+
 if TYPE_CHECKING:
     from gen_jax.sample import Model
 
 __version__ = "0.2.0"
+xla.start()
 __all__ = ["load"]
 
 

@@ -5,17 +5,24 @@ import fcntl
 import importlib.metadata
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what is missing is set below
+    from gen_jax import xla
+
 # Eight virtual devices; and tests compile far more than they compute, so the compiler takes it easy. An XLA that does
 # not know a flag ends the process, and newer ones have no choice of emitters.
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 _CHOICE_OF_EMITTERS = tuple(int(n) for n in importlib.metadata.version("jaxlib").split(".")[:2]) < (0, 11)
 os.environ.setdefault("XLA_FLAGS", _FLAGS + " --xla_cpu_use_fusion_emitters=false" * _CHOICE_OF_EMITTERS)
+if xla.needed():
+    os.environ["XLA_FLAGS"] += f" {xla.SAFE}"
 
 
 @pytest.fixture(scope="session")

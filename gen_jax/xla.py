@@ -1,0 +1,52 @@
+"""The one option of XLA that this project cannot do without on a CPU, set or asked for before JAX starts.
+
+jaxlib 0.10.2 computes wrong sums on CPUs by default: its YNNPACK fusions lose rows of a reduction
+(tests/test_xla.py has five lines that show it). With the fusions of single matrix products alone the sums are right.
+Programs that this project compiles itself could be given the option one by one, but calls outside of `jit` cannot, nor
+can `pmap`: so it is set for the whole process, in `XLA_FLAGS`, which XLA reads when JAX makes its first array.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+import warnings
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+SAFE = f"{FLAG}=INDIVIDUAL_DOT"
+WRONG = ("0.10.2",)  # versions of jaxlib
+COMMANDS = ("gen_jax", "experiments", "benchmarks")  # packages whose modules are programs of ours
+
+
+def needed() -> bool:
+    """Returns whether the installed jaxlib computes wrong sums, and nothing was set against it."""
+    if FLAG in os.environ.get("XLA_FLAGS", ""):
+        return False
+    try:
+        return importlib.metadata.version("jaxlib") in WRONG
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def start() -> None:
+    """Makes the process of one of our commands safe, and warns in anyone else's. Called when gen_jax is imported."""
+    if not needed():
+        return
+    if _is_ours(sys.orig_argv):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SAFE}".strip()
+        return
+    warnings.warn(
+        f"jaxlib {importlib.metadata.version('jaxlib')} computes wrong sums on CPUs unless XLA_FLAGS holds {SAFE}: set "
+        "it before JAX makes its first array, or install another version",
+        stacklevel=3,
+    )
+
+
+def _is_ours(words: list[str]) -> bool:
+    """Example:
+    >>> _is_ours(["python", "-m", "gen_jax.main", "--config=x"]), _is_ours(["python", "-m", "pytest"])
+    (True, False)
+    """
+    module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
+    return bool(module) and module[0].partition(".")[0] in COMMANDS
