@@ -51,8 +51,8 @@ class GroupNorm(nn.Module):
             bias = bias + shift
         a = per_channel(jax.lax.rsqrt(var + self.epsilon)) * gain  # [B, C]
         d = bias - per_channel(mean) * a
-        a, d = (v.reshape(batch, *(1,) * (x.ndim - 2), channels).astype(x.dtype) for v in (a, d))
-        return a * x + d
+        a, d = (v.reshape(batch, *(1,) * (x.ndim - 2), channels) for v in (a, d))
+        return (a * x + d).astype(x.dtype)  # in float32: a and d cancel where the mean is large, digits and all
 
 
 class RMSNorm(nn.Module):
@@ -124,5 +124,5 @@ class BatchNorm(nn.Module):
             a, d = a * (1 + scale), d * (1 + scale)  # [B, C]
         if shift is not None:
             d = d + shift
-        a, d = (v.reshape(-1, *(1,) * (x.ndim - 2), channels).astype(x.dtype) for v in (a, d))
-        return a * x + d
+        a, d = (v.reshape(-1, *(1,) * (x.ndim - 2), channels) for v in (a, d))
+        return (a * x + d).astype(x.dtype)  # in float32, as in GroupNorm

@@ -66,6 +66,21 @@ def test_half_precision_in_and_out_statistics_in_single(layer):
     np.testing.assert_allclose(y.astype(jnp.float32), layer.apply(params, x.astype(jnp.float32)), atol=0.04)
 
 
+@pytest.mark.parametrize("layer", [GroupNorm(4), BatchNorm()], ids=["group", "batch"])
+@pytest.mark.parametrize("mean", [3, 10, 30])
+def test_half_precision_keeps_its_digits_where_the_mean_is_large(layer, mean):
+    x = jnp.asarray(np.random.default_rng(1).normal(mean, 1, (8, 6, 6, 8)), jnp.bfloat16)
+    wide, axes = np.float64(x).reshape(8, 36, 4, 2), (1, 3)
+    if isinstance(layer, BatchNorm):
+        wide, axes = np.float64(x).reshape(288, 8), (0,)
+    more = {"train": True} if isinstance(layer, BatchNorm) else {}
+    y, _ = layer.init_with_output(jax.random.key(0), x, **more)
+    exact = (wide - wide.mean(axes, keepdims=True)) / wide.std(axes, keepdims=True)
+    # A result near 1 is rounded to eight binary digits: 2^-9 at most, and less on average.
+    error = np.float64(y).reshape(exact.shape) - exact
+    assert np.sqrt(np.mean(error**2)) < 2**-9
+
+
 @pytest.mark.parametrize("layer", [GroupNorm(4), RMSNorm()])
 def test_gradient_agrees_with_differences(layer):
     params = layer.init(jax.random.key(0), X)
