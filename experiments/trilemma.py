@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import record, runs
-from gen_jax import command, evaluate, sample
+from gen_jax import command, evaluate, judges, sample
 from gen_jax.data import dataset
 from gen_jax.figures.curve import Axis
 from gen_jax.figures.markup import number
@@ -106,16 +106,15 @@ def measure(workdir: pathlib.Path, row: Row, data: dataset.Dataset, num: int) ->
     more = (f"--config.sample.num={num}", f"--config.sample.batch_size={min(BATCH, num)}")
     model = sample.load(workdir, (*row.words, *more))
     generated, seconds = [], []
-    condition = sample.conditions(model.method, model.spec, num, {})
+    condition = sample.conditions(model.method, model.spec, num, evaluate.asked(model.method, data.spec, num))
     before = time.perf_counter()
     for images in model.batches(model.state, condition, 0, num):
         seconds.append((time.perf_counter() - before) / len(images))
         generated.append(images)
         before = time.perf_counter()
-    judged, _ = evaluate.judge_by_classifier(
-        model.config, data, np.concatenate(generated), condition.get("label"), evaluate.described(model)
-    )
-    by_name = {one["name"].partition("/")[0]: one for one in judged}
+    samples = judges.Samples(np.concatenate(generated), condition.get("label"), evaluate.described(model))
+    judged = judges.judge_by_classifier(model.config, data, samples).rows
+    by_name = {one["name"].partition("/")[0]: one for one in judged if one["name"].endswith(f"_{judges.short(num)}")}
     speed = 1 / statistics.median(seconds[1:] or seconds)  # the first batch compiles
     return Measured(
         {name: one["value"] for name, one in by_name.items()} | {SPEED: speed},

@@ -31,7 +31,8 @@ def finish(model: sample.Model, data: dataset.Dataset, run: Run, num: int, train
         what takes minutes is measured too.
     """
     chief, state = jax.process_index() == 0, model.state
-    images, condition = model.generate(state, num, progress=chief)
+    asked = evaluate.asked(model.method, data.spec, num)
+    images, condition = model.generate(state, num, asked, progress=chief)
     if trained:
         pictures = make_pictures(model.method, data, state) | evaluate.nearest_picture(images, data)
         needed = figures.num_shown(data.spec)

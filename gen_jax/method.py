@@ -52,12 +52,14 @@ class Feature(NamedTuple):
       dtype: of the array.
       names: of the classes, where the feature is one of several classes.
       sizes: number of values of each of its parts, where they are whole numbers.
+      counts: training examples of each class, where the feature is one; runs before 0.2 do not say.
     """
 
     shape: tuple[int, ...] = ()
     dtype: str = "int32"
     names: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
 
 
 Kind: TypeAlias = Literal["image", "points", "codes"]

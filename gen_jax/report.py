@@ -32,7 +32,7 @@ from gen_jax.run import write_bytes
 from gen_jax.writers import training_seconds
 
 _NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
-_MAX_FRAMES = 24  # of what was drawn as training went
+_MAX_FRAMES = 24  # of what was drawn during training
 _GIF_WIDTH = 240  # pixels, about: a GIF is looked at outside of the page, where nothing enlarges it
 _FASTEST, _WHOLE = 80, 4000  # ms: the shortest that a GIF shows a frame, and what its frames take together
 _WORDS = {word.lower(): word for word in ("KL", "ELBO", "NLL", "MIG", "SAP", "DCI", "VAE", "MS-SSIM")}
@@ -90,6 +90,7 @@ class Run:
     samples: Samples | None = None
     training: dict[str, Figure] = dataclasses.field(default_factory=dict)  # by name: what was drawn as it went
     metrics: list[Metric] = dataclasses.field(default_factory=list)  # report.json
+    left_out: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # report.json
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # report.json
     histogram: dict[str, Any] = dataclasses.field(default_factory=dict)  # report.json
     notes: list[str] = dataclasses.field(default_factory=list)  # what could not be read, or must be known
@@ -179,7 +180,8 @@ def read(workdir: pathlib.Path) -> Run:
             run.training[folder.name] = moving
     report = load(workdir / "report.json", _read_object, {})
     run.facts, run.histogram = _as_dict(report.get("facts")), _as_dict(report.get("histogram"))
-    metrics = report.get("metrics")
+    left_out, metrics = report.get("left_out"), report.get("metrics")
+    run.left_out = [_as_dict(each) for each in left_out] if isinstance(left_out, list) else []
     for values in metrics if isinstance(metrics, list) else []:
         try:
             run.metrics.append(_metric(values))
@@ -307,8 +309,13 @@ def _key_figures(run: Run) -> Html:
         )
         for protocol, metrics in by_protocol.items()
     )
+    left_out = [element("li", _in_words(str(each.get("measure"))), f": {each.get('reason')}.") for each in run.left_out]
     facts = page.facts((name.replace("_", " "), _value(value)) for name, value in run.facts.items())
-    return join(*groups, facts if run.facts else None)
+    return join(
+        *groups,
+        join(element("p", "Not measured:", class_="note"), element("ul", *left_out)) if left_out else None,
+        facts if run.facts else None,
+    )
 
 
 def _card(metric: Metric) -> Html:
@@ -440,7 +447,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], Html | None]], ...] = (
     ("model", "Inside the model", _pictures),
     ("classes", "Classes", _histogram),
     ("curves", "Curves", _loss_curves),
-    ("training", "As training went", _training),
+    ("training", "During training", _training),
     ("parameters", "Parameters", _parameters),
     ("speed", "Speed", _speed),
     ("config", "Config", _config),

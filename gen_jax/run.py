@@ -157,7 +157,7 @@ class Run:
 
     @property
     def training(self) -> pathlib.Path:
-        """What was drawn as training went: `<name>/<step>.npz`, and a PNG beside each that can be one."""
+        """What was drawn during training: `<name>/<step>.npz`, and a PNG beside each that can be one."""
         return self.workdir / "training"
 
     @property

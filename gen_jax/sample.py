@@ -27,7 +27,18 @@ from gen_jax import methods, parallel
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.figures import samples as figures
 from gen_jax.figures.grid import save_png
-from gen_jax.method import Condition, DataSpec, Feature, Method, State, UserError, keys_of, stream, to_data
+from gen_jax.method import (
+    Condition,
+    DataSpec,
+    Feature,
+    Method,
+    State,
+    UserError,
+    did_you_mean,
+    keys_of,
+    stream,
+    to_data,
+)
 from gen_jax.run import Run, replacing, to_json, write_json, writing
 
 NUM_IN_GRID = 100
@@ -57,7 +68,7 @@ class Model:
     def sample(
         self,
         num: int,
-        labels: Sequence[int] | np.ndarray | None = None,
+        labels: Sequence[int | str] | np.ndarray | None = None,
         seed: int | None = None,
         condition: Mapping[str, Any] | None = None,
     ) -> np.ndarray:
@@ -65,7 +76,7 @@ class Model:
 
         Args:
           num: how many.
-          labels: [num], classes asked for, where the model takes any; by default they take turns.
+          labels: [num], classes asked for, by number or name, where the model takes any; by default they take turns.
           seed: another seed than `config.sample.seed` gives other images.
           condition: whatever else the model is asked for, by the name of a feature of the data: [num, ...].
         """
@@ -196,7 +207,7 @@ def conditions(method: Method, spec: DataSpec, num: int, given: Mapping[str, Any
       method: that is asked.
       spec: whose features they are.
       num: of samples.
-      given: values by name, [num, ...]; classes that are not given take turns.
+      given: values by name, [num, ...]. Classes that are not given take turns, those with training examples.
 
     Raises:
       UserError: a condition that the method does not take, of another number or shape, outside the classes, or missing.
@@ -215,15 +226,27 @@ def _condition(name: str, feature: Feature, num: int, values: Any) -> np.ndarray
     if values is None:
         if not classes:
             raise UserError(f"this model needs {name}: give {num} of them")
-        values = np.arange(num) % classes
+        trained = np.flatnonzero(feature.counts or np.ones(classes))
+        values = trained[np.arange(num) % len(trained)]
     values, shape = np.asarray(values), (num, *feature.shape)
     if classes:
+        if values.dtype.kind == "U":
+            values = _numbers_of(values, feature.names)
         whole = np.issubdtype(values.dtype, np.integer) and values.shape == shape
         if not whole or values.min() < 0 or values.max() >= classes:
-            raise UserError(f"{name} must be {num} whole numbers in 0..{classes - 1}")
+            raise UserError(f"{name} must be {num} whole numbers in 0..{classes - 1}, or names of classes")
     elif values.shape != shape:
         raise UserError(f"{name} must be of shape {list(shape)}, not {list(values.shape)}")
     return values.astype(feature.dtype)
+
+
+def _numbers_of(classes: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The numbers of classes that are given by name."""
+    for unknown in sorted(set(classes.ravel().tolist()) - set(names)):
+        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        raise UserError(f"no class {unknown!r}; {did_you_mean(unknown, names)}there are: {shown}")
+    number = {name: i for i, name in enumerate(names)}
+    return np.vectorize(number.__getitem__, otypes=[np.int32])(classes)
 
 
 def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None, spec: DataSpec) -> None:

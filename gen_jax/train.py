@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 
-from gen_jax import __version__, evaluate, finish, methods, parallel, sample, stages, validation
+from gen_jax import __version__, finish, judges, methods, parallel, sample, stages, validation
 from gen_jax import config as configs
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset, streaming
@@ -60,7 +60,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
             dataset.refuse_other(dataset.DataSpec.from_dict(run.read_config()["data"]), data.spec, run.workdir)
         first = stages.find(config, run, data.spec)
         method = methods.make(config, data.spec, first.stage if first else None)
-        evaluate.check_tracked(config, data.spec)
+        judges.check_tracked(config, data.spec)
         abstract = methods.abstract_state(method, data.spec, first.stage if first else None, mesh)
         record = describe(config, data.spec, abstract, mesh, name, variant, command, first)
         with Checkpoints(run.checkpoints, about=_about(data.spec)) as checkpoints:
@@ -81,6 +81,8 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
             frozen = first.params(mesh, train) if first and state is None else {}
             if chief:
                 print(_headline(record, run, start))
+                if untracked := judges.untracked(config, data.spec):
+                    print(untracked)
             if state is None or start < config.num_steps:
                 state = _loop(config, run, method, data, mesh, checkpoints, abstract, state, frozen)
         finish.finish(sample.Model(config, data.spec, method, state, mesh), data, run, config.sample.num, trained=True)
@@ -107,7 +109,8 @@ def _loop(
         update = executor.compile_step(many_steps(method.step, config.steps_per_call), abstract, feed(start), lead)
         state = first.result()
     look = _make_look(config, run, method, data, mesh, checkpoints)
-    _print_plan(config, update, state, feed, start)
+    if chief:
+        _print_memory(update, state)
 
     window_step, in_flight, scalars, saved = start, {}, {}, start
     steps = range(start, config.num_steps, config.steps_per_call)
@@ -119,10 +122,13 @@ def _loop(
         stop_requested = stack.enter_context(_StopRequests())
         best = stack.enter_context(validation.BestCheckpoint(run, start, _about(data.spec)))
         batches = stack.enter_context(batches_of(steps, config, method, data, executor))
+        estimate = _Estimate(config.num_steps - start, config.steps_per_call, progress.say) if progress else None
         began = window = time.perf_counter()
         for step, batch in zip(steps, batches, strict=True):  # a batch is drawn and sent while the device computes
             jax.block_until_ready(in_flight)  # at most two calls at once: bounded memory, quick signals
             in_flight = scalars
+            if estimate:
+                estimate.call()
             state, scalars = update(state, batch)
             done = step + config.steps_per_call
             # Of several processes all must stop at the same step: they agree on it where they log.
@@ -391,28 +397,41 @@ def _headline(record: dict[str, Any], run: Run, start: int) -> str:
     )
 
 
-def _print_plan(config: Any, update: Any, state: State, feed: Callable[[int], PyTree], start: int) -> None:
-    """Prints memory and time of the run, measured on a copy of the state before training."""
+def _print_memory(update: Any, state: State) -> None:
+    """Prints what the run holds, and what a step needs besides."""
     analysis = update.memory_analysis()
     held = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
-    copy = jax.jit(lambda s: jax.tree.map(jnp.copy, s))(state)  # one program, not one a shape
-    seconds = []
-    for step in range(start, start + 4):
-        before = time.perf_counter()
-        copy, scalars = update(copy, feed(step))
-        jax.block_until_ready((copy, scalars))
-        seconds.append(time.perf_counter() - before)
-    call = min(seconds[1:])
-    left = call * (config.num_steps - start) / config.steps_per_call
     memory = f"{held / 2**20:,.0f} MiB of state"
     if analysis is not None:
         memory += f", {analysis.temp_size_in_bytes / 2**20:,.0f} MiB for a step (a device)"
-    each = 1000 * call / config.steps_per_call
-    if jax.process_index() == 0:
-        print(
-            f"  memory      {memory}\n  time        about {_minutes(left)} ({each:,.1f} ms a step, measured)",
-            flush=True,
-        )
+    print(f"  memory      {memory}", flush=True)
+
+
+class _Estimate:
+    """Says how long a run will take once its first calls have been timed. They are the run's own: a copy of the state
+    to try them on would be one more than some models leave room for.
+
+    Args:
+      steps: that are left.
+      steps_per_call: of them.
+      say: shows one line.
+    """
+
+    _CALLS = 6  # the first two fill the queue: what comes at the third has waited for a whole call
+
+    def __init__(self, steps: int, steps_per_call: int, say: Callable[[str], None]):
+        self._calls, self._steps_per_call, self._say = steps / steps_per_call, steps_per_call, say
+        self._moments: list[float] = []
+
+    def call(self) -> None:
+        """To be called where a call begins."""
+        if len(self._moments) == self._CALLS:
+            return
+        self._moments.append(time.perf_counter())
+        if len(self._moments) == self._CALLS:
+            each = float(np.min(np.diff(self._moments[2:])))
+            step = f"{1000 * each / self._steps_per_call:,.1f} ms a step, measured"
+            self._say(f"  time        about {_minutes(each * self._calls)} ({step})")
 
 
 def _minutes(seconds: float) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gen_jax import evaluate, parallel, sample
+from gen_jax import evaluate, judges, parallel, sample
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset
 from gen_jax.figures import samples as figures
@@ -32,19 +32,23 @@ def make(
 
     Every process calls it; all get the same.
     """
-    losses, track = evaluate.make_losses(config, method, data, mesh), evaluate.make_tracker(config, data)
+    losses, track = evaluate.make_losses(config, method, data, mesh), judges.make_tracker(config, data)
     generate, snapshots = sample.make_generator(method, config, data.spec, mesh), make_snapshots(method, data)
+    # Other samples than those that the run is judged by at its end: the best of many looks has had some luck with its.
+    seed, given = 2**32 - 1 - config.sample.seed, evaluate.asked(method, data.spec, config.eval.track)
 
     def validate(state: State) -> tuple[dict[str, float], Mapping[str, Figure]]:
-        images, _ = generate(state, max(figures.num_shown(data.spec), config.eval.track))
-        scores = {name: value for name, (value, _) in losses(state).items()} | track(images)
+        scores = {name: value for name, (value, _) in losses(state).items()}
+        if track:
+            scores |= track(generate(state, config.eval.track, given, seed)[0])
+        images, _ = generate(state, figures.num_shown(data.spec))
         return {f"eval/{name}": value for name, value in scores.items()}, snapshots(state, images)
 
     return validate
 
 
 def make_snapshots(method: Method, data: dataset.Dataset) -> Callable[[State, np.ndarray], Mapping[str, Figure]]:
-    """Returns (state, samples) -> what is drawn as training goes, by name: the first samples, and the method's own.
+    """Returns (state, samples) -> what is drawn during training, by name: the first samples, and the method's own.
 
     Samples are [N, H, W, C] as `to_data` gives them, with N at least `figures.num_shown`.
     """
@@ -53,7 +57,7 @@ def make_snapshots(method: Method, data: dataset.Dataset) -> Callable[[State, np
     def snapshots(state: State, images: np.ndarray) -> Mapping[str, Figure]:
         num = figures.num_shown(data.spec)
         caption = f"The first {num:,} samples, made of the same random numbers each time."
-        shown = figures.still(images[:num], data.spec, "Samples as training went", caption, data.train["image"])
+        shown = figures.still(images[:num], data.spec, "Samples during training", caption, data.train["image"])
         return {"samples": shown, **(own(state, stream(state.key, "pictures")) if own else {})}
 
     return snapshots

@@ -216,6 +216,11 @@ class Progress:
             self._bar.set_postfix_str(", ".join(texts), refresh=False)
         self._bar.update(step - self._bar.n)
 
+    def say(self, line: str) -> None:
+        """Prints a line on standard output, above the bar."""
+        with self._bar.external_write_mode(sys.stdout, nolock=True):
+            print(line, flush=True)
+
     def close(self) -> None:
         """Shows the last state and ends the line."""
         self._bar.close()

@@ -19,6 +19,7 @@ LAYERS = [
     {"evaluate"},
     {"stages"},
     {"sample"},
+    {"judges"},
     {"report"},
     {"methods"},
     {"diffusion", "gan", "vae", *(module.split(".")[1] for module in METHODS.values())},
@@ -33,6 +34,7 @@ LAYERS = [
     {"parallel"},
     {"command"},
     {"method"},
+    {"xla"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from gen_jax import config as configs
-from gen_jax import evaluate, main, parallel
+from gen_jax import evaluate, judges, main, parallel
 from gen_jax.data import dataset, gaussians
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import Code, DataSpec, Method, State, UserError, labelled, with_factors
+from gen_jax.run import Run
 from gen_jax.sample import Model
 from gen_jax.vae.defaults import vae_config
 
@@ -100,7 +101,13 @@ def test_a_protocol_says_all_that_shaped_the_samples():
     method = Method(*[None] * 5, describe=described)  # pyright: ignore
     state = State(jnp.int32(1200), jax.random.key(0), {}, {}, {}, {}, {})
     model = Model(vae_config(), DataSpec("x", (1, 1, 1), 10), method, state, parallel.make_mesh(1))
-    assert evaluate.described(model) == "ddim, 5 steps, guidance 2, step 1,200"
+    described = "ddim, 5 steps, guidance 2, last checkpoint, step 1,200, sampling seed 0"
+    assert evaluate.described(model) == described
+    config = vae_config()
+    config.sample.update(checkpoint="best", seed=7)
+    asked = Model(config, model.spec, method._replace(condition=("label",)), state, model.mesh)
+    assert "classes by their shares of the training images, best checkpoint" in evaluate.described(asked)
+    assert evaluate.described(asked).endswith("sampling seed 7")
     data = Dataset(model.spec, {"image": np.zeros((10, 1, 1, 1), np.uint8)}, None)
     assert evaluate.judge(model, data, data.train["image"], {})["facts"]["sampler"] == "ddim, 5 steps, guidance 2"
     plain = Model(vae_config(), model.spec, method._replace(describe={}), state, model.mesh)
@@ -131,8 +138,8 @@ def test_a_collapsed_class_is_more_alike_than_real_images_of_it(collapsed):
     spec = DataSpec("x", (28, 28, 1), 60, labelled("abc"))
     data = Dataset(spec, test, test)
     images = test["image"][test["label"]] if collapsed else test["image"][::-1]  # one picture a class, or all
-    (row,) = evaluate._judge_by_similarity(data, images, test["label"], "step 7")
-    assert row["name"] == "within_class_ms_ssim/2_scales_100_pairs"
+    (row,), _ = judges._by_similarity(data, judges.Samples(images, test["label"], "step 7"))
+    assert row["name"] == "within_class_ms_ssim/2_scales_100_pairs_60"
     if collapsed:
         assert row["value"] == pytest.approx(1, abs=1e-9)
         assert row["reference"] < 0.3
@@ -142,14 +149,19 @@ def test_a_collapsed_class_is_more_alike_than_real_images_of_it(collapsed):
 
 def test_similarity_within_classes_needs_classes_and_a_window():
     labels = np.zeros(4, np.int32)
-    small = Dataset(DataSpec("x", (8, 8, 1), 4, labelled("a")), {}, None)
-    assert evaluate._judge_by_similarity(small, np.zeros((4, 8, 8, 1), np.uint8), labels, "") == []
-    large = Dataset(DataSpec("x", (16, 16, 1), 4, labelled("a")), {}, None)
-    assert evaluate._judge_by_similarity(large, np.zeros((4, 16, 16, 1), np.uint8), None, "") == []
-    one_each = np.arange(4, dtype=np.int32)
-    assert evaluate._judge_by_similarity(large, np.zeros((4, 16, 16, 1), np.uint8), one_each, "") == []
-    (row,) = evaluate._judge_by_similarity(large, np.zeros((4, 16, 16, 1), np.uint8), labels, "")
-    assert (row["value"], row["reference"]) == (1.0, None)
+
+    def judged(side, labels):
+        data = Dataset(DataSpec("x", (side, side, 1), 4, labelled("ab")), {}, None)
+        return judges._by_similarity(data, judges.Samples(np.zeros((4, side, side, 1), np.uint8), labels, ""))
+
+    measure = "within_class_ms_ssim"
+    small = "images of 8x8 pixels are smaller than its window of 11x11"
+    assert judged(8, labels) == ([], [{"measure": measure, "reason": small}])
+    assert judged(16, None) == ([], [])
+    alone = "no class has two of 4 samples"
+    assert judged(16, np.arange(4, dtype=np.int32)) == ([], [{"measure": measure, "reason": alone}])
+    (row,), left_out = judged(16, labels)
+    assert (row["value"], row["reference"], left_out) == (1.0, None, [])
 
 
 def test_modes_of_a_mixture_are_counted_beside_those_of_test_points():
@@ -158,7 +170,7 @@ def test_modes_of_a_mixture_are_counted_beside_those_of_test_points():
     data = dataset.load(data_config("", "gaussians:ring8"))
     half = gaussians.MIXTURES["ring8"].centres[:4]
     points = np.repeat(half, 500, axis=0).reshape(-1, 1, 1, 2).astype(np.float32)
-    rows = evaluate._judge_by_modes(data, points, "ddim, 5 steps, step 3")
+    rows = judges._by_modes(data, judges.Samples(points, None, "ddim, 5 steps, step 3"))
     assert [(row["name"], row["value"]) for row in rows] == [
         ("modes_covered/2k", 4),
         ("good_points/2k", 1.0),
@@ -198,24 +210,96 @@ def test_without_labels_samples_are_judged_by_features_of_turned_images(made_up_
     data, config = dataset.load(data_config(made_up_tfds, "made_up_unlabelled")), configs.base_config()
     config.eval.classifier_steps, config.eval.track = 10, 100
     assert data.test is not None
-    rows, histogram = evaluate.judge_by_classifier(config, data, data.test["image"][:100], None, "step 7")
+    samples = judges.Samples(data.test["image"][:100], None, "step 7")
+    rows, left_out, histogram, judge = judges.judge_by_classifier(config, data, samples)
     names = ["frechet_distance", "precision", "recall", "density", "coverage"]
     assert [row["name"] for row in rows] == [f"{name}/turns_classifier_100" for name in names]
-    assert histogram is None
-    assert "100 samples (step 7), judged by a classifier trained on made_up_unlabelled's turned" in rows[0]["protocol"]
-    assert evaluate.make_tracker(config, data)(data.test["image"]) == {rows[0]["name"]: rows[0]["value"]}
+    assert (histogram, left_out) == (None, [])
+    by = "100 samples (step 7), judged by a classifier of how images of made_up_unlabelled are turned (weights "
+    assert rows[0]["protocol"].startswith(by + judge.removeprefix("turns_classifier "))
+    track = judges.make_tracker(config, data)
+    assert track is not None
+    assert track(data.test["image"]) == {rows[0]["name"]: rows[0]["value"]}
 
 
 def test_a_distance_that_cannot_be_taken_is_refused():
     config = configs.base_config()
     config.eval.track = 65
-    evaluate.check_tracked(config, DataSpec("x", (8, 8, 1), 4))
+    judges.check_tracked(config, DataSpec("x", (8, 8, 1), 4))
     points = DataSpec("points", (1, 1, 2), 4, kind="points", value_range=(-1, 1))
     for spec in (points, DataSpec("x", (7, 8, 1), 4), DataSpec("x", (64, 64, 1), 4, with_factors((2, 2)))):
         with pytest.raises(UserError, match="no classifier gives features"):
-            evaluate.check_tracked(config, spec)
+            judges.check_tracked(config, spec)
     config.eval.track = 64
     with pytest.raises(UserError, match="more samples"):
-        evaluate.check_tracked(config, DataSpec("x", (8, 8, 1), 4))
+        judges.check_tracked(config, DataSpec("x", (8, 8, 1), 4))
     config.eval.track = 0
-    evaluate.check_tracked(config, points)
+    judges.check_tracked(config, points)
+
+
+def seen(num, num_test):
+    """Rows of `num` samples, which are test images, of a set with `num_test` of them and 300 training images."""
+    rng = np.random.default_rng(0)
+    arrays = {"image": rng.integers(0, 256, (600, 12, 12, 1)).astype(np.uint8)}
+    split = lambda rows: {name: array[rows] for name, array in arrays.items()}  # noqa: E731
+    data = Dataset(
+        DataSpec("noise", (12, 12, 1), 300, fingerprint="noise"), split(slice(300)), split(slice(300, 300 + num_test))
+    )
+    config = configs.base_config()
+    config.eval.classifier_steps = 5
+    samples = judges.Samples(arrays["image"][300 : 300 + num], None, "")
+    return {row["name"]: row for row in judges.judge_samples(config, data, samples).rows}
+
+
+def test_a_reference_has_the_number_of_the_samples_or_is_none():
+    rows = seen(200, 200)
+    assert {name.rpartition("_")[2] for name in rows} == {"200"}
+    # The samples are the test images: whatever is measured is the reference.
+    assert all(row["value"] == row["reference"] for row in rows.values())
+    assert "Reference: 200 real test images" in rows["coverage/turns_classifier_200"]["protocol"]
+
+
+def test_where_fewer_test_images_are_there_samples_are_judged_again_in_their_number():
+    rows = seen(200, 100)
+    measures = {"frechet_distance", "precision", "recall", "density", "coverage"}
+    assert rows.keys() == {f"{measure}/turns_classifier_{num}" for measure in measures for num in (200, 100)}
+    assert all((row["reference"] is None) == name.endswith("_200") for name, row in rows.items())
+    assert "No reference" in rows["coverage/turns_classifier_200"]["protocol"]
+    # As many training images, too, are what both are held against.
+    assert "against 100 training images" in rows["coverage/turns_classifier_100"]["protocol"]
+    few = seen(200, 64)
+    assert few.keys() == {f"{measure}/turns_classifier_200" for measure in measures}
+
+
+def test_a_measure_is_the_same_whatever_else_was_judged():
+    alone, beside = seen(100, 100), seen(200, 100)
+    name = "frechet_distance/turns_classifier_100"
+    assert alone[name]["reference"] == beside[name]["reference"]
+
+
+@pytest.mark.parametrize("num", [1, 7, 100, 1000])
+def test_classes_are_asked_for_by_their_shares(num):
+    counts = [5923, 6742, 0, 6131, 30]
+    labels = evaluate.by_share(counts, num)
+    found, exact = np.bincount(labels, minlength=5), num * np.array(counts) / sum(counts)
+    assert len(labels) == num
+    assert (abs(found - exact) < 1).all()
+    assert found[2] == 0
+    if num == 1000:
+        assert labels[:6].tolist() == [0, 1, 3, 4, 0, 1]  # in turn, for as long as there are any
+
+
+def test_figures_of_another_protocol_are_not_kept_beside_new_ones(tmp_path):
+    run = Run(tmp_path)
+    row = {"name": "recall/classifier_1k", "value": 0.5}
+    facts = {"checkpoint_step": 6, "samples": "ddim, 5 steps, eta 0", "judge": "classifier 01234567"}
+    write = lambda name, **changes: evaluate.write_report(  # noqa: E731
+        run, {"metrics": [row | {"name": name}], "facts": facts | changes, "finished_step": 6}
+    )
+    write("recall/classifier_1k")
+    write("recall/classifier_10k")
+    assert [each["name"] for each in run.read_report()["metrics"]] == ["recall/classifier_10k", "recall/classifier_1k"]
+    for change in ({"samples": "ddim, 5 steps, eta 1"}, {"judge": "classifier 76543210"}, {"checkpoint_step": 5}):
+        write("recall/classifier_1k")
+        write("recall/classifier_10k", **change)
+        assert [each["name"] for each in run.read_report()["metrics"]] == ["recall/classifier_10k"]

@@ -232,13 +232,21 @@ def test_a_model_is_judged_and_drawn_as_it_was_trained_to_be(tiny_run):
     assert jax.tree.leaves(model.state.ema)
 
 
+def test_classes_are_asked_for_by_number_or_name(tiny_run):
+    model = sample.load(tiny_run, ("--config.sample.num_steps=2",))
+    np.testing.assert_array_equal(model.sample(2, labels=["7", "3"]), model.sample(2, labels=[7, 3]))
+
+
 def test_refusals(tiny_run, tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         gen_jax.load(tmp_path)
     model = gen_jax.load(tiny_run)
-    for labels in ([0, 10], [-1, 0], [0], [0, 1, 2], [0.9, 3.7], [0.0, 1.0], [[0, 1]], ["0", "1"], [True, False], 3):
-        with pytest.raises(UserError, match=r"^label must be 2 whole numbers in 0\.\.9$"):
+    no_classes = ([0.9, 3.7], [0.0, 1.0], [float("nan"), 1], [True, False])
+    for labels in ([0, 10], [-1, 0], [0], [0, 1, 2], [[0, 1]], 3, *no_classes):
+        with pytest.raises(UserError, match=r"^label must be 2 whole numbers in 0\.\.9, or names of classes$"):
             model.sample(2, labels=labels)
+    with pytest.raises(UserError, match="^no class 'seven'; there are: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9$"):
+        model.sample(2, labels=["7", "seven"])
     with pytest.raises(UserError, match="^this model takes no colour: it takes label$"):
         model.sample(2, condition={"colour": [0, 0]})
     for num in (0, -1):

@@ -17,7 +17,7 @@ import pytest
 from conftest import tiny_words
 
 from gen_jax import config as configs
-from gen_jax import evaluate, finish, main, methods, optimizer, parallel, sample, train
+from gen_jax import evaluate, finish, judges, main, methods, optimizer, parallel, sample, train
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset
 from gen_jax.method import DataSpec, Method, State, UserError
@@ -100,9 +100,15 @@ def test_the_best_checkpoint_stays_beside_the_last(tiny_run):
     assert distances.keys() == {6, 12}
     model = sample.load(tiny_run, ("--config.sample.checkpoint=best",))
     assert int(model.state.step) == min(distances, key=distances.__getitem__)
-    images, _ = model.generate(model.state, 70)
-    tracked = evaluate.make_tracker(model.config, dataset.load(model.config.data))(images)
+    data = dataset.load(model.config.data)
+    track = judges.make_tracker(model.config, data)
+    assert track is not None
+    asked = evaluate.asked(model.method, data.spec, 70)
+    tracked = track(model.generate(model.state, 70, asked, 2**32 - 1)[0])
     assert tracked == {name.removeprefix("eval/"): pytest.approx(min(distances.values()), rel=1e-4)}
+    # The best of many looks is judged by other samples than those that it was chosen by.
+    judged = model.generate(model.state, 70, asked, 0)[0]
+    assert track(judged) != tracked
 
 
 def test_a_finished_run_says_so_and_how_to_go_on(tiny_run, made_up_tfds, capsys):
@@ -419,3 +425,13 @@ def test_the_command_line_ends_a_mistake_with_one_line(tmp_path):
         assert done.returncode == code
         assert "Traceback" not in done.stderr
         assert done.stdout == ""
+
+
+def test_the_time_that_is_left_is_told_from_the_first_calls_of_the_run_itself(monkeypatch):
+    clock = iter([0.0, 1.0, 2.0, 12.0, 15.0, 20.0])  # the last three calls take 10, 3 and 5 s
+    monkeypatch.setattr(train.time, "perf_counter", lambda: next(clock))
+    lines = []
+    estimate = train._Estimate(steps=80, steps_per_call=4, say=lines.append)
+    for _ in range(10):
+        estimate.call()
+    assert lines == ["  time        about 1.0 minutes (750.0 ms a step, measured)"]

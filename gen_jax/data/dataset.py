@@ -94,7 +94,17 @@ def _load(name: str, config: Any) -> Dataset:
     prefix, _, rest = name.partition(":")
     if prefix not in LOADERS:
         prefix, rest = "tfds", name
-    return importlib.import_module(LOADERS[prefix]).load(rest, config)
+    return _counted(importlib.import_module(LOADERS[prefix]).load(rest, config))
+
+
+def _counted(data: Dataset) -> Dataset:
+    """The set with the number of training examples of each class in its spec."""
+    label = data.spec.features.get("label")
+    if label is None:
+        return data
+    counts = np.bincount(data.train["label"], minlength=len(label.names))
+    features = data.spec.features | {"label": label._replace(counts=tuple(counts.tolist()))}
+    return dataclasses.replace(data, spec=dataclasses.replace(data.spec, features=features))
 
 
 def _warn_of_substitute(name: str, substitute: str, reason: str) -> None:

@@ -8,7 +8,7 @@ from gen_jax.figures import scatter
 from gen_jax.figures.grid import Images, grid
 from gen_jax.method import DataSpec, Figure, Picture, Scatter
 
-NUM_IMAGES = 64  # of one figure that is drawn as training goes
+NUM_IMAGES = 64  # of one figure that is drawn during training
 
 
 def num_shown(spec: DataSpec, num_images: int = NUM_IMAGES) -> int:

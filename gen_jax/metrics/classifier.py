@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,10 +27,10 @@ import tqdm
 from gen_jax import parallel
 from gen_jax.data import cache
 from gen_jax.data.dataset import Batches, Dataset
-from gen_jax.method import Array, PyTree
+from gen_jax.method import Array, DataSpec, PyTree
 
 NUM_FEATURES = 64
-_CHUNK = 1_000  # images a call, the last one padded: one compilation whatever their number
+_MAX_CHUNK, _CHUNK_VALUES = 1_000, 2**24  # images a call, and pixel values, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +90,22 @@ class Classifier:
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Returns the features f32 [N, 64] of images uint8 [N, H, W, C]."""
-        return np.concatenate([features for _, features in self._outputs(images)])
+        return self.outputs(images)[1]
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each class, f32 [N, K], for images uint8 [N, H, W, C]."""
-        return np.concatenate([probabilities for probabilities, _ in self._outputs(images)])
+        return self.outputs(images)[0]
 
-    def _outputs(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        yield from _apply(self.params, self.num_classes, images)
+    def outputs(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the probabilities f32 [N, K] and the features f32 [N, 64] of images uint8 [N, H, W, C]."""
+        probabilities, features = zip(*_apply(self.params, self.num_classes, images), strict=True)
+        return np.concatenate(probabilities), np.concatenate(features)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Eight hex digits of its weights: figures of two classifiers do not compare."""
+        arrays: Any = flax.traverse_util.flatten_dict(self.params, sep=".")
+        return cache.fingerprint(arrays)[:8]
 
 
 def train(data: Dataset, cache_dir: str = "", recipe: Recipe | None = None) -> Classifier:
@@ -108,8 +117,8 @@ def train(data: Dataset, cache_dir: str = "", recipe: Recipe | None = None) -> C
       recipe: None for the default one. Figures of two recipes do not compare.
     """
     spec, recipe = data.spec, recipe or Recipe()
-    of_turns = spec.num_classes is None
-    num_classes = spec.num_classes or num_turns(*spec.image_shape[:2])
+    of_turns = not has_classes(spec)
+    num_classes = num_turns(*spec.image_shape[:2]) if of_turns else spec.num_classes or 0
     key = {"recipe": dataclasses.asdict(recipe), "data": spec.fingerprint, "num_classes": num_classes}
     key |= {"of_turns": True} if of_turns else {}
 
@@ -125,12 +134,25 @@ def train(data: Dataset, cache_dir: str = "", recipe: Recipe | None = None) -> C
     classifier = Classifier(tree["params"], num_classes, float("nan"), tree["train_features"], of_turns)
     if data.test is None:
         return classifier
-    image, label = data.test["image"], data.test.get("label")
-    if label is None:
-        label = np.arange(len(image)) % num_classes
-        image = np.asarray(turn(jnp.asarray(np.asarray(image)), label))
-    guess = classifier.probabilities(image).argmax(axis=1)
+    guess, label = _guesses(classifier, data.test)
     return dataclasses.replace(classifier, test_accuracy=float(np.mean(guess == label)))
+
+
+def _guesses(classifier: Classifier, test: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what the classifier takes test images for, and what they are; turned ones a few at a time."""
+    images = test["image"]
+    if not classifier.of_turns:
+        return classifier.probabilities(images).argmax(axis=1), test["label"]
+    label, size, guesses = np.arange(len(images)) % classifier.num_classes, _chunk(images), []
+    for start in range(0, len(images), size):
+        turned = turn(jnp.asarray(images[start : start + size]), label[start : start + size])
+        guesses.append(classifier.probabilities(np.asarray(turned)).argmax(axis=1))
+    return np.concatenate(guesses), label
+
+
+def has_classes(spec: DataSpec) -> bool:
+    """Returns whether a set has classes that can be told apart: one class alone says nothing of an image."""
+    return (spec.num_classes or 0) > 1
 
 
 def num_turns(height: int, width: int) -> int:
@@ -229,14 +251,22 @@ def _shift(image: Array, most: int, key: Array) -> Array:
 
 
 def _apply(params: PyTree, num_classes: int, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields probabilities [n, K] and features [n, 64], a chunk of images at a time."""
-    forward = _compiled(num_classes)
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK]
-        padded = np.zeros((_CHUNK, *images.shape[1:]), np.uint8)
+    """Yields probabilities [n, K] and features [n, 64], a chunk of images at a time.
+
+    The last chunk is padded: one compilation whatever the number of images.
+    """
+    forward, size = _compiled(num_classes), _chunk(images)
+    for start in range(0, len(images), size):
+        chunk = images[start : start + size]
+        padded = np.zeros((size, *images.shape[1:]), np.uint8)
         padded[: len(chunk)] = chunk
         probabilities, features = jax.device_get(forward(params, padded))
         yield probabilities[: len(chunk)], features[: len(chunk)]
+
+
+def _chunk(images: np.ndarray) -> int:
+    """How many images are looked at in one call: the fewer, the larger they are."""
+    return max(1, min(_MAX_CHUNK, _CHUNK_VALUES // math.prod(images.shape[1:])))
 
 
 @functools.cache

@@ -28,7 +28,7 @@ class Autoencoder(NamedTuple):
       likelihood: p(x | z).
       latents: Z.
       code_shape: of one z where it is shown or modelled: (Z,), or that of a small picture.
-      protocol: the binarisation as it stands in the name of a metric, or "".
+      protocol: the binarisation, or that it is a density, as it stands in the name of a metric; "" for neither.
       normalised: whether `likelihood` sums or integrates to one over data of this kind.
     """
 
@@ -89,9 +89,20 @@ def make(config: Any, spec: DataSpec) -> Autoencoder:
         likelihood,
         c.latents,
         networks.code_shape(config.network, spec.image_shape, c.latents),
-        protocol="" if c.binarisation == "none" else f"{c.binarisation}_binarisation",
+        protocol=_protocol(c.binarisation, likelihood, spec),
         normalised=likelihood.support != "binary" or binary,
     )
+
+
+def _protocol(binarisation: str, likelihood: Likelihood, spec: DataSpec) -> str:
+    """What the name of a likelihood must say of the data that it is one of.
+
+    A density of grey values, whole numbers that nothing spreads out, has no upper bound: it must not be compared with
+    the probability of bytes.
+    """
+    if likelihood.support == "real" and spec.kind == "image":
+        return "density"
+    return "" if binarisation == "none" else f"{binarisation}_binarisation"
 
 
 def _refuse_unfit(c: Any, likelihood: Likelihood, spec: DataSpec, binary: bool) -> None:

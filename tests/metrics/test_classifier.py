@@ -58,7 +58,7 @@ def test_the_number_of_images_a_call_does_not_matter(
     assert whole.shape == (37, 64)
     np.testing.assert_allclose(whole, judge.train_features[:37], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(whole[5:6], judge.features(images[5:6]), rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr(classifier, "_CHUNK", 10)
+    monkeypatch.setattr(classifier, "_MAX_CHUNK", 10)
     np.testing.assert_allclose(whole, judge.features(images), rtol=1e-5, atol=1e-5)
 
 

@@ -76,6 +76,9 @@ def test_measures_say_their_protocol_and_only_likelihoods_are_called_so():
     assert measures("vae.binarisation=none") == always  # cross-entropy of grey values
     logistic = ("vae.binarisation=none", "vae.likelihood=discretised_logistic", "eval.importance_samples=7")
     assert measures(*logistic) == always | {"negative_elbo", "bits_per_dim/elbo", "nll/importance_7"}
+    # Of grey values it is a density, which knows no bound.
+    gaussian = ("vae.binarisation=none", "vae.likelihood=gaussian", "eval.importance_samples=7")
+    assert measures(*gaussian) == always | {"negative_elbo/density", "nll/density_importance_7"}
 
 
 def test_noise_binarisation_and_importance_samples_belong_to_examples():

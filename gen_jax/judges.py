@@ -1,0 +1,349 @@
+"""Judges of samples: the Frechet distance, precision and recall, modes, similarity within classes.
+
+Each measure is taken of so many samples, and its reference of as many real test images, or there is no reference: the
+Frechet distance, coverage and recall of one and the same model change with that number. Where the test split is the
+smaller of the two, the measures are taken a second time, of as many samples as it has images. What too few images
+allow no value of is left out, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gen_jax.data import dataset, gaussians
+from gen_jax.method import DataSpec, UserError, to_bytes
+from gen_jax.metrics import classifier as classifiers
+from gen_jax.metrics import modes, ms_ssim
+from gen_jax.metrics.frechet import frechet_distance
+from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, precision_recall, thin
+
+SMALLEST_SIDE = 8  # pixels, of pictures whose orientation can be told from what they show
+MAX_PAIRS = 100  # of each class, whose similarity is taken, as Odena et al. 2017 do; fewer where there are many classes
+MAX_PAIRS_IN_ALL = 10_000
+NEIGHBOURS = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
+LEAST = {"frechet_distance": classifiers.NUM_FEATURES + 1} | {name: k + 1 for name, k in NEIGHBOURS.items()}
+"""How many images a measure needs of each set that it compares."""
+LEAST_COMPARED = LEAST["frechet_distance"]  # test images: fewer say nothing beside more samples
+
+
+class Samples(NamedTuple):
+    """What is judged.
+
+    Attributes:
+      images: [N, H, W, C], as `to_data` gives them.
+      labels: i32 [N], the classes asked for, or None.
+      made: what made them, in words.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    made: str
+
+
+class Judgement(NamedTuple):
+    """What was found.
+
+    Attributes:
+      rows: one a measure, as `metric` gives them.
+      left_out: {"measure", "reason"} of what could not be measured.
+      histogram: the share of each class among all samples, or None.
+      judge: whose features and classes these are, "" where nobody's.
+    """
+
+    rows: list[dict[str, Any]]
+    left_out: list[dict[str, str]]
+    histogram: dict[str, Any] | None = None
+    judge: str = ""
+
+
+def metric(
+    name: str,
+    value: float,
+    better: str | None,
+    protocol: str,
+    reference: float | None = None,
+    error: float | None = None,
+) -> dict[str, Any]:
+    """Returns one row of report.json's `metrics`."""
+    return {
+        "name": name,
+        "value": value,
+        "reference": reference,
+        "standard_error": error,
+        "better": better,
+        "protocol": protocol + ".",
+    }
+
+
+def too_few(measure: str, **counts: int) -> str | None:
+    """Returns why a measure cannot be taken of sets of so many images, or None where it can.
+
+    Example:
+      >>> too_few("recall", samples=1_000, training_images=3)
+      'it needs at least 4 of each, and there are 3 training images'
+    """
+    few = [f"{num:,} {name.replace('_', ' ')}" for name, num in counts.items() if num < LEAST[measure]]
+    return f"it needs at least {LEAST[measure]} of each, and there are {' and '.join(few)}" if few else None
+
+
+def judge_samples(config: Any, data: dataset.Dataset, samples: Samples) -> Judgement:
+    """Returns everything that is measured of samples of a model trained on `data`."""
+    if not _classes(data.spec):
+        samples = samples._replace(labels=None)
+    found = Judgement(_by_modes(data, samples), [])
+    if data.spec.kind != "image":
+        return found
+    rows, left_out = _by_similarity(data, samples)
+    found = Judgement(found.rows + rows, left_out)
+    if not has_features(data.spec):
+        return found
+    judged = judge_by_classifier(config, data, samples)
+    return judged._replace(rows=found.rows + judged.rows, left_out=found.left_out + judged.left_out)
+
+
+def has_features(spec: DataSpec) -> bool:
+    """Returns whether a classifier can be trained on the set: on its labels, or on turned pictures."""
+    if spec.kind != "image" or spec.value_range != (0, 255):
+        return False
+    return _classes(spec) > 0 or (spec.factor_sizes is None and min(spec.image_shape[:2]) >= SMALLEST_SIDE)
+
+
+def _classes(spec: DataSpec) -> int:
+    """The number of classes that can be told apart: a set with one class is a set without labels."""
+    return spec.num_classes if classifiers.has_classes(spec) and spec.num_classes else 0
+
+
+def recipe(config: Any) -> classifiers.Recipe:
+    """Returns how the classifier of a run is trained."""
+    return classifiers.Recipe(num_steps=config.eval.classifier_steps)
+
+
+def name_of(classifier: classifiers.Classifier) -> str:
+    """Returns the part of a metric's name that says whose features it is taken on."""
+    return "turns_classifier" if classifier.of_turns else "classifier"
+
+
+def short(num: int) -> str:
+    """Returns a count as it stands in the name of a metric.
+
+    Example:
+      >>> short(10_000), short(1_500), short(100)
+      ('10k', '1500', '100')
+    """
+    return f"{num // 1000}k" if num % 1000 == 0 else str(num)
+
+
+class _Pair(NamedTuple):
+    """So many samples, and as many real test images."""
+
+    num: int
+    samples: np.ndarray  # numbers of the samples
+    real: dict[str, Any] | None  # arrays of the test images, or None where there are too few
+
+    @property
+    def reference(self) -> str:
+        if self.real is None:
+            return "No reference: the test split has fewer images than that"
+        return f"Reference: {self.num:,} real test images"
+
+
+def _pairs(data: dataset.Dataset, num: int) -> Iterator[_Pair]:
+    """Yields what is judged: all samples, then as many as there are test images, if those are fewer but not too few."""
+    test = 0 if data.test is None else len(data.test["image"])
+    for size in (num, test) if LEAST_COMPARED <= test < num else (num,):
+        rows = dataset.spread(test, size)
+        real = None if data.test is None or test < size else {k: np.asarray(v[rows]) for k, v in data.test.items()}
+        yield _Pair(size, dataset.spread(num, size), real)
+
+
+def _by_modes(data: dataset.Dataset, samples: Samples) -> list[dict[str, Any]]:
+    """How samples lie around the centres of the mixture that the data is drawn from, where it is one."""
+    mixture, rows = gaussians.find(data.spec.name), []
+    if mixture is None:
+        return []
+    for pair in _pairs(data, len(samples.images)):
+        points = samples.images[pair.samples].reshape(pair.num, -1)
+        found = modes.scores(points, mixture.centres, mixture.sigma)
+        reference = (None, None, None)
+        if pair.real is not None:
+            reference = modes.scores(pair.real["image"].reshape(pair.num, -1), mixture.centres, mixture.sigma)
+        protocol = (
+            f"{pair.num:,} samples ({samples.made}). Good: within {modes.GOOD_SIGMAS:g} standard deviations "
+            f"of the nearest of {len(mixture.centres)} centres. Covered: at least {modes.MIN_POINTS} good points. "
+            "Reverse KL: of the samples' shares of the modes from equal ones, in nats. "
+            + pair.reference.replace("images", "points")
+        )
+        names = zip(("modes_covered", "good_points", "reverse_kl"), ("higher", "higher", "lower"), strict=True)
+        errors = (None, _binomial_error(found.good, pair.num), None)
+        rows += [
+            metric(f"{name}/{short(pair.num)}", value, better, protocol, real, error)
+            for (name, better), value, real, error in zip(names, found, reference, errors, strict=True)
+        ]
+    return rows
+
+
+def _by_similarity(data: dataset.Dataset, samples: Samples) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """How alike samples of one class are, where classes were asked for."""
+    (height, width, _), labels = data.spec.image_shape, samples.labels
+    if labels is None:
+        return [], []
+    measure = "within_class_ms_ssim"
+    if min(height, width) < ms_ssim.WINDOW:
+        reason = f"images of {height}x{width} pixels are smaller than its window of {ms_ssim.WINDOW}x{ms_ssim.WINDOW}"
+        return [], [{"measure": measure, "reason": reason}]
+    pairs = max(1, min(MAX_PAIRS, MAX_PAIRS_IN_ALL // _classes(data.spec)))
+    rows, left_out = [], []
+    for pair in _pairs(data, len(samples.images)):
+        mine = labels[pair.samples]
+        if np.bincount(mine).max() < 2:
+            left_out.append({"measure": measure, "reason": f"no class has two of {pair.num:,} samples"})
+            continue
+        found = ms_ssim.within_class(samples.images[pair.samples], mine, pairs)
+        real = None
+        if pair.real is not None and np.bincount(pair.real["label"]).max() > 1:
+            shown = to_bytes(pair.real["image"], data.spec.value_range)
+            real = ms_ssim.within_class(shown, pair.real["label"], pairs).mean
+        protocol = (
+            f"Mean multi-scale structural similarity of {pairs} random pairs a class, among {pair.num:,} samples "
+            f"({samples.made}); {ms_ssim.num_scales(height, width)} of 5 scales, their weights divided "
+            f"by their sum. Above real images: less variety within a class. {pair.reference}"
+        )
+        name = f"{measure}/{ms_ssim.protocol(height, width, pairs)}_{short(pair.num)}"
+        rows.append(metric(name, found.mean, "reference", protocol, real, found.standard_error))
+    return rows, left_out
+
+
+def judge_by_classifier(config: Any, data: dataset.Dataset, samples: Samples) -> Judgement:
+    """Returns what the data set's own classifier finds of samples: uint8 images."""
+    classifier = classifiers.train(data, config.data.cache_dir, recipe(config))
+    if classifier.of_turns:
+        samples = samples._replace(labels=None)
+    outputs = classifier.outputs(samples.images)
+    rows, left_out = [], []
+    for pair in _pairs(data, len(samples.images)):
+        fake = _Seen(*(each[pair.samples] for each in outputs))
+        real = None if pair.real is None else _Seen(*classifier.outputs(pair.real["image"]))
+        against = thin(classifier.train_features, min(pair.num, MAX_REFERENCE))
+        values, lacking = _overlap(fake, real, classifier.train_features, against)
+        left_out += lacking
+        if not classifier.of_turns:
+            asked = None if samples.labels is None else samples.labels[pair.samples]
+            values |= _classified(fake, asked, real, None if pair.real is None else pair.real["label"])
+        protocol = _protocol(classifier, data.spec.name, samples, pair, len(against))
+        name = f"{name_of(classifier)}_{short(pair.num)}"
+        rows += [metric(f"{measure}/{name}", *value[:2], protocol, *value[2:]) for measure, value in values.items()]
+    judge = f"{name_of(classifier)} {classifier.digest}"
+    if classifier.of_turns:
+        return Judgement(rows, left_out, None, judge)
+    real_outputs = None if data.test is None else classifier.outputs(data.test["image"])
+    return Judgement(rows, left_out, {
+        "names": list(data.spec.class_names or ()),
+        "share": classifiers.class_histogram(outputs[0]).tolist(),
+        "reference": None if real_outputs is None else classifiers.class_histogram(real_outputs[0]).tolist(),
+    }, judge)  # fmt: skip
+
+
+class _Seen(NamedTuple):
+    """Images as the classifier sees them."""
+
+    probabilities: np.ndarray  # f32 [N, K]
+    features: np.ndarray  # f32 [N, 64]
+
+
+_Value = tuple[float, str, float | None, float | None]  # value, which way is better, reference, standard error
+
+
+def _overlap(
+    fake: _Seen, real: _Seen | None, train: np.ndarray, against: np.ndarray
+) -> tuple[dict[str, _Value], list[dict[str, str]]]:
+    """What compares features of samples, and of real images, with those of all training images, or some of them."""
+    measures = {
+        ("frechet_distance",): (train, lambda features: (frechet_distance(features, train),)),
+        ("precision", "recall"): (against, lambda features: precision_recall(against, thin(features))),
+        ("density", "coverage"): (against, lambda features: density_coverage(against, thin(features))),
+    }
+    values: dict[str, _Value] = {}
+    left_out = []
+    for names, (others, measure) in measures.items():
+        counts = {"samples": len(fake.features), "training_images": len(others)}
+        reasons = {name: reason for name in names if (reason := too_few(name, **counts))}
+        left_out += [{"measure": name, "reason": reason} for name, reason in reasons.items()]
+        if reasons:
+            continue
+        found = measure(fake.features)
+        references = (None,) * len(names) if real is None else measure(real.features)
+        for name, value, reference in zip(names, found, references, strict=True):
+            values[name] = (value, "lower" if name == "frechet_distance" else "higher", reference, None)
+    return values, left_out
+
+
+def _classified(
+    fake: _Seen, asked: np.ndarray | None, real: _Seen | None, right: np.ndarray | None
+) -> dict[str, _Value]:
+    """Shares of samples, and of real images, that the classifier is sure of, and whose class it gets right."""
+
+    def values(seen: _Seen | None, labels: np.ndarray | None) -> list[float | None]:
+        if seen is None:
+            return [None, None]
+        agreed = None if labels is None else float(np.mean(seen.probabilities.argmax(axis=1) == labels))
+        return [classifiers.confident_share(seen.probabilities), agreed]
+
+    num = len(fake.probabilities)
+    rows = zip(("confident_share", "class_agreement"), values(fake, asked), values(real, right), strict=True)
+    return {
+        name: (value, "higher", reference, _binomial_error(value, num))
+        for name, value, reference in rows
+        if value is not None
+    }
+
+
+def _protocol(classifier: classifiers.Classifier, data: str, samples: Samples, pair: _Pair, against: int) -> str:
+    accuracy = "" if np.isnan(classifier.test_accuracy) else f", test accuracy {classifier.test_accuracy:.2%}"
+    task = f"of how images of {data} are turned" if classifier.of_turns else f"of the classes of {data}"
+    judge = f"a classifier {task} (weights {classifier.digest}{accuracy})"
+    return (
+        f"{pair.num:,} samples ({samples.made}), judged by {judge}. "
+        f"Frechet distance: its features, against all {len(classifier.train_features):,} training images; not FID. "
+        f"Precision, recall (k = 3), density, coverage (k = 5): against {against:,} training images. "
+        + ("" if classifier.of_turns else "Confident share: classified with more than 0.9 confidence. ")
+        + ("" if samples.labels is None else "Class agreement: classified as the class asked for. ")
+        + pair.reference
+    )
+
+
+def make_tracker(config: Any, data: dataset.Dataset) -> Callable[[np.ndarray], dict[str, float]] | None:
+    """Returns samples -> {"frechet_distance/classifier_1k": value}, as `judge_samples` gives it, or None where
+    `eval.track` asks for none, or the set is too small for any.
+    """
+    num = config.eval.track
+    if not num or untracked(config, data.spec):
+        return None
+    classifier = classifiers.train(data, config.data.cache_dir, recipe(config))
+    name = f"frechet_distance/{name_of(classifier)}_{short(num)}"
+    return lambda images: {name: frechet_distance(classifier.features(images[:num]), classifier.train_features)}
+
+
+def untracked(config: Any, spec: DataSpec) -> str | None:
+    """Returns why no Frechet distance is tracked though `eval.track` asks for one, or None."""
+    reason = too_few("frechet_distance", training_images=spec.num_examples) if config.eval.track else None
+    return reason and f"no Frechet distance is tracked, for {reason}"
+
+
+def check_tracked(config: Any, spec: DataSpec) -> None:
+    """Raises a UserError where `eval.track` asks for a Frechet distance that cannot be taken."""
+    num = config.eval.track
+    if num and not has_features(spec):
+        raise UserError(f"config.eval.track is {num}, and no classifier gives features of {spec.name}: use 0")
+    if 0 < num < LEAST["frechet_distance"]:
+        raise UserError(
+            f"config.eval.track is {num}; a Frechet distance of {classifiers.NUM_FEATURES} features needs more samples "
+            "than that: use 0 for none"
+        )
+
+
+def _binomial_error(share: float, num: int) -> float:
+    """Standard error of a share of `num` independent samples."""
+    return float(np.sqrt(share * (1 - share) / num))
