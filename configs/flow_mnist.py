@@ -3,7 +3,7 @@
     python -m gen_jax.main --config=flow_mnist
 
 14 minutes by its own estimate (190 ms a step) on two shared cores of an AMD EPYC. About 90% of the samples are
-classified with more than 0.9 confidence (of real digits 96%), and their Frechet distance is 3.1 to 3.5 (1.9;
+classified with more than 0.9 confidence (of real digits 96%), and their Frechet distance is 3.0 to 3.4 (1.9;
 docs/results.md). Variants: `:logit_normal` draws most times in the middle of the path; `:tiny` shows that everything
 works in under a minute.
 """

@@ -4,7 +4,7 @@
 
 The autoencoder is a run of its own in the folder `pretrained` of this one. Its values are set by
 --config.pretrained.<key>; --config.pretrained=<directory> takes a trained run instead. About 90% of the samples are
-classified with more than 0.9 confidence (of real digits 96%), and their Frechet distance is 4.4 (1.9;
+classified with more than 0.9 confidence (of real digits 96%), and their Frechet distance is 4.5 (1.9;
 docs/results.md). Variant: `:tiny` shows that everything works in under a minute.
 """
 
