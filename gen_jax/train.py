@@ -27,7 +27,7 @@ from gen_jax import config as configs
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset, streaming
 from gen_jax.method import NUM_EXAMPLES, Method, PyTree, State, UserError
-from gen_jax.run import Run, write_bytes
+from gen_jax.run import Run, write_text
 from gen_jax.writers import Progress, Writer
 
 Rows: TypeAlias = dict[str, np.ndarray]
@@ -77,7 +77,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
                 )
             if chief:
                 run.write_config(record)
-                write_bytes(run.parameters, _overview(abstract, data.spec.name).encode())
+                write_text(run.parameters, _overview(abstract, data.spec.name))
             frozen = first.params(mesh, train) if first and state is None else {}
             if chief:
                 print(_headline(record, run, start))
