@@ -157,7 +157,7 @@ def make_stage(config: Config, spec: DataSpec) -> Stage:
       spec: of the data that it was, or will be, trained on.
     """
     method = make(config, spec)
-    return Stage(method, config, spec, abstract_state(method, spec, None, parallel.make_mesh(1)).ema)
+    return Stage(method, config, spec, abstract_state(method, spec, None, parallel.make_mesh()).ema)
 
 
 def stored_stage(record: Mapping[str, Any]) -> Stage | None:

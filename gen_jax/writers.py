@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import json
 import math
 import os
@@ -187,7 +188,7 @@ class Progress:
     """
 
     def __init__(self, total: int, initial: int = 0, stream: TextIO | None = None):
-        out: Any = sys.stderr if stream is None else stream
+        out: Any = stream or sys.stderr or io.StringIO()  # Python has no standard error where it was closed
         terminal = out.isatty()
         line = "{n_fmt}/{total_fmt} steps{postfix}, {remaining} left"
         self._bar = tqdm.tqdm(

@@ -167,6 +167,66 @@ def test_a_tilde_is_the_home_folder_wherever_a_directory_is_named(tmp_path, monk
     assert os.listdir(tmp_path) == []
 
 
+PROGRAM = textwrap.dedent("""
+    import contextlib, os
+    from gen_jax import command
+    from gen_jax.method import UserError
+    from gen_jax.writers import Progress
+
+    def main(words):
+        with open(words[0], "wb", buffering=0) as file:
+            print("caf\\udce9 \\N{LATIN SMALL LETTER U WITH DIAERESIS}")
+            with contextlib.suppress(OSError):
+                os.write(2, b"of the compiler")  # which knows nothing of Python's streams
+            with Progress(2) as progress:
+                progress.update(1, loss=0.5)
+                progress.update(2, loss=0.25)
+            file.write(b"whole")
+        raise UserError("refused: \\N{LATIN SMALL LETTER U WITH DIAERESIS}")
+
+    command.run(main, "")
+""")
+
+
+@pytest.mark.parametrize("streams", ["", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"])
+def test_a_program_goes_on_where_nothing_can_be_printed(tmp_path, streams):
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" "$2" {streams}', sys.executable, PROGRAM, tmp_path / "file"],
+        capture_output=True,
+        timeout=100,
+    )
+    assert ended.returncode == 2
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    if streams == "2>&-":
+        assert ended.stdout == r"caf\udce9 ü".encode() + b"\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_cannot_show_is_shown_with_backslashes(tmp_path, encoding):
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, tmp_path / "file"],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        timeout=100,
+    )
+    assert ended.returncode == 2
+    shown = "ü".encode(encoding, "backslashreplace")
+    assert ended.stdout == rb"caf\udce9 " + shown + b"\n"
+    assert ended.stderr.splitlines()[-1] == b"gen_jax: refused: " + shown
+
+
+def test_a_terminal_that_is_gone_ends_no_program(tmp_path):
+    ours, its = os.openpty()
+    program = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); input()\n" + PROGRAM
+    words = [sys.executable, "-c", program, tmp_path / "file"]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=its, stderr=its, start_new_session=True)
+    os.close(its)
+    os.close(ours)
+    process.communicate(b"\n", timeout=100)
+    assert process.returncode == 2
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
 def test_a_directory_s_name_that_is_too_long_is_one_line(tmp_path):
     with pytest.raises(UserError, match="cannot write .*: File name too long"), Run(tmp_path / ("x" * 300)).lock():
         pass
