@@ -56,7 +56,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
     with run.lock() if chief else contextlib.nullcontext():
         mesh = parallel.make_mesh(config.num_devices)
         refuse_changes(run, config)
-        _check_batch(config, mesh, run.config_path.is_file())
+        check_batch(config, mesh, run.config_path.is_file())
         data = dataset.load(config.data)
         if run.config_path.is_file():
             dataset.refuse_other(dataset.DataSpec.from_dict(run.read_config()["data"]), data.spec, run.workdir)
@@ -336,7 +336,7 @@ def _git_commit(file: str | pathlib.Path = __file__) -> str | None:
         return None
 
 
-def _check_batch(config: Any, mesh: jax.sharding.Mesh, goes_on: bool) -> None:
+def check_batch(config: Any, mesh: jax.sharding.Mesh, goes_on: bool) -> None:
     """Refuses a batch that does not divide over the devices; a run that `goes_on` can only change these."""
     size, devices = config.batch_size // config.accumulate, mesh.devices.size
     if size % devices == 0:

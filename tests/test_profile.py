@@ -22,7 +22,9 @@ def _no_data(monkeypatch):
 def test_the_trace_names_the_costliest_operations_and_needs_no_data(tiny_run, tmp_path, capsys):
     copy = tmp_path / "caf\udce9 [a]"
     copy.mkdir()
-    (copy / "config.json").symlink_to(tiny_run / "config.json")
+    record = json.loads((tiny_run / "config.json").read_text())
+    record["config"]["num_devices"] = 16  # more than there are
+    (copy / "config.json").write_text(json.dumps(record))
     (copy / "profile/mine").mkdir(parents=True)
     command._secure_streams()  # which show any name
     main.main([f"--workdir={copy}", "--mode=profile"])
@@ -32,6 +34,11 @@ def test_the_trace_names_the_costliest_operations_and_needs_no_data(tiny_run, tm
     kinds = " ".join(row["operation"] for row in rows)
     assert "conv" in kinds or "dot" in kinds
     assert "ms/step" in capsys.readouterr().out
+
+
+def test_devices_that_cannot_share_a_batch_are_one_line(tiny_run):
+    with pytest.raises(UserError, match=r"does not divide over 3 devices .* --config\.num_devices=2"):
+        profile.profile(tiny_run, ("--config.num_devices=3",))
 
 
 def test_another_data_set_than_that_of_the_run_is_refused(tiny_run):
