@@ -162,7 +162,7 @@ def _use_compilation_cache() -> None:
     from gen_jax.data import cache
 
     folder = cache.root() / "compiled"
-    if jax.config.jax_compilation_cache_dir not in (None, str(folder)):
+    if jax.config.jax_compilation_cache_dir not in (None, str(folder)):  # pyright: ignore  made when JAX is imported
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -244,7 +244,7 @@ class Executor(NamedTuple):
     put: Callable[[dict[str, np.ndarray], int], PyTree]
 
 
-def devices() -> list[jax.Device]:
+def devices() -> list[Any]:
     """Returns the devices of all processes, those of a process side by side, in an order that is always the same.
 
     Raises:
@@ -255,7 +255,7 @@ def devices() -> list[jax.Device]:
     except (RuntimeError, AssertionError) as error:
         if command.tells_of_a_lost_process(error):
             raise
-        asked = jax.config.jax_platforms  # of JAX_PLATFORMS
+        asked = jax.config.jax_platforms  # pyright: ignore  of JAX_PLATFORMS
         reason = f" ({str(error).splitlines()[0][:200]})" if str(error) else ""
         if not asked:
             raise UserError(f"JAX finds no device{reason}") from error
@@ -271,7 +271,7 @@ def make_mesh(num_devices: int = 0) -> Mesh:
     Raises:
       UserError: there are fewer devices than that; the processes would not have as many each; JAX is set to 64 bits.
     """
-    if jax.config.jax_enable_x64:  # of someone who calls this in Python
+    if jax.config.jax_enable_x64:  # pyright: ignore  of someone who calls this in Python
         raise UserError(
             "JAX is set to 64 bits, and models are of 32: unset JAX_ENABLE_X64, or "
             'jax.config.update("jax_enable_x64", False)'
