@@ -26,7 +26,7 @@ from gen_jax.figures.grid import grid, save_png
 from gen_jax.figures.pictures import load_picture
 from gen_jax.method import Picture, UserError
 from gen_jax.metrics.disentanglement import require_factors
-from gen_jax.run import Run, write_bytes
+from gen_jax.run import Run, directory, write_bytes
 
 NAME = "beta"
 BETAS = (1, 8, 20)
@@ -137,8 +137,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--betas", type=float, nargs="+", default=BETAS, help="weights of the KL, smallest first")
     parser.add_argument("--full", action="store_true", help="300,000 steps each: for an accelerator")
-    parser.add_argument("--runs", type=pathlib.Path, help="of the runs' directories; default: runs/beta[-full]")
-    parser.add_argument("--out", type=pathlib.Path, default=record.RESULTS / NAME, help="of table and figures")
+    parser.add_argument("--runs", type=directory, help="of the runs' directories; default: runs/beta[-full]")
+    parser.add_argument("--out", type=directory, default=record.RESULTS / NAME, help="of table and figures")
     flags, more = parser.parse_known_args(argv)
     betas: list[float] = [int(beta) if float(beta).is_integer() else beta for beta in flags.betas]
     if flags.seeds < 1 or len(betas) < 2:

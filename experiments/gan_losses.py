@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import pathlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from gen_jax.figures.grid import contact_sheet, save_png
 from gen_jax.gan.defaults import gan_config
 from gen_jax.method import Array, DataSpec, Method, PyTree, State, stream, to_data
 from gen_jax.metrics import modes
+from gen_jax.run import directory
 
 NAME, DATA = "gan_losses", "gaussians:grid25"
 NUM_STEPS, NUM_LOOKS, NUM_JUDGED, NUM_SHOWN = 18_000, 12, 10_000, 2_500
@@ -292,7 +292,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="parts of the games' names, apart by semicolons; default: all games")
     parser.add_argument("--steps", type=int, default=NUM_STEPS, help=f"of training (default {NUM_STEPS:,})")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=pathlib.Path, default=record.RESULTS / NAME)
+    parser.add_argument("--out", type=directory, default=record.RESULTS / NAME)
     flags = parser.parse_args()
     wanted = [part.strip() for part in flags.only.split(";")]
     names = [name for name in GAMES if any(part in name for part in wanted)]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from gen_jax.data import gaussians
 from gen_jax.figures.curve import Axis
 from gen_jax.gan import losses, networks
 from gen_jax.method import Array, Key, PyTree
-from gen_jax.run import write_bytes
+from gen_jax.run import directory, write_bytes
 
 NAME = "generator_gradient"
 LOSSES = ("minimax", "non_saturating")
@@ -172,7 +171,7 @@ def main() -> None:
     """Measures, and writes table, figure and verdict."""
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{NAME}", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=pathlib.Path, default=record.RESULTS / NAME)
+    parser.add_argument("--out", type=directory, default=record.RESULTS / NAME)
     flags = parser.parse_args()
     mixture = gaussians.MIXTURES["ring8"]
     points = jnp.asarray(gaussians.draw(mixture, 0, 10_000) / mixture.extent)

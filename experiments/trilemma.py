@@ -27,7 +27,7 @@ from gen_jax.data import dataset
 from gen_jax.figures.curve import Axis
 from gen_jax.figures.markup import number
 from gen_jax.method import UserError
-from gen_jax.run import Run, write_bytes, write_json
+from gen_jax.run import Run, directory, write_bytes, write_json
 from gen_jax.writers import read_metrics, training_seconds
 
 NAME = "trilemma"
@@ -229,8 +229,8 @@ def main(argv: list[str]) -> None:
             help=f"of training (default {family.num_steps:,})",
         )
     parser.add_argument("--num", type=int, default=NUM_SAMPLES, help=f"samples a row (default {NUM_SAMPLES:,})")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs") / NAME, help="of the directories")
-    parser.add_argument("--out", type=pathlib.Path, default=record.RESULTS / NAME, help="of table and figure")
+    parser.add_argument("--runs", type=directory, default=pathlib.Path("runs") / NAME, help="of the directories")
+    parser.add_argument("--out", type=directory, default=record.RESULTS / NAME, help="of table and figure")
     flags, more = parser.parse_known_args(argv)
     if flags.seeds < 1 or flags.num < 1:
         raise UserError("give at least one of --seeds, and one sample of --num")

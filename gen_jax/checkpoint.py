@@ -8,6 +8,8 @@ sign of completeness is not enough to tell a damaged checkpoint from one of anot
 - `leaves.json`, under the list like every file, names each array with its shape, so that a changed config is
   seen before Orbax is asked, and is not mistaken for damage.
 - `about.json`, likewise, says what a checkpoint that has left its run's directory would not: what it was trained on.
+- Orbax and TensorStore take `[`, `*`, a backslash or `gs:` in a path for something else than a name, and cannot take
+  bytes that are not UTF-8. A directory with such a path is given to them by a link of a plain name (`_Alias`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import pathlib
 import re
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -39,6 +42,9 @@ _LIST = "files.json"
 _LEAVES = "leaves.json"
 _ABOUT = "about.json"
 _NONE, _ALL_DAMAGED = -1, -2  # in place of a step, which is never negative
+_ARRAYS = "default"  # the folder of a checkpoint that Orbax writes the arrays to
+_MANIFEST = "manifest.ocdbt"  # in it: without this file nothing there is found
+_PLAIN = re.compile(r"(?!/(gs|s3|az|hf)(/|$))[\w/ .,+=@~-]*")  # /s3/x would be an address, s3://x, to Orbax
 
 _logger = logging.getLogger(__name__)
 
@@ -69,6 +75,7 @@ class Checkpoints:
         self._keep = keep
         self._about = dict(about or {})
         self._unfinished = self.directory / "unfinished"
+        self._alias = _Alias(self.directory)
         self._executor = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
         self._current: int | None = None  # the step that was saved or restored last
@@ -90,7 +97,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             create=False, max_to_keep=None, save_root_metadata=False, async_options=in_front
         )
-        return ocp.CheckpointManager(self._unfinished, options=options)
+        return ocp.CheckpointManager(self._alias.make() / self._unfinished.name, options=options)
 
     def save(self, state: State) -> None:
         """Returns when the state is copied, so that its buffers may be donated; the write goes on in the background.
@@ -109,6 +116,7 @@ class Checkpoints:
         with self._told(step):
             if jax.process_index() == 0:
                 self._unfinished.mkdir(parents=True, exist_ok=True)
+            self._alias.make()
             self._orbax.save(step, args=ocp.args.StandardSave(state), force=True)
         self._current = step
         self._pending = self._executor.submit(self._commit, step, _describe_leaves(state))
@@ -129,16 +137,19 @@ class Checkpoints:
             if "_orbax" in self.__dict__:
                 with contextlib.suppress(Exception):  # it repeats the failure that `wait` has told
                     self._orbax.close()
+            self._alias.close()
 
     def clean(self) -> None:
         """Removes what a killed save left behind. For the holder of the run's lock alone, before its first save."""
-        if jax.process_index() == 0:
-            shutil.rmtree(self._unfinished, ignore_errors=True)
+        if jax.process_index() == 0 and self._unfinished.is_dir():
+            for path in self._unfinished.iterdir():
+                if re.fullmatch(r"\d+(\..*)?", path.name):  # as a save, or `_retire`, names it: no file of the user's
+                    shutil.rmtree(path, ignore_errors=True)
 
     def forget(self, after: int) -> None:
         """Removes checkpoints of later steps than `after`, which training takes again. For the lock's holder."""
         if jax.process_index() == 0:
-            for step in self._folders():
+            for step in self._written():
                 if step > after:
                     self._retire(step)
 
@@ -172,7 +183,8 @@ class Checkpoints:
         folder = self._folder(step)
         _check_leaves(folder, json.loads((folder / _LEAVES).read_text()), _describe_leaves(like))
         try:
-            state = self._orbax.restore(step, args=ocp.args.StandardRestore(like), directory=self.directory)
+            with self._alias.readable(step) as directory:
+                state = self._orbax.restore(step, args=ocp.args.StandardRestore(like), directory=directory)
         except Exception as error:
             if tells_of_a_lost_process(error):
                 raise
@@ -187,6 +199,10 @@ class Checkpoints:
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name))
+
+    def _written(self) -> list[int]:
+        """The steps of `_folders` that were written here: another folder whose name is a number is the user's."""
+        return [step for step in self._folders() if (self._folder(step) / _LIST).is_file()]
 
     @contextlib.contextmanager
     def _told(self, step: int | None) -> Iterator[None]:
@@ -204,12 +220,14 @@ class Checkpoints:
         if jax.process_index() != 0:
             return
         folder = self._unfinished / str(step)
+        if not (folder / _ARRAYS / _MANIFEST).is_file():  # Orbax only warns where it finds none of its own parts
+            raise UserError(f"cannot write the checkpoint {self._folder(step)}: Orbax left out {_ARRAYS}/{_MANIFEST}")
         write_json(folder / _LEAVES, leaves)
         write_json(folder / _ABOUT, self._about)
         write_json(folder / _LIST, _list_files(folder))
         folder.rename(self._folder(step))
         sync_folder(self.directory)
-        for old in self._folders()[: -self._keep]:
+        for old in self._written()[: -self._keep]:
             self._retire(old)
 
     def _retire(self, step: int) -> None:
@@ -249,6 +267,74 @@ class Checkpoints:
         except OSError as error:  # a run that may only be read
             outcome = f"it cannot be moved aside ({error.strerror})"
         _logger.warning("checkpoint %s is damaged (%s): skipped, %s", self._folder(step), fault, outcome)
+
+
+class _Alias:
+    """A plain path to a directory, whatever its own looks like."""
+
+    def __init__(self, directory: pathlib.Path):
+        self._directory = directory
+        self._links: pathlib.Path | None = None
+
+    def make(self) -> pathlib.Path:
+        """Returns the directory itself, or a link to it where its path is not `_PLAIN`; `close` removes the link."""
+        if _PLAIN.fullmatch(str(self._directory)):
+            return self._directory
+        if self._links is None:
+            self._links = _plain_folder()
+        link = self._links / "checkpoints"
+        if not link.is_symlink():  # or no more: systems clear their temporary folders after some days
+            self._links.mkdir(mode=0o700, exist_ok=True)
+            link.symlink_to(self._directory, target_is_directory=True)
+        return link
+
+    @contextlib.contextmanager
+    def readable(self, step: int) -> Iterator[pathlib.Path]:
+        """Gives a directory that holds the checkpoint of a step under its number, as Orbax reads it.
+
+        Versions before 0.2 wrote none of Orbax's manifest where the path held `[ ]`, though all arrays: of such a
+        checkpoint, which stays as it is, it is made anew beside links to its files.
+        """
+        if (self._directory / str(step) / _ARRAYS / _MANIFEST).exists():
+            yield self.make()
+            return
+        folder = _plain_folder()
+        try:
+            shutil.copytree(self._directory / str(step), folder / str(step), copy_function=os.symlink)
+            _merge_processes(folder / str(step) / _ARRAYS)
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
+    def close(self) -> None:
+        if self._links is not None:
+            shutil.rmtree(self._links, ignore_errors=True)
+            self._links = None
+
+
+def _plain_folder() -> pathlib.Path:
+    """Makes a folder of a plain path for links."""
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if _PLAIN.fullmatch(parent):
+            with contextlib.suppress(OSError):
+                return pathlib.Path(tempfile.mkdtemp(prefix="gen_jax-", dir=parent))
+    raise UserError("no temporary folder is at hand whose path has only letters and digits; set TMPDIR to one")
+
+
+def _merge_processes(folder: pathlib.Path) -> None:
+    """Writes the manifest over the arrays that each process of a run has written into a folder of its own."""
+    import tensorstore as ts
+
+    context = ts.Context()  # one for all, or they refuse to refer to each other's files
+
+    def open_store(path: pathlib.Path) -> Any:
+        spec = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}
+        return ts.KvStore.open(spec, context=context).result()
+
+    with ts.Transaction(atomic=True) as transaction:
+        whole = open_store(folder).with_transaction(transaction)
+        for part in sorted(folder.glob("ocdbt.process_*")):
+            open_store(part).experimental_copy_range_to(whole).result()
 
 
 def _describe_leaves(state: State) -> dict[str, str]:

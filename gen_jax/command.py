@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
+import io
 import os
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gen_jax.method import UserError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # full, over quota, read-only: no fault of the program
+_NO_READER = (errno.EIO, errno.EBADF, errno.ENOSPC, errno.EDQUOT)  # a closed terminal, a full disk behind `>`
 _LOST = ("gloo", "nccl", "unavailable", "heartbeat", "coordination", "connection closed", "socket closed")
+
+STOPPED = 75
+"""The exit code of a run that a signal has stopped, and that is saved: EX_TEMPFAIL, "try again later"."""
 
 _WATCH = "import sys\nif not sys.stdin.buffer.read(): sys.stderr.write(sys.argv[1])"
 _watcher: tuple[int, subprocess.Popen[bytes]] | None = None
@@ -24,10 +30,13 @@ _watcher: tuple[int, subprocess.Popen[bytes]] | None = None
 def run(main: Callable[[list[str]], None], interrupted: str) -> None:
     """Calls `main` with the words of the command line, and exits.
 
+    What is printed never ends a program: closed streams are replaced, and text that they cannot take has backslashes.
+
     Args:
       main: takes the words behind the program's name; raises UserError for a mistake of the user's.
       interrupted: how to go on: said after Ctrl-C (exit code 130), and where another process of the run is gone.
     """
+    _secure_streams()
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -42,6 +51,9 @@ def run(main: Callable[[list[str]], None], interrupted: str) -> None:
         if isinstance(error, OSError) and error.errno in _DISK:  # of a file that has no line of its own
             sys.stderr.write(f"gen_jax: cannot write {error.filename or 'a file'}: {error.strerror}\n")
             _end(2)
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # of pathlib, for a `~` in any path
+            sys.stderr.write("gen_jax: there is no home folder: set HOME, or TFDS_DATA_DIR and XDG_CACHE_HOME\n")
+            _end(2)
         if not _is_one_of_several():
             raise
         if tells_of_a_lost_process(error):
@@ -50,6 +62,57 @@ def run(main: Callable[[list[str]], None], interrupted: str) -> None:
             _end(3)
         traceback.print_exc()
         _end(1)
+
+
+def end_as_stopped(line: str) -> NoReturn:
+    """Ends the program because a signal asked for it, with one line and the exit code `STOPPED`."""
+    sys.stderr.write(f"gen_jax: {line}\n")
+    raise SystemExit(STOPPED)
+
+
+class _Lasting(io.FileIO):
+    """A file that takes whatever is written to it, though nobody may get it."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno in _NO_READER:
+                return len(data)
+            raise
+
+
+def _secure_streams() -> None:
+    # Closed ones first (`2>&-`): the next file opened would get their numbers, and all that JAX prints there.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed when Python began
+            setattr(sys, name, os.fdopen(number, "w", errors="backslashreplace", closefd=False))
+        elif stream is getattr(sys, f"__{name}__") and _number(stream) == number:
+            stream.flush()
+            setattr(sys, name, _lasting(stream, number))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _lasting(stream: io.TextIOWrapper, number: int) -> io.TextIOWrapper:
+    file, at_once = _Lasting(number, "w", closefd=False), stream.write_through
+    return io.TextIOWrapper(
+        file if at_once else io.BufferedWriter(file),
+        stream.encoding,
+        "backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=at_once,
+    )
+
+
+def _number(stream: Any) -> int | None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return stream.fileno()
+    return None
 
 
 def tells_of_a_lost_process(error: Exception) -> bool:

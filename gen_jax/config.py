@@ -11,6 +11,7 @@ a value that nothing reads.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import fnmatch
@@ -18,7 +19,9 @@ import importlib.util
 import inspect
 import json
 import math
+import os
 import pathlib
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -249,25 +252,72 @@ def folders() -> list[pathlib.Path]:
 def load(path: str) -> tuple[str, str, Config]:
     """Returns (name, variant, config) of a config by the path of its file, or by its name: `<config>[:<variant>]`.
 
+    The file's `get_config` is given the variant, where one is asked for; it need not take any.
+
     Raises:
-      UserError: no such config or variant, or a file without get_config.
+      UserError: no such config or variant, a file without get_config, or one that fails.
     """
-    file, _, variant = path.partition(":")
+    file, variant = _split_path(path)
     target = _find(file)
     spec = importlib.util.spec_from_file_location(f"config_{target.stem}", target)
     if spec is None or spec.loader is None:
         raise UserError(f"{file} is not a Python file; a config is one, with get_config(variant='')")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    try:
+        spec.loader.exec_module(module)
+        config = _get_config(module, file, variant)
+    except UserError:
+        raise
+    except Exception as error:  # a slip in the file: the line says where
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{file}{_line_of(error, target)} fails: {type(error).__name__}: {reason}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"get_config of {file} returns {type(config).__name__}; it must return a ConfigDict")
+    return target.stem, variant, config
+
+
+def _split_path(path: str) -> tuple[str, str]:
+    """Returns the file and the variant, which stands behind the last colon: a path may hold some of its own."""
+    file, _, variant = path.rpartition(":")
+    if not file or os.sep in variant or variant.endswith(".py") or (path.endswith(".py") and os.path.isfile(path)):
+        return path, ""
+    return file, variant
+
+
+def _get_config(module: Any, file: str, variant: str) -> Any:
+    make = getattr(module, "get_config", None)
+    if not callable(make):
         raise UserError(f"{file} has no get_config(variant='')")
-    return target.stem, variant, module.get_config(variant)
+    signature = inspect.signature(make)
+    if not variant and _takes(signature):
+        return make()
+    if _takes(signature, variant):
+        return make(variant)
+    if _takes(signature):
+        raise UserError(f"no variant {variant!r}: get_config of {file} takes none")
+    raise UserError(f"get_config of {file} takes {signature}; it is called with a variant alone: get_config('')")
+
+
+def _takes(signature: inspect.Signature, *values: Any) -> bool:
+    try:
+        signature.bind(*values)
+    except TypeError:
+        return False
+    return True
+
+
+def _line_of(error: Exception, file: pathlib.Path) -> str:
+    """Where in a file an error comes from, as far as it does."""
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return f", line {error.lineno},"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f", line {lines[-1]}," if lines else ""
 
 
 def _find(file: str) -> pathlib.Path:
     """The file of a config: at the path itself, else one of that name in `folders`."""
-    target = pathlib.Path(file)
-    if target.is_file():
+    target = pathlib.Path(os.path.expanduser(file))
+    if os.path.isfile(target):  # unlike `Path.is_file` it takes any text, also one too long for a name
         return target
     by_name: dict[str, pathlib.Path] = {}
     for folder in reversed(folders()):
@@ -279,7 +329,7 @@ def _find(file: str) -> pathlib.Path:
     raise UserError(f"no config {file}; {hint}".rstrip("; "))
 
 
-def complete(config: Config, options: Options, older: bool = False) -> Config:
+def complete(config: Config, options: Options, older: bool = False, strict: bool = False) -> Config:
     """Returns a config of a method whole: every key that it does not hold has its default.
 
     Args:
@@ -287,9 +337,10 @@ def complete(config: Config, options: Options, older: bool = False) -> Config:
       options: of its method.
       older: whether a version before 0.2 wrote it, which stated the parameters of every name of a choice: those that
         the name at hand does not have are left out. Else they are refused.
+      strict: whether a key that no config of the method has, or a value of another type, is refused.
 
     Raises:
-      UserError: a choice that does not exist, or a parameter that what it names does not have.
+      UserError: a choice that does not exist, or a parameter that what it names does not have; see `strict`.
 
     Example:
       >>> config = complete(ml_collections.ConfigDict({"optimizer": {"name": "sgd", "b1": 0.5}}), Options(base_config))
@@ -302,13 +353,24 @@ def complete(config: Config, options: Options, older: bool = False) -> Config:
     for path, choice in choices.items():
         name = given.get(f"{path}.name")
         if name is not None and name != whole.get(f"{path}.name"):
-            whole = _replaced(whole, path, choice, name)
+            whole = _replaced(whole, path, choice, of_type(f"{path}.name", name, "") if strict else name)
     if unknown := [key for key in given if key not in whole and _choice_of(key, choices)]:
         if not older:
             raise UserError(_no_parameter(unknown[0], whole, choices))
         given = {key: value for key, value in given.items() if key not in unknown}
+    if strict:
+        given = {key: _known(key, value, whole) for key, value in given.items()}
     whole = {key: value for key, value in whole.items() if not any(key.startswith(f"{other}.") for other in given)}
     return _nested(whole | given)
+
+
+def _known(key: str, value: Any, whole: Mapping[str, Any]) -> Any:
+    """Returns a value as one of its key in a whole config."""
+    if key == "pretrained" and stage_keys(whole):  # a run at hand instead of a config
+        return of_type(key, value, "")
+    if key not in whole:
+        raise UserError(_no_value(key, whole))
+    return of_type(key, value, whole[key])
 
 
 def _replaced(flat: Mapping[str, Any], path: str, choice: Choice, name: str) -> dict[str, Any]:
@@ -458,16 +520,26 @@ def parse_value(key: str, text: str, default: Any) -> Any:
     if isinstance(default, str):
         return text
     if isinstance(default, bool):
-        if text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        raise UserError(f"config.{key} is true or false, not {text!r}")
+        return of_type(key, {"true": True, "false": False}.get(text.lower(), text), default)
     try:
         value = ast.literal_eval(text)
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError):
         value = text
-    if isinstance(default, int) and isinstance(value, float) and value.is_integer():
+    return of_type(key, value, default, text)
+
+
+def of_type(key: str, value: Any, default: Any, shown: Any = None) -> Any:
+    """Returns `value` in the type of `default`, or raises a UserError that shows it (as `shown`, where that is given).
+
+    Example:
+      >>> of_type("ema", 1, 0.5), of_type("num_steps", 2e3, 100), of_type("multipliers", [1, 2], (1,))
+      (1.0, 2000, (1, 2))
+    """
+    given = value
+    if isinstance(default, float) and type(value) is int:
+        with contextlib.suppress(OverflowError):
+            value = float(value)
+    if type(default) is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(default, tuple) and isinstance(value, list | int | float):
         value = tuple(value) if isinstance(value, list) else (value,)
@@ -476,8 +548,11 @@ def parse_value(key: str, text: str, default: Any) -> Any:
     else:
         fits = type(value) is type(default)
     if not fits:
-        kind = {"int": "a whole number", "float": "a number", "tuple": "a list of numbers"}[type(default).__name__]
-        raise UserError(f"config.{key} is {kind} such as {_shown(default)}, not {text!r}")
+        kinds = {"int": "a whole number", "float": "a number", "tuple": "a list of numbers", "str": "a text"}
+        kind = kinds.get(type(default).__name__, "")
+        example = f" such as {_shown(default)}" if default != "" else ""
+        allowed = "true or false" if isinstance(default, bool) else f"{kind}{example}"
+        raise UserError(f"config.{key} is {allowed}, not {given if shown is None else shown!r}")
     return value
 
 

@@ -7,8 +7,10 @@ ends in one line on stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import shlex
+import sys
 from typing import NoReturn
 
 MODES = {
@@ -17,6 +19,26 @@ MODES = {
     "eval": "judge config.eval.num_samples samples of a trained run: report.json and the report",
     "report": "write report.html anew from the run's files",
     "profile": "write a trace of a few train steps and a table of the costliest operations",
+}
+
+EXIT_CODES = {
+    0: "done",
+    75: "stopped by a signal and saved: the same command goes on",
+    2: "a mistake, or a disk that cannot be written; one line says what",
+    3: "another process of the run is gone: the same command goes on",
+    130: "interrupted",
+    1: "a fault of the program",
+}
+
+# What JAX can be set to in the environment, and this program's train steps are not made for.
+SWITCHES = {
+    "jax_enable_x64": False,
+    "jax_disable_jit": False,
+    "jax_no_tracing": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+    "jax_threefry_partitionable": True,
+    "jax_transfer_guard": "allow",
 }
 
 
@@ -34,12 +56,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
       UserError: a flag without its value, or with one that it cannot have.
     """
     modes = "\n".join(f"  {name:8} {text}" for name, text in MODES.items())
+    codes = "\n".join(f"  {code:<8} {text}" for code, text in EXIT_CODES.items())
     parser = _Parser(
         prog="python -m gen_jax.main",
         description="Train, sample and judge generative models of images.",
         epilog=f"modes:\n{modes}\n\n"
         "Any config value can be set: --config.seed=1 --config.optimizer.learning_rate=1e-3\n"
-        "A value that is unknown or of another type is refused.",
+        f"A value that is unknown or of another type is refused.\n\nexit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -50,7 +73,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--mode", metavar="MODE", default="train", help="what to do with the run (see below)")
     several = parser.add_argument_group("several processes (found by themselves on TPU pods and under SLURM)")
     several.add_argument("--coordinator", metavar="HOST:PORT", default="", help="address of process 0")
-    several.add_argument("--num_processes", type=int, default=0, metavar="N")
+    several.add_argument(
+        "--num_processes", type=int, default=0, metavar="N", help="1: alone, whatever SLURM's variables say"
+    )
     several.add_argument("--process_id", type=int, default=-1, metavar="I")
     flags, words = parser.parse_known_args(argv)
     if flags.mode not in MODES:
@@ -73,10 +98,13 @@ def main(argv: list[str]) -> None:
     from gen_jax.method import UserError
     from gen_jax.run import Run
 
-    _use_compilation_cache()
-    parallel.set_up_processes(flags.coordinator, flags.num_processes, flags.process_id)
     if flags.config is None and flags.workdir is None:
         raise UserError("nothing to do: give --config=configs/<name>.py, or --workdir=<a run's directory> (see --help)")
+    _set_switches()
+    if flags.mode != "report":  # which needs no device
+        _use_compilation_cache()
+        parallel.set_up_processes(flags.coordinator, flags.num_processes, flags.process_id)
+        parallel.devices()
     name = variant = ""
     config = None
     if flags.config is not None:
@@ -109,16 +137,59 @@ def main(argv: list[str]) -> None:
         getattr(importlib.import_module(module), function)(run.workdir, tuple(words))
 
 
+def _set_switches() -> None:
+    """Puts JAX's `SWITCHES` in place, and says which of them were set otherwise."""
+    import jax
+
+    others = []
+    for name, value in SWITCHES.items():
+        found = getattr(jax.config, name, None)  # a text or a number, or an enum of them
+        if getattr(found, "value", found) not in (value, None):
+            jax.config.update(name, value)
+            others.append(name.upper())
+    if others:
+        print(f"gen_jax: {', '.join(others)} has no effect here: models are trained in float32, by compiled programs",
+              file=sys.stderr)  # fmt: skip
+
+
 def _use_compilation_cache() -> None:
-    """Compiled programs are kept in the user's cache directory (at most 2 GiB), the many small ones too."""
+    """Compiled programs are kept in the user's cache directory (at most 2 GiB), the many small ones too.
+
+    Where JAX_COMPILATION_CACHE_DIR is set, all is left as the user has it.
+    """
     import jax
 
     from gen_jax.data import cache
 
-    jax.config.update("jax_compilation_cache_dir", str(cache.root() / "compiled"))
+    folder = cache.root() / "compiled"
+    if jax.config.jax_compilation_cache_dir not in (None, str(folder)):  # pyright: ignore  made when JAX is imported
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep_compiled(folder)
+    except OSError:  # a home that cannot be written: it only takes longer
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _sweep_compiled(folder: pathlib.Path) -> None:
+    """Removes what a killed process left of an entry: JAX warns of it at every program, and keeps none any more."""
+    import filelock
+
+    # JAX's own lock, under which it writes the program and then the time of its last use.
+    with (
+        contextlib.suppress(filelock.Timeout, NotImplementedError),
+        filelock.FileLock(folder / ".lockfile", timeout=10),
+    ):
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+        for name, size in sizes.items():
+            key, _, kind = name.rpartition("-")
+            other = {"cache": "atime", "atime": "cache"}.get(kind)
+            if other and not (size and sizes.get(f"{key}-{other}")):
+                (folder / name).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ one of its methods is asked for.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -56,20 +57,21 @@ def options(config: Config) -> Options:
     )
 
 
-def complete(config: Config, older: bool = False) -> Config:
+def complete(config: Config, older: bool = False, strict: bool = False) -> Config:
     """Returns a config with every key that one of its method has; see `config.complete`. So for its first stage's.
 
     Raises:
-      UserError: no such method; a choice, or a parameter of one, that does not exist.
+      UserError: no such method; a choice, or a parameter of one, that does not exist; see `strict` there.
     """
     config = config.copy_and_resolve_references()
     stage = stage_of(config)
     if stage is not None:  # of another method: none of these defaults are its
         del config["pretrained"]
-    config = configs.complete(config, _module(config.get("method", "")).OPTIONS, older)
+    config = configs.complete(config, _module(config.get("method", "")).OPTIONS, older, strict)
     stage = stage_of(config) if stage is None else stage
     if stage is not None:
-        whole = complete(stage, older)
+        with _of_the_first_stage():
+            whole = complete(stage, older, strict)
         config.pretrained = ml_collections.ConfigDict({k: v for k, v in whole.items() if k not in SHARED})
     return config
 
@@ -89,9 +91,16 @@ def whole_stage(config: Config) -> Config | None:
 
 
 def load(path: str) -> tuple[str, str, Config]:
-    """Returns (name, variant, config) of a config by its path or name: see `config.load`. It is `complete`."""
+    """Returns (name, variant, config) of a config by its path or name: see `config.load`. It is `complete`.
+
+    Raises:
+      UserError: a key in the file that no config of its method has, or a value of another type; what the two raise.
+    """
     name, variant, config = configs.load(path)
-    return name, variant, complete(config)
+    try:
+        return name, variant, complete(config, strict=True)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def stored(record: Mapping[str, Any]) -> Config:
@@ -114,10 +123,16 @@ def check(config: Config) -> None:
     configs.check(config, options(config))
     stage = whole_stage(config)
     if stage is not None:
-        try:
+        with _of_the_first_stage():
             check(stage)
-        except UserError as error:
-            raise UserError(f"of the first stage, config.pretrained: {error}") from error
+
+
+@contextlib.contextmanager
+def _of_the_first_stage() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"of the first stage, config.pretrained: {error}") from error
 
 
 def make(config: Config, spec: DataSpec, stage: Stage | None = None) -> Method:
@@ -142,7 +157,7 @@ def make_stage(config: Config, spec: DataSpec) -> Stage:
       spec: of the data that it was, or will be, trained on.
     """
     method = make(config, spec)
-    return Stage(method, config, spec, abstract_state(method, spec, None, parallel.make_mesh(1)).ema)
+    return Stage(method, config, spec, abstract_state(method, spec, None, parallel.make_mesh()).ema)
 
 
 def stored_stage(record: Mapping[str, Any]) -> Stage | None:

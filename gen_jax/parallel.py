@@ -7,9 +7,13 @@ is one config value. The rest of the package meets devices only through this fil
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import re
 import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,7 +26,34 @@ from gen_jax import command
 from gen_jax.method import Array, Batch, PyTree, Scalars, State, UserError
 
 AXIS = "device"
+WAIT = 3  # seconds until a process that waits for the others says so
 HEARTBEAT = 20  # seconds without a sign of life until a process counts as lost; JAX would wait for 100
+
+
+ALONE = "to run alone, give --num_processes=1"
+
+
+class _Cluster(NamedTuple):
+    """The processes of a run, and where process 0 is to be reached.
+
+    Attributes:
+      address: host:port, or "" where JAX finds all of them by itself.
+      processes: how many there are.
+      process: the number of this one.
+      source: what says so, as a user has set it.
+    """
+
+    address: str
+    processes: int
+    process: int
+    source: str
+
+    @property
+    def alone(self) -> str:
+        """How to do without the others."""
+        if self.source.startswith("--"):
+            return "to run alone, leave out --coordinator, --num_processes and --process_id"
+        return ALONE
 
 
 def set_up_processes(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
@@ -30,13 +61,14 @@ def set_up_processes(coordinator: str = "", num_processes: int = 0, process_id: 
 
     With a coordinator address the three values are taken as given. Without, several processes are
     recognised on SLURM (more than one task in the step) and on TPU pods (more than one worker), where
-    JAX finds the rest by itself. Must run before the first use of a device.
+    JAX finds the rest by itself; `num_processes` 1 keeps this process alone there. Must run before the first use of a
+    device.
 
-    When one of the processes is lost, the others notice within `HEARTBEAT` seconds and end, each with a line that says
-    how to go on.
+    A process that waits for others says so within `WAIT` seconds. When one of the processes is lost, the others notice
+    within `HEARTBEAT` seconds and end, each with a line that says how to go on.
 
     Raises:
-      UserError: the three values do not fit together, or the others are not to be found.
+      UserError: the three values, or the variables of SLURM, do not fit together, or the others are not to be found.
     """
     if coordinator:
         if num_processes < 1 or not 0 <= process_id < num_processes:
@@ -44,31 +76,106 @@ def set_up_processes(coordinator: str = "", num_processes: int = 0, process_id: 
                 f"--coordinator={coordinator} needs --num_processes >= 1 and --process_id below it; "
                 f"got {num_processes} and {process_id}"
             )
-        _join(coordinator_address=coordinator, num_processes=num_processes, process_id=process_id)
-    elif num_processes or process_id >= 0:
+        _join(_Cluster(coordinator, num_processes, process_id, f"--coordinator={coordinator}"))
+    elif num_processes == 1 and process_id in (-1, 0):
+        return
+    elif num_processes or process_id != -1:
         raise UserError("--num_processes and --process_id need --coordinator=<host>:<port> as well")
-    elif _is_slurm_step() or _is_tpu_pod():
-        _join()
+    elif (cluster := _slurm_step() or _tpu_pod()) is not None:
+        _join(cluster)
 
 
-def _join(**where: Any) -> None:
+def _join(cluster: _Cluster) -> None:
+    where: dict[str, Any] = {}
+    if cluster.address:
+        _check_address(cluster)
+        where = {"coordinator_address": cluster.address, "num_processes": cluster.processes,
+                 "process_id": cluster.process}  # fmt: skip
     command.watch(
         f"process {os.getpid()} on {socket.gethostname()} was ended from outside: killed, or another process of the "
         "run is gone or not to be reached; the same command in every process goes on from the newest checkpoint"
     )
     try:
-        jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT)
-    except RuntimeError as error:
-        at = where.get("coordinator_address", "the address that JAX found")
-        raise UserError(f"cannot join the other processes at {at}: {str(error).splitlines()[0]}") from error
+        with _told_of_waiting(cluster):
+            jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT)
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:  # the last three where JAX finds too little
+        at = cluster.address or "the address that JAX found"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"cannot join the other processes at {at} ({cluster.source}): {reason}; {cluster.alone}"
+        ) from error
 
 
-def _is_slurm_step() -> bool:
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+def _check_address(cluster: _Cluster) -> None:
+    """Refuses at once what JAX would try for five minutes."""
+    host, _, port = cluster.address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(
+            f"{cluster.source} gives the address {cluster.address!r}, which is no <host>:<port>; {cluster.alone}"
+        )
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except OSError as error:
+        raise UserError(
+            f"{cluster.source} gives the host {host!r}, which is not known here ({error.strerror}); {cluster.alone}"
+        ) from error
 
 
-def _is_tpu_pod() -> bool:
-    return len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+@contextlib.contextmanager
+def _told_of_waiting(cluster: _Cluster) -> Iterator[None]:
+    others = f"process 0 at {cluster.address}" if cluster.process else f"{cluster.processes - 1} other(s)"
+    if not cluster.process and cluster.address:
+        others += f" to come to {cluster.address}"
+    this = f"process {cluster.process} of {cluster.processes} ({cluster.source})"
+    line = f"gen_jax: {this} waits for {others}; {cluster.alone}\n"
+    timer = threading.Timer(WAIT, lambda: (sys.stderr.write(line), sys.stderr.flush()))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _slurm_step() -> _Cluster | None:
+    """The tasks of a step of SLURM, if there are several."""
+    if "SLURM_PROCID" not in os.environ or _slurm_number("SLURM_STEP_NUM_TASKS", "1") < 2:
+        return None
+    tasks = _slurm_number("SLURM_STEP_NUM_TASKS")
+    process, job = _slurm_number("SLURM_PROCID"), _slurm_number("SLURM_JOB_ID")
+    if process >= tasks:
+        raise UserError(f"SLURM_PROCID={process} is none of the {tasks} tasks of SLURM_STEP_NUM_TASKS; {ALONE}")
+    hosts = os.environ.get("SLURM_STEP_NODELIST", "")
+    first = re.match(r"([^,\[]+)(?:\[([^,\]-]*))?", hosts)  # of node1,node2 or node[01-04,07] or node[1,2],other
+    if first is None:
+        raise UserError(_slurm_lacks("SLURM_STEP_NODELIST"))
+    # As JAX finds it, which picks a port by the job.
+    port = os.environ.get("JAX_COORDINATOR_PORT") or str(2**16 - 2**12 + job % 2**12)
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS") or f"{first[1]}{first[2] or ''}:{port}"
+    return _Cluster(address, tasks, process, f"SLURM_STEP_NUM_TASKS={tasks}, SLURM_STEP_NODELIST={hosts}")
+
+
+def _slurm_number(name: str, default: str = "") -> int:
+    text = os.environ.get(name) or default
+    if not text.isdecimal():
+        raise UserError(_slurm_lacks(name))
+    return int(text)
+
+
+def _slurm_lacks(name: str) -> str:
+    text, tasks = os.environ.get(name), os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    what = f"{name} is {text!r}" if text else f"{name} is not set"
+    return f"SLURM_STEP_NUM_TASKS={tasks} says that there are several processes, but {what}; {ALONE}"
+
+
+def _tpu_pod() -> _Cluster | None:
+    """The workers of a TPU pod, if there are several."""
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    if len(hosts.split(",")) < 2:
+        return None
+    process = os.environ.get("TPU_WORKER_ID", "")
+    number = int(process) if process.isdecimal() else 0
+    return _Cluster("", len(hosts.split(",")), number, f"TPU_WORKER_HOSTNAMES={hosts}")
 
 
 @functools.cache
@@ -137,19 +244,53 @@ class Executor(NamedTuple):
     put: Callable[[dict[str, np.ndarray], int], PyTree]
 
 
-def make_mesh(num_devices: int = 0) -> Mesh:
-    """Returns a mesh over the first `num_devices` devices (0: all of them).
+def devices() -> list[Any]:
+    """Returns the devices of all processes, those of a process side by side, in an order that is always the same.
 
     Raises:
-      UserError: there are fewer devices than that.
+      UserError: JAX has none of the kind that it is asked for.
     """
-    devices = jax.devices()
-    if num_devices > len(devices):
+    try:
+        found = jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        if command.tells_of_a_lost_process(error):
+            raise
+        asked = jax.config.jax_platforms  # pyright: ignore  of JAX_PLATFORMS
+        reason = f" ({str(error).splitlines()[0][:200]})" if str(error) else ""
+        if not asked:
+            raise UserError(f"JAX finds no device{reason}") from error
+        extra = next((e for e in ("cuda", "tpu") if e in asked), "cuda" if "gpu" in asked else "")
+        install = f", or install what it needs: pip install 'gen_jax[{extra}]'" if extra else ""
+        raise UserError(f"JAX finds no device of JAX_PLATFORMS={asked}{reason}: unset it{install}") from error
+    return sorted(found, key=lambda device: (device.process_index, device.id))
+
+
+def make_mesh(num_devices: int = 0) -> Mesh:
+    """Returns a mesh over the first `num_devices` of `devices()` (0: all of them).
+
+    Raises:
+      UserError: there are fewer devices than that; the processes would not have as many each; JAX is set to 64 bits.
+    """
+    if jax.config.jax_enable_x64:  # pyright: ignore  of someone who calls this in Python
         raise UserError(
-            f"config.num_devices is {num_devices}, but this machine has {len(devices)} {devices[0].platform} "
-            f"device(s); use at most {len(devices)}, or 0 for all"
+            "JAX is set to 64 bits, and models are of 32: unset JAX_ENABLE_X64, or "
+            'jax.config.update("jax_enable_x64", False)'
         )
-    return Mesh(np.array(devices[: num_devices or len(devices)]), (AXIS,))
+    found = devices()
+    if num_devices > len(found):
+        raise UserError(
+            f"config.num_devices is {num_devices}, but this machine has {len(found)} {found[0].platform} "
+            f"device(s); use at most {len(found)}, or 0 for all"
+        )
+    chosen = found[: num_devices or len(found)]
+    shares = [sum(each.process_index == process for each in chosen) for process in range(jax.process_count())]
+    if len(set(shares)) > 1:
+        what = f"config.num_devices is {num_devices}: " if num_devices else ""
+        raise UserError(
+            f"{what}the {len(shares)} processes would have {', '.join(map(str, shares))} devices, and each must have "
+            "as many as the others; use 0 for all, and start the processes on machines that are alike"
+        )
+    return Mesh(np.array(chosen), (AXIS,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

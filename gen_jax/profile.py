@@ -6,18 +6,24 @@ The trace opens in Perfetto or in TensorBoard's profile page; the table is made 
 from __future__ import annotations
 
 import collections
+import dataclasses
+import os
 import pathlib
 import re
 import shutil
 import sys
+import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
-from gen_jax import methods, parallel, stages, train
+from gen_jax import config as configs
+from gen_jax import methods, parallel, train
 from gen_jax.data import dataset
-from gen_jax.method import UserError
-from gen_jax.run import Run, write_json
+from gen_jax.method import NUM_EXAMPLES, DataSpec, Stage, UserError
+from gen_jax.run import Run, write_json, writing
 
 NUM_STEPS = 5
 NUM_ROWS = 25
@@ -26,31 +32,71 @@ NUM_ROWS = 25
 def profile(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
     """Traces the train step of a run's config on this machine; training itself is not touched.
 
+    It needs no data: a step takes as long with values that are made up, in the shapes that the run was trained on.
+
     Writes profile/ (the trace) and profile.json (the table), and prints the table.
+
+    Raises:
+      UserError: no run there; another data set, whose shapes the run does not know.
     """
     run = Run(workdir)
-    config = methods.override(methods.stored(run.read_config()), overrides)
+    record = run.read_config()
+    trained = methods.stored(record)
+    config = methods.override(trained, overrides)
     methods.check(config)
-    data = dataset.load(config.data)
-    first = stages.find(config, run, data.spec)
-    method = methods.make(config, data.spec, first.stage if first else None)
-    mesh = parallel.make_mesh(config.num_devices)
+    others = configs.changes(trained.to_dict(), config.to_dict(), configs.JUDGING)
+    if of_data := [line for line in others if line.startswith("data.")]:
+        raise UserError(
+            f"--mode=profile takes the shapes that {run.workdir} was trained on, and no data: leave out "
+            f"{'; '.join(of_data)}, or profile a run of that data"
+        )
+    data = _made_up(DataSpec.from_dict(record["data"]))
+    stage = _stage(config, record)
+    method = methods.make(config, data.spec, stage)
+    # The devices at hand, where there are fewer than it was trained on.
+    asked = any(word.startswith("--config.num_devices=") for word in overrides)
+    mesh = parallel.make_mesh(config.num_devices if asked or config.num_devices <= len(parallel.devices()) else 0)
+    train.check_batch(config, mesh, goes_on=True)
     executor = parallel.make_executor(config.executor, mesh, config.fast_compile_options)
-    frozen = first.params(mesh, train.train) if first else {}
+    frozen = train.initial_state(stage.config, stage.method, _made_up(stage.spec), mesh, {}).ema if stage else {}
     state = train.initial_state(config, method, data, mesh, frozen)
     feed, lead = train.make_feed(config, method, data, executor)
     update = executor.compile_step(train.many_steps(method.step, config.steps_per_call), state, feed(0), lead)
     state, _ = jax.block_until_ready(update(state, feed(0)))
 
     folder = run.workdir / "profile"
-    shutil.rmtree(folder, ignore_errors=True)
-    with jax.profiler.trace(str(folder)):
-        for step in range(1, NUM_STEPS + 1):
-            state, _ = jax.block_until_ready(update(state, feed(step)))
+    with tempfile.TemporaryDirectory() as traced:  # JAX takes no path whose bytes are not UTF-8
+        with jax.profiler.trace(traced):
+            for step in range(1, NUM_STEPS + 1):
+                state, _ = jax.block_until_ready(update(state, feed(step)))
+        with writing(folder):
+            for name in os.listdir(traced):
+                shutil.rmtree(folder / name, ignore_errors=True)  # of the profile before
+                shutil.copytree(pathlib.Path(traced, name), folder / name)
     rows = operations(folder)
     write_json(run.workdir / "profile.json", rows)
     sys.stdout.write(_table(rows, NUM_STEPS * config.steps_per_call))
     print(f"trace: {folder}; table: {run.workdir / 'profile.json'}")
+
+
+def _stage(config: Any, record: Mapping[str, Any]) -> Stage | None:
+    """The first stage of a run, without its run."""
+    whole = methods.whole_stage(config)
+    return (
+        methods.stored_stage(record) if whole is None else methods.make_stage(whole, DataSpec.from_dict(record["data"]))
+    )
+
+
+def _made_up(spec: DataSpec) -> dataset.Dataset:
+    """A few examples of noise in the shapes of a data set."""
+    num, rng = min(spec.num_examples, NUM_EXAMPLES), np.random.default_rng(0)
+    low, high = spec.value_range
+    images = rng.uniform(low, high, (num, *spec.image_shape)).astype(spec.dtype)
+    arrays: dict[str, np.ndarray] = {"image": images}
+    for name, feature in spec.features.items():
+        values = np.asarray(feature.sizes or len(feature.names) or 2)  # of each part, or of the whole
+        arrays[name] = rng.integers(0, values, (num, *feature.shape)).astype(feature.dtype)
+    return dataset.Dataset(dataclasses.replace(spec, num_examples=num), arrays, None)
 
 
 def operations(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -67,7 +113,7 @@ def operations(folder: pathlib.Path) -> list[dict[str, Any]]:
         raise UserError(f"{folder} holds no trace")
     calls: collections.Counter[str] = collections.Counter()
     nanoseconds: collections.Counter[str] = collections.Counter()
-    for plane in jax.profiler.ProfileData.from_file(str(files[-1])).planes:
+    for plane in jax.profiler.ProfileData.from_serialized_xspace(files[-1].read_bytes()).planes:
         for line in plane.lines:
             for event in line.events:
                 stats = dict(event.stats)

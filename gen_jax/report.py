@@ -28,7 +28,7 @@ from gen_jax.figures.grid import Images, checked, grid
 from gen_jax.figures.markup import Html, element, join, number
 from gen_jax.figures.pictures import animate, load_picture
 from gen_jax.method import DataSpec, Figure, Scatter, UserError
-from gen_jax.run import write_bytes
+from gen_jax.run import directory, write_text
 from gen_jax.writers import training_seconds
 
 _NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
@@ -136,7 +136,7 @@ def write(workdir: pathlib.Path | str) -> pathlib.Path:
     Raises:
       UserError: there is no such directory, or it cannot be written to.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = directory(workdir)
     if not workdir.is_dir():
         raise UserError(f"no run's directory at {workdir}")
     run = read(workdir)
@@ -146,7 +146,7 @@ def write(workdir: pathlib.Path | str) -> pathlib.Path:
     for name, picture in run.training.items():
         _write_film(workdir / "training" / name, picture, description)
     path = workdir / "report.html"
-    write_bytes(path, draw(run).encode())
+    write_text(path, draw(run))
     return path
 
 

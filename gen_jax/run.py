@@ -1,6 +1,6 @@
 """A run is its directory: where its files lie, how they are written, and who trains in it.
 
-Every file is written whole or not at all (`write_bytes`, `write_json`), and a failure to write is one
+Every file is written whole or not at all (`write_bytes`, `write_text`, `write_json`), and a failure to write is one
 line for the user (`writing`). What the files mean is the business of the rooms that write them.
 """
 
@@ -14,11 +14,50 @@ import json
 import math
 import os
 import pathlib
+import re
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from gen_jax.method import UserError
+
+_FOLDERS = (".", "pictures", "training", "training/*")  # of a run, in which `replacing` writes
+_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.tmp")  # as `temporary` names them
+_ABANDONED = 86_400  # seconds without a write until a temporary file of another machine counts as left behind
+
+
+def directory(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the path of a directory that a user has named; a `~` in front is a home folder.
+
+    Raises:
+      UserError: there is no such home folder.
+
+    Example:
+      >>> directory("runs/x"), directory("~/runs/x").is_absolute()
+      (PosixPath('runs/x'), True)
+    """
+    text = os.fspath(path)
+    if text.startswith("~"):
+        expanded = os.path.expanduser(text)
+        if expanded == text:
+            raise UserError(
+                f"{text} names no directory: the home folder {text.partition('/')[0]} is not known; give the whole "
+                f"path, or ./{text} for a folder of that name"
+            )
+        text = expanded
+    found = pathlib.Path(text)
+    return found.absolute() if str(found).startswith("~") else found  # of ./~x, which reads ~x from here on
+
+
+def legible(text: str) -> str:
+    """Returns a text that can be encoded as UTF-8: what a file's name has of other bytes is shown with backslashes.
+
+    Example:
+      >>> legible("caf\\udce9")
+      'caf\\\\udce9'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextlib.contextmanager
@@ -48,6 +87,16 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
         file.write(content)
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text as UTF-8, whole or not at all (see `write_bytes`), `legible`."""
+    write_bytes(path, legible(text).encode())
+
+
+def temporary(path: pathlib.Path) -> pathlib.Path:
+    """Returns where this process writes a file before it takes the place of `path`; `Run.lock` clears what is left."""
+    return path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Gives a file to write to, which takes the place of `path` when the block ends well: `write_bytes` in pieces.
@@ -55,17 +104,17 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     Raises:
       UserError: if it cannot be written; the old content stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    part = temporary(path)
     with writing(path):
         try:
-            with temporary.open("wb") as file:
+            with part.open("wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            part.replace(path)
             sync_folder(path.parent)  # or a power cut could take back the new name
         finally:
-            temporary.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
 
 
 def sync_folder(folder: pathlib.Path) -> None:
@@ -106,7 +155,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The directory of a run, with a name for everything in it.
+    """The directory of a run, with a name for everything in it; see `directory`.
 
     Example:
       >>> import tempfile
@@ -119,7 +168,7 @@ class Run:
     workdir: pathlib.Path
 
     def __init__(self, workdir: str | os.PathLike[str]):
-        object.__setattr__(self, "workdir", pathlib.Path(workdir))
+        object.__setattr__(self, "workdir", directory(workdir))
 
     @property
     def config_path(self) -> pathlib.Path:
@@ -219,7 +268,9 @@ class Run:
         Raises:
           UserError: if another process holds it (the line names that process), or the directory cannot be written.
         """
-        is_new = not self.workdir.exists()
+        is_new = not os.path.exists(
+            self.workdir
+        )  # unlike `Path.exists` it takes any text, also one too long for a name
         with writing(self.workdir):
             self.workdir.mkdir(parents=True, exist_ok=True)
             file = (self.workdir / "lock").open("a+")
@@ -251,16 +302,27 @@ def _remove_if_empty(workdir: pathlib.Path) -> None:
 
 
 def _sweep(workdir: pathlib.Path) -> None:
-    """Removes temporary files of `replacing` whose process is gone: others may sample or judge here meanwhile."""
-    for path in workdir.rglob(".*.tmp"):
-        number = path.name.split(".")[-2]
-        if number.isdecimal():
-            try:
-                os.kill(int(number), 0)  # signal 0 only asks whether the process is there
-            except ProcessLookupError:
+    """Removes what `replacing` left behind in a process that is gone; others may sample or judge here meanwhile."""
+    for folder in _FOLDERS:
+        for path in workdir.glob(f"{folder}/.*.tmp"):
+            name = _TEMPORARY.fullmatch(path.name)
+            if name and _is_left_behind(path, int(name["pid"]), name["host"]):
                 path.unlink(missing_ok=True)
-            except PermissionError:  # it is there, and another user's
-                continue
+
+
+def _is_left_behind(path: pathlib.Path, pid: int, host: str) -> bool:
+    if host != socket.gethostname():  # on a disk that machines share; a container has another name at each start
+        try:
+            return time.time() - path.stat().st_mtime > _ABANDONED
+        except FileNotFoundError:  # it has taken its place
+            return False
+    try:
+        os.kill(pid, 0)  # signal 0 only asks whether the process is there
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # it is there, and another user's
+        pass
+    return False
 
 
 def _take(descriptor: int, holder: dict[str, Any] | None) -> bool:

@@ -17,7 +17,7 @@ from clu import parameter_overview
 from gen_jax import methods
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.method import DataSpec, PyTree, Stage, UserError, did_you_mean
-from gen_jax.run import Run
+from gen_jax.run import Run, directory
 
 FOLDER = "image_folder:"
 
@@ -126,4 +126,4 @@ def with_absolute_paths(config: Any) -> Any:
 
 
 def _absolute(path: str) -> str:
-    return str(pathlib.Path(path).expanduser().absolute()) if path else path
+    return str(directory(path).absolute()) if path else path

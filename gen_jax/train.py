@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import importlib.metadata
+import os
 import pathlib
 import platform
 import signal
@@ -25,9 +26,10 @@ from clu import parameter_overview
 from gen_jax import __version__, finish, judges, methods, parallel, sample, stages, validation
 from gen_jax import config as configs
 from gen_jax.checkpoint import Checkpoints
+from gen_jax.command import end_as_stopped
 from gen_jax.data import dataset, streaming
 from gen_jax.method import NUM_EXAMPLES, Method, PyTree, State, UserError
-from gen_jax.run import Run, write_bytes
+from gen_jax.run import Run, write_text
 from gen_jax.writers import Progress, Writer
 
 Rows: TypeAlias = dict[str, np.ndarray]
@@ -53,8 +55,8 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
     chief = jax.process_index() == 0
     with run.lock() if chief else contextlib.nullcontext():
         mesh = parallel.make_mesh(config.num_devices)
-        _check_batch(config, mesh)
         refuse_changes(run, config)
+        check_batch(config, mesh, run.config_path.is_file())
         data = dataset.load(config.data)
         if run.config_path.is_file():
             dataset.refuse_other(dataset.DataSpec.from_dict(run.read_config()["data"]), data.spec, run.workdir)
@@ -77,7 +79,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
                 )
             if chief:
                 run.write_config(record)
-                write_bytes(run.parameters, _overview(abstract, data.spec.name).encode())
+                write_text(run.parameters, _overview(abstract, data.spec.name))
             frozen = first.params(mesh, train) if first and state is None else {}
             if chief:
                 print(_headline(record, run, start))
@@ -159,7 +161,7 @@ def _loop(
                 break
     checkpoints.wait()
     if saved < config.num_steps:
-        raise SystemExit(f"stopped at step {saved} of {config.num_steps}, saved; the same command goes on from here")
+        end_as_stopped(f"stopped at step {saved} of {config.num_steps}, saved; the same command goes on from here")
     return state
 
 
@@ -321,24 +323,43 @@ def _overview(abstract: State, data: str) -> str:
     )
 
 
-def _git_commit() -> str | None:
-    """The commit of the checkout that this package runs from, if it is one."""
-    call = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+def _git_commit(file: str | pathlib.Path = __file__) -> str | None:
+    """The commit of the checkout that this package runs from, if it is one: a repository may hold it as a file of no
+    concern, in an environment say, and that one's commit says nothing of it."""
+    path = pathlib.Path(file).resolve()
+    # A git hook that starts a run has its own repository in these.
+    others = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE")
+    environment = {name: value for name, value in os.environ.items() if name not in others}
+
+    def git(*words: str) -> str:
+        call = ["git", "-C", str(path.parent), *words]
+        return subprocess.run(call, capture_output=True, text=True, check=True, env=environment).stdout.strip()
+
     try:
-        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip() or None
-    except (OSError, subprocess.CalledProcessError):
+        git("ls-files", "--error-unmatch", "--", path.name)
+        return git("describe", "--always", "--dirty", "--abbrev=12") or None
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return None
 
 
-def _check_batch(config: Any, mesh: jax.sharding.Mesh) -> None:
+def check_batch(config: Any, mesh: jax.sharding.Mesh, goes_on: bool) -> None:
+    """Refuses a batch that does not divide over the devices; a run that `goes_on` can only change these."""
     size, devices = config.batch_size // config.accumulate, mesh.devices.size
-    if size % devices:
-        pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
+    if size % devices == 0:
+        return
+    pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
+    processes = jax.process_count()
+    if goes_on and processes == 1:
+        way_out = f"this run goes on with --config.num_devices={max(n for n in range(1, devices) if size % n == 0)}"
+    elif goes_on:
+        way_out = "this run goes on with another number of devices or processes"
+    else:
         near = max(1, round(size / devices)) * devices * config.accumulate
-        raise UserError(
-            f"config.batch_size {config.batch_size}{pieces} does not divide over {devices} devices of "
-            f"{jax.process_count()} process(es); the nearest that does is {near}"
-        )
+        way_out = f"the nearest that does is {near}"
+    raise UserError(
+        f"config.batch_size {config.batch_size}{pieces} does not divide over {devices} devices of "
+        f"{processes} process(es); {way_out}"
+    )
 
 
 @jax.jit
@@ -352,27 +373,36 @@ def _stop_if_not_finite(values: dict[str, float], state: State, done: int, check
     bad = [k for k, v in values.items() if not np.isfinite(v)]
     if not bad and (values or bool(_all_finite(state))):
         return
+    with contextlib.suppress(UserError):  # of a disk that is full as well
+        checkpoints.wait()
+    newest = checkpoints.latest()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         if not np.all(np.isfinite(parallel.fetch(leaf))):
             bad.append("params" + jax.tree_util.keystr(path))
             break
+    good = "no checkpoint has been written yet" if newest is None else f"the newest checkpoint is that of step {newest}"
     raise UserError(
-        f"not finite at step {done}: {', '.join(bad)}; the newest good checkpoint is that of step "
-        f"{checkpoints.latest() or 0}; try a smaller config.optimizer.learning_rate or clip_norm"
+        f"not finite at step {done}: {', '.join(bad)}; {good}; start afresh in another --workdir, "
+        "with a smaller --config.optimizer.learning_rate or with --config.optimizer.clip_norm=1 (0 clips nothing)"
     )
 
 
 class _StopRequests:
-    """Turns the first SIGTERM or Ctrl-C into a request to save and stop; the second Ctrl-C acts at once."""
+    """Turns the first signal that asks for an end into a request to save and stop; a second Ctrl-C acts at once.
+
+    A signal that is ignored where the program starts stays so: SIGHUP under nohup, Ctrl-C in a script's background.
+    """
 
     def __enter__(self) -> Callable[[], bool]:
         self._asked = False
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        asking = [s for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+        self._before = {s: signal.signal(s, self._ask) for s in asking}
         return lambda: self._asked
 
     def _ask(self, number: int, frame: Any) -> None:
         self._asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():

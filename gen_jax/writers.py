@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from typing import Any, TextIO
 
 import tqdm
 
-from gen_jax.run import Run, to_json, write_bytes, writing
+from gen_jax.run import Run, legible, to_json, write_text, writing
 
 
 class Writer:
@@ -46,7 +47,7 @@ class Writer:
         with writing(run.workdir):
             run.tensorboard.mkdir(parents=True, exist_ok=True)
         kept = [record for record in read_metrics(workdir) if record["step"] <= step]
-        write_bytes(self._path, "".join(to_json(record) + "\n" for record in kept).encode())
+        write_text(self._path, "".join(to_json(record) + "\n" for record in kept))
         with writing(run.tensorboard):
             self._events = _Events(run, data)
             for record in kept:
@@ -131,7 +132,7 @@ class _Events:
         for old in run.tensorboard.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = EventsWriter(str(run.tensorboard / "events"))
-        self._writer.write_event(Event(step=0, summary=text("data", data)))
+        self._writer.write_event(Event(step=0, summary=text("data", legible(data))))
 
     def write(self, record: dict[str, Any]) -> None:
         # Both classes are made when their modules are imported, out of a type checker's sight.
@@ -187,7 +188,7 @@ class Progress:
     """
 
     def __init__(self, total: int, initial: int = 0, stream: TextIO | None = None):
-        out: Any = sys.stderr if stream is None else stream
+        out: Any = stream or sys.stderr or io.StringIO()  # Python has no standard error where it was closed
         terminal = out.isatty()
         line = "{n_fmt}/{total_fmt} steps{postfix}, {remaining} left"
         self._bar = tqdm.tqdm(

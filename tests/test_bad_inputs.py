@@ -33,6 +33,10 @@ NO_START = {
     "--config=ddpm_mnits:tiny": "did you mean ddpm_mnist?",
     "--config=configs/ddpm_mnist.py:tny": "`:tiny`",
     "--config=no_config.py": "get_config",
+    "--config=no_such_key.py": "did you mean batch_size?",
+    "--config=no_such_name.py": "line 4, fails: NameError",
+    "--config=no_variant.py:tiny": "takes none",
+    "--workdir=~no_such_user/run": "give the whole path",
     "--workdir=run --mode=smaple": "did you mean sample?",
     "--workdir=nothing --mode=sample": "holds no run",
     "--workdir=run --mode=sample": "no checkpoint yet",
@@ -44,6 +48,7 @@ NO_START = {
     "--workdir=finished --mode=sample --config.sample.sampler=ddim --config.network.channels=4": "cannot be changed",
     "--workdir=nothing --mode=eval": "holds no run",
     "--workdir=nothing --mode=profile": "holds no run",
+    "--workdir=run --mode=profile --config.data.name=mnist": "takes the shapes",
     "--workdir=nothing --mode=report": "no run's directory",
     "--workdir=run --mode=report --config.seed=1": "takes no config values",
 }
@@ -54,6 +59,7 @@ BESIDE_START = {
     "--num_processes=two": "invalid int value",
     "--num_processes=2": "need --coordinator",
     "--coordinator=localhost:1 --num_processes=2 --process_id=2": "--process_id below it",
+    "--coordinator=localhost --num_processes=2 --process_id=0": "is no <host>:<port>",
     "--workdir=a_file/run": "Not a directory",
     "--workdir=in_use": "is in use by process",
     "--workdir=run --config.seed=1": "seed: 0 -> 1",
@@ -187,6 +193,11 @@ def world(folder: pathlib.Path) -> Iterator[None]:
     (folder / "empty").mkdir()
     (folder / "a_file").write_text("")
     (folder / "no_config.py").write_text("")
+    slips = {"no_such_key": "config.batchsize = 16", "no_such_name": "config.batch_size = batch", "no_variant": "pass"}
+    for name, line in slips.items():
+        imports = "from gen_jax.diffusion.defaults import diffusion_config"
+        body = f"def get_config():\n    config = diffusion_config('ddpm')\n    {line}\n    return config\n"
+        (folder / f"{name}.py").write_text(f"{imports}\n{body}")
     (folder / "cut_short").mkdir()
     (folder / "cut_short/config.json").write_text('{"name": "ddpm_')
     assert said(f"{START} --workdir=run", folder) == "reached the loop"

@@ -288,6 +288,86 @@ def test_moved_directory_restores(tmp_path, two_steps):
     assert_same_bits(restored, make_state(2))
 
 
+# What glob, TensorStore or Orbax take for more than a name; and bytes that are not UTF-8.
+ODD = ["x [a]", "[!a]", "a*b", "a**b", "a?b", "b\\s", "gs:", "caf\udce9", "50% off", "a\nb"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_path_of_any_letters_is_written_and_read(tmp_path, name):
+    state = make_state(2)
+    # A name that matches the pattern: its parts must not get in.
+    save_steps(tmp_path / "axb/checkpoints", 7)
+    save_steps(tmp_path / name / "checkpoints", 1, 2)
+    assert sorted(os.listdir(tmp_path)) == sorted(["axb", name])
+    (tmp_path / "moved [b]").symlink_to(tmp_path / name)
+    for path in (tmp_path / name, tmp_path / "moved [b]"):
+        with Checkpoints(path / "checkpoints") as checkpoints:
+            assert checkpoints.steps() == [1, 2]
+            restored = checkpoints.restore(like(state))
+        assert restored is not None
+        assert_same_bits(restored, state)
+
+
+def test_links_for_an_odd_path_go_with_the_checkpoints_and_come_again(tmp_path, monkeypatch):
+    links = tmp_path / "links"
+    links.mkdir()
+    monkeypatch.setattr(checkpoint.tempfile, "tempdir", str(links))
+    with Checkpoints(tmp_path / "[x]") as checkpoints:
+        checkpoints.save(make_state(1))
+        checkpoints.wait()
+        (link,) = links.iterdir()
+        shutil.rmtree(link)  # as a system clears its temporary folder
+        checkpoints.save(make_state(2))
+    assert Checkpoints(tmp_path / "[x]").steps() == [1, 2]
+    assert os.listdir(links) == []
+
+
+def _lose_manifest(folder: pathlib.Path) -> None:
+    """Leaves a checkpoint as versions before 0.2 wrote it to a path with `[ ]`: each process's part, none over all."""
+    (folder / "default/manifest.ocdbt").unlink()
+    shutil.rmtree(folder / "default/d")
+    (folder / "files.json").unlink()
+    (folder / "files.json").write_text(json.dumps(checkpoint._list_files(folder)))
+
+
+@pytest.mark.parametrize("name", ["moved", "x [a]"])
+def test_a_checkpoint_without_a_manifest_is_read_and_stays_as_it_is(tmp_path, two_steps, name):
+    directory = shutil.copytree(two_steps, tmp_path / name)
+    _lose_manifest(directory / "2")
+    before = contents(directory)
+    with Checkpoints(directory) as checkpoints:
+        restored = checkpoints.restore(like(make_state(2)))
+        assert restored is not None
+        assert_same_bits(restored, make_state(2))
+        assert contents(directory) == before
+        checkpoints.save(make_state(3))
+    assert Checkpoints(directory).steps() == [1, 2, 3]
+
+
+def test_what_orbax_left_without_a_manifest_is_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_PLAIN", re.compile(".*"))  # it gets the path as it is
+    with Checkpoints(tmp_path / "[x]") as checkpoints:
+        checkpoints.save(make_state(1))
+        with pytest.raises(UserError, match=r"cannot write the checkpoint .*/1: .*manifest\.ocdbt") as error:
+            checkpoints.wait()
+    assert "\n" not in str(error.value)
+    assert Checkpoints(tmp_path / "[x]").steps() == []
+
+
+def test_folders_of_the_user_beside_checkpoints_stay(tmp_path):
+    mine = [tmp_path / "2023/notes", tmp_path / "unfinished/mine/notes", tmp_path / "unfinished/notes"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.clean()
+        checkpoints.forget(after=0)
+        checkpoints.save(make_state(2024))
+        checkpoints.save(make_state(2025))
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert Checkpoints(tmp_path).steps() == [2025]
+
+
 def test_list_holds_every_file_with_its_size(two_steps):
     listed = json.loads((two_steps / "2" / "files.json").read_text())
     files = contents(two_steps / "2")

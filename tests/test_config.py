@@ -846,3 +846,96 @@ def test_an_unknown_config_or_variant_is_one_line(path, hint, elsewhere):
     with pytest.raises(UserError, match=hint) as error:
         methods.load(path)
     one_line(error)
+
+
+def write_config(path, *lines, head="def get_config(variant=''):"):
+    """A copy of a config with lines of a user's in it."""
+    path.parent.mkdir(exist_ok=True, parents=True)
+    rooms = ("gen_jax import config as configs", "gen_jax.diffusion.latent import latent_config",
+             "gen_jax.diffusion.defaults import diffusion_config")  # fmt: skip
+    start = [*(f"from {room}" for room in rooms), head, "    config = diffusion_config('ddpm')"]
+    path.write_text("\n".join([*start, *(f"    {line}" for line in (*lines, "return config"))]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("config.batchsize = 16", "no config value 'batchsize'; did you mean batch_size?"),
+        ("config.optimizer.lr = 1e-3", "config.optimizer.lr is no parameter of optimizer adam; .*learning_rate"),
+        ("config.optimizer = {'name': 'sgd', 'lr': 1e-3}", "config.optimizer.lr is no parameter of optimizer sgd"),
+        ("config.learning_rate = 1e-3", "no config value 'learning_rate'; did you mean optimizer.learning_rate?"),
+        ("config.sample.nun = 5", "did you mean sample.num?"),
+        ("config.sampel = {'num': 5}", "no config value 'sampel.num'; did you mean sample.num?"),
+        ("config = configs.with_variant(config, variant, {'': {}}); config.update({'sede': 1})", "did you mean seed?"),
+        ("config = configs.with_variant(config, 'a', {'a': {'sample.nun': 1}})", "did you mean sample.num?"),
+        ("config['data'] = None; config.data = 'mnist'", "no config value 'data' of its own; it holds data.background"),
+        ("config.seed = {'of': 1}", "config.py"),
+        ("config.pretrained = 'runs/vae'", "no config value 'pretrained'"),
+        ("config = latent_config(); config.pretrained.batchsize = 1", "config.pretrained: no config value 'batchsize'"),
+        (
+            "config = latent_config(); config.pretrained = {'method': 'vae', 'vae': {'bta': 1.}}",
+            "did you mean vae.beta",
+        ),
+        ("del config['seed']; config.seed = '16'", "config.seed is a whole number such as 0, not '16'"),
+        ("del config['ema']; config.ema = None", "config.ema is a number such as 0.999, not None"),
+        ("del config['executor']; config.executor = 1", "config.executor is a text such as jit, not 1"),
+        ("config.batch_size = '16'", "config.py, line 6, fails: TypeError"),
+        ("config.batch_size = batch", "config.py, line 6, fails: NameError: name 'batch' is not defined"),
+        ("config.batch_size = = 3", "config.py, line 6, fails: SyntaxError"),
+        ("config = None", "get_config of .*config.py returns NoneType; it must return a ConfigDict"),
+    ],
+)
+def test_a_slip_in_a_config_file_is_one_line_that_helps(line, hint, tmp_path):
+    path = write_config(tmp_path / "config.py", line)
+    with pytest.raises(UserError, match=hint) as error:
+        methods.load(str(path))
+    assert str(path) in one_line(error)
+
+
+def test_values_of_a_config_file_take_the_type_of_their_default(tmp_path):
+    lines = ("for key in ('ema', 'num_steps'): del config[key]", "config.ema = 0", "config.num_steps = 2e3",
+             "config.network.multipliers = [1, 2]")  # fmt: skip
+    config = methods.load(str(write_config(tmp_path / "config.py", *lines)))[2]
+    assert (config.ema, config.num_steps, config.network.multipliers) == (0.0, 2000, (1, 2))
+    assert (type(config.ema), type(config.num_steps)) == (float, int)
+
+
+def test_a_config_file_may_name_a_run_at_hand_as_its_first_stage(tmp_path):
+    lines = ("config = latent_config()", "del config['pretrained']", "config.pretrained = 'runs/vae'")
+    path = write_config(tmp_path / "config.py", *lines)
+    assert methods.load(str(path))[2].pretrained == "runs/vae"
+
+
+@pytest.mark.parametrize("head", ["def get_config():", "def get_config(*, seed=7):", "def get_config(variant='x'):"])
+def test_get_config_is_called_as_it_is_made(tmp_path, head):
+    path = write_config(tmp_path / "config.py", "config.seed = 7", head=head)
+    assert methods.load(str(path))[:2] == ("config", "")
+    assert methods.load(f"{path}:")[2].seed == 7
+    if "variant" in head:
+        assert methods.load(f"{path}:tiny")[1] == "tiny"
+        return
+    with pytest.raises(UserError, match="no variant 'tiny': get_config of .* takes none") as error:
+        methods.load(f"{path}:tiny")
+    one_line(error)
+
+
+def test_get_config_that_asks_for_more_than_a_variant_is_one_line(tmp_path):
+    path = write_config(tmp_path / "config.py", head="def get_config(variant, seed):")
+    for spelled in (str(path), f"{path}:tiny"):
+        with pytest.raises(UserError, match=r"takes \(variant, seed\); it is called with a variant alone") as error:
+            methods.load(spelled)
+        one_line(error)
+
+
+def test_the_variant_stands_behind_the_last_colon(tmp_path, monkeypatch):
+    lines = ("config = configs.with_variant(config, variant, {'tiny': {'seed': 3}})",)
+    path = write_config(tmp_path / "run_2024-01-01T10:20:30/exp.py", *lines)
+    assert methods.load(str(path))[:2] == ("exp", "")
+    assert methods.load(f"{path}:tiny")[:2] == ("exp", "tiny")
+    assert methods.load(f"{path}:tiny")[2].seed == 3
+    assert methods.load(str(write_config(tmp_path / "a:b.py", *lines)) + ":tiny")[1] == "tiny"
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert methods.load("~/exp.py:tiny")[2].seed == 3
+    with pytest.raises(UserError, match=r"no config .*/a:1/exp\.py"):
+        methods.load(str(tmp_path / "a:1/exp.py"))

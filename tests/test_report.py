@@ -119,6 +119,12 @@ def page_of(folder: pathlib.Path) -> Page:
     return Page(report.write(folder).read_text("utf-8"))
 
 
+def test_a_name_that_is_not_utf_8_is_shown_with_backslashes(tmp_path):
+    page = page_of(write_run(tmp_path / "caf\udce9", "caf\udce9"))
+    assert page.sections == [name for name, _, _ in report.SECTIONS]
+    assert r"DDPM trained on caf\udce9" in page.text
+
+
 def test_a_finished_run_shows_every_part_in_order(tmp_path):
     page = page_of(write_run(tmp_path / "run"))
     assert not page.open

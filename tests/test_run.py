@@ -6,6 +6,7 @@ import os
 import pathlib
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+import gen_jax
+from gen_jax import report
 from gen_jax import run as run_module
 from gen_jax.method import UserError
 from gen_jax.run import Run, to_json, write_bytes, write_json
@@ -104,16 +107,134 @@ def test_config_is_read_as_written_and_errors_are_one_line(tmp_path):
             run.read_config()
 
 
-def test_what_a_killed_process_left_half_written_goes_at_the_next_start(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
+def _temporary(path: pathlib.Path, pid: int, host: str = "") -> pathlib.Path:
+    return path.with_name(f".{path.name}.{pid}@{host or socket.gethostname()}.tmp")
+
+
+@pytest.fixture
+def ended() -> int:
+    """The number of a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_temporary_file_says_who_writes_it(tmp_path):
+    with run_module.replacing(tmp_path / "samples.npz"):
+        assert os.listdir(tmp_path) == [_temporary(tmp_path / "samples.npz", os.getpid()).name]
+
+
+def test_what_a_killed_process_left_half_written_goes_at_the_next_start(tmp_path, ended):
+    (tmp_path / "training/samples").mkdir(parents=True)
     (tmp_path / "pictures").mkdir()
-    kept = [tmp_path / f".samples.npz.{os.getpid()}.tmp", tmp_path / ".notes.tmp", tmp_path / "samples.npz"]
-    gone = [tmp_path / f".samples.npz.{ended.pid}.tmp", tmp_path / f"pictures/.00_strip.npz.{ended.pid}.tmp"]
-    for path in kept + gone:
-        path.write_bytes(b"1")
+    path = tmp_path / "samples.npz"
+    kept = [path, _temporary(path, os.getpid()), _temporary(path, ended, "other")]
+    left = (path, tmp_path / "pictures/00_strip.npz", tmp_path / "training/samples/00000006.png")
+    gone = [*(_temporary(each, ended) for each in left), _temporary(path, ended, "a.former.one")]
+    for each in kept + gone:
+        each.write_bytes(b"1")
+    os.utime(gone[-1], (0, 0))
     with Run(tmp_path).lock():
-        assert [path.exists() for path in kept + gone] == [True] * 3 + [False] * 2
+        assert [each.exists() for each in kept + gone] == [True] * 3 + [False] * 4
+
+
+def test_files_of_the_user_in_a_run_s_directory_stay(tmp_path, ended):
+    """However much they look like something temporary, and wherever they lie."""
+    ours = _temporary(tmp_path / "samples.npz", ended).name
+    names = [".mine.2023.tmp", ".notes.tmp", f".samples.npz.{ended}.tmp", ours.removeprefix("."), f"mine/{ours}",
+             "pictures/.mine.7.tmp", "~backup.tmp"]  # fmt: skip
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    with Run(tmp_path).lock():
+        pass
+    assert all((tmp_path / name).read_text() == name for name in names)
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_directory_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert Run("~/runs/x").workdir == Run(pathlib.Path("~/runs/x")).workdir == tmp_path / "runs/x"
+    assert Run("~").workdir == tmp_path
+    assert Run("runs/~").workdir == pathlib.Path("runs/~")
+    here = Run("./~x").workdir  # a folder of that very name
+    assert here == Run(here).workdir == tmp_path / "~x"
+    with pytest.raises(UserError, match=r"~nobody_at_all/x names no directory: .* or \./~nobody_at_all/x"):
+        Run("~nobody_at_all/x")
+    for read in (gen_jax.load, report.write):
+        with pytest.raises(UserError, match=rf"{tmp_path}/runs/x"):
+            read("~/runs/x")
+    assert os.listdir(tmp_path) == []
+
+
+PROGRAM = textwrap.dedent("""
+    import contextlib, os
+    from gen_jax import command
+    from gen_jax.method import UserError
+    from gen_jax.writers import Progress
+
+    def main(words):
+        with open(words[0], "wb", buffering=0) as file:
+            print("caf\\udce9 \\N{LATIN SMALL LETTER U WITH DIAERESIS}")
+            with contextlib.suppress(OSError):
+                os.write(2, b"of the compiler")  # which knows nothing of Python's streams
+            with Progress(2) as progress:
+                progress.update(1, loss=0.5)
+                progress.update(2, loss=0.25)
+            file.write(b"whole")
+        raise UserError("refused: \\N{LATIN SMALL LETTER U WITH DIAERESIS}")
+
+    command.run(main, "")
+""")
+
+
+@pytest.mark.parametrize("streams", ["", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"])
+def test_a_program_goes_on_where_nothing_can_be_printed(tmp_path, streams):
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" "$2" {streams}', sys.executable, PROGRAM, tmp_path / "file"],
+        capture_output=True,
+        timeout=100,
+    )
+    assert ended.returncode == 2
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    if streams == "2>&-":
+        assert ended.stdout == r"caf\udce9 ü".encode() + b"\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_cannot_show_is_shown_with_backslashes(tmp_path, encoding):
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, tmp_path / "file"],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        timeout=100,
+    )
+    assert ended.returncode == 2
+    shown = "ü".encode(encoding, "backslashreplace")
+    assert ended.stdout == rb"caf\udce9 " + shown + b"\n"
+    assert ended.stderr.splitlines()[-1] == b"gen_jax: refused: " + shown
+
+
+def test_a_terminal_that_is_gone_ends_no_program(tmp_path):
+    ours, its = os.openpty()
+    program = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); input()\n" + PROGRAM
+    words = [sys.executable, "-c", program, tmp_path / "file"]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=its, stderr=its, start_new_session=True)
+    os.close(its)
+    os.close(ours)
+    process.communicate(b"\n", timeout=100)
+    assert process.returncode == 2
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
+def test_a_directory_s_name_that_is_too_long_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="cannot write .*: File name too long"), Run(tmp_path / ("x" * 300)).lock():
+        pass
+
+
+def test_a_text_that_no_encoding_takes_is_written_with_backslashes(tmp_path):
+    run_module.write_text(tmp_path / "page", "größe caf\udce9\n")
+    assert (tmp_path / "page").read_text("utf-8") == "größe caf\\udce9\n"
 
 
 def test_failed_write_keeps_the_old_content_and_leaves_no_temporary_file(tmp_path):

@@ -183,7 +183,8 @@ def test_killed_and_resumed_is_the_same_run_bit_by_bit(tiny_run, made_up_tfds, t
         np.testing.assert_array_equal(*[file[file.files[0]] for file in (first, second)])
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(tiny_run, made_up_tfds, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+def test_a_signal_saves_and_the_same_command_goes_on(tiny_run, made_up_tfds, tmp_path, number):
     words = [*tiny_words(made_up_tfds), "--config.num_steps=100000", "--config.checkpoint_every=100000",
              "--config.optimizer.decay=none"]  # fmt: skip
     process = subprocess.Popen(command(words, tmp_path), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -191,12 +192,37 @@ def test_sigterm_saves_and_the_same_command_goes_on(tiny_run, made_up_tfds, tmp_
     while process.poll() is None and len(read_metrics(tmp_path)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert "saved; the same command goes on" in said
-    assert process.returncode != 0
+    assert process.returncode == 75
     (saved,) = [int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
     assert saved == max(r["step"] for r in read_metrics(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_every_signal_that_asks_for_an_end_is_heard_unless_it_was_ignored(number):
+    before = signal.getsignal(number)
+    try:
+        signal.signal(number, signal.SIG_DFL)
+        with train._StopRequests() as asked:
+            assert not asked()
+            signal.raise_signal(number)
+            assert asked()
+            if number == signal.SIGINT:
+                with pytest.raises(KeyboardInterrupt):
+                    signal.raise_signal(number)
+        assert signal.getsignal(number) == signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)  # as nohup does, and a script for what it starts in the background
+        with train._StopRequests() as asked:
+            signal.raise_signal(number)
+            assert not asked()
+            signal.raise_signal(signal.SIGTERM if number != signal.SIGTERM else signal.SIGHUP)
+            assert asked()
+            assert signal.getsignal(number) == signal.SIG_IGN
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize(
@@ -241,9 +267,26 @@ def test_another_config_in_the_same_directory_is_refused_and_nothing_is_lost(tin
 def test_loss_that_is_not_finite_stops_the_run_and_is_never_saved(made_up_tfds, tmp_path):
     words = [*tiny_words(made_up_tfds), "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30",
              "--config.optimizer.clip_norm=0", "--config.optimizer.warmup_steps=0"]  # fmt: skip
-    with pytest.raises(UserError, match="not finite at step"):
+    with pytest.raises(UserError, match="not finite at step .*; no checkpoint has been written yet; ") as error:
         main.main([*words, f"--workdir={tmp_path}"])
+    assert "start afresh in another --workdir" in str(error.value)  # this one takes no other config
     assert not [p for p in (tmp_path / "checkpoints").glob("*") if p.name.isdigit()]
+
+
+def test_a_loss_that_is_not_finite_names_the_newest_checkpoint_that_there_is(tmp_path):
+    state = State(jnp.int32(4), parallel.make_key(0), {"net": jnp.ones(2)}, {}, {}, {}, {})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)  # it may still be on its way
+        with pytest.raises(UserError, match="not finite at step 9: loss; the newest checkpoint is that of step 4; "):
+            train._stop_if_not_finite({"loss": float("nan")}, state, 9, checkpoints)
+
+
+def test_a_run_that_goes_on_with_other_devices_is_told_what_it_can_change(tiny_run, made_up_tfds, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    words = [*tiny_words(made_up_tfds), f"--workdir={tmp_path / 'run'}"]
+    with pytest.raises(UserError, match=r"batch_size 16 does not divide over 7 .* with --config\.num_devices=4$"):
+        main.main([*words, "--config.num_devices=7"])
+    main.main([*words, "--config.num_devices=4"])
 
 
 @pytest.mark.slow
@@ -405,7 +448,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step(made_up_tfds, tmp_path, s
     processes[1].send_signal(signal.SIGTERM)
     for process in processes:
         assert "saved; the same command goes on" in process.communicate(timeout=PATIENCE)[1]
-        assert process.returncode == 1
+        assert process.returncode == 75
     assert Checkpoints(tmp_path / "checkpoints").latest() == max(r["step"] for r in read_metrics(tmp_path))
 
 
@@ -435,3 +478,101 @@ def test_the_time_that_is_left_is_told_from_the_first_calls_of_the_run_itself(mo
     for _ in range(10):
         estimate.call()
     assert lines == ["  time        about 1.0 minutes (750.0 ms a step, measured)"]
+
+
+def test_help_names_the_exit_codes(capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main(["--help"])
+    assert end.value.code == 0
+    assert "75       stopped by a signal and saved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", main.SWITCHES)
+def test_what_jax_is_set_to_in_the_environment_has_no_effect_and_is_named(name):
+    others = {True: "0", False: "1", "standard": "strict", "allow": "disallow"}
+    value = "raise" if "rank" in name else others[main.SWITCHES[name]]
+    code = f"import jax; from gen_jax import main; main._set_switches(); print(jax.config.{name})"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {name.upper(): value}, capture_output=True, text=True, check=True
+    )
+    assert str(main.SWITCHES[name]) in ended.stdout.lower().replace("true", "True").replace("false", "False")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"gen_jax: {name.upper()} has no effect here")
+
+
+def test_nothing_is_said_of_switches_as_they_are(capsys):
+    main._set_switches()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_platform_that_is_not_there_is_one_line_but_for_a_report(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    for words, code in ((["--config=ddpm_mnist:tiny"], 2), ([f"--workdir={run}", "--mode=report"], 0)):
+        ended = subprocess.run(
+            [sys.executable, "-m", "gen_jax.main", *words], env=os.environ | {"JAX_PLATFORMS": "cuda"},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert (ended.returncode, ended.stdout.count("\n")) == (code, 1 - code // 2)
+        lines = ["gen_jax: JAX finds no device of JAX_PLATFORMS=cuda"] if code else []
+        assert [line.partition(":")[0] + line.partition(":")[2].partition(":")[0].join([":", ""])
+                for line in ended.stderr.splitlines()] == lines  # fmt: skip
+
+
+def test_what_a_killed_process_left_of_a_compiled_program_goes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "gen_jax/compiled"
+    folder.mkdir(parents=True)
+    whole = ["jit_a-00-cache", "jit_a-00-atime", "notes", ".lockfile"]
+    orphans = ["jit_b-00-cache", "jit_c-00-atime", "jit_d-00-cache", "jit_d-00-atime", "jit_e-00-cache"]
+    for name in whole + orphans:
+        (folder / name).write_bytes(b"" if name == "jit_d-00-cache" else b"12345678")
+    main._use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+    assert sorted(os.listdir(folder)) == sorted(whole)
+
+
+def test_a_compilation_cache_of_the_user_s_stays_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/jit_b-00-cache").write_bytes(b"1")  # without a limit on its size JAX keeps no times
+    limit = jax.config.jax_compilation_cache_max_size
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "theirs"))
+    main._use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "theirs")
+    assert jax.config.jax_compilation_cache_max_size == limit
+    assert os.listdir(tmp_path) == ["theirs"]
+    assert os.listdir(tmp_path / "theirs") == ["jit_b-00-cache"]
+
+
+def test_a_cache_folder_that_cannot_be_made_leaves_compiled_programs_unkept(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    main._use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_commit_is_named_only_by_a_repository_that_holds_the_package(tmp_path, monkeypatch):
+    def git(*words):
+        author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *author, "-C", tmp_path, *words], check=True, capture_output=True)
+
+    git("init", "--quiet", ".")
+    package = tmp_path / ".venv/site-packages/gen_jax"
+    package.mkdir(parents=True)
+    (package / "train.py").write_text("")
+    (tmp_path / "mine.py").write_text("")
+    git("add", "mine.py")
+    git("commit", "--quiet", "-m", "mine")
+    assert train._git_commit(package / "train.py") is None
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    assert train._git_commit(package / "train.py") is None
+    git("add", "--force", ".venv")
+    git("commit", "--quiet", "-m", "the package as well")
+    commit = train._git_commit(package / "train.py")
+    assert commit is not None
+    assert len(commit) == 12
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as in a hook of that repository
+    other = tmp_path.parent / f"{tmp_path.name}-installed/train.py"
+    other.parent.mkdir()
+    other.write_text("")
+    assert train._git_commit(other) is None

@@ -97,6 +97,13 @@ def test_lines_are_on_disk_at_once(tmp_path):
     writer.close()
 
 
+def test_a_set_whose_name_is_not_utf_8_is_recorded(tmp_path):
+    with Writer(tmp_path, 0, "caf\udce9") as writer:
+        writer.write(1, {"loss": 0.5})
+    assert read_metrics(tmp_path)[0]["data"] == "caf\udce9"
+    assert _events(tmp_path) == [(1, "loss", 0.5)]
+
+
 def test_full_disk_is_one_line(tmp_path):
     writer = Writer(tmp_path, 0, "mnist")
     writer.write(1, {"loss": 0.5})
@@ -134,6 +141,12 @@ def test_no_terminal_gets_few_plain_lines():
     assert "\r" not in stream.getvalue()
     assert len(lines) <= 3
     assert lines[-1].startswith("5000/5000 steps, loss 1, 10 images/s")
+
+
+def test_no_stream_at_all_leaves_progress_out(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with Progress(total=1) as progress:
+        progress.update(1, loss=1.0)
 
 
 def test_process_ends_well_with_its_bar_still_open():

@@ -8,7 +8,9 @@ an entry at the same time; the first to end is kept.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -16,6 +18,9 @@ import pathlib
 import re
 import secrets
 import shutil
+import stat
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,6 +28,7 @@ import numpy as np
 
 from gen_jax.data import locks
 from gen_jax.method import UserError
+from gen_jax.run import directory
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 
@@ -41,13 +47,31 @@ class Stored(NamedTuple):
 def root(cache_dir: str = "") -> pathlib.Path:
     """Returns the folder of the cache: `cache_dir`, or gen_jax in the user's cache directory where it is empty.
 
+    Where there is no home folder (a container, often), it is one in the temporary folder, and stderr says so.
+
+    Raises:
+      UserError: `cache_dir` is in a home folder that is not known.
+
     Example:
       >>> root("/tmp/x").name
       'x'
     """
     if cache_dir:
-        return pathlib.Path(cache_dir).expanduser()
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gen_jax"
+        return directory(cache_dir)
+    caches = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return _in_temporary_folder() if caches.startswith("~") else pathlib.Path(caches) / "gen_jax"
+
+
+@functools.cache
+def _in_temporary_folder() -> pathlib.Path:
+    folder = pathlib.Path(tempfile.gettempdir()) / f"gen_jax-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()  # programs are run from it: no link, and nothing of someone else's
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="gen_jax-"))
+    print(f"gen_jax: there is no home folder; the cache is {folder}: set XDG_CACHE_HOME to keep it", file=sys.stderr)
+    return folder
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pathlib
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 
 from gen_jax.figures.grid import Images, checked, enlarge, grid, to_pil
 from gen_jax.figures.markup import Html, element
+from gen_jax.run import temporary, write_bytes, writing
 
 
 def thin(images: Images, budget: int) -> Images:
@@ -74,7 +76,7 @@ def names_of_frames(labels: Sequence[str], count: int) -> list[str]:
 def write_gif(
     path: pathlib.Path, frames: Images, milliseconds: int = 80, factor: int = 4, description: str = ""
 ) -> None:
-    """Writes frames uint8 [F, H, W, C] as a GIF that repeats and rests a second on its last frame.
+    """Writes frames uint8 [F, H, W, C] as a GIF that repeats and rests a second on its last frame, whole or not at all.
 
     Args:
       path: of the file; its folder is made where it is missing.
@@ -85,9 +87,12 @@ def write_gif(
     """
     pictures = [to_pil(enlarge(frame, factor)) for frame in checked(frames)]
     durations = [milliseconds] * (len(pictures) - 1) + [1000]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0,
+    stream = io.BytesIO()
+    pictures[0].save(stream, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0,
                      comment=description.encode("ascii", "backslashreplace"))  # fmt: skip
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, stream.getvalue())
 
 
 def write_mp4(
@@ -103,9 +108,24 @@ def write_mp4(
     # Players want both sides even, and this form of colour; the last frame rests for a second.
     filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,tpad=stop_mode=clone:stop_duration=1"
     about = ["-metadata", f"comment={description}"]
-    write = ["-vf", filters, "-pix_fmt", "yuv420p", "-movflags", "+faststart", *about, str(path)]
+    part = temporary(path)
+    write = [
+        "-vf",
+        filters,
+        "-pix_fmt",
+        "yuv420p",
+        "-movflags",
+        "+faststart",
+        *about,
+        "-f",
+        "mp4",
+        str(part.absolute()),
+    ]
     command = [encoder, "-y", "-loglevel", "error", *read, *write]
-    written = subprocess.run(command, input=frames.tobytes(), capture_output=True).returncode == 0
-    if not written:  # an encoder without this form: there is the GIF
-        path.unlink(missing_ok=True)
+    try:
+        written = subprocess.run(command, input=frames.tobytes(), capture_output=True).returncode == 0
+        if written:  # else an encoder without this form: there is the GIF
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     return written

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gen_jax.run import legible, write_bytes, writing
+
 if TYPE_CHECKING:
     import PIL.Image
 
@@ -119,7 +121,7 @@ def png_bytes(image: Images, description: str = "", colours: int = 0) -> bytes:
 
     info = PngInfo()
     if description:
-        info.add_text("Description", description)
+        info.add_text("Description", legible(description))
     stream = io.BytesIO()
     picture = to_pil(image)
     if colours:
@@ -129,6 +131,11 @@ def png_bytes(image: Images, description: str = "", colours: int = 0) -> bytes:
 
 
 def save_png(path: pathlib.Path, image: Images, description: str = "") -> None:
-    """Writes `image` uint8 [H, W, C] as a PNG file; its folder is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png_bytes(image, description))
+    """Writes `image` uint8 [H, W, C] as a PNG file, whole or not at all; its folder is made where it is missing.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, png_bytes(image, description))

@@ -11,21 +11,26 @@ from typing import Any
 import numpy as np
 
 from gen_jax.method import Figure, Picture, Scatter
+from gen_jax.run import replacing, writing
 
 _NDIM = {"grid": 4, "strip": 4, "animation": 5}
 _ARRAYS = ("images", "points", "classes", "background")
 
 
 def save_picture(path: pathlib.Path, picture: Figure, data: str) -> None:
-    """Writes a figure as an .npz of its arrays and `meta` (a JSON text); its folder is made where it is missing.
+    """Writes a figure as an .npz of its arrays and `meta` (a JSON text), whole or not at all.
 
-    `meta` names `data`, the set that the model was trained on.
+    Its folder is made where it is missing. `meta` names `data`, the set that the model was trained on.
+
+    Raises:
+      UserError: it cannot be written.
     """
     fields = {field.name: getattr(picture, field.name) for field in dataclasses.fields(picture)}
     arrays: dict[str, Any] = {n: np.asarray(fields[n]) for n in _ARRAYS if fields.get(n) is not None}
     meta = {name: value for name, value in fields.items() if name not in _ARRAYS} | {"data": data}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
         np.savez_compressed(file, **arrays, meta=np.array(json.dumps(meta)))
 
 

@@ -166,3 +166,48 @@ def test_a_place_that_is_no_folder_is_one_line(tmp_path: pathlib.Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write the cache in .*set --config.data.cache_dir"):
         _fetch(tmp_path / "file" / "cache")
+
+
+@pytest.fixture
+def homeless(tmp_path, monkeypatch):
+    """A user of a container: no HOME, no XDG_CACHE_HOME, and no entry in passwd."""
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    cache._in_temporary_folder.cache_clear()
+    yield tmp_path
+    cache._in_temporary_folder.cache_clear()
+
+
+def test_without_a_home_folder_the_cache_is_in_the_temporary_one_and_one_line_says_so(homeless, capsys):
+    folder = cache.root()
+    assert folder == cache.root() == homeless / f"gen_jax-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"gen_jax: there is no home folder; the cache is {folder}: set XDG_CACHE_HOME to keep it"
+    cache._in_temporary_folder.cache_clear()  # of the next process
+    assert cache.root() == folder
+    with pytest.raises(UserError, match="the home folder ~ is not known"):
+        cache.root("~/cache")
+
+
+def test_a_temporary_folder_of_someone_else_s_is_not_used(homeless, monkeypatch):
+    place = homeless / f"gen_jax-{os.getuid()}"
+    (homeless / "theirs").mkdir()
+    place.symlink_to(homeless / "theirs")
+    folder = cache.root()
+    assert folder.is_dir()
+    assert folder.resolve() not in (place, homeless / "theirs")
+
+
+def test_a_home_folder_is_found_as_the_system_knows_it(homeless, monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert cache.root() == pathlib.Path("/somewhere/.cache/gen_jax")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert cache.root() == pathlib.Path("/elsewhere/gen_jax")
+    assert cache.root("~/c") == pathlib.Path("/somewhere/c")

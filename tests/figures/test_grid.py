@@ -62,6 +62,11 @@ def test_png_keeps_every_value(tmp_path, channels):
     assert (tmp_path / "new" / "a.png").read_bytes() == png_bytes(image)
 
 
+def test_a_description_that_is_not_utf_8_has_backslashes():
+    with PIL.Image.open(io.BytesIO(png_bytes(np.zeros((2, 2, 1), np.uint8), "of caf\udce9"))) as picture:
+        assert picture.info["Description"] == r"of caf\udce9"
+
+
 def test_fewer_colours_are_the_nearest_ones():
     """256 greys as 16 of equal width: no value moves by more than one of them."""
     image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)

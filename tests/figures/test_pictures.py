@@ -1,10 +1,14 @@
 import json
+import os
 
 import numpy as np
 import pytest
+from test_run import files_of_at_most
 
+from gen_jax.figures.animation import write_gif
+from gen_jax.figures.grid import save_png
 from gen_jax.figures.pictures import load_picture, save_picture
-from gen_jax.method import Picture, Scatter
+from gen_jax.method import Picture, Scatter, UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 1), np.uint8)
 
@@ -24,6 +28,26 @@ def test_a_picture_comes_back_as_it_was(tmp_path, picture):
     np.testing.assert_array_equal(back.images, picture.images)
     assert back.images.dtype == np.uint8
     assert back.replace(images=None) == picture.replace(images=None)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: save_picture(path, Picture(IMAGES, "t"), "mnist"),
+        lambda path: save_png(path, IMAGES[0]),
+        lambda path: write_gif(path, IMAGES),
+    ],
+)
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path, write):
+    path = tmp_path / "folder/figure"
+    write(path)
+    before = path.read_bytes()
+    with files_of_at_most(10), pytest.raises(UserError, match=r"cannot write .*folder/figure: File too large"):
+        write(path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == ["figure"]
+    with pytest.raises(UserError, match="cannot write .*: (Not a directory|File exists)"):
+        write(path / "below")
 
 
 POINTS = np.random.default_rng(0).normal(size=(2, 5, 2)).astype(np.float32)
