@@ -1,4 +1,4 @@
-"""How good a trained model is: losses over held-out examples, what its codes hold, and how its samples are judged."""
+"""Evaluation of a trained model: losses on held-out examples, metrics of its codes, and metrics of its samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gen_jax.metrics.precision_recall import nearest
 from gen_jax.run import Run, write_json
 
 NUM_NEAREST = 8  # samples whose nearest training images are shown
-NUM_SEARCHED = 60_000  # training images that these are looked for among: a set may be too large to be read whole
+NUM_SEARCHED = 60_000  # training images searched, at most: a set may be too large to read completely
 NUM_NEIGHBOURS = 5
 
 
@@ -27,7 +27,7 @@ def make_losses(
 ) -> Callable[[State], dict[str, tuple[float, float]]]:
     """Returns state -> {measure: (mean, standard error)} over `config.eval.num_examples` of the `held_out` examples.
 
-    Sums are taken in float64. Empty where the method evaluates nothing.
+    Sums are computed in float64. The dict is empty if the method evaluates nothing.
     """
     if method.evaluate is None:
         return lambda state: {}
@@ -38,9 +38,10 @@ def make_losses(
 
 
 def held_out(data: dataset.Dataset, num: int) -> tuple[str, dict[str, Any], np.ndarray]:
-    """Returns the split that a model is judged by, its name first, and the numbers of at most `num` of its examples.
+    """Returns the name of the split for evaluation, its arrays, and the indices of at most `num` of its examples.
 
-    They are spread over the test split, which may be sorted by class, or over the training split where there is none.
+    The examples are spread evenly over the test split, which may be sorted by class, or over the training split if
+    there is no test split.
 
     Example:
       >>> arrays = {"image": np.zeros((9, 2, 2, 1), np.uint8)}
@@ -54,9 +55,9 @@ def held_out(data: dataset.Dataset, num: int) -> tuple[str, dict[str, Any], np.n
 def _over_examples(
     config: Any, mesh: jax.sharding.Mesh, fn: Callable[[State, Batch], Scalars]
 ) -> Callable[[State, Mapping[str, Any], np.ndarray], dict[str, np.ndarray]]:
-    """Returns (state, arrays of a split, rows) -> what `fn` gives for these rows, [N, ...]; compiled once.
+    """Returns (state, arrays of a split, rows) -> the values of `fn` for these rows, [N, ...]; compiled once.
 
-    `index` of a batch is an example's position among the rows. The last batch is padded and the padding left out.
+    `index` of a batch is an example's position among the rows. The last batch is padded; the padding is dropped.
     """
     options = parallel.compiler_options(config.fast_compile_options)
     call = jax.jit(fn, out_shardings=parallel.sharded(mesh), compiler_options=options)
@@ -85,14 +86,14 @@ def judge(
     condition: Mapping[str, np.ndarray],
     thorough: bool = False,
 ) -> dict[str, Any]:
-    """Returns what report.json holds: every metric of `images` and of the model, each with its protocol.
+    """Returns the content of report.json: every metric of `images` and of the model, each with its protocol.
 
     Args:
-      model: what is judged; its `evaluate` gives its loss.
-      data: what it was trained on.
-      images: its samples, [N, H, W, C], as `to_data` gives them.
-      condition: what they were asked for, [N, ...] by name.
-      thorough: also what takes minutes.
+      model: the model to judge; its method's `evaluate` computes its losses.
+      data: the data set that it was trained on.
+      images: its samples, [N, H, W, C], as `to_data` returns them.
+      condition: the conditions of the samples, [N, ...] by name.
+      thorough: also compute the metrics that take minutes.
     """
     made = described(model)
     found = judges.judge_samples(model.config, data, judges.Samples(images, condition.get("label"), made))
@@ -111,7 +112,7 @@ def judge(
 
 
 def described(model: sample.Model) -> str:
-    """Returns what made the samples of a model, for a protocol."""
+    """Returns how the samples of a model were generated, for a protocol."""
     settings = model.config.sample
     checkpoint = "best" if settings.checkpoint == "best" else "last"
     labels = ["classes by their shares of the training images"] if "label" in model.method.condition else []
@@ -120,17 +121,17 @@ def described(model: sample.Model) -> str:
 
 
 def asked(method: Method, spec: DataSpec, num: int) -> dict[str, np.ndarray]:
-    """Returns the conditions of `num` samples that are to be judged: classes by their shares of the training images.
+    """Returns the conditions of `num` samples to judge: classes in proportion to their shares of the training images.
 
-    Where samples are only looked at, classes take turns: see `sample.conditions`.
+    For display, samples cycle through the classes instead: see `sample.conditions`.
     """
     counts = spec.features["label"].counts if "label" in method.condition else ()
     return {"label": by_share(counts, num)} if counts else {}
 
 
 def by_share(counts: Sequence[int], num: int) -> np.ndarray:
-    """Returns `num` classes, i32, as often as `counts` has them, to the nearest whole number. They take turns for as
-    long as there are any left of each, so that the first ones make an orderly picture.
+    """Returns `num` classes, i32, in proportion to `counts`, rounded to whole numbers. They cycle through the classes
+    that have samples left, so that the first ones make an orderly picture.
 
     Example:
       >>> by_share([75, 0, 25], 8).tolist()
@@ -158,7 +159,7 @@ def _judge_losses(model: sample.Model, data: dataset.Dataset) -> list[dict[str, 
 
 
 def _judge_codes(model: sample.Model, data: dataset.Dataset, thorough: bool) -> list[dict[str, Any]]:
-    """Measures of the codes of images, where the method has any; of factors, where the data has any."""
+    """Metrics of codes, if the method has any, and of disentanglement, if the data has factors."""
     code, config, state = model.method.code, model.config, model.state
     if code is None:
         return []
@@ -170,11 +171,11 @@ def _judge_codes(model: sample.Model, data: dataset.Dataset, thorough: bool) -> 
     about = f"{len(codes):,} {split} examples"
     step = int(state.step)
     if code.kind == "integers":
-        protocol = f"of {code.size} codes those that stand anywhere in {about}, averaged weights, step {step:,}"
+        protocol = f"number of the {code.size} codes that occur in {about}, averaged weights, step {step:,}"
         name = disentanglement.named("codes_used", examples=len(codes))
         return [metric(name, float(len(np.unique(codes))), None, protocol)]
     protocol = (
-        f"of {codes.shape[1]} latents those whose mean code varies by more than 0.01 over {about} "
+        f"number of the {codes.shape[1]} latents whose mean code has a variance above 0.01 over {about} "
         f"(Burda et al. 2016), averaged weights, step {step:,}"
     )
     name = disentanglement.named("active_units", examples=len(codes))
@@ -191,41 +192,41 @@ def _judge_codes(model: sample.Model, data: dataset.Dataset, thorough: bool) -> 
         say=lambda line: print(line, flush=True) if chief else None,
     )
     protocol = (
-        f"how well each factor of {data.spec.name} stands in a latent of its own, from mean codes of training images "
-        f"drawn at random; the name says how many, averaged weights, step {step:,}"
+        f"how well single latents capture single factors of {data.spec.name}, from mean codes of randomly drawn "
+        f"training images (their number is in the name), averaged weights, step {step:,}"
     )
     return rows + [metric(name, value, "higher", protocol) for name, value in values.items()]
 
 
 def nearest_picture(images: np.ndarray, data: dataset.Dataset) -> dict[str, Figure]:
-    """Returns a few samples, each beside its nearest training images by distance of pixels; points before the data.
+    """Returns a few samples, each with its nearest training images in pixel distance; points over the training data.
 
     Args:
-      images: samples, [N, H, W, C], as `to_data` gives them.
-      data: of whose training split at most 60,000 images are looked at.
+      images: samples, [N, H, W, C], as `to_data` returns them.
+      data: at most 60,000 images of its training split are searched.
     """
     if data.spec.kind == "points":
         num = figures.num_shown(data.spec)
-        caption = f"The first {num:,} samples at most, before as many points of the training data."
+        caption = f"At most {num:,} samples, drawn over as many points of the training data."
         return {"points": figures.still(images[:num], data.spec, "Samples and data", caption, data.train["image"])}
     queries, train = images[:NUM_NEAREST], _TrainingImages(data, NUM_SEARCHED)
     num = min(NUM_NEIGHBOURS, len(train))
     index, _ = nearest(queries, train, num)
     rows = [np.concatenate([query[None], train[near]]) for query, near in zip(queries, index, strict=True)]
-    among = "" if len(train) == len(data.train["image"]) else f"of {len(train):,} spread over the set, "
+    among = "" if len(train) == len(data.train["image"]) else f"among {len(train):,} spread over the set, "
     return {
         "nearest": Picture(
             np.concatenate(rows),  # pyright: ignore[reportArgumentType]  a picture is drawn from either kind of array
             title="Nearest training images",
-            caption=f"Left: a sample. Beside it: {among}the {num} training images whose pixels are closest. A "
-            "sample that is a copy would stand beside its original.",
+            caption=f"Left: a sample. Next to it: {among}the {num} training images with the closest pixels. A "
+            "copied training image would appear next to its original.",
             columns=1 + num,
         )
     }
 
 
 class _TrainingImages:
-    """At most `num` training images as they are shown, uint8 [n, H, W, C], read where they are indexed."""
+    """At most `num` training images as they are shown, uint8 [n, H, W, C], read only when indexed."""
 
     def __init__(self, data: dataset.Dataset, num: int):
         self._images, self._value_range = data.train["image"], data.spec.value_range
@@ -239,8 +240,8 @@ class _TrainingImages:
 
 
 def write_report(run: Run, values: dict[str, Any]) -> None:
-    """Writes report.json. Figures that it holds already are kept if all that shaped them is the same, and the step that
-    the run has finished at."""
+    """Writes report.json. It keeps existing metrics if their facts are the same, and the step at which the run
+    finished."""
     old, names = run.read_report(), {row["name"] for row in values["metrics"]}
     of_same = old.get("facts") == values["facts"]
     kept = [row for row in old["metrics"] if row["name"] not in names] if of_same else []
@@ -249,10 +250,10 @@ def write_report(run: Run, values: dict[str, Any]) -> None:
 
 
 def table(values: dict[str, Any]) -> str:
-    """Returns the metrics as lines of text, and why others were left out."""
+    """Returns the metrics as lines of text, with the reason for each one that was left out."""
     width = max([36, *(len(row["name"]) for row in values["metrics"])])
     lines = [f"{'metric':{width}} {'value':>10} {'real test data':>16}"]
     for row in values["metrics"]:
         reference = "" if row["reference"] is None else f"{row['reference']:.4g}"
         lines.append(f"{row['name']:{width}} {row['value']:10.4g} {reference:>16}")
-    return "\n".join(lines + [f"{each['measure']}: left out, for {each['reason']}" for each in values["left_out"]])
+    return "\n".join(lines + [f"{each['measure']}: left out: {each['reason']}" for each in values["left_out"]])

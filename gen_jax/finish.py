@@ -1,4 +1,4 @@
-"""The end of a run, and `--mode=eval`: samples and pictures are written, everything is judged, the page is drawn."""
+"""The end of a run, and `--mode=eval`: writes samples and pictures, computes all metrics, writes the page."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from gen_jax.run import Run
 
 
 def finish(model: sample.Model, data: dataset.Dataset, run: Run, num: int, trained: bool) -> None:
-    """Judges `num` samples of a model, and writes the report.
+    """Judges `num` samples of a model and writes the report.
 
     Args:
-      model: with the state that is judged.
-      data: that it was trained on.
-      run: where all is written.
-      num: of samples.
-      trained: whether training has just ended: samples and pictures are written then, before anything is judged. Else
-        what takes minutes is measured too.
+      model: with the state to judge.
+      data: the data set that it was trained on.
+      run: where everything is written.
+      num: number of samples.
+      trained: whether training has just ended. If so, samples and pictures are written first; if not, the metrics that
+        take minutes are computed as well.
     """
     chief, state = jax.process_index() == 0, model.state
     asked = evaluate.asked(model.method, data.spec, num)
@@ -43,7 +43,7 @@ def finish(model: sample.Model, data: dataset.Dataset, run: Run, num: int, train
             validation.save_snapshots(run, int(state.step), frames, data.spec.name)
             for number, (name, picture) in enumerate(pictures.items()):
                 save_picture(run.pictures / f"{number:02d}_{name}.npz", picture, data.spec.name)
-            # The page is what says that all is done: one of fewer steps must not, if this is killed here.
+            # The page marks the run as complete: if this process is killed here, a page of fewer steps must not remain.
             run.report_html.unlink(missing_ok=True)
     values = evaluate.judge(model, data, images, condition, thorough=not trained)
     if chief:
@@ -57,17 +57,17 @@ def judge_run(workdir: pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
     model, run = sample.load(workdir, overrides, configs.JUDGING), Run(workdir)
     config = model.config
     if model.spec.name == config.data.offline_substitute:
-        config.data.name = model.spec.name  # there may be a network by now, but this is what it was trained on
+        config.data.name = model.spec.name  # the network may be up by now, but the run was trained on the substitute
     data = dataset.load(config.data)
     dataset.refuse_other(model.spec, data.spec, run.workdir)
     finish(model, data, run, config.eval.num_samples, trained=False)
 
 
 def make_pictures(method: Method, data: dataset.Dataset, state: State) -> dict[str, Figure]:
-    """Returns the method's pictures in its order, made with a few examples of the test (else training) split."""
+    """Returns the method's pictures in its order, drawn from a few examples of the test (else training) split."""
     split, rows = evaluate.held_out(data, method.num_pictured)[1:]
     batch = {k: jnp.asarray(np.asarray(v[rows])) for k, v in split.items()} | {"index": jnp.arange(len(rows))}
-    names: list[str] = []  # jit gives a dict back in the order of the alphabet
+    names: list[str] = []  # jit returns a dict in alphabetical order
 
     def pictures(*args: Any) -> Mapping[str, Figure]:
         shown = method.pictures(*args)

@@ -1,9 +1,9 @@
-"""Judges of samples: the Frechet distance, precision and recall, modes, similarity within classes.
+"""Sample metrics: the Frechet distance, precision and recall, modes, similarity within classes.
 
-Each measure is taken of so many samples, and its reference of as many real test images, or there is no reference: the
-Frechet distance, coverage and recall of one and the same model change with that number. Where the test split is the
-smaller of the two, the measures are taken a second time, of as many samples as it has images. What too few images
-allow no value of is left out, with the reason.
+Each metric uses n samples, and its reference uses n real test images. With fewer test images there is no reference:
+the Frechet distance, coverage and recall of the same model change with n. If the test split is smaller than the number
+of samples, the metrics are computed a second time, with as many samples as there are test images. A metric that needs
+more images than there are is left out, and the reason is recorded.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from gen_jax.metrics import modes, ms_ssim
 from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, precision_recall, thin
 
-SMALLEST_SIDE = 8  # pixels, of pictures whose orientation can be told from what they show
-MAX_PAIRS = 100  # of each class, whose similarity is taken, as Odena et al. 2017 do; fewer where there are many classes
+SMALLEST_SIDE = 8  # pixels; the orientation of smaller pictures cannot be recognised
+MAX_PAIRS = 100  # compared per class, as in Odena et al. 2017; fewer if there are many classes
 MAX_PAIRS_IN_ALL = 10_000
 NEIGHBOURS = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
 LEAST = {"frechet_distance": classifiers.NUM_FEATURES + 1} | {name: k + 1 for name, k in NEIGHBOURS.items()}
-"""How many images a measure needs of each set that it compares."""
-LEAST_COMPARED = LEAST["frechet_distance"]  # test images: fewer say nothing beside more samples
+"""The smallest number of images per set that each metric accepts."""
+LEAST_COMPARED = LEAST["frechet_distance"]  # test images: a comparison with fewer is uninformative
 
 
 class Samples(NamedTuple):
-    """What is judged.
+    """The samples to judge.
 
     Attributes:
-      images: [N, H, W, C], as `to_data` gives them.
-      labels: i32 [N], the classes asked for, or None.
-      made: what made them, in words.
+      images: [N, H, W, C], as `to_data` returns them.
+      labels: i32 [N], the requested classes, or None.
+      made: how they were generated, in words.
     """
 
     images: np.ndarray
@@ -44,13 +44,13 @@ class Samples(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What was found.
+    """The results.
 
     Attributes:
-      rows: one a measure, as `metric` gives them.
-      left_out: {"measure", "reason"} of what could not be measured.
+      rows: one per metric, as `metric` returns them.
+      left_out: {"measure", "reason"} of each metric that could not be computed.
       histogram: the share of each class among all samples, or None.
-      judge: whose features and classes these are, "" where nobody's.
+      judge: the classifier that provided features and classes, or "" if none did.
     """
 
     rows: list[dict[str, Any]]
@@ -79,7 +79,7 @@ def metric(
 
 
 def too_few(measure: str, **counts: int) -> str | None:
-    """Returns why a measure cannot be taken of sets of so many images, or None where it can.
+    """Returns why a metric cannot be computed from sets of these sizes, or None if it can.
 
     Example:
       >>> too_few("recall", samples=1_000, training_images=3)
@@ -90,7 +90,7 @@ def too_few(measure: str, **counts: int) -> str | None:
 
 
 def judge_samples(config: Any, data: dataset.Dataset, samples: Samples) -> Judgement:
-    """Returns everything that is measured of samples of a model trained on `data`."""
+    """Returns all metrics of the samples of a model trained on `data`."""
     if not _classes(data.spec):
         samples = samples._replace(labels=None)
     found = Judgement(_by_modes(data, samples), [])
@@ -105,14 +105,14 @@ def judge_samples(config: Any, data: dataset.Dataset, samples: Samples) -> Judge
 
 
 def has_features(spec: DataSpec) -> bool:
-    """Returns whether a classifier can be trained on the set: on its labels, or on turned pictures."""
+    """Returns whether a classifier can be trained on the set: on its labels, or on rotated pictures."""
     if spec.kind != "image" or spec.value_range != (0, 255):
         return False
     return _classes(spec) > 0 or (spec.factor_sizes is None and min(spec.image_shape[:2]) >= SMALLEST_SIDE)
 
 
 def _classes(spec: DataSpec) -> int:
-    """The number of classes that can be told apart: a set with one class is a set without labels."""
+    """The number of classes to distinguish: a set with a single class counts as unlabelled."""
     return spec.num_classes if classifiers.has_classes(spec) and spec.num_classes else 0
 
 
@@ -122,12 +122,12 @@ def recipe(config: Any) -> classifiers.Recipe:
 
 
 def name_of(classifier: classifiers.Classifier) -> str:
-    """Returns the part of a metric's name that says whose features it is taken on."""
+    """Returns the part of a metric's name that identifies the classifier whose features it uses."""
     return "turns_classifier" if classifier.of_turns else "classifier"
 
 
 def short(num: int) -> str:
-    """Returns a count as it stands in the name of a metric.
+    """Returns a count as it is written in the name of a metric.
 
     Example:
       >>> short(10_000), short(1_500), short(100)
@@ -137,21 +137,21 @@ def short(num: int) -> str:
 
 
 class _Pair(NamedTuple):
-    """So many samples, and as many real test images."""
+    """n samples and n real test images."""
 
     num: int
-    samples: np.ndarray  # numbers of the samples
-    real: dict[str, Any] | None  # arrays of the test images, or None where there are too few
+    samples: np.ndarray  # indices of the samples
+    real: dict[str, Any] | None  # arrays of the test images, or None if there are too few
 
     @property
     def reference(self) -> str:
         if self.real is None:
-            return "No reference: the test split has fewer images than that"
+            return "No reference: the test split has fewer images"
         return f"Reference: {self.num:,} real test images"
 
 
 def _pairs(data: dataset.Dataset, num: int) -> Iterator[_Pair]:
-    """Yields what is judged: all samples, then as many as there are test images, if those are fewer but not too few."""
+    """Yields all samples; then, if the test split is smaller but large enough, as many samples as it has images."""
     test = 0 if data.test is None else len(data.test["image"])
     for size in (num, test) if LEAST_COMPARED <= test < num else (num,):
         rows = dataset.spread(test, size)
@@ -160,7 +160,7 @@ def _pairs(data: dataset.Dataset, num: int) -> Iterator[_Pair]:
 
 
 def _by_modes(data: dataset.Dataset, samples: Samples) -> list[dict[str, Any]]:
-    """How samples lie around the centres of the mixture that the data is drawn from, where it is one."""
+    """Mode coverage, if the data is drawn from a known mixture."""
     mixture, rows = gaussians.find(data.spec.name), []
     if mixture is None:
         return []
@@ -173,7 +173,7 @@ def _by_modes(data: dataset.Dataset, samples: Samples) -> list[dict[str, Any]]:
         protocol = (
             f"{pair.num:,} samples ({samples.made}). Good: within {modes.GOOD_SIGMAS:g} standard deviations "
             f"of the nearest of {len(mixture.centres)} centres. Covered: at least {modes.MIN_POINTS} good points. "
-            "Reverse KL: of the samples' shares of the modes from equal ones, in nats. "
+            "Reverse KL: divergence of the samples' distribution over modes from the uniform one, in nats. "
             + pair.reference.replace("images", "points")
         )
         names = zip(("modes_covered", "good_points", "reverse_kl"), ("higher", "higher", "lower"), strict=True)
@@ -186,7 +186,7 @@ def _by_modes(data: dataset.Dataset, samples: Samples) -> list[dict[str, Any]]:
 
 
 def _by_similarity(data: dataset.Dataset, samples: Samples) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """How alike samples of one class are, where classes were asked for."""
+    """The similarity of samples within each class, if the model is class-conditional."""
     (height, width, _), labels = data.spec.image_shape, samples.labels
     if labels is None:
         return [], []
@@ -199,7 +199,7 @@ def _by_similarity(data: dataset.Dataset, samples: Samples) -> tuple[list[dict[s
     for pair in _pairs(data, len(samples.images)):
         mine = labels[pair.samples]
         if np.bincount(mine).max() < 2:
-            left_out.append({"measure": measure, "reason": f"no class has two of {pair.num:,} samples"})
+            left_out.append({"measure": measure, "reason": f"no class has two samples among {pair.num:,}"})
             continue
         found = ms_ssim.within_class(samples.images[pair.samples], mine, pairs)
         real = None
@@ -207,9 +207,9 @@ def _by_similarity(data: dataset.Dataset, samples: Samples) -> tuple[list[dict[s
             shown = to_bytes(pair.real["image"], data.spec.value_range)
             real = ms_ssim.within_class(shown, pair.real["label"], pairs).mean
         protocol = (
-            f"Mean multi-scale structural similarity of {pairs} random pairs a class, among {pair.num:,} samples "
-            f"({samples.made}); {ms_ssim.num_scales(height, width)} of 5 scales, their weights divided "
-            f"by their sum. Above real images: less variety within a class. {pair.reference}"
+            f"Mean multi-scale structural similarity of {pairs} random pairs per class, among {pair.num:,} samples "
+            f"({samples.made}); {ms_ssim.num_scales(height, width)} of 5 scales, with their weights normalised to "
+            f"sum to 1. A value above that of real images means less variety within a class. {pair.reference}"
         )
         name = f"{measure}/{ms_ssim.protocol(height, width, pairs)}_{short(pair.num)}"
         rows.append(metric(name, found.mean, "reference", protocol, real, found.standard_error))
@@ -217,7 +217,7 @@ def _by_similarity(data: dataset.Dataset, samples: Samples) -> tuple[list[dict[s
 
 
 def judge_by_classifier(config: Any, data: dataset.Dataset, samples: Samples) -> Judgement:
-    """Returns what the data set's own classifier finds of samples: uint8 images."""
+    """Returns the metrics of samples (uint8 images) that use the data set's own classifier."""
     classifier = classifiers.train(data, config.data.cache_dir, recipe(config))
     if classifier.of_turns:
         samples = samples._replace(labels=None)
@@ -259,7 +259,7 @@ _Value = tuple[float, str, float | None, float | None]  # value, which way is be
 def _overlap(
     fake: _Seen, real: _Seen | None, train: np.ndarray, against: np.ndarray
 ) -> tuple[dict[str, _Value], list[dict[str, str]]]:
-    """What compares features of samples, and of real images, with those of all training images, or some of them."""
+    """Metrics that compare features of samples, and of real images, with features of all or some training images."""
     measures = {
         ("frechet_distance",): (train, lambda features: (frechet_distance(features, train),)),
         ("precision", "recall"): (against, lambda features: precision_recall(against, thin(features))),
@@ -283,7 +283,7 @@ def _overlap(
 def _classified(
     fake: _Seen, asked: np.ndarray | None, real: _Seen | None, right: np.ndarray | None
 ) -> dict[str, _Value]:
-    """Shares of samples, and of real images, that the classifier is sure of, and whose class it gets right."""
+    """Shares of samples, and of real images, that are classified confidently, and classified as their label."""
 
     def values(seen: _Seen | None, labels: np.ndarray | None) -> list[float | None]:
         if seen is None:
@@ -302,21 +302,21 @@ def _classified(
 
 def _protocol(classifier: classifiers.Classifier, data: str, samples: Samples, pair: _Pair, against: int) -> str:
     accuracy = "" if np.isnan(classifier.test_accuracy) else f", test accuracy {classifier.test_accuracy:.2%}"
-    task = f"of how images of {data} are turned" if classifier.of_turns else f"of the classes of {data}"
+    task = f"of the rotations of images of {data}" if classifier.of_turns else f"of the classes of {data}"
     judge = f"a classifier {task} (weights {classifier.digest}{accuracy})"
     return (
         f"{pair.num:,} samples ({samples.made}), judged by {judge}. "
         f"Frechet distance: its features, against all {len(classifier.train_features):,} training images; not FID. "
         f"Precision, recall (k = 3), density, coverage (k = 5): against {against:,} training images. "
-        + ("" if classifier.of_turns else "Confident share: classified with more than 0.9 confidence. ")
-        + ("" if samples.labels is None else "Class agreement: classified as the class asked for. ")
+        + ("" if classifier.of_turns else "Confident share: classified with a confidence above 0.9. ")
+        + ("" if samples.labels is None else "Class agreement: classified as the requested class. ")
         + pair.reference
     )
 
 
 def make_tracker(config: Any, data: dataset.Dataset) -> Callable[[np.ndarray], dict[str, float]] | None:
-    """Returns samples -> {"frechet_distance/classifier_1k": value}, as `judge_samples` gives it, or None where
-    `eval.track` asks for none, or the set is too small for any.
+    """Returns samples -> {"frechet_distance/classifier_1k": value}, as in `judge_samples`, or None if `eval.track`
+    is 0 or the set is too small.
     """
     num = config.eval.track
     if not num or untracked(config, data.spec):
@@ -327,20 +327,20 @@ def make_tracker(config: Any, data: dataset.Dataset) -> Callable[[np.ndarray], d
 
 
 def untracked(config: Any, spec: DataSpec) -> str | None:
-    """Returns why no Frechet distance is tracked though `eval.track` asks for one, or None."""
+    """Returns why no Frechet distance is tracked although `eval.track` requests one, or None."""
     reason = too_few("frechet_distance", training_images=spec.num_examples) if config.eval.track else None
-    return reason and f"no Frechet distance is tracked, for {reason}"
+    return reason and f"no Frechet distance is tracked: {reason}"
 
 
 def check_tracked(config: Any, spec: DataSpec) -> None:
-    """Raises a UserError where `eval.track` asks for a Frechet distance that cannot be taken."""
+    """Raises a UserError if `eval.track` requests a Frechet distance that cannot be computed."""
     num = config.eval.track
     if num and not has_features(spec):
-        raise UserError(f"config.eval.track is {num}, and no classifier gives features of {spec.name}: use 0")
+        raise UserError(f"config.eval.track is {num}, but no classifier gives features of {spec.name}: use 0")
     if 0 < num < LEAST["frechet_distance"]:
         raise UserError(
-            f"config.eval.track is {num}; a Frechet distance of {classifiers.NUM_FEATURES} features needs more samples "
-            "than that: use 0 for none"
+            f"config.eval.track is {num}; a Frechet distance on {classifiers.NUM_FEATURES} features needs more samples "
+            "than features: use 0 for none"
         )
 
 

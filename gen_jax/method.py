@@ -1,8 +1,8 @@
-"""The types that every room shares: Method, State, Batch, DataSpec, Stage, Picture, Scatter, and random numbers.
+"""Types that the whole package shares: Method, State, Batch, DataSpec, Stage, Picture, Scatter, and random numbers.
 
-Nothing here knows a family, a file, a loop or a device. A method is a NamedTuple of pure functions
-(the way optax writes an optimizer); everything that training changes is one `State`; random numbers
-belong to examples, so that nothing depends on how a batch is split over devices or processes.
+Nothing here depends on a model family, a file, a loop or a device. A method is a NamedTuple of pure functions
+(like an optimizer in optax). Everything that training changes is one `State`. Random numbers belong to
+examples, so results do not depend on how a batch is split over devices or processes.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ Scalars: TypeAlias = dict[str, Array]
 Batch: TypeAlias = dict[str, Array]
 """`image` [B, H, W, C] of the spec's dtype, `index` i32 [B] (the example's position in its global batch) and the
 data's features under their names (`DataSpec.features`): `label` i32 [B], `factors` i32 [B, F]. With minibatches every
-leaf is [k, B, ...]: stacked in front, sharded on axis 1."""
+leaf is [k, B, ...]: stacked on axis 0, sharded on axis 1."""
 Condition: TypeAlias = dict[str, Array]
-"""What samples are asked for: leaves [N, ...] under the names of a batch's features; {} for nothing."""
+"""The conditions of samples: leaves [N, ...] under the names of a batch's features; {} for none."""
 
 NUM_EXAMPLES = 512  # training examples, at most, that a method's `init` sees
 
 
 class State(flax.struct.PyTreeNode):
-    """All that training changes, and all that a checkpoint holds."""
+    """Everything that training changes, and everything that a checkpoint holds."""
 
     step: Array  # i32 [], optimizer steps taken (of the generator, where there are two networks)
     key: Array  # the run's root key; never split, only folded
     params: dict[str, PyTree]  # by network: {"denoiser": ...}
     variables: dict[str, PyTree]  # not trained by gradients: batch statistics, codebooks
     opt_state: dict[str, PyTree]
-    ema: dict[str, PyTree]  # averaged params of the networks that are sampled, and variables where they have any
-    frozen: dict[str, PyTree]  # a first stage; optimizer, EMA and norms never see it
+    ema: dict[str, PyTree]  # averaged params of the networks that are sampled, and their variables, if any
+    frozen: dict[str, PyTree]  # a first stage; excluded from optimizer, EMA and norms
 
 
 class Feature(NamedTuple):
-    """What a batch holds of each example under one name, besides the image.
+    """A named part of each example of a batch, besides the image.
 
     Attributes:
       shape: of one example: () for a label, (h, w, C) for a smaller picture.
       dtype: of the array.
-      names: of the classes, where the feature is one of several classes.
-      sizes: number of values of each of its parts, where they are whole numbers.
-      counts: training examples of each class, where the feature is one; runs before 0.2 do not say.
+      names: of the classes, if the feature is a class.
+      sizes: number of values of each component, if they are whole numbers.
+      counts: number of training examples of each class, if the feature is a class; runs before 0.2 lack it.
     """
 
     shape: tuple[int, ...] = ()
@@ -68,17 +68,17 @@ _DTYPES: dict[Kind, str] = {"image": "uint8", "points": "float32", "codes": "flo
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """What a method and a report need to know of a data set. Stored with the config: sampling needs no data.
+    """The description of a data set for methods and reports. It is stored with the config: sampling needs no data.
 
     Attributes:
-      name: what the data really is, as every file and page shows it (e.g. "mnist").
+      name: of the data actually used, as shown in every file and page (e.g. "mnist").
       image_shape: (H, W, C).
       num_examples: size of the training split.
       features: what a batch holds besides `image`, by name; see `labelled`.
       fingerprint: hex digest of the content of the training split.
-      kind: "image": bytes that are shown as they are; "points": x and y of a point of the plane in [1, 1, 2]; "codes":
-        real numbers that an autoencoder gives and takes.
-      value_range: smallest and largest value of a pixel in a batch; a model's range [-1, 1] spans it.
+      kind: "image": bytes that are shown as they are; "points": x and y of a point in the plane, as [1, 1, 2];
+        "codes": real numbers that an autoencoder encodes to and decodes from.
+      value_range: smallest and largest value of a pixel in a batch; it maps to a model's range [-1, 1].
 
     Example:
       >>> spec = DataSpec("mnist", (28, 28, 1), 60_000, labelled("0123456789"))
@@ -101,7 +101,7 @@ class DataSpec:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """One name a class, or None where there are no labels."""
+        """One name per class, or None if there are no labels."""
         return self.features["label"].names if "label" in self.features else None
 
     @property
@@ -126,9 +126,9 @@ class DataSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataSpec:
-        """Returns what `to_dict` gave, read from JSON, whose lists are tuples here.
+        """Returns the spec of a `to_dict` result that was read from JSON; its lists become tuples.
 
-        Versions before 0.2 wrote `class_names`, `factor_sizes` and `dtype`. Keys of newer versions are left out.
+        Versions before 0.2 wrote `class_names`, `factor_sizes` and `dtype`. Keys of newer versions are ignored.
 
         Example:
           >>> DataSpec.from_dict({"name": "x", "image_shape": [1, 1, 2], "num_examples": 3, "dtype": "float32"}).kind
@@ -160,21 +160,21 @@ def labelled(names: Iterable[str]) -> dict[str, Feature]:
 
 
 def with_factors(sizes: Iterable[int]) -> dict[str, Feature]:
-    """Returns the feature `factors` of a set whose factors of variation have so many values each."""
+    """Returns the feature `factors` of a set whose factors of variation have `sizes` values."""
     sizes = tuple(sizes)
     return {"factors": Feature((len(sizes),), sizes=sizes)}
 
 
 class Picture(flax.struct.PyTreeNode):
-    """One figure of a report, as arrays; figures/ decides how it is drawn.
+    """A figure of a report, as arrays; figures/ decides how it is drawn.
 
     Attributes:
       images: uint8; "grid" and "strip" [N, H, W, C], "animation" [F, N, H, W, C] (F frames of N images).
       title: a few words.
-      caption: one or two sentences: what one sees and how it was made.
-      kind: "grid" (square), "strip" (one row, one label an image) or "animation" (frames with a slider).
-      labels: one a picture (grid, strip) or one a frame (animation), or ().
-      columns: of a grid; 0 makes it as square as it can be.
+      caption: one or two sentences: what the figure shows and how it was made.
+      kind: "grid" (square), "strip" (one row, one label per image) or "animation" (frames with a slider).
+      labels: one per picture (grid, strip) or one per frame (animation), or ().
+      columns: of a grid; 0 makes it as square as possible.
     """
 
     images: Array
@@ -188,19 +188,19 @@ class Picture(flax.struct.PyTreeNode):
 class Scatter(flax.struct.PyTreeNode):
     """Points in the plane; figures/ decides how they are drawn.
 
-    What is not finite, or far outside of the rest, is left out, and the figure says how much of it there is.
+    Points that are not finite, or far away from the rest, are left out, and the figure states their number.
 
     Attributes:
       points: f32 [N, 2], or [F, N, 2]: F frames of an animation.
       classes: i32 [N], the class of each point in every frame, or None.
       background: f32 [M, 2], points drawn in grey below those of every frame, or None.
       title: a few words.
-      caption: one or two sentences: what one sees and how it was made.
-      names: one a class, for the legend; where there are no classes one of all points, or ().
-      axes: what runs to the right, and what runs upwards.
+      caption: one or two sentences: what the figure shows and how it was made.
+      names: one per class, for the legend; without classes one name for all points, or ().
+      axes: the labels of the x axis and the y axis.
       background_name: of the background, for the legend.
       circles: radii of circles around the origin.
-      labels: one a frame, or ().
+      labels: one per frame, or ().
     """
 
     points: Array
@@ -222,11 +222,11 @@ class Code(NamedTuple):
     """The codes of an autoencoder.
 
     Attributes:
-      kind: "means", real numbers, the mean of q(z | x); or "integers", places in a codebook.
+      kind: "means", real numbers, the mean of q(z | x); or "integers", indices into a codebook.
       shape: of one image's code.
       encode: (state, batch, key) -> [B, *shape], f32 or i32.
       decode: (state, codes) -> f32 [B, H, W, C] in the model's range.
-      size: of the codebook, of integers.
+      size: of the codebook, if codes are integers.
     """
 
     kind: Literal["means", "integers"]
@@ -237,31 +237,31 @@ class Code(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A generative model as pure functions. What a method cannot do is None."""
+    """A generative model as pure functions. A function that a method does not support is None."""
 
-    init: Callable[[Key, Batch, PyTree], State]  # key, training examples (`NUM_EXAMPLES` at most), what is frozen
+    init: Callable[[Key, Batch, PyTree], State]  # key, training examples (`NUM_EXAMPLES` at most), frozen params
     step: Callable[[State, Batch], tuple[State, Scalars]]  # traced once; {"loss": f32 [], ...}
     sample: Callable[[State, Array, Condition], Array]  # keys [N], leaves [N, ...] -> f32 [N, H, W, C]; see to_data
-    evaluate: Callable[[State, Batch, Key], Scalars] | None  # {"loss": f32 [B], ...}: one value an example
-    pictures: Callable[[State, Key, Batch], Mapping[str, Figure]]  # what the report shows of this method
-    batches_per_step: int = 1  # leaves of Batch are [k, B, ...] where k > 1
-    condition: tuple[str, ...] = ()  # features that `sample` is asked for
+    evaluate: Callable[[State, Batch, Key], Scalars] | None  # {"loss": f32 [B], ...}: one value per example
+    pictures: Callable[[State, Key, Batch], Mapping[str, Figure]]  # the figures of this method in the report
+    batches_per_step: int = 1  # leaves of Batch are [k, B, ...] if k > 1
+    condition: tuple[str, ...] = ()  # features on which `sample` is conditioned
     code: Code | None = None
-    num_pictured: int = 16  # test examples that `pictures` is given, where there are as many
-    # What changes with training, drawn every eval_every steps beside the samples and shown as an animation: by name a
-    # grid or a still scatter, the frame of this state. The key is the same every time.
+    num_pictured: int = 16  # test examples that `pictures` receives, if there are as many
+    # Figures that change with training, drawn every eval_every steps in addition to the samples and shown as an
+    # animation: by name a grid or a still scatter, the frame of this state. The key is the same every time.
     snapshots: Callable[[State, Key], Mapping[str, Figure]] | None = None
-    describe: Mapping[str, str] = types.MappingProxyType({})  # all that shapes a sample, in words, by name
+    describe: Mapping[str, str] = types.MappingProxyType({})  # all settings that affect samples, in words, by name
 
 
 class Stage(NamedTuple):
-    """A first stage: a trained model that another one works with, and never changes.
+    """A first stage: a trained model that another model uses with frozen weights.
 
     Attributes:
       method: its pure functions.
-      config: that it was trained with.
-      spec: of the data that it was trained on.
-      params: its averaged weights, as in `State.ema`: arrays, or only their shapes where a run's own state holds them.
+      config: the config that it was trained with.
+      spec: describes its training data.
+      params: its averaged weights, as in `State.ema`: arrays, or only their shapes if a run's own state holds them.
     """
 
     method: Method
@@ -271,7 +271,7 @@ class Stage(NamedTuple):
 
     @staticmethod
     def state(frozen: PyTree) -> State:
-        """Returns a State that the stage's functions take, from what `State.frozen` of the run holds."""
+        """Returns a State for the stage's functions, from the weights in `State.frozen` of the run."""
         return State(
             step=jnp.zeros((), jnp.int32), key=jax.random.key(0, impl="threefry2x32"),
             params={}, variables={}, opt_state={}, ema=frozen, frozen={},
@@ -279,16 +279,16 @@ class Stage(NamedTuple):
 
 
 class UserError(Exception):
-    """A mistake of the user's: main.py prints its one line and exits with 2, without a traceback."""
+    """A user's mistake: main.py prints its one line and exits with status 2, without a traceback."""
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
-    """Returns the part of a UserError's line that names the nearest right name, or "" where none is near.
+    """Returns the part of a UserError's line that suggests the closest valid name, or "" if none is close.
 
     Args:
       name: what the user wrote.
-      known: what could have been meant.
-      cutoff: least likeness, 0 to 1, of what is offered.
+      known: the valid names.
+      cutoff: the minimum similarity, 0 to 1, of a suggestion.
 
     Example:
       >>> did_you_mean("hing", ["minimax", "hinge"]), did_you_mean("hing", ["minimax"])
@@ -313,10 +313,10 @@ def stream(key: Key, name: Literal["init", "step", "sample", "eval", "pictures"]
 
 
 def draw(key: Key, index: Array, fn: Callable[[Key], Array]) -> Array:
-    """Returns `fn` of one key an example, stacked: [B, ...].
+    """Returns `fn` of one key per example, stacked: [B, ...].
 
-    The key depends on the example's position in its global batch alone: 1 device = 8, jit = pmap,
-    2 processes = 1. Needs threefry keys (under rbg a draw inside vmap is another one than alone).
+    The key depends only on the example's position in its global batch: 1 device = 8, jit = pmap,
+    2 processes = 1. This needs threefry keys (with rbg, a draw inside vmap differs from the same draw outside).
 
     Args:
       key: key of this step and purpose.
@@ -334,7 +334,7 @@ def draw(key: Key, index: Array, fn: Callable[[Key], Array]) -> Array:
 
 
 def keys_of(key: Key, index: Array) -> Array:
-    """Returns one key an example: keys [B] for positions `index` i32 [B] in the global batch."""
+    """Returns one key per example: keys [B] for positions `index` i32 [B] in the global batch."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
@@ -391,10 +391,10 @@ def to_pixels(x: Array) -> Array:
 
 
 def to_data(x: Array, spec: DataSpec) -> Array:
-    """Returns samples in the model's range [-1, 1] as files and measures hold them.
+    """Returns samples in the model's range [-1, 1] in the form that files and metrics use.
 
-    Pictures become bytes (`to_pixels`), black 0 and white 255 whatever the data's own range. What is no picture is
-    scaled to `spec.value_range`, neither rounded nor clipped.
+    Pictures become bytes (`to_pixels`), with black 0 and white 255 for any value range of the data. Other samples are
+    scaled to `spec.value_range`, without rounding or clipping.
 
     Example:
       >>> to_data(jnp.array([0.5]), DataSpec("mnist", (1, 1, 1), 1)).tolist()

@@ -1,7 +1,7 @@
 """Optimizers from a config, and `apply`: mean over devices, clip, update, EMA.
 
-optax does the work; what lives here is the order of things and the moving average of the parameters
-that are sampled. Gradients are averaged over minibatches by `value_and_grad`.
+optax does the work; this module adds the order of operations and the moving average of the parameters
+used for sampling. `value_and_grad` averages gradients over minibatches.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ LossFn = Callable[[PyTree, Batch], tuple[Array, PyTree]]
 
 
 class Optimizer(NamedTuple):
-    """What a method needs of an optimizer.
+    """The part of an optimizer that a method uses.
 
     Attributes:
       init: params -> optimizer state.
       apply: (state, network's name, its gradients) -> (state with that network's params, optimizer state
-        and EMA renewed, scalars {"grad_norm", "learning_rate"}). Does not count the step.
+        and EMA updated, scalars {"grad_norm", "learning_rate"}). Does not increment the step.
     """
 
     init: Callable[[PyTree], PyTree]
@@ -50,10 +50,10 @@ def _rmsprop(rate: optax.Schedule, b2: float = 0.999, eps: float = 1e-8):
 
 
 def _muon(rate: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
-    """Muon (Jordan et al. 2024) for kernels, seen as matrices [inputs, outputs]; Nadam for the rest.
+    """Muon (Jordan et al. 2024) for kernels, reshaped to matrices [inputs, outputs]; Nadam for the rest.
 
-    A kernel's momentum is replaced by the nearest (nearly) orthogonal matrix, which gives all its directions steps of
-    the same length. The rest is trained at a tenth of the rate.
+    Muon replaces a kernel's momentum by the nearest (nearly) orthogonal matrix, so that steps have the same length in
+    all directions. The rest is trained at a tenth of the rate.
     """
     from optax import contrib
 
@@ -80,7 +80,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": _sgd,
     "rmsprop": _rmsprop,
 }
-"""From a name to (rate, values of `config.optimizer`) -> what optax calls an optimizer."""
+"""From a name to (rate, values of `config.optimizer`) -> optax gradient transformation."""
 
 COMMON = {
     "learning_rate": 2e-4,
@@ -104,7 +104,7 @@ def _cosine(peak: float, steps: int, share: float = 1.0) -> optax.Schedule:
 
 
 DECAYS: dict[str, Callable[..., optax.Schedule]] = {"none": _constant, "linear": _linear, "cosine": _cosine}
-"""From a name to (peak, steps of the decay) -> rate; `share` is that of the run, at its end, in which it decays."""
+"""From a name to (peak, steps of the decay) -> rate; `share` is the final fraction of the run in which it decays."""
 
 
 def learning_rate(config: Any, num_steps: int) -> optax.Schedule:
@@ -112,7 +112,7 @@ def learning_rate(config: Any, num_steps: int) -> optax.Schedule:
 
     Args:
       config: `config.optimizer`: learning_rate, warmup_steps and decay: `name` ("none", "linear", "cosine") and
-        `share`, that of the run which decays.
+        `share`, the final fraction of the run in which the rate decays.
       num_steps: length of the run.
 
     Example:
@@ -138,8 +138,8 @@ def learning_rate(config: Any, num_steps: int) -> optax.Schedule:
 def ema_decay(step: Array | int, decay: float) -> Array:
     """Returns the decay of the moving average at 0-based `step`: min(decay, step / (step + 10)).
 
-    The warm-up forgets the random start at once (the first decay is 0) and keeps the average over about
-    the last tenth of a young run.
+    The warm-up discards the random initialisation at once (the first decay is 0). Early in a run, the average
+    covers about the last tenth of its steps.
 
     Example:
       >>> [round(float(ema_decay(s, 0.99)), 3) for s in (0, 10, 10_000)]
@@ -150,7 +150,7 @@ def ema_decay(step: Array | int, decay: float) -> Array:
 
 
 def moving_average(average: PyTree, new: PyTree, step: Array | int, decay: float) -> PyTree:
-    """Returns the moving average after 0-based `step`, with the decay of `ema_decay`; trees of one structure.
+    """Returns the moving average after 0-based `step`, with the decay of `ema_decay`; both trees have one structure.
 
     Example:
       >>> float(moving_average(jnp.float32(0), jnp.float32(4), 10, 0.99))
@@ -169,7 +169,7 @@ def make(config: Any, num_steps: int, ema: float) -> Optimizer:
       ema: decay of the moving average, 0 <= ema < 1; 0 keeps a plain copy.
 
     Raises:
-      UserError: a value that cannot be.
+      UserError: an invalid value.
     """
     if not 0 <= ema < 1:
         raise UserError(f"config.ema is {ema}: the decay of a moving average lies in [0, 1)")
@@ -205,8 +205,8 @@ def value_and_grad(loss_fn: LossFn, params: PyTree, batch: Batch, minibatches: i
 
     Args:
       loss_fn: (params, batch) -> (loss f32 [], scalars or any other tree of arrays), all means over their batch.
-      params: what is differentiated.
-      batch: leaves [B, ...], or [minibatches, B / minibatches, ...] where there are several.
+      params: the variables of the gradient.
+      batch: leaves [B, ...], or [minibatches, B / minibatches, ...] if minibatches > 1.
       minibatches: gradient accumulation; 1 for none.
     """
     grad_fn = jax.grad(loss_fn, has_aux=True)

@@ -1,7 +1,7 @@
 """Samples of a run: `--mode=sample`, and `gen_jax.load(...).sample(...)`.
 
-Everything is read from the run's directory; no data set is needed. Image number i depends on (config,
-seed, i) alone, so that 16 samples are the first 16 of 1,000.
+Everything is read from the run's directory; no data set is needed. Image number i depends only on (config,
+seed, i), so 16 samples are the first 16 of 1,000.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from gen_jax.method import (
 from gen_jax.run import Run, replacing, to_json, write_json, writing
 
 NUM_IN_GRID = 100
-PIECE = 4096  # images, at most, that `--mode=sample` holds in memory and loses when it is killed
+PIECE = 4096  # images, at most, that `--mode=sample` holds in memory, and loses if it is killed
 
 Batches = Callable[..., Iterator[np.ndarray]]
 Generator = Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]
@@ -54,7 +54,7 @@ class Model:
 
     Attributes:
       config: the run's resolved config.
-      spec: of the data that it was trained on.
+      spec: describes the training data.
       method: its pure functions.
       state: on the devices of `mesh`.
     """
@@ -72,13 +72,14 @@ class Model:
         seed: int | None = None,
         condition: Mapping[str, Any] | None = None,
     ) -> np.ndarray:
-        """Returns `num` new images, uint8 [num, H, W, C] (points of the plane: f32 [num, 1, 1, 2]).
+        """Returns `num` new images, uint8 [num, H, W, C] (points in the plane: f32 [num, 1, 1, 2]).
 
         Args:
-          num: how many.
-          labels: [num], classes asked for, by number or name, where the model takes any; by default they take turns.
-          seed: another seed than `config.sample.seed` gives other images.
-          condition: whatever else the model is asked for, by the name of a feature of the data: [num, ...].
+          num: number of images.
+          labels: [num], the requested classes, by number or name, if the model is class-conditional; by default samples
+            cycle through the classes.
+          seed: replaces `config.sample.seed`.
+          condition: other conditions, by the name of a feature of the data: [num, ...].
         """
         given = dict(condition or {}) | ({} if labels is None else {"label": labels})
         return self.generate(self.state, num, given, seed)[0]
@@ -97,15 +98,15 @@ class Model:
 def load(
     workdir: str | os.PathLike[str], overrides: tuple[str, ...] = (), free: tuple[str, ...] = configs.SAMPLING
 ) -> Model:
-    """Returns the model of a run's directory, at its newest whole checkpoint, or its best: `sample.checkpoint`.
+    """Returns the model of a run's directory, at its newest complete checkpoint or its best: `sample.checkpoint`.
 
     Args:
       workdir: a directory that training wrote.
       overrides: words such as "--config.sample.num_steps=10".
-      free: the keys that they may set, as patterns.
+      free: patterns of the keys that they may set.
 
     Raises:
-      UserError: no run there, or no checkpoint yet; another key.
+      UserError: the directory holds no run or no checkpoint yet, or an override sets another key.
     """
     run = Run(workdir)
     record = run.read_config()
@@ -119,7 +120,7 @@ def load(
         )
     spec, stage = DataSpec.from_dict(record["data"]), methods.stored_stage(record)
     method = methods.make(config, spec, stage)
-    # The devices at hand, however many it was trained on, unless this very call asks for some of them.
+    # All available devices, however many it was trained on, unless this call specifies a number.
     asked = any(word.startswith("--config.num_devices=") for word in overrides)
     mesh = parallel.make_mesh(config.num_devices if asked else 0)
     best = config.sample.checkpoint == "best"
@@ -138,8 +139,8 @@ def load(
 def make_batches(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Batches:
     """Returns (state, condition, start, num, seed=None) -> iterator over images start..num, [b, H, W, C] at a time.
 
-    Images are as `to_data` gives them: uint8, but for points of the plane. Batches are made over all devices, and each
-    size of batch is compiled once. `condition` is that of all `num` images, checked: {} for none.
+    Images are as `to_data` returns them: uint8, except for points in the plane. Batches are spread over all devices,
+    and each batch size is compiled once. `condition` holds the checked conditions of all `num` images: {} for none.
     """
 
     def draw(state: State, seed: jax.Array, index: jax.Array, condition: Condition) -> jax.Array:
@@ -171,7 +172,7 @@ def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> G
     `given` holds conditions by name: see `conditions`.
 
     Raises (the returned function):
-      UserError: conditions that the method does not take, or that cannot be.
+      UserError: conditions that the method does not take, or that are invalid.
     """
     batches = make_batches(method, config, spec, mesh)
 
@@ -193,7 +194,7 @@ def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> G
 
 
 def _counted(batches: Iterable[np.ndarray], num: int, shown: bool, start: int = 0) -> Iterator[np.ndarray]:
-    """Yields the batches, and shows on a bar how many of all images have come."""
+    """Yields the batches, and shows a progress bar that counts images."""
     with tqdm.tqdm(total=num, initial=start, unit="img", desc="sampling", disable=None if shown else True) as bar:
         for images in batches:
             bar.update(len(images))
@@ -201,16 +202,16 @@ def _counted(batches: Iterable[np.ndarray], num: int, shown: bool, start: int = 
 
 
 def conditions(method: Method, spec: DataSpec, num: int, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns what `num` samples are asked for, [num, ...] by name; {} where the method takes nothing.
+    """Returns the conditions of `num` samples, [num, ...] by name; {} for an unconditional method.
 
     Args:
-      method: that is asked.
-      spec: whose features they are.
-      num: of samples.
-      given: values by name, [num, ...]. Classes that are not given take turns, those with training examples.
+      method: the method to sample from.
+      spec: describes the features.
+      num: number of samples.
+      given: values by name, [num, ...]. By default samples cycle through the classes that have training examples.
 
     Raises:
-      UserError: a condition that the method does not take, of another number or shape, outside the classes, or missing.
+      UserError: a condition is missing, not taken by the method, of the wrong shape, or outside the classes.
     """
     for name in given:
         if name not in method.condition:
@@ -241,7 +242,7 @@ def _condition(name: str, feature: Feature, num: int, values: Any) -> np.ndarray
 
 
 def _numbers_of(classes: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """The numbers of classes that are given by name."""
+    """The numbers of classes given by name."""
     for unknown in sorted(set(classes.ravel().tolist()) - set(names)):
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         raise UserError(f"no class {unknown!r}; {did_you_mean(unknown, names)}there are: {shown}")
@@ -250,9 +251,9 @@ def _numbers_of(classes: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 
 def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None, spec: DataSpec) -> None:
-    """Writes samples.npz (`arr_0` images, `arr_1` labels where there are any, `data`) and a grid of the first 100.
+    """Writes samples.npz (`arr_0` images, `arr_1` labels if there are any, `data`) and a grid of the first 100.
 
-    Both files name the set that the model was trained on, which `spec` describes.
+    Both files name the training set, which `spec` describes.
     """
     _write([images], images.shape, run, labels, spec)
 
@@ -260,7 +261,7 @@ def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None, spec:
 def _write(
     pieces: Iterable[np.ndarray], shape: tuple[int, ...], run: Run, labels: np.ndarray | None, spec: DataSpec
 ) -> None:
-    """As `write_samples`, of images `shape` in pieces; no two pieces need be in memory at a time."""
+    """Like `write_samples`, for images of `shape` in pieces; only one piece needs to be in memory at a time."""
     with replacing(run.samples_npz) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as member:
             descr = np.lib.format.dtype_to_descr(np.dtype(spec.dtype))
@@ -281,15 +282,15 @@ def _write(
 def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
     """`--mode=sample`: draws `config.sample.num` samples of a run and writes them.
 
-    They are drawn in pieces, which are files until all are there: killed, the same command goes on behind the last
-    one, and memory holds no more than a piece, however many samples are asked for.
+    They are drawn in pieces, which are stored as files until all are complete. If the command is killed, the same
+    command continues after the last piece. Memory holds one piece at most, however many samples are requested.
     """
     model = load(workdir, overrides)
     config, run, step, chief = model.config, Run(workdir), int(model.state.step), jax.process_index() == 0
     num, size = config.sample.num, _batch_size(config, model.mesh, config.sample.num)
     condition = conditions(model.method, model.spec, num, {})
     pieces = Pieces(run.sample_pieces, (num, *model.spec.image_shape), size * max(1, PIECE // size), model.spec.dtype)
-    # One process at a time draws here; others may train, or look at the run.
+    # Only one process at a time may sample here; others may train or read the run.
     with Run(pieces.folder).lock() if chief else contextlib.nullcontext():
         plan = {"config": config.to_dict(), "checkpoint_step": step, "piece": pieces.rows}
         start = parallel.from_first_process(pieces.resume(plan) if chief else 0)
@@ -302,12 +303,12 @@ def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """Images on their way into one file: a folder of `<first image>.npy`, each there whole or not at all.
+    """Pieces of a future samples file: a folder of files `<first image>.npy`, each written atomically.
 
     Attributes:
-      folder: holds them, and the plan that they belong to.
+      folder: holds the pieces, and the plan that they belong to.
       shape: of all images, [N, H, W, C].
-      rows: images a piece, a whole number of batches; the last one may hold fewer.
+      rows: images per piece, a whole number of batches; the last piece may hold fewer.
       dtype: of a pixel.
     """
 
@@ -317,7 +318,7 @@ class Pieces:
     dtype: str = "uint8"
 
     def resume(self, plan: dict[str, Any]) -> int:
-        """Returns how many images are there already, of pieces without a gap; removes those of another plan."""
+        """Returns how many images exist already without a gap; removes the pieces of another plan."""
         path, plan = self.folder / "plan.json", json.loads(to_json(plan))
         try:
             agrees = json.loads(path.read_text()) == plan
@@ -331,7 +332,7 @@ class Pieces:
         return next((start for start in self._starts() if not self._is_whole(start)), self.shape[0])
 
     def write(self, batches: Iterable[np.ndarray], start: int, chief: bool = True) -> None:
-        """Writes images from number `start` on, as they come; a process other than the first only lets them come."""
+        """Writes images as they arrive, from number `start` on; a process other than the first only consumes them."""
         held: list[np.ndarray] = []
         for images in batches:
             if not chief:

@@ -1,6 +1,6 @@
-"""First stages: a trained model that a run works with, found at hand or trained for it, and paths that hold anywhere.
+"""First stages: the trained model that a run builds on, either an existing run or trained for it; and absolute paths.
 
-`config.pretrained` is the directory of a run, or a config, which is trained in the folder `pretrained` of this run.
+`config.pretrained` is the directory of a run, or a config that is trained in the folder `pretrained` of this run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class First:
     Attributes:
       stage: with the shapes of its parameters.
       run: where it is, or will be, trained.
-      own: whether it is trained for this run alone.
+      own: whether it is trained only for this run.
     """
 
     stage: Stage
@@ -37,7 +37,7 @@ class First:
     own: bool
 
     def record(self) -> dict[str, Any]:
-        """Returns what config.json holds of it."""
+        """Returns its record in config.json."""
         stage = self.stage
         return {
             "config": stage.config.to_dict(),
@@ -51,7 +51,7 @@ class First:
 
         Args:
           mesh: of the run.
-          train: `train.train`, by which a stage of one's own is trained, or goes on.
+          train: `train.train`, which trains the run's own stage, or resumes its training.
         """
         if self.own:
             if jax.process_index() == 0:
@@ -67,15 +67,15 @@ class First:
 
 
 def find(config: Any, run: Run, spec: DataSpec) -> First | None:
-    """Returns the first stage that a config names, or None where it names none; trains nothing.
+    """Returns the first stage that a config names, or None if it names none; trains nothing.
 
     Args:
       config: of the run.
-      run: its directory, which knows its first stage where it has been trained already.
+      run: its directory, which records its first stage if the run has been trained already.
       spec: of the run's data.
 
     Raises:
-      UserError: no run is there, or an unfinished one, or one of other data.
+      UserError: the directory holds no run, or one that is unfinished or was trained on other data.
     """
     if "pretrained" not in config or not config.pretrained:
         return None
@@ -91,7 +91,7 @@ def find(config: Any, run: Run, spec: DataSpec) -> First | None:
 
 
 def _at_hand(run: Run, spec: DataSpec) -> First:
-    if not os.path.isfile(run.config_path):  # unlike `Path.is_file` it takes any text, also one too long for a name
+    if not os.path.isfile(run.config_path):  # unlike `Path.is_file`, it accepts any text, even one too long for a name
         known = [str(path.parent) for path in pathlib.Path("runs").glob("*/config.json")]
         hint = did_you_mean(str(run.workdir), known)
         raise UserError(f"config.pretrained is {str(run.workdir)!r}, which holds no run; {hint}".rstrip("; "))
@@ -107,14 +107,14 @@ def _at_hand(run: Run, spec: DataSpec) -> First:
     if trained_on.fingerprint != spec.fingerprint or trained_on.image_shape != spec.image_shape:
         raise UserError(
             f"config.pretrained is {str(run.workdir)!r}, which was trained on {trained_on.name} (fingerprint "
-            f"{trained_on.fingerprint[:12]}), and this run is on {spec.name} ({spec.fingerprint[:12]}): both stages "
+            f"{trained_on.fingerprint[:12]}), but this run uses {spec.name} ({spec.fingerprint[:12]}): both stages "
             "need the same images"
         )
     return First(methods.make_stage(config, trained_on), run, own=False)
 
 
 def with_absolute_paths(config: Any) -> Any:
-    """Returns a config whose folders hold wherever it is read: those of the data, and of a run at hand."""
+    """Returns a config with absolute paths of the data and of an existing first stage."""
     config = config.copy_and_resolve_references()
     if config.data.name.startswith(FOLDER) and config.data.name != FOLDER:
         config.data.name = FOLDER + _absolute(config.data.name.removeprefix(FOLDER))

@@ -1,7 +1,7 @@
-"""What is measured, drawn and kept of a model while it is trained, every `eval_every` steps.
+"""Validation during training, every `eval_every` steps.
 
-Losses over held-out examples, the Frechet distance of samples where `eval.track` asks for it, the figures that the
-page moves through, and the best checkpoint. How a trained model is judged stands in evaluate.py.
+It covers losses on held-out examples, the Frechet distance of samples (if `eval.track` is set), the frames of the
+page's animations, and the best checkpoint. evaluate.py judges the trained model.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from gen_jax.writers import read_metrics
 def make(
     config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh
 ) -> Callable[[State], tuple[dict[str, float], Mapping[str, Figure]]]:
-    """Returns state -> what is measured of it, {"eval/loss": value, ...}, and what is drawn of it, by name.
+    """Returns state -> its scores, {"eval/loss": value, ...}, and its figures by name.
 
-    Every process calls it; all get the same.
+    Every process must call it; all get the same result.
     """
     losses, track = evaluate.make_losses(config, method, data, mesh), judges.make_tracker(config, data)
     generate, snapshots = sample.make_generator(method, config, data.spec, mesh), make_snapshots(method, data)
-    # Other samples than those that the run is judged by at its end: the best of many looks has had some luck with its.
+    # Not the samples of the final evaluation: the best of many checkpoints is partly lucky with the samples it had.
     seed, given = 2**32 - 1 - config.sample.seed, evaluate.asked(method, data.spec, config.eval.track)
 
     def validate(state: State) -> tuple[dict[str, float], Mapping[str, Figure]]:
@@ -48,15 +48,15 @@ def make(
 
 
 def make_snapshots(method: Method, data: dataset.Dataset) -> Callable[[State, np.ndarray], Mapping[str, Figure]]:
-    """Returns (state, samples) -> what is drawn during training, by name: the first samples, and the method's own.
+    """Returns (state, samples) -> the figures during training by name: the first samples, and the method's own figures.
 
-    Samples are [N, H, W, C] as `to_data` gives them, with N at least `figures.num_shown`.
+    Samples are [N, H, W, C] as `to_data` returns them, with N at least `figures.num_shown`.
     """
     own = None if method.snapshots is None else jax.jit(method.snapshots)
 
     def snapshots(state: State, images: np.ndarray) -> Mapping[str, Figure]:
         num = figures.num_shown(data.spec)
-        caption = f"The first {num:,} samples, made of the same random numbers each time."
+        caption = f"The first {num:,} samples, from the same random numbers every time."
         shown = figures.still(images[:num], data.spec, "Samples during training", caption, data.train["image"])
         return {"samples": shown, **(own(state, stream(state.key, "pictures")) if own else {})}
 
@@ -64,18 +64,18 @@ def make_snapshots(method: Method, data: dataset.Dataset) -> Callable[[State, np
 
 
 def save_snapshots(run: Run, step: int, frames: Mapping[str, Figure], data: str) -> None:
-    """Writes what is drawn at a step, and pictures of it; each names `data`, the set that is trained on."""
+    """Writes the figures of a step as arrays and as PNG files; each names `data`, the training set."""
     with writing(run.training):
         for name, picture in frames.items():
             path = run.training / name / f"{step:08d}.npz"
             save_picture(path, picture, data)
-            # To be looked at while the run goes on.
+            # PNG files can be viewed during training.
             description = f"{name.capitalize()} at step {step} of a model trained on {data}"
             save_png(path.with_suffix(".png"), figures.pixels(picture), description)
 
 
 def forget_snapshots(run: Run, step: int) -> None:
-    """Deletes those of steps after `step`, which training takes again."""
+    """Deletes the snapshots after `step`: training repeats these steps."""
     with writing(run.training):
         for path in run.training.glob("*/*"):
             if path.stem.isdecimal() and int(path.stem) > step:
@@ -83,12 +83,12 @@ def forget_snapshots(run: Run, step: int) -> None:
 
 
 class BestCheckpoint(contextlib.AbstractContextManager):
-    """Keeps the checkpoint whose samples had the smallest Frechet distance, beside the last ones.
+    """Keeps the checkpoint whose samples had the smallest Frechet distance, in addition to the last ones.
 
     Args:
-      run: what was measured before `start` stands in its record.
-      start: the step that training goes on from.
-      about: what the checkpoint says of itself; see `Checkpoints`.
+      run: its record holds the scores up to `start`.
+      start: the step from which training continues.
+      about: metadata of the checkpoint; see `Checkpoints`.
     """
 
     def __init__(self, run: Run, start: int, about: Mapping[str, Any]):
@@ -101,20 +101,20 @@ class BestCheckpoint(contextlib.AbstractContextManager):
                 self._is_smallest(record)
 
     def takes(self, scores: Mapping[str, Any]) -> bool:
-        """Whether the distance among `scores`, if there is any, is the smallest so far; the same in every process."""
+        """Whether `scores` contains a distance that is the smallest so far; the same in every process."""
         return parallel.in_any_process(self._is_smallest(scores))
 
     def _is_smallest(self, scores: Mapping[str, Any]) -> bool:
         better = False
         for name, value in scores.items():
-            if not name.startswith("eval/frechet_distance/") or value is None:  # as a NaN is in the file
+            if not name.startswith("eval/frechet_distance/") or value is None:  # the file stores NaN as null
                 continue
             if value < self._smallest.get(name, math.inf):
                 self._smallest[name], better = value, True
         return better
 
     def save(self, state: State) -> None:
-        """Returns when it is written: a run must not go on from a later step than that of a best that was cut short."""
+        """Returns once it is written: a run must not resume from a later step than that of an incomplete best one."""
         self._kept.save(state)
         self._kept.wait()
 

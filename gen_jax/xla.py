@@ -1,9 +1,9 @@
-"""The one option of XLA that this project cannot do without on a CPU, set or asked for before JAX starts.
+"""The one XLA option that this project needs on a CPU, set or requested before JAX starts.
 
 jaxlib 0.10.2 computes wrong sums on CPUs by default: its YNNPACK fusions lose rows of a reduction
-(tests/test_xla.py has five lines that show it). With the fusions of single matrix products alone the sums are right.
-Programs that this project compiles itself could be given the option one by one, but calls outside of `jit` cannot, nor
-can `pmap`: so it is set for the whole process, in `XLA_FLAGS`, which XLA reads when JAX makes its first array.
+(tests/test_xla.py shows it in five lines). If only single matrix products are fused, the sums are right.
+The option could be passed to each program that this project compiles itself, but not to calls outside of `jit`, nor to
+`pmap`. So it is set for the whole process, in `XLA_FLAGS`, which XLA reads when JAX makes its first array.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import warnings
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 SAFE = f"{FLAG}=INDIVIDUAL_DOT"
 WRONG = ("0.10.2",)  # versions of jaxlib
-COMMANDS = ("gen_jax", "experiments", "benchmarks")  # packages whose modules are programs of ours
+COMMANDS = ("gen_jax", "experiments", "benchmarks")  # packages whose modules are commands of this project
 
 
 def needed() -> bool:
-    """Returns whether the installed jaxlib computes wrong sums, and nothing was set against it."""
+    """Returns whether the installed jaxlib computes wrong sums and XLA_FLAGS does not set the option."""
     if FLAG in os.environ.get("XLA_FLAGS", ""):
         return False
     try:
@@ -30,7 +30,7 @@ def needed() -> bool:
 
 
 def start() -> None:
-    """Makes the process of one of our commands safe, and warns in anyone else's. Called when gen_jax is imported."""
+    """Sets the option if this process is one of our commands, else warns. Called when gen_jax is imported."""
     if not needed():
         return
     if _is_ours(sys.orig_argv):

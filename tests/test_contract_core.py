@@ -77,7 +77,7 @@ def test_integers_are_judged_by_how_many_of_the_codes_are_used(devices):
     (row,) = judged(Code("integers", (2, 3), encode, lambda state, codes: codes, size=512), images, devices)
     assert row["name"] == "codes_used/21_examples"
     assert row["value"] == 4  # 100, 103, 105, 107
-    assert row["protocol"].startswith("of 512 codes those that stand anywhere in 21 test examples")
+    assert row["protocol"].startswith("number of the 512 codes that occur in 21 test examples")
     assert "step 3" in row["protocol"]
 
 
@@ -96,4 +96,4 @@ def test_means_are_judged_by_the_number_of_latents_that_vary(devices):
     (row,) = judged(Code("means", (2, 3, 1), encode, lambda state, codes: codes), images, devices)
     assert row["name"] == "active_units/21_examples"
     assert row["value"] == 2
-    assert row["protocol"].startswith("of 6 latents those whose mean code varies by more than 0.01 over 21 test")
+    assert row["protocol"].startswith("number of the 6 latents whose mean code has a variance above 0.01 over 21 test")

@@ -93,7 +93,7 @@ def test_places_in_a_codebook_are_counted():
     model = Model(config, spec, method, state, parallel.make_mesh(1))
     (row,) = evaluate.judge(model, Dataset(spec, arrays, arrays), arrays["image"], {})["metrics"]
     assert (row["name"], row["value"], row["better"]) == ("codes_used/10_examples", 4, None)
-    assert row["protocol"] == "of 64 codes those that stand anywhere in 10 test examples, averaged weights, step 5."
+    assert row["protocol"] == "number of the 64 codes that occur in 10 test examples, averaged weights, step 5."
 
 
 def test_a_protocol_says_all_that_shaped_the_samples():
@@ -126,9 +126,9 @@ def test_neighbours_are_sought_among_images_as_they_are_shown(monkeypatch):
     picture = evaluate.nearest_picture(sample, data)["nearest"]
     np.testing.assert_array_equal(picture.images[:2], [sample[0], np.full((4, 4, 1), 255)])
     assert set(np.unique(picture.images)) == {0, 255}
-    assert "of 40 spread over the set, the 5 training images" in picture.caption
+    assert "among 40 spread over the set, the 5 training images" in picture.caption
     monkeypatch.setattr(evaluate, "NUM_SEARCHED", 90)
-    assert "Beside it: the 5 training images" in evaluate.nearest_picture(sample, data)["nearest"].caption
+    assert "Next to it: the 5 training images" in evaluate.nearest_picture(sample, data)["nearest"].caption
 
 
 @pytest.mark.parametrize("collapsed", [False, True])
@@ -158,7 +158,7 @@ def test_similarity_within_classes_needs_classes_and_a_window():
     small = "images of 8x8 pixels are smaller than its window of 11x11"
     assert judged(8, labels) == ([], [{"measure": measure, "reason": small}])
     assert judged(16, None) == ([], [])
-    alone = "no class has two of 4 samples"
+    alone = "no class has two samples among 4"
     assert judged(16, np.arange(4, dtype=np.int32)) == ([], [{"measure": measure, "reason": alone}])
     (row,), left_out = judged(16, labels)
     assert (row["value"], row["reference"], left_out) == (1.0, None, [])
@@ -215,7 +215,7 @@ def test_without_labels_samples_are_judged_by_features_of_turned_images(made_up_
     names = ["frechet_distance", "precision", "recall", "density", "coverage"]
     assert [row["name"] for row in rows] == [f"{name}/turns_classifier_100" for name in names]
     assert (histogram, left_out) == (None, [])
-    by = "100 samples (step 7), judged by a classifier of how images of made_up_unlabelled are turned (weights "
+    by = "100 samples (step 7), judged by a classifier of the rotations of images of made_up_unlabelled (weights "
     assert rows[0]["protocol"].startswith(by + judge.removeprefix("turns_classifier "))
     track = judges.make_tracker(config, data)
     assert track is not None

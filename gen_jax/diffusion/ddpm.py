@@ -1,4 +1,4 @@
-"""Denoising diffusion (Ho et al. 2020) in pixels, with any path, prediction, weighting and sampler of this room."""
+"""Denoising diffusion (Ho et al. 2020) in pixels, with any path, prediction, weighting and sampler of this package."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ OPTIONS = Options(
 
 
 def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
-    """Returns DDPM as a method; see `configs/ddpm_mnist.py` for what it reads of a config.
+    """Returns DDPM as a method; see `configs/ddpm_mnist.py` for its config values.
 
     Raises:
-      UserError: data that is no pictures, or what `model.make` refuses.
+      UserError: the data are not pictures, or `model.make` raises it.
     """
     if spec.kind != "image":
         raise UserError(f"{config.method} needs pictures; data set {spec.name} holds {spec.kind}")

@@ -1,4 +1,4 @@
-"""What the configs of this room share: a config of configs/ names what is its own."""
+"""Defaults of all diffusion configs; the files in configs/ contain only what differs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from gen_jax.config import Config, base_config
 from gen_jax.diffusion.model import CHOICES
 
-# Where versions before 0.2 had these values.
+# Keys of versions before 0.2 and their new names.
 MOVED = {
     "diffusion.num_timesteps": "diffusion.schedule.num_steps",
     "diffusion.zero_terminal_snr": "diffusion.schedule.zero_terminal_snr",
@@ -21,14 +21,14 @@ TINY = {
     "sample.num": 100, "sample.num_steps": 10, "eval.num_examples": 256, "eval.num_samples": 200,
     "eval.classifier_steps": 200,
 }  # fmt: skip
-"""A run that shows that everything works, in under a minute."""
+"""A run that checks that everything works, in under a minute."""
 
 
 def diffusion_config(method: str) -> Config:
-    """Returns `base_config` with what a diffusion model reads besides.
+    """Returns `base_config` with the additional values of a diffusion model.
 
     Args:
-      method: of `methods.METHODS`.
+      method: a key of `methods.METHODS`.
 
     Example:
       >>> diffusion_config("ddpm").diffusion.schedule.name
@@ -42,11 +42,11 @@ def diffusion_config(method: str) -> Config:
             "schedule": CHOICES["diffusion.schedule"].start("cosine"),
             "prediction": CHOICES["diffusion.prediction"].start("v"),
             "weighting": CHOICES["diffusion.weighting"].start("v"),
-            "times": CHOICES["diffusion.times"].start("uniform"),  # that training draws; or logit_normal
+            "times": CHOICES["diffusion.times"].start("uniform"),  # density in training; or logit_normal
             "input_scale": CHOICES["diffusion.input_scale"].start("none"),  # or unit_variance
-            "told": "time",  # what the network is told of the noise; or log_snr
+            "told": "time",  # noise conditioning; or log_snr
             "conditional": False,  # on the class label
-            "label_drop": 0.0,  # share of labels left out in training, for guidance
+            "label_drop": 0.0,  # share of labels dropped in training, for guidance
         }
     )
     config.sample.update(
@@ -62,12 +62,12 @@ def diffusion_config(method: str) -> Config:
 
 
 def on_digits(config: Config) -> Config:
-    """Returns `config` with all that the MNIST configs of this family share: the same data, network and minutes.
+    """Returns `config` with the values that all MNIST configs of this family share: data, network and training time.
 
     The U-Net has 680,612 parameters on images of 28x28x1.
 
     Args:
-      config: of `diffusion_config`; it is changed.
+      config: from `diffusion_config`; it is modified in place.
 
     Example:
       >>> config = on_digits(diffusion_config("ddpm"))

@@ -1,6 +1,6 @@
-"""Flow matching (Lipman et al. 2023, Liu et al. 2023): diffusion along the straight path, with its velocity predicted.
+"""Flow matching (Lipman et al. 2023, Liu et al. 2023): diffusion along the straight path, with velocity prediction.
 
-It is `ddpm` with other defaults: a step of DDIM along the straight path is Euler's step of the velocity.
+It is `ddpm` with other defaults: a DDIM step along the straight path is an Euler step of the velocity.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ make = ddpm.make
 
 
 def flow_config() -> Config:
-    """Returns `diffusion_config` of flow matching."""
+    """Returns `diffusion_config` for flow matching."""
     config = diffusion_config("flow")
     config.diffusion.schedule = {"name": "straight"}
     config.diffusion.prediction = {"name": "velocity"}

@@ -1,7 +1,7 @@
-"""Latent diffusion (Rombach et al. 2022): diffusion in the codes of an autoencoder, a first stage that stays as it is.
+"""Latent diffusion (Rombach et al. 2022): diffusion on the codes of an autoencoder, a frozen first stage.
 
-Codes are the means of q(z | x). They are shifted and scaled to mean 0 and standard deviation 1 a channel, by the
-training examples that `init` sees; both numbers stand in State.variables.
+Codes are the means of q(z | x). They are shifted and scaled to mean 0 and standard deviation 1 per channel, based on
+the training examples that `init` sees; State.variables holds shift and scale.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from gen_jax.diffusion import ddpm, model
 from gen_jax.diffusion.defaults import diffusion_config
 from gen_jax.method import Array, Batch, DataSpec, Key, Method, PyTree, Stage, State, UserError
 
-SMALLEST_SCALE = 1e-3  # of a channel that hardly varies
+SMALLEST_SCALE = 1e-3  # lower bound, for channels that hardly vary
 
 
 def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
-    """Returns latent diffusion as a method; see `configs/latent_mnist.py` for what it reads of a config.
+    """Returns latent diffusion as a method; see `configs/latent_mnist.py` for its config values.
 
     Raises:
-      UserError: no first stage, or one that gives no small pictures of real numbers; what `model.make` refuses.
+      UserError: there is no first stage, its codes are not small pictures of real numbers, or `model.make` raises it.
     """
     if stage is None:
         raise UserError(
@@ -38,7 +38,7 @@ def _codes(stage: Stage) -> model.Domain:
         what = "makes no codes" if code is None else f"makes codes of {code.kind}, {'x'.join(map(str, code.shape))}"
         raise UserError(
             f"config.pretrained names a {stage.config.method} that {what}; latent diffusion needs codes that are small "
-            "pictures of real numbers, as those of a vae whose network is spatial"
+            "pictures of real numbers, such as those of a vae with a spatial network"
         )
 
     def encode(frozen: PyTree, batch: Batch, key: Key) -> Array:
@@ -61,10 +61,10 @@ def _codes(stage: Stage) -> model.Domain:
 
 
 def latent_config() -> Config:
-    """Returns `diffusion_config` of latent diffusion, with an autoencoder to be trained first."""
+    """Returns `diffusion_config` for latent diffusion, with an autoencoder that is trained first."""
     config = diffusion_config("latent")
     config.pretrained = ConfigDict({"method": "vae", "network": {"name": "spatial"}, "vae": {"latents": 196}})
-    config.sample.clip = False  # codes have no bounds
+    config.sample.clip = False  # codes are unbounded
     return config
 
 

@@ -1,7 +1,7 @@
-"""A diffusion model: a network that is trained on a process, and asked by a sampler, in pixels or in latents.
+"""A diffusion model: a network trained on a process and evaluated by a sampler, in pixel space or latent space.
 
-Everything that differs between DDPM, flow matching and EDM is a value of the config (`process.CHOICES`); where a model
-works, in pixels or in an autoencoder's codes, is a `Domain`.
+All differences between DDPM, flow matching and EDM are config values (`process.CHOICES`). A `Domain` is the space of
+the model: pixels or an autoencoder's codes.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from gen_jax.method import (
 )
 
 MAX_TIMESTEPS = 1_000_000  # of a table: more would cost memory and change nothing
-NUM_SHOWN = 9  # images whose way from noise the report shows
-NUM_CLASSES_SHOWN = 10  # of guidance
+NUM_SHOWN = 9  # images whose reverse process the report shows
+NUM_CLASSES_SHOWN = 10  # in the picture of guidance
 SCALES_SHOWN = (0.0, 1.0, 2.0, 4.0)
-NO_LABEL = -1  # what a network is told where it is told no class
+NO_LABEL = -1  # the label of an unconditional network call
 
 NETWORKS = {"unet": (UNet,)}
 GIVEN = ("out_channels", "num_classes", "dtype")
@@ -55,12 +55,12 @@ CHOICES = {
 
 
 class Domain(NamedTuple):
-    """Where a model works.
+    """The space in which a model works.
 
     Attributes:
-      shape: of what it makes, (H, W, C).
+      shape: of its elements, (H, W, C).
       init: (training examples, frozen) -> State.variables.
-      enter: (state, batch, key) -> x0 f32 [B, *shape], about as wide as [-1, 1].
+      enter: (state, batch, key) -> x0 f32 [B, *shape], with about the range [-1, 1].
       leave: (state, x [N, *shape]) -> images f32 [N, H, W, C] in [-1, 1].
     """
 
@@ -81,7 +81,7 @@ def pixels(spec: DataSpec) -> Domain:
 
 
 class _Model(NamedTuple):
-    """All that the functions of the method need."""
+    """Everything that the functions of the method need."""
 
     config: Any
     domain: Domain
@@ -90,7 +90,7 @@ class _Model(NamedTuple):
     sampler: samplers.Sampler
     steps: np.ndarray
     optimize: optimizer.Optimizer
-    classes: tuple[str, ...]  # that it is conditional on, or ()
+    classes: tuple[str, ...]  # class names of a conditional model, or ()
 
 
 def make(config: Any, spec: DataSpec, domain: Domain) -> Method:
@@ -99,11 +99,11 @@ def make(config: Any, spec: DataSpec, domain: Domain) -> Method:
     Args:
       config: complete; see `configs/ddpm_mnist.py`.
       spec: of the data.
-      domain: where the model works.
+      domain: the space in which the model works.
 
     Raises:
-      UserError: an unknown name, a prediction that says nothing at the path's end, labels asked of a data set without,
-        guidance of a model that never saw a label dropped.
+      UserError: an unknown name; a prediction that does not determine the data at the end of the path; a conditional
+        model on a data set without labels; guidance of a model trained without label dropout.
     """
     model = _assemble(config, spec, domain)
     return Method(
@@ -158,7 +158,7 @@ def _losses(
     model: _Model, state: State, params: PyTree, batch: Batch, t: Array, key_noise: Key, key_dropout: Key | None
 ) -> Array:
     """Weighted squared error, mean over pixels: f32 [B]."""
-    x0 = model.domain.enter(state, batch, jax.random.fold_in(key_noise, 1))  # by other numbers than eps
+    x0 = model.domain.enter(state, batch, jax.random.fold_in(key_noise, 1))  # independent of eps
     eps = draw(key_noise, batch["index"], lambda k: jax.random.normal(k, model.domain.shape))
     training = key_dropout is not None
     label = _label_in_training(model, batch, key_dropout)
@@ -173,7 +173,7 @@ def _losses(
 
 
 def _label_in_training(model: _Model, batch: Batch, key: Key | None) -> Array | None:
-    """The classes that the network is told: in training a share of them is left out."""
+    """The labels for the network; in training a share of them is dropped."""
     if not model.classes:
         return None
     share = model.config.diffusion.label_drop
@@ -206,7 +206,7 @@ def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
 
 
 def _denoiser(model: _Model, state: State, condition: Condition, scale: float) -> samplers.Denoiser:
-    """x0_hat of the averaged weights, guided, within [-1, 1] where the config asks for that."""
+    """x0_hat of the averaged weights, with guidance, clipped to [-1, 1] if the config says so."""
     label = condition.get("label")
 
     def told(label: Array | None) -> samplers.Denoiser:
@@ -222,12 +222,12 @@ def _denoiser(model: _Model, state: State, condition: Condition, scale: float) -
 def guided(told: Callable[[Array], samplers.Denoiser], label: Array, scale: float) -> samplers.Denoiser:
     """Returns scale x0_hat(label) + (1 - scale) x0_hat(no label): classifier-free guidance (Ho & Salimans 2022).
 
-    Both are asked for in one call of twice the batch. Scale 1 is the conditional model and 0 the unconditional one,
-    each in one call of the batch itself. (Their w is scale - 1. x0_hat is linear in every prediction, so it does not
-    matter of which the difference is taken.)
+    Both come from one call with a batch of twice the size. Scale 1 is the conditional model and scale 0 the
+    unconditional one, each with one call of the original batch size. (Their w is scale - 1. x0_hat is linear in every
+    prediction, so it does not matter which of them is extrapolated.)
 
     Args:
-      told: from labels to the denoiser of a network that is told them.
+      told: from labels to the denoiser conditioned on them.
       label: i32 [N].
       scale: of guidance.
     """
@@ -305,9 +305,9 @@ def _check(config: Any, spec: DataSpec) -> None:
     if c.conditional and spec.num_classes is None:
         raise UserError(f"config.diffusion.conditional needs labels, and data set {spec.name} has none")
     if c.label_drop and not c.conditional:
-        raise UserError(f"config.diffusion.label_drop is {c.label_drop}, but the model is told no labels: use 0")
+        raise UserError(f"config.diffusion.label_drop is {c.label_drop}, but the model is not conditional: use 0")
     if guidance != 1 and not c.label_drop:
-        reason = "was told every label in training" if c.conditional else "is told no labels"
+        reason = "was trained without label dropout" if c.conditional else "is not conditional"
         more = "" if c.conditional else " --config.diffusion.conditional=true"
         raise UserError(
             f"config.sample.guidance is {guidance:g}, but this model {reason}: train one with "

@@ -1,4 +1,4 @@
-"""What a report shows of a diffusion model: pictures along its two processes."""
+"""Pictures of a diffusion model for the report: its forward and reverse process, and guidance."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def forward(x0: Array, eps: Array, path: Path, described: str, shown: Callable[[
     """Returns one image and its noisy versions.
 
     Args:
-      x0: f32 [H, W, C], what noise is added to.
-      eps: f32 [H, W, C], the noise of all of them.
-      path: that the model was trained on.
-      described: its name in words.
+      x0: f32 [H, W, C], the clean image.
+      eps: f32 [H, W, C], the noise, the same for all versions.
+      path: the path that the model was trained on.
+      described: the name of the path in words.
       shown: from [N, H, W, C] to images in [-1, 1].
     """
     times = _times(path)
@@ -31,15 +31,15 @@ def forward(x0: Array, eps: Array, path: Path, described: str, shown: Callable[[
     return Picture(
         to_pixels(shown(jnp.concatenate([x0[None], x_t]))),
         title="Forward process",
-        caption="One image of the data and its noisy versions x_t = alpha_t x0 + sigma_t eps, with the same eps "
-        f"throughout, under the {described}.",
+        caption="One image of the data and its noisy versions x_t = alpha_t x0 + sigma_t eps, all with the same eps, "
+        f"for the {described}.",
         kind="strip",
         labels=("x0", *(f"t = {t:.4g}" for t in times)),
     )
 
 
 def _times(path: Path) -> np.ndarray:
-    """Times of a strip, from the first to the last."""
+    """The times of a strip, from the first to the last."""
     if isinstance(path, Schedule):
         return _spread(path.num_steps, NUM_STRIP - 1)
     return np.linspace(1, NUM_STRIP - 1, NUM_STRIP - 1, dtype=np.float32) / (NUM_STRIP - 1)
@@ -55,11 +55,11 @@ def reverse(
     described: str,
     shown: Callable[[Array], Array],
 ) -> dict[str, Picture]:
-    """Returns the way from noise to samples: a strip of x_t and one of x0_hat for the first image, and an animation.
+    """Returns the reverse process from noise to samples: strips of x_t and x0_hat of the first image, and an animation.
 
     Args:
-      denoise, path, sampler, steps, shape: as `sampler.sample` takes them.
-      keys: one an image.
+      denoise, path, sampler, steps, shape: as for `sampler.sample`.
+      keys: one per image.
       described: the sampler in words.
       shown: from [N, H, W, C] to images in [-1, 1].
     """
@@ -86,9 +86,9 @@ def reverse(
         ),
         "x0_hat": Picture(
             to_pixels(shown(way.x0_hat[believed, 0])),
-            title="What the network believes",
-            caption="The estimate x0_hat of the same clean image on the way: first the mean of all data, then ever "
-            "more certain.",
+            title="Estimates of the clean image",
+            caption="The network's estimates x0_hat of the same clean image along the way: close to the mean of all "
+            "data at first, then increasingly detailed.",
             kind="strip",
             labels=tuple(names[i] for i in believed),
         ),
@@ -96,10 +96,10 @@ def reverse(
 
 
 def guidance(image_of: Callable[[float], Array], scales: tuple[float, ...], classes: tuple[str, ...]) -> Picture:
-    """Returns samples of the same noise under several guidance scales, a row a scale.
+    """Returns samples from the same noise with several guidance scales, one row per scale.
 
     Args:
-      image_of: from a scale to images f32 [N, H, W, C] in [-1, 1], one a class.
+      image_of: from a scale to images f32 [N, H, W, C] in [-1, 1], one per class.
       scales: of the rows.
       classes: names of the columns.
     """
@@ -108,13 +108,13 @@ def guidance(image_of: Callable[[float], Array], scales: tuple[float, ...], clas
     return Picture(
         jnp.concatenate(rows),
         title="Guidance",
-        caption=f"One class a column ({', '.join(classes)}), the same noise in all rows; guidance scale from top to "
-        f"bottom: {told}. 0 leaves the class out, 1 is the conditional model, more leads away from what all classes "
-        "share.",
+        caption=f"One class per column ({', '.join(classes)}), the same noise in all rows; guidance scales from top to "
+        f"bottom: {told}. Scale 0 ignores the class, 1 is the conditional model, and larger scales exaggerate what "
+        "distinguishes a class.",
         columns=len(classes),
     )
 
 
 def _spread(count: int, most: int) -> np.ndarray:
-    """At most `most` of the positions 0..count-1, both ends among them, evenly spaced."""
+    """At most `most` evenly spaced positions of 0..count-1, including both ends."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int32)

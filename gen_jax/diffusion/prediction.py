@@ -1,11 +1,11 @@
-"""What the network predicts, and the conversion of each prediction into an estimate of the data: one algebra for all.
+"""Prediction targets of the network, and the conversion of each into an estimate of the data, with one algebra.
 
-With x_t = alpha x0 + sigma eps every prediction is linear, p = a eps - b x0, with coefficients that depend on the level
-alone. With D = a alpha + b sigma:
+With x_t = alpha x0 + sigma eps, every prediction is linear, p = a eps - b x0, with coefficients that depend only on the
+level. With D = a alpha + b sigma:
 
     x0_hat = (a x_t - sigma p) / D        eps_hat = (b x_t + alpha p) / D        MSE_p = (D / sigma)^2 MSE_x0
 
-Samplers and weightings know only x0_hat. The functions take numpy arrays of any float type as well as JAX arrays.
+Samplers and weightings use only x0_hat. The functions accept numpy arrays of any float type as well as JAX arrays.
 Sources: Ho et al. 2020 (eps), Salimans & Ho 2022 (v), Lipman et al. 2023 (velocity), Karras et al. 2022 (F of EDM).
 """
 
@@ -24,7 +24,7 @@ class Prediction(NamedTuple):
     Attributes:
       name: as in `PREDICTIONS`.
       coefficients: level -> (a, b), of the level's shape, or numbers.
-      divisor: (level, whether alpha^2 + sigma^2 = 1) -> D, exactly 1 where it is 1 by algebra.
+      divisor: (level, whether alpha^2 + sigma^2 = 1) -> D, exactly 1 where algebra makes it 1.
       needs_signal: whether x0_hat is undefined where alpha is 0.
     """
 
@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
 
 
 def target(prediction: Prediction, x0: Array, eps: Array, level: Level) -> Array:
-    """Returns what the network should give, a eps - b x0.
+    """Returns the target of the network, a eps - b x0.
 
     Args:
       prediction: from `PREDICTIONS`.
@@ -59,16 +59,16 @@ def to_x0(prediction: Prediction, output: Array, x_t: Array, level: Level, unit:
     Args:
       prediction: from `PREDICTIONS`.
       output: of the network, [B, ...].
-      x_t: what it was about, of the same shape.
+      x_t: the noisy data, of the same shape.
       level: leaves [B] or [].
-      unit: whether alpha^2 + sigma^2 = 1, as of a `Path`.
+      unit: whether alpha^2 + sigma^2 = 1, as in a `Path`.
     """
     (a, _), divisor = prediction.coefficients(level), prediction.divisor(level, unit)
     return _over(a / divisor, x_t) * x_t - _over(level.sigma / divisor, x_t) * output
 
 
 def to_eps(prediction: Prediction, output: Array, x_t: Array, level: Level, unit: bool) -> Array:
-    """Returns eps_hat, the noise that belongs to `to_x0` of the same arguments: alpha x0_hat + sigma eps_hat = x_t."""
+    """Returns eps_hat, which satisfies alpha x0_hat + sigma eps_hat = x_t with `to_x0` of the same arguments."""
     (_, b), divisor = prediction.coefficients(level), prediction.divisor(level, unit)
     return _over(b / divisor, x_t) * x_t + _over(level.alpha / divisor, x_t) * output
 
@@ -97,15 +97,15 @@ def v() -> Prediction:
 
 
 def velocity() -> Prediction:
-    """Returns the prediction of eps - x0, along the straight path the velocity (Lipman et al. 2023)."""
+    """Returns the prediction of eps - x0, the velocity along the straight path (Lipman et al. 2023)."""
     return Prediction("velocity", lambda level: (1.0, 1.0), lambda level, unit: level.alpha + level.sigma)
 
 
 def edm(sigma_data: float = 0.5) -> Prediction:
-    """Returns F of Karras et al. 2022, table 1: x0_hat = c_skip y + c_out F, of y = x_t / alpha with noise q.
+    """Returns F of Karras et al. 2022, table 1: x0_hat = c_skip y + c_out F, with y = x_t / alpha and noise level q.
 
     With q = sigma / alpha: c_skip = s^2 / (s^2 + q^2) and c_out = q s / sqrt(s^2 + q^2) for s = sigma_data. F is minus
-    the v of the data divided by s. Written without q, nothing is divided by alpha: it is defined at pure noise too.
+    the v of the data divided by s. The code avoids q and divisions by alpha, so F is also defined at pure noise.
 
     Args:
       sigma_data: standard deviation of the data.
@@ -130,10 +130,10 @@ PREDICTIONS: dict[str, Callable[..., Prediction]] = {"v": v, "x": x, "eps": eps,
 
 
 def check(prediction: Prediction, path: Path) -> None:
-    """Refuses a prediction that cannot give the data at the last level of a path.
+    """Refuses a prediction that does not determine the data at the last level of a path.
 
     Raises:
-      UserError: there is only noise, and the prediction says nothing else.
+      UserError: the last level is pure noise, and the prediction contains no information on the data there.
 
     Example:
       >>> from gen_jax.diffusion import schedule

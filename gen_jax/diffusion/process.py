@@ -1,8 +1,7 @@
-"""The one object that training and sampling both ask: path, prediction, weighting, density of times, and what the
-network is given.
+"""The diffusion process, shared by training and sampling: path, prediction, weighting, density of times, network input.
 
-A network is a function (x_in, told) -> output; `Process.denoiser` wraps it into the denoiser of x0_hat that every
-sampler takes, and `Process.loss` is what trains it: neither can say anything of a level that the other does not.
+A network is a function (x_in, told) -> output. `Process.denoiser` wraps it into the denoiser x0_hat that every sampler
+uses, and `Process.loss` trains it. Both use the same levels and conditioning, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ Network = Callable[[Array, Array], Array]
 
 
 def no_scale() -> Callable[[Level], Any]:
-    """Returns the scale of the network's input that leaves it as it is."""
+    """Returns the input scale 1, which leaves the network's input unchanged."""
     return lambda level: 1.0
 
 
 def unit_variance(sigma_data: float = 0.5) -> Callable[[Level], Array]:
-    """Returns the scale that gives the input variance 1 (c_in of Karras et al. 2022, table 1, for any path).
+    """Returns the input scale that gives the input unit variance (c_in of Karras et al. 2022, table 1, for any path).
 
     Args:
       sigma_data: standard deviation of the data.
@@ -55,13 +54,13 @@ def _log_snr(level: Level) -> Array:
     return 500 - 25 * jnp.clip(log_snr, -LARGEST_LOG_SNR, LARGEST_LOG_SNR)
 
 
-LARGEST_LOG_SNR = 20.0  # beyond which a network is told no difference
+LARGEST_LOG_SNR = 20.0  # the noise conditioning is clipped here
 INPUT_SCALES = {"none": no_scale, "unit_variance": unit_variance}
 TOLD: dict[str, Callable[[Level], Array]] = {"time": lambda level: level.time, "log_snr": _log_snr}
-"""What the network is told of the noise, 0..1000 and rising with it: the time, or the log SNR from 20 down to -20."""
+"""Noise conditioning of the network, 0..1000, rising with noise: the time, or the log SNR from 20 down to -20."""
 
 CHOICES = {
-    # A schedule that ends in pure noise, unless a config says otherwise.
+    # By default a schedule ends in pure noise.
     "diffusion.schedule": Choice(schedules.SCHEDULES, defaults={"zero_terminal_snr": True}),
     "diffusion.prediction": Choice(predictions.PREDICTIONS),
     "diffusion.weighting": Choice(weightings.WEIGHTINGS),
@@ -72,15 +71,15 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """A path with all that a network needs to be trained on it and sampled along it.
+    """A path with everything needed to train a network on it and to sample along it.
 
     Attributes:
       path: alpha and sigma at each time.
-      prediction: what the network gives.
+      prediction: the prediction target of the network.
       weighting: of the squared error.
       density: of the times in training.
       input_scale: level -> factor of x_t before the network.
-      told: level -> what the network is told of it.
+      told: level -> noise conditioning of the network.
     """
 
     path: Path
@@ -93,8 +92,8 @@ class Process:
     def draw_times(self, key: Key, index: Array, size: int) -> Array:
         """Returns a time for each example, drawn from the density and spread evenly over the global batch.
 
-        One uniform number a step, shifted by each example's share of the batch (Kingma et al. 2021, VDM,
-        appendix I.1): the loss of a batch varies less than with independent times.
+        A step draws one uniform number and shifts it by each example's relative position in the batch (Kingma et al.
+        2021, VDM, appendix I.1): the loss of a batch varies less than with independent times.
 
         Args:
           key: of this step.
@@ -105,7 +104,7 @@ class Process:
         return self.path.times(self.density(u % 1.0))
 
     def output(self, network: Network, x_t: Array, level: Level) -> Array:
-        """Returns what the network makes of x_t [B, ...], level with leaves [B]."""
+        """Returns the output of the network for x_t [B, ...], level with leaves [B]."""
         scale = self.input_scale(level)
         x_in = broadcast_to_images(scale, x_t) * x_t if hasattr(scale, "ndim") else x_t
         return network(x_in, self.told(level))
@@ -131,7 +130,7 @@ def make(config: Any) -> Process:
     """Returns the process of `config.diffusion`.
 
     Raises:
-      UserError: an unknown name, a value that cannot be, or a prediction that says nothing at the path's end.
+      UserError: an unknown name, an invalid value, or a prediction that does not determine the data at the path's end.
     """
     require_choice("diffusion.told", config.told, TOLD)
     path = chosen(CHOICES["diffusion.schedule"], config.schedule)

@@ -1,10 +1,10 @@
 """Samplers: from noise to data, down a list of noise levels, with one denoiser signature for all of them.
 
-`denoise(x_t [N, ...], level with leaves [N]) -> x0_hat` is all that a sampler knows of a network: prediction kind,
-guidance, labels and clipping are wrapped around the network before it comes here. A step asks it as often as it needs.
-The list of levels is an argument; the next level comes from that list and the last one is clean data. What a sampler
-takes from the levels is worked out in float64 on the host, for the whole list at once (1 - (alpha_t / alpha_s)^2 loses
-its digits in float32). Sources: Ho et al. 2020, Song et al. 2021 (DDIM), Lin et al. 2023, Karras et al. 2022 (Heun).
+A sampler sees a network only as `denoise(x_t [N, ...], level with leaves [N]) -> x0_hat`: prediction kind, guidance,
+labels and clipping are wrapped around the network before. A step may call it several times. The list of levels is an
+argument; each step goes to the next level of the list, and the last level is clean data. Coefficients that depend on
+the levels are computed in float64 on the host, for the whole list at once (1 - (alpha_t / alpha_s)^2 loses its digits
+in float32). Sources: Ho et al. 2020, Song et al. 2021 (DDIM), Lin et al. 2023, Karras et al. 2022 (Heun).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Denoiser = Callable[[Array, Level], Array]
 
 
 class Row(NamedTuple):
-    """What one step knows: leaves f32 []."""
+    """The inputs of one step: leaves f32 []."""
 
     t: Level  # where it starts
     s: Level  # where it ends: the next, cleaner level; clean data in the last step
-    plan: Any  # the sampler's own numbers
+    plan: Any  # the sampler's coefficients
 
 
 class Sampler(NamedTuple):
-    """One way to walk from x_t to x_s, the next, cleaner level.
+    """A rule for the step from x_t to x_s, at the next, cleaner level.
 
     Attributes:
       plan: levels (float64 [S + 1], from noisy to clean) -> what the S steps need besides the levels, leaves [S].
-      init: x_T -> what the sampler remembers between steps; () if nothing.
+      init: x_T -> the sampler's memory between steps; () if it has none.
       step: (carry, x_t, denoise, row, noise) -> (carry, x_s, x0_hat); `denoise` takes a level with leaves [].
-      noisy: whether steps take standard normal noise; without it `noise` is None.
+      noisy: whether steps use standard normal noise; otherwise `noise` is None.
     """
 
     plan: Callable[[Level], PyTree]
@@ -47,7 +47,7 @@ class Sampler(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """The steps x_s = of_x_t x_t + of_x0 x0_hat + of_noise noise: leaves [S], one row a step."""
+    """The steps x_s = of_x_t x_t + of_x0 x0_hat + of_noise noise: leaves [S], one row per step."""
 
     of_x_t: Any
     of_x0: Any
@@ -55,21 +55,22 @@ class Transition(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """A sampling process: its end, and what it was at the K steps that were kept."""
+    """A sampling process: its end, and its state at the K steps that were kept."""
 
     x0: Array  # f32 [N, H, W, C]
-    x_t: Array  # f32 [K, N, H, W, C], what the denoiser was given
-    x0_hat: Array  # f32 [K, N, H, W, C], what it made of it
+    x_t: Array  # f32 [K, N, H, W, C], input of the denoiser
+    x0_hat: Array  # f32 [K, N, H, W, C], output of the denoiser
 
 
 def ancestral(variance: str = "small") -> Sampler:
     """Returns the sampler of Ho et al. 2020, for any stride: x_s from q(x_s | x_t, x0_hat).
 
-    The last step, to clean data, is the mean x0_hat itself: the small variance is 0 there, the large one left out.
+    The last step, to clean data, is the mean x0_hat itself: the small variance is 0 there, and the large one is
+    omitted.
 
     Args:
-      variance: "small" is that of q(x_s | x_t, x0), exact for data at a single point; "large" is that of
-        q(x_t | x_s), exact for standard normal data.
+      variance: "small" is the variance of q(x_s | x_t, x0), exact for data at a single point; "large" is the variance
+        of q(x_t | x_s), exact for standard normal data.
 
     Raises:
       UserError: there is no such variance.
@@ -94,7 +95,7 @@ def ancestral(variance: str = "small") -> Sampler:
 
 
 def ddim(eta: float = 0.0) -> Sampler:
-    """Returns the sampler of Song et al. 2021 (eq. 12): the noise that x0_hat leaves in x_t is used again.
+    """Returns the sampler of Song et al. 2021 (eq. 12), which reuses the noise of x_t that x0_hat implies.
 
     Args:
       eta: share of fresh noise: 0 is deterministic, 1 is `ancestral("small")`.
@@ -113,8 +114,8 @@ def ddim(eta: float = 0.0) -> Sampler:
 
     def plan(levels: Level) -> Transition:
         t, s = _pairs(levels)
-        fresh = eta**2 * (1 - _signal_ratio(t, s) ** 2)  # share of the variance at s that is drawn anew
-        of_x_t = s.sigma * np.sqrt(1 - fresh) / t.sigma  # eps_hat = (x_t - alpha_t x0_hat) / sigma_t is put in
+        fresh = eta**2 * (1 - _signal_ratio(t, s) ** 2)  # share of fresh noise in the variance at s
+        of_x_t = s.sigma * np.sqrt(1 - fresh) / t.sigma  # from eps_hat = (x_t - alpha_t x0_hat) / sigma_t
         return Transition(of_x_t, s.alpha - of_x_t * t.alpha, s.sigma * np.sqrt(fresh))
 
     return Sampler(plan, _no_memory, _apply_transition, noisy=eta > 0)
@@ -123,18 +124,18 @@ def ddim(eta: float = 0.0) -> Sampler:
 def euler() -> Sampler:
     """Returns Euler's method along the path: x_s = x_t + (alpha_s - alpha_t) x0_hat + (sigma_s - sigma_t) eps_hat.
 
-    It is `ddim` with eta 0 under the name that flow matching has for it: along the straight path it gives
+    It is `ddim` with eta 0, under the name used in flow matching: along the straight path it is
     x_t + (s - t) velocity.
     """
     return ddim(0.0)
 
 
 def heun() -> Sampler:
-    """Returns Heun's method (Karras et al. 2022, algorithm 1, for any path): two network calls a step, one in the last.
+    """Returns Heun's method (Karras et al. 2022, algorithm 1, for any path): two calls per step, one in the last.
 
-    As `euler`, but with the means of x0_hat and eps_hat at both ends of the step. For alpha 1 it is the algorithm of
-    that paper, along the straight path Heun's for the velocity. It is of second order but for the last step, to clean
-    data, which is Euler's.
+    It is like `euler`, but with the means of x0_hat and eps_hat at both ends of the step. For alpha 1 it is the
+    algorithm of that paper; along the straight path it is Heun's method for the velocity. It is of second order, except
+    for the last step, to clean data, which is an Euler step.
     """
 
     def step(carry: PyTree, x_t: Array, denoise: Denoiser, row: Row, noise: Array | None):
@@ -150,7 +151,7 @@ def heun() -> Sampler:
             )
             return x_s + change / 2
 
-        # At clean data there is no noise to ask for.
+        # At clean data there is no noise to predict.
         return carry, jax.lax.cond(row.s.sigma > 0, corrected, lambda: x_s), x0_hat
 
     return Sampler(lambda levels: (), _no_memory, step, noisy=False)
@@ -167,22 +168,22 @@ def sample(
     keys: Array,
     shape: tuple[int, ...],
 ) -> Array:
-    """Returns samples, one a key: f32 [N, *shape]. To be called inside jit; the steps are one scan.
+    """Returns samples, one per key: f32 [N, *shape]. Call it inside jit; the steps are one scan.
 
-    Sampling starts from normal noise (its standard deviation is `path.start`), also where a schedule leaves some data
-    in its last level. Image i depends on keys[i] alone (its first noise on `fold_in(key, 0)`, that of step j on
-    `fold_in(key, j + 1)`), so it is the same whatever N is.
+    Sampling starts from normal noise (with standard deviation `path.start`), even if a schedule leaves some data in its
+    last level. Image i depends only on keys[i] (its initial noise on `fold_in(key, 0)`, the noise of step j on
+    `fold_in(key, j + 1)`), so it is the same for every N.
 
     Args:
       denoise: (x_t [N, *shape], level with leaves [N]) -> x0_hat.
-      path: gives the levels of the steps.
+      path: provides the levels of the steps.
       sampler: from `SAMPLERS`.
-      steps: times that fall strictly, as `path.steps` gives them; known when tracing.
-      keys: one key an image, [N].
+      steps: strictly decreasing times, as `path.steps` returns them; known when tracing.
+      keys: one key per image, [N].
       shape: of one image, (H, W, C).
 
     Raises:
-      UserError: steps do not fall strictly within the path.
+      UserError: steps are not strictly decreasing, or leave the path.
 
     Example:
       >>> from gen_jax.diffusion import schedule
@@ -204,11 +205,11 @@ def trajectory(
     shape: tuple[int, ...],
     keep: Sequence[int] | np.ndarray | None = None,
 ) -> Trajectory:
-    """Returns the same samples as `sample` with the same arguments, and what the process was on its way.
+    """Returns the same samples as `sample` with the same arguments, and intermediate states of the process.
 
     Args:
       denoise, path, sampler, steps, keys, shape: as for `sample`.
-      keep: positions in `steps` to keep, rising: only these K take memory. None keeps every step.
+      keep: increasing positions in `steps` to keep; only these K use memory. None keeps every step.
 
     Example:
       >>> from gen_jax.diffusion import schedule
@@ -247,7 +248,7 @@ def trajectory(
 
 
 def clipped(denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
-    """Returns a denoiser whose x0_hat stays within the range of the data; samplers derive eps_hat from it after that.
+    """Returns a denoiser whose x0_hat is clipped to the range of the data; samplers derive eps_hat from the result.
 
     Example:
       >>> clipped(lambda x_t, level: 3 * x_t)(jnp.array([-1.0, 0.1]), None).tolist()
@@ -262,9 +263,9 @@ def _pairs(levels: Level) -> tuple[Level, Level]:
 
 
 def _signal_ratio(t: Level, s: Level) -> Any:
-    """Returns m = (alpha_t / sigma_t) / (alpha_s / sigma_s), the root of the ratio of the SNRs: 0..1.
+    """Returns m = (alpha_t / sigma_t) / (alpha_s / sigma_s), the square root of the SNR ratio: 0..1.
 
-    All steps are written in m because nothing is divided by zero: m is 0 both where t is pure noise and where s is
+    All steps are written in terms of m, which avoids divisions by zero: m is 0 both if t is pure noise and if s is
     clean data. The variance of q(x_t | x_s), 1 - (alpha_t / alpha_s)^2, is sigma_t^2 (1 - m^2).
     """
     return t.alpha * s.sigma / (t.sigma * s.alpha)

@@ -1,9 +1,9 @@
-"""Paths from data to noise: how much of each x_t = alpha_t x0 + sigma_t eps holds at each time t.
+"""Paths from data to noise: alpha and sigma of x_t = alpha_t x0 + sigma_t eps at each time t.
 
-A `Schedule` is a table over the whole times 0..T-1, with alpha^2 + sigma^2 = 1; a `Continuous` path is a pair of
-functions of a real time in 0..1. Both answer the same questions, so that hardly anything else in this room knows which
-it has. Numbers of a table are made in float64 numpy and rounded to float32 once; sigma is never recomputed as
-sqrt(1 - alpha^2) in float32. What the network predicts is in prediction.py, how levels are walked down in sampler.py.
+A `Schedule` is a table over the integer times 0..T-1, with alpha^2 + sigma^2 = 1; a `Continuous` path is a pair of
+functions of a real time in 0..1. Both have the same interface, so little else in this package depends on which one is
+used. Tables are computed in float64 numpy and rounded to float32 once; sigma is never recomputed as
+sqrt(1 - alpha^2) in float32. Prediction targets are in prediction.py, sampling steps in sampler.py.
 Sources: Ho et al. 2020, Nichol & Dhariwal 2021, Rombach et al. 2022, Jabri et al. 2022, Lin et al. 2023; Song et al.
 2021 (variance exploding), Lipman et al. 2023 and Liu et al. 2023 (straight).
 """
@@ -21,7 +21,7 @@ from gen_jax.method import Array, UserError, broadcast_to_images
 
 
 class Level(NamedTuple):
-    """The noise at some times, leaves of one shape: JAX arrays f32 on the device, numpy float64 on the host."""
+    """The noise level at some times, leaves of one shape: JAX arrays f32 on the device, numpy float64 on the host."""
 
     time: Any  # 0..1000, on one scale for every path: t * 1000 / T of a table, 1000 t of a continuous path
     alpha: Any  # factor of the data
@@ -30,12 +30,12 @@ class Level(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-    """A discrete noise schedule; time rises with noise.
+    """A discrete noise schedule; noise increases with time.
 
     Attributes:
       name: as in `SCHEDULES`.
-      alpha: float64 [T], falls with t; 0 exactly at T-1 under zero terminal SNR.
-      sigma: float64 [T], positive and rises with t; alpha^2 + sigma^2 = 1.
+      alpha: float64 [T], decreasing in t; exactly 0 at T-1 with zero terminal SNR.
+      sigma: float64 [T], positive and increasing in t; alpha^2 + sigma^2 = 1.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Schedule:
 
     @property
     def time(self) -> np.ndarray:
-        """What the network is told of each time: float64 [T], t * 1000 / T."""
+        """The conditioning input of the network at each time: float64 [T], t * 1000 / T."""
         return np.arange(self.num_steps) * 1000 / self.num_steps
 
     @property
@@ -61,16 +61,16 @@ class Schedule:
 
     @property
     def log_snr(self) -> np.ndarray:
-        """2 (log alpha - log sigma): float64 [T], falls with t; -inf where alpha is 0 (clean data would be +inf)."""
+        """2 (log alpha - log sigma): float64 [T], decreasing; -inf where alpha is 0 (clean data would be +inf)."""
         with np.errstate(divide="ignore"):
             return 2 * (np.log(self.alpha) - np.log(self.sigma))
 
     def steps(self, n: int, spacing: str = "trailing") -> np.ndarray:
         """Returns the n times that a sampler visits, from noisy to clean: int64 [n].
 
-        Made in exact integers, ties to even: floating-point strides give a wrong number of steps for some n.
-        "trailing" starts at T-1, the only level that pure noise belongs to, for every n. "leading" ends at 0 but
-        starts below T-1; "linspace" has both ends (n = 1 gives time 0 alone).
+        Computed with exact integers, ties to even: floating-point strides give a wrong number of steps for some n.
+        "trailing" always starts at T-1, the only level that matches pure noise. "leading" ends at 0 but starts below
+        T-1; "linspace" includes both ends (n = 1 gives only time 0).
 
         Args:
           n: number of steps, 1..T.
@@ -90,7 +90,7 @@ class Schedule:
         return np.array(SPACINGS[spacing](self.num_steps, n), np.int64)
 
     def times(self, u: Array) -> Array:
-        """Returns the time at each share u of the path, f32 in [0, 1): i32 of u's shape, all T equally wide.
+        """Returns the time at each fraction u of the path, f32 in [0, 1): i32 of u's shape, all T equally wide.
 
         Example:
           >>> linear().times(jnp.array([0.0, 0.5])).tolist()
@@ -111,10 +111,10 @@ class Schedule:
     def path(self, steps: Sequence[float] | np.ndarray) -> Level:
         """Returns the levels of `steps` followed by clean data, on the host: leaves float64 [len(steps) + 1].
 
-        Rounded to float32 the first leaves are those of `level(steps)`, to the last bit.
+        Rounded to float32, all but the last entry equal `level(steps)` bit for bit.
 
         Raises:
-          UserError: steps is empty, leaves 0..T-1 or does not fall strictly.
+          UserError: steps is empty, leaves 0..T-1 or is not strictly decreasing.
 
         Example:
           >>> linear().path([999, 499]).sigma.round(3).tolist()
@@ -131,18 +131,18 @@ class Schedule:
 CLEAN = Level(time=np.float32(0), alpha=np.float32(1), sigma=np.float32(0))
 
 
-EARLIEST = 1e-5  # time of a continuous path that training draws: at 0 there is no noise to predict
+EARLIEST = 1e-5  # earliest training time of a continuous path: at 0 there is no noise to predict
 MOST_STEPS = 100_000  # of a sampler on a continuous path
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Continuous:
-    """A path over the real times 0 (data) to 1 (noise).
+    """A path over real times from 0 (data) to 1 (noise).
 
     Attributes:
       name: as in `SCHEDULES`.
       alpha: from times, numpy float64 or JAX f32, to the factor of the data; 1 at 0.
-      sigma: to the factor of the noise, likewise; rises.
+      sigma: from times to the factor of the noise, likewise; increasing.
       unit: whether alpha^2 + sigma^2 = 1.
       start: standard deviation of the noise that sampling starts from, sigma at 1.
     """
@@ -157,7 +157,7 @@ class Continuous:
         """Returns the n times that a sampler visits, from 1 down to 1 / n: float64 [n].
 
         Raises:
-          UserError: n is out of range, or the spacing is another one than "trailing".
+          UserError: n is out of range, or the spacing is not "trailing".
 
         Example:
           >>> straight().steps(4).tolist()
@@ -167,12 +167,12 @@ class Continuous:
             raise UserError(f"{n} sampling steps are not possible: the {self.name} path has 1 to {MOST_STEPS}")
         if spacing != "trailing":
             known = spacing in SPACINGS
-            reason = "has no whole times to start below" if known else f"has no such spacing of steps {spacing!r}"
+            reason = "has no whole times" if known else f"has no such spacing of steps {spacing!r}"
             raise UserError(f"config.sample.spacing is {spacing!r}: the {self.name} path {reason}; use trailing")
         return np.arange(n, 0, -1) / n
 
     def times(self, u: Array) -> Array:
-        """Returns the time at each share u of the path, f32 in [0, 1): u, but no earlier than `EARLIEST`."""
+        """Returns the time at each fraction u of the path, f32 in [0, 1): u, but no earlier than `EARLIEST`."""
         return jnp.clip(u, EARLIEST, 1.0)
 
     def level(self, t: Array) -> Level:
@@ -190,7 +190,7 @@ class Continuous:
         """Returns the levels of `steps` followed by clean data, on the host: leaves float64 [len(steps) + 1].
 
         Raises:
-          UserError: steps is empty, leaves (0, 1] or does not fall strictly.
+          UserError: steps is empty, leaves (0, 1] or is not strictly decreasing.
         """
         t = np.asarray(steps, np.float64)
         if t.size == 0 or np.any(np.diff(t) >= 0) or t[0] > 1 or t[-1] <= 0:
@@ -205,7 +205,7 @@ Path: TypeAlias = Schedule | Continuous
 def straight() -> Continuous:
     """Returns x_t = (1 - t) x0 + t eps, the path of flow matching (Lipman et al. 2023, Liu et al. 2023).
 
-    There the velocity of a point is eps - x0 all the way.
+    Along this path the velocity of a point is constant, eps - x0.
     """
     return Continuous("straight", lambda t: 1 - t, lambda t: 1.0 * t, unit=False, start=1.0)
 
@@ -214,7 +214,7 @@ def variance_exploding(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Con
     """Returns x_t = x0 + sigma_t eps, with sigma_t = sigma_min^(1 - t) sigma_max^t (Song et al. 2021).
 
     Raises:
-      UserError: the two are not 0 < sigma_min < sigma_max.
+      UserError: 0 < sigma_min < sigma_max does not hold.
 
     Example:
       >>> variance_exploding(0.01, 100.0).path([1.0, 0.5]).sigma.round(6).tolist()
@@ -223,7 +223,7 @@ def variance_exploding(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Con
     if not 0 < sigma_min < sigma_max:
         raise UserError(
             f"config.diffusion.schedule.sigma_min is {sigma_min} and sigma_max is {sigma_max}; "
-            "they must be 0 < sigma_min < sigma_max"
+            "they must satisfy 0 < sigma_min < sigma_max"
         )
     ratio = sigma_max / sigma_min
     return Continuous("variance_exploding", lambda t: 1.0, lambda t: sigma_min * ratio**t, unit=False, start=sigma_max)
@@ -249,7 +249,7 @@ def linear(num_steps: int = 1000, zero_terminal_snr: bool = False) -> Schedule:
     """Returns the schedule of Ho et al. 2020, betas from 1e-4 to 0.02.
 
     Args:
-      num_steps: T. The betas run between the same ends for every T, so fewer than 1000 steps end with less noise.
+      num_steps: T. The betas have the same end points for every T, so fewer than 1000 steps end with less noise.
       zero_terminal_snr: makes the last level pure noise (Lin et al. 2023, algorithm 1); see `from_betas`.
 
     Example:
@@ -260,9 +260,9 @@ def linear(num_steps: int = 1000, zero_terminal_snr: bool = False) -> Schedule:
 
 
 def scaled_linear(num_steps: int = 1000, zero_terminal_snr: bool = False) -> Schedule:
-    """Returns the schedule of latent diffusion (Rombach et al. 2022), whose own code calls it "linear".
+    """Returns the schedule of latent diffusion (Rombach et al. 2022), which their code calls "linear".
 
-    The square roots of the betas run evenly from sqrt(0.00085) to sqrt(0.012); arguments as for `linear`.
+    The square roots of the betas increase linearly from sqrt(0.00085) to sqrt(0.012); arguments as for `linear`.
 
     Example:
       >>> round(float(scaled_linear().alpha[-1]), 12)
@@ -274,7 +274,7 @@ def scaled_linear(num_steps: int = 1000, zero_terminal_snr: bool = False) -> Sch
 def cosine(num_steps: int = 1000, zero_terminal_snr: bool = False) -> Schedule:
     """Returns the schedule of Nichol & Dhariwal 2021, eq. 17: alpha_bar is a squared cosine, for every num_steps.
 
-    Its last beta is clipped at 0.999, so a trace of data is left unless `zero_terminal_snr` takes it out.
+    Its last beta is clipped at 0.999, so a trace of data is left unless `zero_terminal_snr` removes it.
 
     Example:
       >>> float(cosine().alpha[-1]) > 0, float(cosine(zero_terminal_snr=True).alpha[-1])
@@ -288,7 +288,7 @@ def cosine(num_steps: int = 1000, zero_terminal_snr: bool = False) -> Schedule:
 def sigmoid_beta(num_steps: int = 1000, zero_terminal_snr: bool = False) -> Schedule:
     """Returns the schedule whose betas follow a sigmoid from 1e-4 to 0.02 over -6..6 (Xu et al. 2022, GeoDiff).
 
-    Another schedule called "sigmoid" is `sigmoid_abar`. Arguments as for `linear`.
+    `sigmoid_abar` is another schedule known as "sigmoid". Arguments as for `linear`.
 
     Example:
       >>> round(float(sigmoid_beta().alpha_bar[500]), 9)
@@ -313,10 +313,10 @@ def sigmoid_abar(num_steps: int = 1000, zero_terminal_snr: bool = False) -> Sche
 
 
 def from_betas(name: str, betas: np.ndarray, zero_terminal_snr: bool = False) -> Schedule:
-    """Returns the schedule of given betas, the noise variances of single steps.
+    """Returns the schedule with the given betas, the noise variances of single steps.
 
-    With `zero_terminal_snr`, alpha is shifted to end at 0 exactly and stretched to keep its first value (Lin et al.
-    2023, algorithm 1): one rescaling for every schedule, as clipped betas leave a trace of data in cosine too.
+    With `zero_terminal_snr`, alpha is shifted to end at exactly 0 and scaled to keep its first value (Lin et al.
+    2023, algorithm 1). This applies to every schedule, because clipped betas leave a trace of data in cosine too.
 
     Args:
       name: of the schedule.
@@ -324,7 +324,7 @@ def from_betas(name: str, betas: np.ndarray, zero_terminal_snr: bool = False) ->
       zero_terminal_snr: whether the last level is pure noise.
 
     Raises:
-      UserError: there are no steps, or a single one that would have to be pure noise.
+      UserError: there are no steps, or only one, which would have to be pure noise.
 
     Example:
       >>> from_betas("two", np.array([0.19, 0.5]), zero_terminal_snr=True).alpha.round(12).tolist()
@@ -356,7 +356,7 @@ def _sigmoid(x: np.ndarray | float) -> np.ndarray:
 
 
 def _betas(alpha_bar: np.ndarray) -> np.ndarray:
-    """Returns the betas [T] of an alpha_bar [T + 1] that starts with clean data, clipped as in Nichol & Dhariwal."""
+    """Returns the betas [T] of an alpha_bar [T + 1] that starts at clean data, clipped as in Nichol & Dhariwal."""
     return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
 

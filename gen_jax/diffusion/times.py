@@ -1,4 +1,4 @@
-"""Densities of the times that training draws, as maps from a uniform number to a share of the path, 0 to 1."""
+"""Densities of training times, as maps from a uniform number to a fraction of the path, 0 to 1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 from gen_jax.method import Array, UserError
 
 Density = Callable[[Array], Array]
-"""From u, uniform in [0, 1), to a share of the path in [0, 1], rising: the density's quantile function."""
+"""From u, uniform in [0, 1), to a fraction of the path in [0, 1], increasing: the density's quantile function."""
 
 
 def uniform() -> Density:
@@ -21,8 +21,8 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> Density:
     """Returns the density of sigmoid(mean + std z) for standard normal z: most times in the middle (Esser et al. 2024).
 
     Args:
-      mean: above 0 there is more noise.
-      std: the smaller, the nearer to the middle.
+      mean: values above 0 favour more noise.
+      std: the smaller, the closer to the middle.
 
     Raises:
       UserError: `std` is not positive.

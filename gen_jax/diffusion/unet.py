@@ -1,7 +1,7 @@
-"""The U-Net that predicts noise, data or velocity: the DDPM paper's network and the fast one for CPUs are one module.
+"""The U-Net that predicts noise, data or velocity: one module for the DDPM paper's network and the fast CPU network.
 
-Ho et al. 2020, appendix B (sizes as in the released code). What is ours: patches at the ends, FiLM, other norms,
-resampling by shuffles, labels.
+Ho et al. 2020, appendix B (sizes as in the released code). Our additions: patches at input and output, FiLM, other
+norms, resampling by shuffles, labels.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ NORMS: dict[str, Callable[..., Callable[..., nn.Module]]] = {
 
 
 class UNet(nn.Module):
-    """Residual blocks at falling, then rising sizes; each block of the way up sees one of the way down.
+    """Residual blocks at decreasing, then increasing sizes; each up block has a skip connection from a down block.
 
     The defaults are the paper's CIFAR-10 network (35,746,307 parameters with dropout 0.1).
 
     Attributes:
-      out_channels: of the prediction: those of the image.
+      out_channels: number of channels of the prediction, as of the image.
       channels: width of the first level, and half the number of sines and cosines of the time.
-      multipliers: width of each level, in `channels`; between two levels the size is halved.
-      num_blocks: residual blocks a level on the way down; one more on the way up.
-      attention_sizes: heights of the levels (after patch and padding) that have attention after every block, besides
+      multipliers: width of each level, in units of `channels`; between two levels the size is halved.
+      num_blocks: residual blocks per level on the way down; one more on the way up.
+      attention_sizes: heights of the levels (after patch and padding) with attention after every block, in addition to
         the middle.
       num_heads: of attention.
-      patch: pixels of a side that become channels of one position at the input, and back at the output.
+      patch: side of the pixel patches that become channels of one position at the input, and vice versa at the output.
       norm: a name in NORMS.
       num_groups: of "group".
-      film: whether the condition scales and shifts, or is added.
-      shuffle: whether sizes change by moving pixels into channels and a matmul (cheap on CPUs), or by the paper's
+      film: whether the condition scales and shifts the features (FiLM) or is added to them.
+      shuffle: whether resampling moves pixels into channels and applies a matmul (cheap on CPUs), or uses the paper's
         strided convolution and nearest-neighbour resize.
-      use_bias: whether layers have a bias where a norm, or softmax, follows and takes most of it away (as the paper).
+      use_bias: whether layers have a bias even if a following norm or softmax mostly cancels it (as in the paper).
       dropout: in the residual blocks.
       num_classes: size of the label embedding; 0 for none.
       dtype: of the computation (jnp.bfloat16 where that is fast); parameters and output are f32.
@@ -94,11 +94,11 @@ class UNet(nn.Module):
         """Returns the prediction, f32 [B, H, W, out_channels].
 
         Args:
-          x_t: f32 [B, H, W, C]. Sizes that do not halve evenly are padded with zeros here, and cropped at the end.
-          time: f32 [B], in steps (0..1000).
-          label: i32 [B], or None for none; a label outside 0..num_classes-1 (say -1) stands for "none" too.
+          x_t: f32 [B, H, W, C]. Sizes that do not halve evenly are padded with zeros, and the output is cropped.
+          time: f32 [B], noise conditioning (0..1000).
+          label: i32 [B], or None for none; a label outside 0..num_classes-1 (such as -1) also means "none".
           index: i32 [B], positions in the global batch, for dropout.
-          train: whether dropout drops.
+          train: whether dropout is active.
         """
         stride = self.patch * 2 ** (len(self.multipliers) - 1)
         self._check(x_t.shape[1:3], stride, label)
@@ -148,20 +148,20 @@ class UNet(nn.Module):
         return out[:, top : top + height, left : left + width].astype(jnp.float32)
 
     def _down(self, h: Array, name: str, features: int) -> Array:
-        """Half the height and width."""
+        """Halves height and width."""
         if self.shuffle:
             return nn.Dense(features, kernel_init=kernel_init, dtype=self.dtype, name=name)(space_to_depth(h, 2))
         return Conv(features, (3, 3), (2, 2), kernel_init=kernel_init, dtype=self.dtype, name=name)(h)
 
     def _up(self, h: Array, name: str, features: int) -> Array:
-        """Twice the height and width."""
+        """Doubles height and width."""
         if self.shuffle:
             h = nn.Dense(4 * features, kernel_init=kernel_init, dtype=self.dtype, name=name)(h)
             return depth_to_space(h, 2)
         return Conv(features, (3, 3), kernel_init=kernel_init, dtype=self.dtype, name=name)(upsample_nearest(h))
 
     def _condition(self, time: Array, label: Array | None) -> Array:
-        """What every block is told: time and label, f32 [B, 4 channels]."""
+        """The condition of every block, from time and label: f32 [B, 4 channels]."""
         dense = functools.partial(nn.Dense, 4 * self.channels, kernel_init=kernel_init, dtype=self.dtype)
         condition = dense(name="time_0")(sinusoidal(time, self.channels))
         condition = dense(name="time_1")(nn.silu(condition))
@@ -178,7 +178,7 @@ class UNet(nn.Module):
         if min(size) < stride:
             raise UserError(
                 f"images of {size[0]}x{size[1]} are smaller than the network's stride of {stride} pixels: "
-                "take away from config.network.multipliers, or lower config.network.patch"
+                "shorten config.network.multipliers, or lower config.network.patch"
             )
         if label is not None and not self.num_classes:
             raise UserError("a label was given to a network without num_classes")

@@ -1,12 +1,12 @@
-"""How much the squared error at each noise level counts in the loss.
+"""Loss weightings: the weight of the squared error at each noise level.
 
-A weighting is defined once, as a weight on the error of x0_hat that depends on SNR = alpha^2 / sigma^2 alone. The error
-of every prediction is a fixed multiple of that one (MSE_p = (D / sigma)^2 MSE_x0, see prediction.py), so its weight
-follows: whatever the network predicts, the weighted loss of the same x0_hat is the same.
+A weighting is defined once, as a weight on the error of x0_hat that depends only on SNR = alpha^2 / sigma^2. The error
+of every prediction is a fixed multiple of this error (MSE_p = (D / sigma)^2 MSE_x0, see prediction.py), which fixes its
+weight: for every prediction target, the same x0_hat has the same weighted loss.
 
 The definition is a function f(signal, noise) that is homogeneous of degree one: f(c signal, c noise) = c f(signal,
-noise). Then f(SNR, 1) is the weight on x0_hat, and f(alpha^2, sigma^2) / D^2 that on a prediction: nothing is divided
-by zero where v, x or velocity meet pure noise, nor where v, velocity or eps meet clean data.
+noise). Then f(SNR, 1) is the weight on x0_hat, and f(alpha^2, sigma^2) / D^2 the weight on a prediction. This avoids
+divisions by zero for v, x and velocity at pure noise, and for v, velocity and eps at clean data.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def on(weighting: Weighting, prediction: Prediction, level: Level, unit: bool) -
 
     Args:
       weighting: from `WEIGHTINGS`.
-      prediction: what the network gives.
-      level: at which.
-      unit: whether alpha^2 + sigma^2 = 1, as of a `Path`.
+      prediction: the prediction target of the network.
+      level: the noise level.
+      unit: whether alpha^2 + sigma^2 = 1, as in a `Path`.
 
     Example:
       >>> from gen_jax.diffusion import prediction, schedule
@@ -42,7 +42,7 @@ def on(weighting: Weighting, prediction: Prediction, level: Level, unit: bool) -
 
 
 def eps() -> Weighting:
-    """Returns SNR on x, 1 on eps: L_simple of Ho et al. 2020. The last level goes untrained at zero terminal SNR.
+    """Returns SNR on x, 1 on eps: L_simple of Ho et al. 2020. With zero terminal SNR the last level is not trained.
 
     Example:
       >>> eps()(0.25, 0.75)
@@ -72,7 +72,7 @@ def v() -> Weighting:
 
 
 def velocity() -> Weighting:
-    """Returns 1 on the velocity eps - x0, (sqrt(SNR) + 1)^2 on x: flow matching's (Lipman et al. 2023).
+    """Returns 1 on the velocity eps - x0, (sqrt(SNR) + 1)^2 on x: flow matching (Lipman et al. 2023).
 
     Example:
       >>> float(velocity()(0.25, 0.25))

@@ -1,11 +1,11 @@
-"""A small classifier that the project trains on a data set itself, and what it says of other images.
+"""A small classifier that the project trains on each data set, for metrics of other images.
 
-Its features stand where others use an Inception network: no download, and any size or kind of image. Figures made
-with it compare only with each other, on the same data set and recipe, and must say so in their name. Trained once
-for each data set, from a fixed seed, then kept in the cache.
+Its features replace those of an Inception network: it needs no download and accepts images of any size or kind.
+Metrics based on it are comparable only for the same data set and recipe, and their names must include it. It is
+trained once per data set, from a fixed seed, and kept in the cache.
 
-Where a set has no labels, the classifier tells how far an image was turned (Gidaris et al. 2018), for which it has to
-know what is in it. It gives features then, and says nothing of classes.
+If a set has no labels, the classifier predicts by how much an image was rotated (Gidaris et al. 2018), a task that
+requires recognising its content. It then provides features, but no classes.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from gen_jax.data.dataset import Batches, Dataset
 from gen_jax.method import Array, DataSpec, PyTree
 
 NUM_FEATURES = 64
-_MAX_CHUNK, _CHUNK_VALUES = 1_000, 2**24  # images a call, and pixel values, at most
+_MAX_CHUNK, _CHUNK_VALUES = 1_000, 2**24  # images and pixel values per call, at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that decides the classifier besides the data; a part of its key in the cache.
+    """Everything that determines the classifier besides the data; part of its key in the cache.
 
     Attributes:
-      version: raise it when the network or its training changes.
+      version: increase it when the network or its training changes.
       num_steps: of Adam, one cycle of the learning rate (Smith and Topin 2018).
       batch_size: images.
       learning_rate: at its peak.
-      max_shift: pixels by which a batch is shifted at random: the only augmentation that suits digits and photos.
+      max_shift: maximum random shift of a batch in pixels: the only augmentation that suits digits and photos alike.
     """
 
     version: int = 1
@@ -60,7 +60,7 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, image: Array) -> tuple[Array, Array]:
         x = image.astype(jnp.float32) / 255
-        while max(x.shape[1:3]) > 32:  # larger images cost more than they tell
+        while max(x.shape[1:3]) > 32:  # larger images cost more than they gain
             x = nn.avg_pool(x, (2, 2), (2, 2), "SAME", count_include_pad=False)
         x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % 4), (0, -x.shape[2] % 4), (0, 0)))
         # Convolutions written as matrix products: on a CPU they train in two thirds of the time.
@@ -77,8 +77,8 @@ class Classifier:
     Attributes:
       params: of `Network`.
       num_classes: K.
-      test_accuracy: on the test split, or NaN where the set has none.
-      of_turns: whether its classes are turns, since the set has no labels.
+      test_accuracy: on the test split, or NaN if the set has none.
+      of_turns: whether its classes are rotations, because the set has no labels.
       train_features: of the training images, f32 [N, 64].
     """
 
@@ -103,7 +103,7 @@ class Classifier:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Eight hex digits of its weights: figures of two classifiers do not compare."""
+        """Eight hex digits of its weights: metrics of two classifiers are not comparable."""
         arrays: Any = flax.traverse_util.flatten_dict(self.params, sep=".")
         return cache.fingerprint(arrays)[:8]
 
@@ -112,9 +112,9 @@ def train(data: Dataset, cache_dir: str = "", recipe: Recipe | None = None) -> C
     """Returns the classifier of a data set: from the cache, or trained now (well under a minute for MNIST).
 
     Args:
-      data: of pictures, bytes.
+      data: pictures as bytes.
       cache_dir: as in the config; "" for the user's.
-      recipe: None for the default one. Figures of two recipes do not compare.
+      recipe: None for the default one. Metrics of two recipes are not comparable.
     """
     spec, recipe = data.spec, recipe or Recipe()
     of_turns = not has_classes(spec)
@@ -139,7 +139,7 @@ def train(data: Dataset, cache_dir: str = "", recipe: Recipe | None = None) -> C
 
 
 def _guesses(classifier: Classifier, test: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what the classifier takes test images for, and what they are; turned ones a few at a time."""
+    """Returns the predicted and the true classes of the test images; rotated images are processed in chunks."""
     images = test["image"]
     if not classifier.of_turns:
         return classifier.probabilities(images).argmax(axis=1), test["label"]
@@ -151,12 +151,12 @@ def _guesses(classifier: Classifier, test: dict[str, Any]) -> tuple[np.ndarray, 
 
 
 def has_classes(spec: DataSpec) -> bool:
-    """Returns whether a set has classes that can be told apart: one class alone says nothing of an image."""
+    """Returns whether a set has several classes: a single class carries no information."""
     return (spec.num_classes or 0) > 1
 
 
 def num_turns(height: int, width: int) -> int:
-    """Returns how many ways an image can be turned without changing its shape.
+    """Returns how many rotations preserve the shape of an image.
 
     Example:
       >>> num_turns(64, 64), num_turns(9, 12)
@@ -166,7 +166,7 @@ def num_turns(height: int, width: int) -> int:
 
 
 def turn(image: Array, label: Array | np.ndarray) -> Array:
-    """Returns images [B, H, W, C] turned, each by `label` [B] of the `num_turns` steps to a whole turn.
+    """Returns images [B, H, W, C], each rotated by `label` [B] of the `num_turns` steps of a full turn.
 
     Example:
       >>> turn(jnp.arange(8).reshape(2, 2, 2, 1), jnp.array([0, 1]))[..., 0].tolist()
@@ -178,7 +178,7 @@ def turn(image: Array, label: Array | np.ndarray) -> Array:
 
 
 def confident_share(probabilities: np.ndarray, threshold: float = 0.9) -> float:
-    """Returns the share of images whose likeliest class has more than `threshold`; `probabilities` [N, K].
+    """Returns the share of images whose most likely class has a probability above `threshold`; `probabilities` [N, K].
 
     Example:
       >>> confident_share(np.array([[0.95, 0.05], [0.6, 0.4]]))
@@ -188,7 +188,7 @@ def confident_share(probabilities: np.ndarray, threshold: float = 0.9) -> float:
 
 
 def class_histogram(probabilities: np.ndarray) -> np.ndarray:
-    """Returns the share of images, f64 [K], that each class is the likeliest of; `probabilities` [N, K].
+    """Returns the share of images for which each class is the most likely, f64 [K]; `probabilities` [N, K].
 
     Example:
       >>> class_histogram(np.array([[0.7, 0.3, 0.0], [0.6, 0.4, 0.0], [0.1, 0.9, 0.0], [0.8, 0.2, 0.0]])).tolist()
@@ -244,16 +244,16 @@ def _neighbourhoods(x: Array) -> Array:
 
 
 def _shift(image: Array, most: int, key: Array) -> Array:
-    """Returns the images [B, H, W, C] moved by one random offset of at most `most` pixels; edges are repeated."""
+    """Returns the images [B, H, W, C] shifted by one random offset of at most `most` pixels; edges are repeated."""
     padded = jnp.pad(image, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
     row, column = jax.random.randint(key, (2,), 0, 2 * most + 1)
     return jax.lax.dynamic_slice(padded, (0, row, column, 0), image.shape)
 
 
 def _apply(params: PyTree, num_classes: int, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields probabilities [n, K] and features [n, 64], a chunk of images at a time.
+    """Yields probabilities [n, K] and features [n, 64] of one chunk of images at a time.
 
-    The last chunk is padded: one compilation whatever the number of images.
+    The last chunk is padded, so that one compilation suffices for any number of images.
     """
     forward, size = _compiled(num_classes), _chunk(images)
     for start in range(0, len(images), size):
@@ -265,7 +265,7 @@ def _apply(params: PyTree, num_classes: int, images: np.ndarray) -> Iterator[tup
 
 
 def _chunk(images: np.ndarray) -> int:
-    """How many images are looked at in one call: the fewer, the larger they are."""
+    """The number of images per call: the larger the images, the fewer."""
     return max(1, min(_MAX_CHUNK, _CHUNK_VALUES // math.prod(images.shape[1:])))
 
 

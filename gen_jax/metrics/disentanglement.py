@@ -1,13 +1,12 @@
-"""How well each factor of variation stands in a latent of its own: MIG, SAP, DCI and the FactorVAE score.
+"""Disentanglement, how well single latents capture single factors of variation: MIG, SAP, DCI and the FactorVAE score.
 
-`measure` takes them all of a data set's codes, by name and protocol; the functions below it one each.
+`measure` computes all of them for the codes of a data set, by name and protocol; each function below it computes one.
 
-All take mean codes, one row an image, and the factors that the image was drawn with, as whole numbers. The protocol
-is that of Locatello et al. 2019 where nothing else is said: 10,000 rows, 5,000 more to test on. A factor that does not
-vary is left out: nothing can be known of it. None depends on the order of the latents, nor on their signs beyond
-rounding.
+All use mean codes, one row per image, and the factors that the image was rendered with, as whole numbers. Unless noted
+otherwise, the protocol is that of Locatello et al. 2019: 10,000 rows, and 5,000 more for testing. A factor that does
+not vary is left out. No metric depends on the order of the latents, nor, up to rounding, on their signs.
 
-SAP and DCI take scikit-learn, which is imported when they are called.
+SAP and DCI need scikit-learn, which is imported when they are called.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def require_factors(spec: DataSpec) -> tuple[int, ...]:
     """Returns the number of values of each factor of a data set.
 
     Raises:
-      UserError: its factors are not known.
+      UserError: its factors are unknown.
 
     Example:
       >>> require_factors(DataSpec("mnist", (28, 28, 1), 60_000))
@@ -47,18 +46,18 @@ def measure(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Returns the measures of a code by their names, which say the protocol: MIG and SAP by correlation, or all.
+    """Returns the metrics of a code by name, which includes the protocol: MIG and SAP by correlation, or all.
 
-    Of a small set at most two thirds of the rows are for training, and the rest for testing.
+    For a small set, at most two thirds of the rows are used for training, and the rest for testing.
 
     Args:
-      codes_of: from the numbers [n] of examples to their mean codes [n, Z].
+      codes_of: from the indices [n] of examples to their mean codes [n, Z].
       factors: of all examples, whole numbers [N, F].
       factor_sizes: number of values of each factor.
-      num_codes: rows drawn at random; half as many more to test on. Also the votes of the FactorVAE score.
-      thorough: also what takes minutes and scikit-learn: SAP, DCI; and the FactorVAE score.
-      seed: of what is drawn.
-      say: takes a line for the user about what was left out, and why.
+      num_codes: rows drawn at random; half as many more for testing. Also the votes of the FactorVAE score.
+      thorough: also compute SAP and DCI, which take minutes and need scikit-learn, and the FactorVAE score.
+      seed: of all draws.
+      say: receives a line for the user about each metric that was left out, and why.
 
     Example:
       >>> factors = np.array([[i, j] for i in range(4) for j in range(5)])
@@ -83,7 +82,7 @@ def measure(
         say(f"left out: {error}")
     row_of = _row_of_every_combination(np.asarray(factors), factor_sizes)
     if row_of is None:
-        say("left out: the FactorVAE score takes images of any combination of factors, and the set lacks some")
+        say("left out: the FactorVAE score needs an image of every combination of factors, and the set lacks some")
         return values
 
     def codes_of_factors(wanted: np.ndarray) -> np.ndarray:
@@ -95,14 +94,14 @@ def measure(
 
 
 def _row_of_every_combination(factors: np.ndarray, factor_sizes: tuple[int, ...]) -> np.ndarray | None:
-    """The number of an example with each combination of factors, [*factor_sizes], or None where there is not each."""
+    """The index of an example for each combination of factors, [*factor_sizes], or None if one is missing."""
     rows = np.full(factor_sizes, -1)
     rows[tuple(factors.T)] = np.arange(len(factors))
     return None if (rows < 0).any() else rows
 
 
 def named(measure: str, **protocol: int) -> str:
-    """Returns a measure's name with what it must be known with.
+    """Returns a metric's name with its protocol.
 
     Example:
       >>> named("mig", bins=20, samples=10_000)
@@ -112,7 +111,7 @@ def named(measure: str, **protocol: int) -> str:
 
 
 def discretise(codes: np.ndarray, bins: int = 20) -> np.ndarray:
-    """Returns the bins i64 [N, Z] of codes [N, Z]: equally wide, from a code's smallest value to its largest.
+    """Returns the bins i64 [N, Z] of codes [N, Z]: equally wide, from a latent's smallest value to its largest.
 
     Example:
       >>> discretise(np.array([[0.0, 7.0], [0.4, 7.0], [1.0, 7.0]]), bins=2).tolist()
@@ -125,7 +124,7 @@ def discretise(codes: np.ndarray, bins: int = 20) -> np.ndarray:
 
 
 def entropy(values: np.ndarray) -> float:
-    """Returns the entropy in nats of the values in [N], by their shares.
+    """Returns the empirical entropy in nats of values [N].
 
     Example:
       >>> round(entropy(np.array([0, 0, 1, 2])), 6)  # 1.5 bits
@@ -136,7 +135,7 @@ def entropy(values: np.ndarray) -> float:
 
 
 def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the mutual information in nats of whole numbers [N] and [N], by the shares of their pairs.
+    """Returns the empirical mutual information in nats of whole numbers [N] and [N].
 
     Example:
       >>> round(mutual_information(np.array([0, 0, 1, 1]), np.array([5, 5, 7, 7])), 6)  # log 2
@@ -151,7 +150,7 @@ def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def active_units(means: np.ndarray, threshold: float = 0.01) -> int:
-    """Returns how many latents vary with the data: the variance of their mean codes is above `threshold`.
+    """Returns the number of latents that vary with the data: the variance of their mean codes is above `threshold`.
 
     Args:
       means: [N, Z], mean codes of N images.
@@ -167,9 +166,9 @@ def active_units(means: np.ndarray, threshold: float = 0.01) -> int:
 def mig(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> float:
     """Returns the mutual information gap (Chen et al. 2018, equation 6), in [0, 1].
 
-    A factor's gap is the difference of the two largest mutual informations that a latent has with it, over the
-    factor's entropy; MIG is their mean. A factor of more values than there are bins cannot reach 1. Chen et al. take
-    mutual information from samples of q(z | x) over the whole set instead: the figures do not compare.
+    A factor's gap is the difference between the two largest mutual informations of a latent with it, divided by the
+    factor's entropy; MIG is the mean gap. A factor with more values than bins cannot reach 1. Chen et al. estimate
+    mutual information from samples of q(z | x) over the whole set instead, so the values are not comparable.
 
     Args:
       codes: [N, Z].
@@ -195,16 +194,16 @@ def mig(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> float:
 def sap(
     codes: np.ndarray, factors: np.ndarray, test_codes: np.ndarray, test_factors: np.ndarray, seed: int = 0
 ) -> float:
-    """Returns the separated attribute predictability (Kumar et al. 2018), each factor taken as classes.
+    """Returns the separated attribute predictability (Kumar et al. 2018), with factors treated as classes.
 
-    A factor's gap is the difference of the accuracies of the two latents that foretell it best, each by a linear SVM
-    (C = 0.01, classes balanced); SAP is their mean. Even of a perfect code it is below 1: the second latent is right
-    as often as chance is, and one line separates no three classes.
+    A factor's gap is the difference between the accuracies of the two latents that predict it best, each with a linear
+    SVM (C = 0.01, balanced classes); SAP is the mean gap. Even for a perfect code it is below 1: the second latent
+    reaches chance level, and a linear classifier on one latent cannot separate three classes.
 
     Args:
-      codes: [N, Z]; classifiers are fitted to these.
+      codes: [N, Z], for fitting.
       factors: whole numbers [N, F].
-      test_codes: [M, Z]; they are judged by these.
+      test_codes: [M, Z], for testing.
       test_factors: [M, F].
       seed: of the solver.
 
@@ -223,7 +222,7 @@ def sap(
 
 
 def sap_correlation(codes: np.ndarray, factors: np.ndarray) -> float:
-    """Returns SAP with each factor taken as a number: by squared correlations instead of accuracies, in [0, 1].
+    """Returns SAP with factors treated as numbers: it uses squared correlations instead of accuracies, in [0, 1].
 
     Example:
       >>> factors = np.array([[i, j] for i in range(4) for j in range(5)])
@@ -246,15 +245,15 @@ def dci(
 ) -> dict[str, float]:
     """Returns `disentanglement`, `completeness` and `informativeness` (Eastwood & Williams 2018), each in [0, 1].
 
-    Boosted trees foretell each factor from all latents; see `disentanglement` and `completeness` for what is made of
-    the importance of each latent for each factor. Informativeness is the mean accuracy on the test rows.
+    Boosted trees predict each factor from all latents; `disentanglement` and `completeness` are computed from the
+    importance of each latent for each factor. Informativeness is the mean accuracy on the test rows.
 
     Args:
-      codes: [N, Z]; the trees are fitted to these.
+      codes: [N, Z], for fitting.
       factors: whole numbers [N, F].
-      test_codes: [M, Z]; they are judged by these.
+      test_codes: [M, Z], for testing.
       test_factors: [M, F].
-      num_trees: of each class of a factor.
+      num_trees: per class of a factor.
       seed: of the trees.
 
     Raises:
@@ -275,10 +274,10 @@ def dci(
 
 
 def disentanglement(importance: np.ndarray) -> float:
-    """Returns 1 where each latent that is of use is so for one factor alone, 0 where for all of them alike.
+    """Returns 1 if each useful latent is important for one factor only, 0 if it is equally important for all factors.
 
-    The mean over latents of 1 - H(their shares of importance), in units of the largest entropy there can be, weighted
-    by importance.
+    It is the mean over latents of 1 - H(their shares of importance), with H relative to the largest possible entropy,
+    weighted by importance.
 
     Args:
       importance: [Z, F], at least 0.
@@ -295,7 +294,7 @@ def disentanglement(importance: np.ndarray) -> float:
 
 
 def completeness(importance: np.ndarray) -> float:
-    """Returns 1 where each factor is foretold from one latent alone, 0 where from all of them alike.
+    """Returns 1 if each factor is predicted from one latent only, 0 if from all latents equally.
 
     It is `disentanglement` with latents and factors exchanged.
 
@@ -318,18 +317,18 @@ def factor_vae_score(
 ) -> float:
     """Returns the accuracy of the FactorVAE score (Kim & Mnih 2018, section 4), in [0, 1]; chance is about 1 / F.
 
-    A batch has one factor fixed and the others drawn; its vote is the latent that varies least, measured by its
-    variance over all images. Which factor was fixed is foretold by the factor that the latent was most often voted
-    for with. Latents with a standard deviation of `threshold` or less over all images take no part. A latent keeps
-    its number then: the released code numbers those that are left, and so mixes latents up.
+    In a batch, one factor is fixed and the others are drawn. The batch votes for the latent with the smallest variance
+    relative to its variance over all images. The predicted factor is the one for which this latent received the most
+    votes. Latents with a standard deviation of `threshold` or less over all images are excluded. The other latents
+    keep their indices; the released code renumbers them, and so mixes latents up.
 
     Args:
-      codes_of: from factors [n, F] to codes [n, Z] of images drawn with them; called once, for all.
+      codes_of: from factors [n, F] to codes [n, Z] of images with these factors; called once, for all images.
       factor_sizes: number of values of each factor.
-      num_votes: votes that the classifier is made of.
-      num_test_votes: votes that judge it.
-      batch_size: images of a vote.
-      num_global: images that the variance over all images is taken of, rounded up to whole batches.
+      num_votes: votes that form the classifier.
+      num_test_votes: votes that test it.
+      batch_size: images per vote.
+      num_global: images for the variance over all images, rounded up to whole batches.
       threshold: a standard deviation.
       seed: of all draws.
 
@@ -364,13 +363,13 @@ def factor_vae_score(
     relative = np.var(codes[num_everywhere:], axis=1) / np.where(active, variance, 1)
     vote = np.argmin(np.where(active, relative, np.inf), axis=1)
 
-    table = np.zeros((len(variance), len(sizes)), np.int64)  # how often each latent was voted for with each factor
+    table = np.zeros((len(variance), len(sizes)), np.int64)  # votes for each latent with each factor fixed
     np.add.at(table, (vote[:num_votes], fixed[:num_votes]), 1)
     return float(np.mean(table.argmax(axis=1)[vote[num_votes:]] == fixed[num_votes:]))
 
 
 def _gap(values: np.ndarray) -> float:
-    """The difference of the two largest; a lone value is its own gap."""
+    """The difference between the two largest values; a single value is its own gap."""
     second, first = np.sort(np.append(values, 0.0))[-2:]
     return first - second
 
@@ -384,7 +383,7 @@ def _varying(factors: np.ndarray) -> np.ndarray:
 
 
 def _pairs(factors: np.ndarray, test_factors: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Each factor that varies in the first rows, beside its test rows."""
+    """Each factor that varies in the first rows, paired with its test rows."""
     factors, test_factors = np.asarray(factors), np.asarray(test_factors)
     varies = (factors != factors[:1]).any(axis=0)
     return list(zip(_varying(factors).T, test_factors[:, varies].T, strict=True))
@@ -394,4 +393,4 @@ def _scikit(module: str) -> Any:
     try:
         return importlib.import_module(f"sklearn.{module}")
     except ImportError:
-        raise UserError('SAP and DCI take scikit-learn: pip install "gen-jax[disentanglement]"') from None
+        raise UserError('SAP and DCI need scikit-learn: pip install "gen-jax[disentanglement]"') from None

@@ -1,8 +1,8 @@
-"""The Frechet distance between two sets of features, each taken as a Gaussian (Dowson and Landau 1982).
+"""The Frechet distance between two sets of features, each modelled as a Gaussian (Dowson and Landau 1982).
 
-On the features of an Inception network this is FID (Heusel et al. 2017); on those of another network it is not,
-and must carry another name. Everything is float64 and centred before it is multiplied: in float32, with
-E[xx'] - mm', a feature mean of 1,000 turns a distance of 0.4 into -21.
+On the features of an Inception network this is FID (Heusel et al. 2017); on the features of another network it is
+not, and must have another name. Everything is computed in float64 and centred before it is multiplied: in float32,
+with E[xx'] - mm', a feature mean of 1,000 turns a distance of 0.4 into -21.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def gaussian(features: np.ndarray) -> Gaussian:
     """Returns the mean and the (unbiased) covariance of `features` [N, D].
 
     Raises:
-      UserError: N <= D, where the covariance is singular and the distance mostly noise.
+      UserError: N <= D: the covariance would be singular and the distance mostly noise.
 
     Example:
       >>> gaussian(np.array([[0.0], [1.0], [5.0]])).cov.tolist()
@@ -36,7 +36,7 @@ def gaussian(features: np.ndarray) -> Gaussian:
     if num_samples <= num_features:
         raise UserError(
             f"{num_samples} samples are too few for a Frechet distance on {num_features} features: "
-            f"take more than {num_features}"
+            f"use more than {num_features}"
         )
     mean = features.mean(axis=0)
     centred = features - mean
@@ -46,8 +46,8 @@ def gaussian(features: np.ndarray) -> Gaussian:
 def distance(a: Gaussian, b: Gaussian) -> float:
     """Returns |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2).
 
-    The product stands in its symmetric form, whose eigenvalues are real and at least 0 but for rounding, which is
-    clipped: the root of C1 C2 itself turns complex where a covariance is singular.
+    The product is written in its symmetric form, whose eigenvalues are real and, up to rounding errors that are
+    clipped, at least 0. The root of C1 C2 itself becomes complex if a covariance is singular.
 
     Example:
       >>> round(distance(Gaussian(np.zeros(1), np.eye(1)), Gaussian(np.ones(1), 4 * np.eye(1))), 12)
@@ -62,7 +62,7 @@ def distance(a: Gaussian, b: Gaussian) -> float:
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
     """Returns the Frechet distance between two sets of features, [N, D] and [M, D].
 
-    It is biased upwards by about (1/N + 1/M) D (D + 5) / 4 for features of unit variance: compare only distances of
+    It is biased upwards by about (1/N + 1/M) D (D + 5) / 4 for features of unit variance: compare only distances with
     equal N and M.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Log-likelihoods of images in the unit in which they are compared."""
+"""Log-likelihoods of images in bits per dimension, the usual unit for comparisons."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Nats = TypeVar("Nats", float, Array)
 
 
 def bits_per_dim(nats: Nats, num_dims: int, grey_values: float = 1.0) -> Nats:
-    """Returns a negative log-likelihood in bits a dimension, on the scale of grey values 0..255.
+    """Returns a negative log-likelihood in bits per dimension, on the scale of grey values 0..255.
 
     Args:
       nats: of an image: -log of a probability, or of a density.
-      num_dims: values of an image, H W C.
-      grey_values: as many as a step of one on the scale of a density: 255 for values in [0, 1], 127.5 for values in
+      num_dims: number of values of an image, H W C.
+      grey_values: number of grey values per unit of the density's scale: 255 for values in [0, 1], 127.5 for values in
         [-1, 1]. 1 for the probability of bytes.
 
     Example:

@@ -1,8 +1,8 @@
-"""How many modes of a known mixture a generator found, how well, and how evenly.
+"""Mode coverage on a known mixture: how many modes a generator found, how precisely, and how evenly.
 
-The measures of mode collapse on mixtures of Gaussians in the plane, where each mode's centre and spread are known
-(Srivastava et al. 2017; Lin et al. 2018). A point belongs to the nearest centre, and is good where that centre is at
-most three standard deviations away, in Euclidean distance: 98.9% of a mixture's own points in the plane are.
+These are the metrics of mode collapse on mixtures of Gaussians in the plane, with known centres and spreads
+(Srivastava et al. 2017; Lin et al. 2018). A point belongs to the nearest centre, and is good if that centre is at
+most three standard deviations away in Euclidean distance, as are 98.9% of a mixture's own points in the plane.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 from gen_jax.metrics.precision_recall import nearest
 
 GOOD_SIGMAS = 3.0
-MIN_POINTS = 20  # good ones that cover a mode
+MIN_POINTS = 20  # good points needed to cover a mode
 
 
 class Scores(NamedTuple):
-    """What `scores` finds.
+    """The result of `scores`.
 
     Attributes:
       covered: number of modes with at least `MIN_POINTS` good points.
       good: share of points that are good.
-      reverse_kl: KL(shares of the points || equal shares) over modes, in nats; 0 where all modes get as many points,
-        log K where one gets all.
+      reverse_kl: KL(shares of the points || equal shares) over modes, in nats; 0 if all modes have equally many points,
+        log K if one mode has them all.
     """
 
     covered: int
@@ -33,10 +33,10 @@ class Scores(NamedTuple):
 
 
 def scores(points: np.ndarray, centres: np.ndarray, sigma: float, min_points: int = MIN_POINTS) -> Scores:
-    """Returns how `points` [N, D] lie around `centres` [K, D] of Gaussians of standard deviation `sigma`.
+    """Returns the scores of `points` [N, D] for Gaussians with `centres` [K, D] and standard deviation `sigma`.
 
-    The reverse KL counts every point, good or not. Of points drawn evenly from the mixture itself it is about
-    (K - 1) / (2 N), not 0. Points that are not finite are neither good nor counted anywhere.
+    The reverse KL counts every point, good or not. For points drawn from the mixture itself, with equal weights, it is
+    about (K - 1) / (2 N), not 0. Points that are not finite are not good, and belong to no mode.
 
     Example:
       >>> centres = np.array([[0.0, 0.0], [2.0, 0.0]])

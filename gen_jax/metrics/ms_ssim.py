@@ -1,13 +1,14 @@
-"""Multi-scale structural similarity (Wang, Simoncelli & Bovik 2003), and how alike the images of one class are.
+"""Multi-scale structural similarity (Wang, Simoncelli & Bovik 2003), and the similarity of images within a class.
 
-The similarity of two pictures is 1 where they are equal, whatever they show. Within a class it tells a generator that
-varies from one that repeats itself (Odena et al. 2017): the lower, the more diverse. It compares nothing but pixels in
-place, so shifts count as variety, and noise does too: set it beside that of real images, and beside their quality.
+The similarity of two equal pictures is 1, whatever they show. Within a class it distinguishes a generator that varies
+from one that repeats itself (Odena et al. 2017): the lower, the more diverse. It compares only pixels at the same
+position, so shifts and noise count as variety: compare it with the value of real images, and consider image quality.
 
-As the paper has it: windows of 11 x 11 pixels with Gaussian weights (sigma 1.5) that lie wholly inside, K1 = 0.01,
-K2 = 0.03, means over windows at each scale, five scales whose weights were fitted to what people see. A scale smaller
-than the window has no value, so that five need a side of 161 pixels. Small pictures get fewer scales, with the first of
-the weights divided by their sum: another measure, whose name says so. Only equal numbers of scales compare.
+As in the paper: windows of 11 x 11 pixels with Gaussian weights (sigma 1.5) that lie completely inside the image,
+K1 = 0.01, K2 = 0.03, means over windows at each scale, five scales with weights fitted to human perception. A scale
+smaller than the window has no value, so five scales need a side of 161 pixels. Small pictures get fewer scales, with
+the first weights normalised to sum to 1. This is a different metric, and the number of scales is part of its name: only
+values with equal numbers of scales are comparable.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Similarity(NamedTuple):
 
     Attributes:
       mean: over all pairs.
-      standard_error: of the mean; pairs share images, so it is a little too small.
-      by_class: mean over the pairs of each class, f64 [K]; NaN where a class has no two images.
+      standard_error: of the mean; slightly too small, because pairs share images.
+      by_class: mean over the pairs of each class, f64 [K]; NaN if a class has fewer than two images.
     """
 
     mean: float
@@ -38,10 +39,10 @@ class Similarity(NamedTuple):
 
 
 def num_scales(height: int, width: int) -> int:
-    """Returns how many scales a picture has: each needs a side of 11 pixels, and halves (rounded up) the one before.
+    """Returns the number of scales of a picture. Each needs a side of 11 pixels, and halves (rounded up) the previous.
 
     Raises:
-      ValueError: not even one.
+      ValueError: not even one scale is possible.
 
     Example:
       >>> [num_scales(side, side) for side in (20, 28, 32, 64, 160, 161, 512)]
@@ -56,7 +57,7 @@ def num_scales(height: int, width: int) -> int:
 
 
 def protocol(height: int, width: int, num_pairs: int) -> str:
-    """Returns what must be known with a value of `within_class`, for its name.
+    """Returns the protocol of `within_class`, as part of the metric's name.
 
     Example:
       >>> protocol(28, 28, 100)
@@ -68,13 +69,13 @@ def protocol(height: int, width: int, num_pairs: int) -> str:
 def ms_ssim(a: np.ndarray, b: np.ndarray, value_range: float = 255.0) -> np.ndarray:
     """Returns the similarity of pairs of pictures, f64 [N] in [0, 1]: the mean over their channels.
 
-    The product over scales j of contrast_j^w_j, and at the last of (luminance contrast)^w, each first averaged over
-    windows; what is negative then counts as 0, for it has no fractional power.
+    It is the product over scales j of contrast_j^w_j, and of (luminance contrast)^w at the last scale, each averaged
+    over windows first. Negative averages count as 0, because they have no fractional power.
 
     Args:
       a: [N, H, W, C].
       b: the same shape.
-      value_range: largest minus smallest value that a pixel may have.
+      value_range: the largest possible pixel value minus the smallest.
 
     Raises:
       ValueError: pictures smaller than the window.
@@ -87,7 +88,7 @@ def ms_ssim(a: np.ndarray, b: np.ndarray, value_range: float = 255.0) -> np.ndar
     shape = np.shape(a)
     scales = num_scales(*shape[1:3])
     weights = np.array(WEIGHTS[:scales]) / sum(WEIGHTS[:scales])
-    # Channels are pictures of their own from here on: [N C, H, W].
+    # From here on, each channel is a separate picture: [N C, H, W].
     x, y = (np.moveaxis(np.asarray(each, np.float64), -1, 1).reshape(-1, *shape[1:3]) for each in (a, b))
     result = np.ones(len(x))
     for scale, weight in enumerate(weights):
@@ -106,8 +107,8 @@ def within_class(
     Args:
       images: [N, H, W, C].
       labels: i32 [N].
-      num_pairs: of each class that has two images; a pair may come twice.
-      seed: of the pairs, which depend on it and on `labels` alone.
+      num_pairs: per class with at least two images; a pair may occur twice.
+      seed: of the pairs, which depend only on it and on `labels`.
       value_range: as in `ms_ssim`.
 
     Raises:
@@ -137,7 +138,7 @@ def within_class(
 
 
 def _pairs(rows: np.ndarray, num_pairs: int, seed: int, label: int) -> np.ndarray:
-    """Returns random pairs of different rows, i64 [num_pairs, 2]; none of fewer than two."""
+    """Returns random pairs of different rows, i64 [num_pairs, 2]; no pairs if there are fewer than two rows."""
     if len(rows) < 2:
         return np.empty((0, 2), np.int64)
     raw = np.random.Philox(np.random.SeedSequence([seed, label])).random_raw(2 * num_pairs).reshape(2, -1)
@@ -163,7 +164,7 @@ def _window() -> np.ndarray:
 
 
 def _blurred(x: np.ndarray) -> np.ndarray:
-    """The weighted mean over each window that lies inside: [N, H, W] -> [N, H - 10, W - 10], one axis at a time."""
+    """The weighted mean over each window inside the image: [N, H, W] -> [N, H - 10, W - 10], one axis at a time."""
     window = _window()
     for axis in (1, 2):
         length = x.shape[axis] - WINDOW + 1
@@ -172,7 +173,7 @@ def _blurred(x: np.ndarray) -> np.ndarray:
 
 
 def _halved(x: np.ndarray) -> np.ndarray:
-    """The mean of each 2 x 2 pixels: [N, H, W] -> [N, ceil(H / 2), ceil(W / 2)]; an odd edge is doubled."""
+    """The mean of each 2 x 2 pixels: [N, H, W] -> [N, ceil(H / 2), ceil(W / 2)]; an odd edge is repeated."""
     count, height, width = x.shape
     x = np.pad(x, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
     return x.reshape(count, -(-height // 2), 2, -(-width // 2), 2).mean(axis=(2, 4))

@@ -1,8 +1,8 @@
-"""Precision, recall, density and coverage: overlap of two sets of features by balls around their points.
+"""Precision, recall, density and coverage: the overlap of two sets of features, from balls around their points.
 
-A ball reaches from a point to its k-th nearest neighbour in the point's own set, itself left out, its edge
-included. Kynkaanniemi et al. 2019 (precision, recall; k = 3); Naeem et al. 2020 (density, coverage; k = 5).
-Also here: nearest neighbours, and the fixed rule by which a large reference set is thinned out.
+A closed ball reaches from a point to its k-th nearest neighbour in the same set, not counting the point itself.
+Kynkaanniemi et al. 2019 (precision, recall; k = 3); Naeem et al. 2020 (density, coverage; k = 5).
+Also here: nearest neighbours, and the deterministic subsampling of a large reference set.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-MAX_REFERENCE = 10_000  # images: distances of all pairs, so time grows with the square
+MAX_REFERENCE = 10_000  # images; the time for distances of all pairs grows quadratically
 
 _CHUNK_ENTRIES = 2**23  # distances held at a time: 64 MiB
 # Squared distances come from |a|^2 + |b|^2 - 2ab. On features centred in float64 their error is near 1e-15 of the
-# largest; with this margin "on the edge" does not depend on how a product is split into chunks.
+# largest; with this margin, "on the edge" does not depend on how a product is split into chunks.
 _MARGIN = 1e-12
 
 
 def thin(features: np.ndarray, num: int = MAX_REFERENCE) -> np.ndarray:
-    """Returns at most `num` rows of `features` [N, ...], spaced evenly: always the same ones.
+    """Returns at most `num` evenly spaced rows of `features` [N, ...]; always the same ones.
 
     Example:
       >>> thin(np.arange(10), 4).tolist()
@@ -31,12 +31,12 @@ def thin(features: np.ndarray, num: int = MAX_REFERENCE) -> np.ndarray:
 
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, float]:
-    """Returns precision (share of fakes within a ball of a real one) and recall (the other way round).
+    """Returns precision (share of fakes within a ball of a real one) and recall (share of reals within one of a fake).
 
     Args:
       real: features [N, D].
       fake: features [M, D].
-      k: the neighbour that sets a ball's radius; both sets need more than k points.
+      k: the neighbour that defines a ball's radius; both sets need more than k points.
 
     Example:
       >>> real, fake = np.array([[0.0], [1.0], [2.5], [4.5]]), np.array([[0.6], [2.4], [9.0], [9.5]])
@@ -75,8 +75,8 @@ def density_coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> tuple[fl
 def nearest(queries: np.ndarray, reference: Any, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Returns the k nearest rows of `reference` to each query, nearest first: indices i64 and distances f64, [Q, k].
 
-    Distances are Euclidean, on all axes but the first flattened; images (uint8) will do as well as features.
-    Of `reference` only length and slices are used: it is read in pieces.
+    Distances are Euclidean; all axes but the first are flattened, so images (uint8) work as well as features.
+    Only the length and slices of `reference` are used: it is read in pieces.
 
     Example:
       >>> index, distance = nearest(np.array([[0, 0]]), np.array([[9, 9], [3, 4], [0, 1]]), k=2)
@@ -109,7 +109,7 @@ def _centred(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _squared_radii(points: np.ndarray, k: int) -> np.ndarray:
     """Returns the squared distance [N] of each point to its k-th neighbour, widened by the margin."""
     if len(points) <= k:
-        raise ValueError(f"{len(points)} points have no {k}-th neighbour: take more than {k}")
+        raise ValueError(f"{len(points)} points have no {k}-th neighbour: use more than {k}")
     radii = np.empty(len(points))
     for rows, squared in _squared_distances(points, points):
         radii[rows] = np.partition(squared, k, axis=1)[:, k]  # number 0 is the point itself

@@ -220,11 +220,11 @@ def test_no_label_is_left_out_where_the_share_is_none(make):
 
 def test_who_never_saw_a_label_left_out_refuses_guidance(make):
     for scale in ("0.0", "2.0"):
-        with pytest.raises(UserError, match=rf"guidance is {float(scale):g}, but this model was told every label"):
+        with pytest.raises(UserError, match=rf"is {float(scale):g}, but this model was trained without label dropout"):
             make(f"--config.sample.guidance={scale}")
-        with pytest.raises(UserError, match="this model is told no labels: train one with"):
+        with pytest.raises(UserError, match="this model is not conditional: train one with"):
             make(f"--config.sample.guidance={scale}", "--config.diffusion.conditional=false")
-    with pytest.raises(UserError, match=r"label_drop is 0\.1, but the model is told no labels: use 0"):
+    with pytest.raises(UserError, match=r"label_drop is 0\.1, but the model is not conditional: use 0"):
         make(DROP, "--config.diffusion.conditional=false")
     make("--config.sample.guidance=1.0")
 

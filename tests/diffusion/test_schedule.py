@@ -406,7 +406,7 @@ def test_a_formula_refuses_what_it_has_not(name):
 
 @pytest.mark.parametrize(("least", "most"), [(0.0, 80.0), (-1.0, 80.0), (80.0, 0.002), (1.0, 1.0), (float("nan"), 1.0)])
 def test_noise_that_does_not_explode_is_refused(least, most):
-    with pytest.raises(method.UserError, match="they must be 0 < sigma_min < sigma_max$"):
+    with pytest.raises(method.UserError, match="they must satisfy 0 < sigma_min < sigma_max$"):
         schedule.variance_exploding(least, most)
 
 

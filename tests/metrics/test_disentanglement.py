@@ -162,7 +162,7 @@ def test_without_factors_or_scikit_learn_one_line_says_so(monkeypatch: pytest.Mo
     factors = _grid()
     for module, measure in (("svm", dis.sap), ("ensemble", dis.dci)):
         monkeypatch.setitem(sys.modules, f"sklearn.{module}", None)
-        with pytest.raises(UserError, match=r"^SAP and DCI take scikit-learn: pip install .*$"):
+        with pytest.raises(UserError, match=r"^SAP and DCI need scikit-learn: pip install .*$"):
             measure(factors, factors, factors, factors)
 
 
