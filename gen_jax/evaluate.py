@@ -24,7 +24,7 @@ NUM_NEIGHBOURS = 5
 
 def make_losses(
     config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh
-) -> Callable[[State], dict[str, tuple[float, float]]]:
+) -> Callable[[State], dict[str, tuple[float, float | None]]]:
     """Returns state -> {measure: (mean, standard error)} over `config.eval.num_examples` of the `held_out` examples.
 
     Sums are computed in float64. The dict is empty if the method evaluates nothing.
@@ -74,9 +74,9 @@ def _over_examples(
     return over_examples
 
 
-def _mean(values: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error."""
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+def _mean(values: np.ndarray) -> tuple[float, float | None]:
+    """Mean and its standard error, which a single value does not have."""
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def judge(

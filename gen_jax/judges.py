@@ -8,7 +8,7 @@ more images than there are is left out, and the reason is recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -232,7 +232,7 @@ def judge_by_classifier(config: Any, data: dataset.Dataset, samples: Samples) ->
         if not classifier.of_turns:
             asked = None if samples.labels is None else samples.labels[pair.samples]
             values |= _classified(fake, asked, real, None if pair.real is None else pair.real["label"])
-        protocol = _protocol(classifier, data.spec.name, samples, pair, len(against))
+        protocol = _protocol(classifier, data.spec.name, samples.made, pair, len(against), values)
         name = f"{name_of(classifier)}_{short(pair.num)}"
         rows += [metric(f"{measure}/{name}", *value[:2], protocol, *value[2:]) for measure, value in values.items()]
     judge = f"{name_of(classifier)} {classifier.digest}"
@@ -300,18 +300,23 @@ def _classified(
     }
 
 
-def _protocol(classifier: classifiers.Classifier, data: str, samples: Samples, pair: _Pair, against: int) -> str:
+def _protocol(
+    classifier: classifiers.Classifier, data: str, made: str, pair: _Pair, against: int, measured: Collection[str]
+) -> str:
+    """How the measures were taken: those that were, and no others."""
     accuracy = "" if np.isnan(classifier.test_accuracy) else f", test accuracy {classifier.test_accuracy:.2%}"
     task = f"of the rotations of images of {data}" if classifier.of_turns else f"of the classes of {data}"
     judge = f"a classifier {task} (weights {classifier.digest}{accuracy})"
-    return (
-        f"{pair.num:,} samples ({samples.made}), judged by {judge}. "
-        f"Frechet distance: its features, against all {len(classifier.train_features):,} training images; not FID. "
-        f"Precision, recall (k = 3), density, coverage (k = 5): against {against:,} training images. "
-        + ("" if classifier.of_turns else "Confident share: classified with a confidence above 0.9. ")
-        + ("" if samples.labels is None else "Class agreement: classified as the requested class. ")
-        + pair.reference
-    )
+    how = {
+        "frechet_distance": f"Frechet distance: its features, against all {len(classifier.train_features):,} training "
+        "images; not FID",
+        "precision": f"Precision and recall (k = 3): against {against:,} training images",
+        "density": f"Density and coverage (k = 5): against {against:,} training images",
+        "confident_share": "Confident share: classified with a confidence above 0.9",
+        "class_agreement": "Class agreement: classified as the requested class",
+    }
+    taken = [text for name, text in how.items() if name in measured]
+    return ". ".join([f"{pair.num:,} samples ({made}), judged by {judge}", *taken, pair.reference])
 
 
 def make_tracker(config: Any, data: dataset.Dataset) -> Callable[[np.ndarray], dict[str, float]] | None:

@@ -60,6 +60,9 @@ def test_a_folder_of_few_pictures(num, tmp_path, capsys):
     assert "nan" not in capsys.readouterr().out.lower().replace("nano", "")
     if num_train <= 64:
         assert reason in page
+        assert "Frechet distance: its features" not in page  # a protocol has what was measured, and no more
+    if num == 12:  # one test picture has no spread
+        assert {row["standard_error"] for row in report["metrics"] if row["name"].startswith("test_")} == {None}
     assert all(row["reference"] is None for row in report["metrics"])  # 70 samples, and a test split of 7 at most
 
 

@@ -23,6 +23,7 @@ from gen_jax.method import Figure, Scatter
 
 _MAX_ANIMATION = 700_000  # bytes, about, of one animation as PNG: a page should be small enough to mail
 _LARGE = 300  # pixels
+_NARROW = 100  # pixels, of a sheet of a few small images: over the whole page each pixel would be a tile
 _FEW_COLOURS = {1: 16, 3: 256}  # of an animation that is too large with all of them, by channels
 _MAX_COLUMNS = 16  # of labelled pictures that keep their columns; the style sheet has a rule for each
 
@@ -144,7 +145,9 @@ def picture(one: Figure) -> Html:
     elif one.kind == "strip" or one.labels:
         body = labelled(images, one.labels, one.title, one.columns if one.kind == "grid" else 0)
     else:
-        body = image(grid(images, one.columns), f"{one.title}: {len(images)} images", "pixels wide")
+        sheet = grid(images, one.columns)
+        size = "wide" if sheet.shape[1] > _NARROW else "narrow"
+        body = image(sheet, f"{one.title}: {len(images)} images", f"pixels {size}")
     return figure(body, one.title, one.caption)
 
 
