@@ -117,7 +117,7 @@ def check_run(config):
     methods.check(config)
     spec, whole = spec_of(config), methods.whole_stage(config)
     methods.make(config, spec, None if whole is None else methods.make_stage(whole, spec))
-    train._check_batch(config, parallel.make_mesh(config.num_devices or 1))
+    train.check_batch(config, parallel.make_mesh(config.num_devices or 1), goes_on=False)
 
 
 def check_main(argv):
