@@ -1,4 +1,4 @@
-# Everything that a newcomer needs: `make run`, `make test`. VENV and PYTHON can be set from outside.
+# Everything to get started: `make run`, `make test`. VENV and PYTHON can be set from outside.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,16 +10,16 @@ N ?= 100
 run: $(VENV)/.installed  ## train the main config (CONFIG=...), with samples, metrics and report
 	$(BIN)/python -m gen_jax.main --config=$(CONFIG)
 
-test: $(VENV)/.test  ## the fast tests, and every docstring's example
+test: $(VENV)/.test  ## the fast tests and all docstring examples
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(VENV)/.test  ## the tests that take longer
+test-slow: $(VENV)/.test  ## the slow tests
 	$(BIN)/python -m pytest -m slow
 
-torture: $(VENV)/.test  ## N runs of every method killed, resumed and compared with undisturbed ones
+torture: $(VENV)/.test  ## N runs of every method, killed, resumed and compared with uninterrupted runs
 	$(BIN)/python tests/torture.py --runs=$(N)
 
-bad-inputs: $(VENV)/.test  ## docs/bad_inputs.md anew: what a user may get wrong, and what is said
+bad-inputs: $(VENV)/.test  ## regenerate docs/bad_inputs.md: user mistakes and their error messages
 	$(BIN)/python tests/test_bad_inputs.py
 
 check: $(VENV)/.test  ## style, types
@@ -30,14 +30,14 @@ check: $(VENV)/.test  ## style, types
 smoke: $(VENV)/.installed  ## the smallest variant of every config, end to end
 	for config in configs/*.py; do $(BIN)/python -m gen_jax.main --config=$$config:tiny || exit 1; done
 
-bench: $(VENV)/.bench  ## train steps and sampler beside eager PyTorch; the loop, data and start-up
+bench: $(VENV)/.bench  ## train steps and sampler compared with eager PyTorch; the loop, data and start-up
 	$(BIN)/python -m benchmarks.ddpm
 	$(BIN)/python -m benchmarks.vae
 	$(BIN)/python -m benchmarks.gan
 	$(BIN)/python -m benchmarks.loop
 	$(BIN)/python -m benchmarks.dsprites
 
-clean:  ## removes the environment and caches of tools; runs/ stays
+clean:  ## remove the environment and tool caches; keep runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:

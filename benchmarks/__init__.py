@@ -1,1 +1,1 @@
-"""Speed and memory, beside peers. Nothing of the package imports this folder."""
+"""Benchmarks of speed and memory, compared with PyTorch. The package does not import this folder."""

@@ -1,10 +1,10 @@
-"""Train step and sampler of configs/ddpm_mnist.py beside the same network in eager PyTorch, in both its layouts.
+"""Train step and sampler of configs/ddpm_mnist.py compared with the same network in eager PyTorch, in both its layouts.
 
     python -m benchmarks.ddpm [--rounds=20]
 
-A train step is all of it: bytes to the model's range, noise, loss, gradients, clipping, Adam, moving average. Before
-anything is timed both networks must have the same number of parameters and the same output. Contenders alternate
-within one run, because only ratios from one machine at one time mean anything.
+A train step is complete: bytes to the model's range, noise, loss, gradients, clipping, Adam, moving average. Before the
+timing, a check ensures that both networks have the same number of parameters and the same output. Contenders alternate
+within one run, because only ratios from one machine at one time are meaningful.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gen_jax.method import DataSpec, State, labelled
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "ddpm_mnist.py"
 SPEC = DataSpec("mnist", (28, 28, 1), 60_000, labelled("0123456789"))
 SAMPLER_STEPS = 10
-# What the peer is written for; the network is the config's.
+# The values that the peer supports; the network is the config's.
 WORDS = [
     "--config.optimizer.name=adam",
     "--config.diffusion.prediction=v",
@@ -47,13 +47,13 @@ Calls = tuple[Callable[[], object], Callable[[], object]]  # train step, sampler
 
 
 def jax_calls(config: Any, state: State, images: np.ndarray, options: dict[str, Any]) -> Calls:
-    """Returns our two calls, compiled under `options`."""
+    """Returns our two calls, compiled with `options`."""
     method = methods.make(config, SPEC)
     batch = {"image": jnp.asarray(images), "index": jnp.arange(len(images))}
     keys = jax.random.split(jax.random.key(1), len(images))
     update = jax.jit(method.step, donate_argnums=0, compiler_options=options)
     draw = jax.jit(lambda state, keys: method.sample(state, keys, {}), compiler_options=options)
-    held = [jax.tree.map(jnp.copy, state)]  # the step gives its old state away
+    held = [jax.tree.map(jnp.copy, state)]  # the step donates its old state
 
     def step() -> object:
         held[0], scalars = update(held[0], batch)
@@ -96,7 +96,7 @@ def torch_calls(
 
 
 def check_equal(config: Any, params: Any, network: torch_unet.UNet, images: np.ndarray) -> str:
-    """Returns the sentence that both networks are the same, or raises an AssertionError."""
+    """Returns a sentence that both networks are equal, or raises an AssertionError."""
     x = (images / 127.5 - 1).astype(np.float32)
     time = np.linspace(0, 999, len(x), dtype=np.float32)
     fields = peer.fields_of(config.network, CHOICES["network"], UNet)
@@ -107,8 +107,8 @@ def check_equal(config: Any, params: Any, network: torch_unet.UNet, images: np.n
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train step and sampler beside eager PyTorch.")
-    parser.add_argument("--rounds", type=int, default=20, help=f"turns of {timing.CALLS_A_TURN} calls a contender")
+    parser = argparse.ArgumentParser(description="Train step and sampler compared with eager PyTorch.")
+    parser.add_argument("--rounds", type=int, default=20, help=f"turns per contender, {timing.CALLS_A_TURN} calls each")
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
     config = methods.override(methods.load(str(CONFIG))[2], WORDS)
@@ -117,7 +117,7 @@ def main() -> None:
     assert isinstance(schedule, Schedule)
     images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *SPEC.image_shape), np.uint8)
     state = parallel.init_state(methods.make(config, SPEC).init, 0, parallel.make_mesh(1), {}, {})
-    # The last layers of a young network are zero: random ones make the comparison of outputs mean something.
+    # The last layers of an untrained network are zero: random weights make the comparison of outputs meaningful.
     noisy = jax.tree.map(lambda p: p + 0.02 * np.random.default_rng(p.size).normal(size=p.shape), state.params)
     state = state.replace(params=jax.tree.map(jnp.float32, noisy), ema=jax.tree.map(jnp.float32, noisy))
 

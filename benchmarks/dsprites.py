@@ -1,8 +1,8 @@
-"""How fast dSprites is drawn, and whether its batches are there before the train step asks for them.
+"""Rendering speed of dSprites, and whether batches are ready before the train step needs them.
 
     python -m benchmarks.dsprites
 
-A batch is drawn by one thread; in the loop four threads draw ahead while the step runs.
+One thread renders a batch; in the loop, four threads prefetch while the step runs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NUM_DRAWN = 8192  # images
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dsprites", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10, help="turns of each contender, three calls each")
+    parser.add_argument("--rounds", type=int, default=10, help="turns per contender, three calls each")
     rounds = parser.parse_args().rounds
     config = methods.load(str(CONFIG))[2]
     data = dataset.load(config.data)
@@ -38,8 +38,8 @@ def main() -> None:
         rounds,
     )
     rows = [
-        ["images drawn a second, one thread", f"{NUM_DRAWN / seconds['draw']:,.0f}"],
-        [f"one batch of {config.batch_size}, with its order and its factors", f"{1000 * seconds['batch']:.2f} ms"],
+        ["images rendered per second, one thread", f"{NUM_DRAWN / seconds['draw']:,.0f}"],
+        [f"one batch of {config.batch_size}, with its order and factors", f"{1000 * seconds['batch']:.2f} ms"],
         ["train step of configs/beta_vae_dsprites.py", f"{1000 * seconds['step']:.1f} ms"],
         ["batch / step", f"{seconds['batch'] / seconds['step']:.1%}"],
     ]

@@ -1,16 +1,16 @@
-"""Train step of configs/dcgan_cats.py beside the same networks and the same game in eager PyTorch, in both its layouts.
+"""Train step of configs/dcgan_cats.py compared with the same networks and game in eager PyTorch, in both its layouts.
 
     python -m benchmarks.gan [--rounds=20]
 
-A train step is all of it: bytes to [-1, 1], z drawn, one forward pass of the generator, the discriminator's passes over
+A train step is complete: bytes to [-1, 1], random z, one forward pass of the generator, the discriminator's passes over
 real and over generated images, its loss, gradients and Adam; then its pass over the same generated images with its new
 weights, the generator's loss, gradients and Adam, and the moving average of weights and running averages. Both sides do
-each of these, PyTorch with its fused and foreach forms. Ours alone returns the norms of both gradients and the mean
-scores; PyTorch draws z from one generator, ours draws it for each example; PyTorch's running variances are the unbiased
-ones, which training does not read. Before anything is timed both networks must have the same numbers of parameters and
-the same outputs in training. Contenders alternate within one run, because only ratios from one machine at one time mean
-anything; and only on a machine without other work: beside it PyTorch's threads wait for each other in every layer, and
-the ratio says little of the two.
+all of this, PyTorch with its fused and foreach forms. Only ours returns the norms of both gradients and the mean
+scores; PyTorch draws z from one generator, ours draws it per example; PyTorch's running variances are the unbiased
+ones, which training does not use. Before the timing, a check ensures that both networks have the same numbers of
+parameters and the same outputs in training. Contenders alternate within one run, because only ratios from one machine
+at one time are meaningful. The machine must be idle: under load, PyTorch's threads wait for each other in every layer,
+which distorts the ratio.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from gen_jax.method import State
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "dcgan_cats.py"
 SHAPE = (64, 64, 3)
 OURS = {"gen_jax": "true", "gen_jax, no compiler options": "false"}
-CALLS_A_TURN = 1  # a call takes long enough that what the one before left behind does not show
-# What the peer is written for; the rest is the config's.
+CALLS_A_TURN = 1  # a call takes long enough that after-effects of the previous one do not matter
+# The values that the peer supports; the rest is the config's.
 WORDS = [
     "--config.optimizer.name=adam",
     "--config.optimizer.clip_norm=0.0",
@@ -59,7 +59,7 @@ def torch_step(config: Any, network: torch_gan.GAN, image: torch.Tensor) -> Call
 
 
 def check_equal(config: Any, state: State, network: torch_gan.GAN, layout: str) -> list[str]:
-    """Returns a sentence a network that it is the same, or raises an AssertionError."""
+    """Returns one sentence per network that both are equal, or raises an AssertionError."""
     rng = np.random.default_rng(0)
     z = rng.normal(size=(16, config.gan.latents)).astype(np.float32)
     image = rng.uniform(-1, 1, (16, *SHAPE)).astype(np.float32)
@@ -82,7 +82,7 @@ def check_equal(config: Any, state: State, network: torch_gan.GAN, layout: str) 
 
 
 def measure(config: Any, data: Dataset, rounds: int) -> tuple[list[str], dict[str, float]]:
-    """Returns lines on what ran, and the median seconds of each contender's step."""
+    """Returns lines about the comparison, and the median seconds of each contender's step."""
     contenders: dict[str, Callable[[], object]] = {
         ours: loop.make_step(methods.override(config, [f"--config.fast_compile_options={fast}"]), data)
         for ours, fast in OURS.items()
@@ -100,7 +100,7 @@ def measure(config: Any, data: Dataset, rounds: int) -> tuple[list[str], dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gan", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=20, help=f"turns of {CALLS_A_TURN} call(s) a contender")
+    parser.add_argument("--rounds", type=int, default=20, help=f"turns per contender, {CALLS_A_TURN} call(s) each")
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
     config = methods.override(methods.load(str(CONFIG))[2], WORDS)
@@ -111,7 +111,7 @@ def main() -> None:
     rows.append(["gen_jax / faster PyTorch", f"{ratio:.2f}"])
     print(f"{timing.machine('torch')}; batch {config.batch_size}; medians of {rounds * CALLS_A_TURN} calls")
     print(*lines, sep="\n")
-    print(timing.table(["", f"{CONFIG.stem}, ms a step"], rows))
+    print(timing.table(["", f"{CONFIG.stem}, ms per step"], rows))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What the loop, the data and the start cost beside the train step; and whether the host's memory stays flat.
+"""The overhead of the loop, the data and the start-up relative to the train step, and whether host memory is constant.
 
     python -m benchmarks.loop [--num_steps=10000]
 
-The loop is measured with a step so small that its own time shows; the share that counts is that of the main
-job's step. The start of the main job needs its data (TFDS_DATA_DIR) and is left out where that is missing.
+The loop is measured with a step so small that the loop's own time is visible, and reported as a share of the main
+job's step. The start-up of the main job needs its data (TFDS_DATA_DIR) and is omitted if that is missing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def made_up(num_examples: int, shape: tuple[int, int, int]) -> Dataset:
 
 
 def make_step(config: Any, data: Dataset):
-    """Returns a call that runs the bare compiled step on one batch until it is done."""
+    """Returns a call that runs the bare compiled step on one batch and waits for the result."""
     method = methods.make(config, data.spec)
     mesh = parallel.make_mesh()
     executor = parallel.make_executor("jit", mesh, config.fast_compile_options)
@@ -64,7 +64,7 @@ def make_step(config: Any, data: Dataset):
 
 
 def median_seconds(call, repeats: int) -> float:
-    """Returns the median time of a call, after three that are not counted."""
+    """Returns the median time of a call, after three warm-up calls."""
     seconds = []
     for _ in range(repeats + 3):
         start = time.perf_counter()
@@ -75,7 +75,7 @@ def median_seconds(call, repeats: int) -> float:
 
 @contextlib.contextmanager
 def watched_memory(every_seconds: float = 0.25) -> Iterator[list[int]]:
-    """Yields a list that grows by the bytes that this process holds in memory."""
+    """Yields a growing list of the memory of this process in bytes."""
     sizes: list[int] = []
     done = threading.Event()
 
@@ -94,7 +94,7 @@ def watched_memory(every_seconds: float = 0.25) -> Iterator[list[int]]:
 
 
 def run_loop(config: Any, data: Dataset) -> tuple[float, list[int]]:
-    """Returns the loop's median seconds a step (pictures and checkpoints apart) and the memory as it went."""
+    """Returns the loop's median seconds per step (without pictures and checkpoints) and the memory over time."""
     method = methods.make(config, data.spec)
     mesh = parallel.make_mesh()
     with tempfile.TemporaryDirectory() as folder, watched_memory() as sizes:
@@ -107,7 +107,7 @@ def run_loop(config: Any, data: Dataset) -> tuple[float, list[int]]:
 
 
 def seconds_of_import(module: str) -> float:
-    """Returns the time that a fresh interpreter takes to import a module, without its own start."""
+    """Returns the time that a new interpreter takes to import a module, without its own start-up."""
 
     def run(code: str) -> None:
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -117,7 +117,7 @@ def seconds_of_import(module: str) -> float:
 
 
 def seconds_to_first_step(cache: str) -> float | None:
-    """Returns the time from the main job's command to its first trained steps, or None where it has no data."""
+    """Returns the time from the main job's command to its first trained steps, or None if it has no data."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "gen_jax.main", f"--config={CONFIG}", f"--workdir={folder}/run"]
         start = time.perf_counter()
@@ -132,12 +132,12 @@ def seconds_to_first_step(cache: str) -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Costs of the loop, the data and the start.")
+    parser = argparse.ArgumentParser(description="Overhead of the loop, the data and the start-up.")
     parser.add_argument("--num_steps", type=int, default=10_000, help="steps of a tiny model through the loop")
     num_steps = parser.parse_args().num_steps
     main_config = methods.load(str(CONFIG))[2]
     words = [f"--config.{name}={num_steps // 20}" for name in ("log_every", "checkpoint_every")]
-    words.append(f"--config.eval_every={num_steps}")  # none on the way
+    words.append(f"--config.eval_every={num_steps}")  # none before the end
     tiny_config = methods.override(
         methods.load(f"{CONFIG}:tiny")[2], [*TINY, f"--config.num_steps={num_steps}", *words]
     )
@@ -159,7 +159,7 @@ def main() -> None:
         ["main job, bare step", f"{1000 * main_step:.1f} ms"],
         ["tiny model, bare step", f"{1000 * bare:.2f} ms"],
         ["tiny model, step in the loop", f"{1000 * in_loop:.2f} ms"],
-        ["the loop's own time, of the main job's step", f"{(in_loop - bare) / main_step:.2%}"],
+        ["the loop's own time, relative to the main job's step", f"{(in_loop - bare) / main_step:.2%}"],
         ["one batch of data", f"{1000 * batch:.3f} ms"],
         ["import gen_jax", f"{seconds_of_import('gen_jax'):.2f} s"],
         *(

@@ -1,4 +1,4 @@
-"""What every peer in PyTorch shares: its fields, the second half of a train step, and the proof of the same network."""
+"""Common parts of the PyTorch peers: their fields, the second half of a train step, and the check of equal networks."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def fields_of(network: Mapping[str, Any], choice: Choice, peer: Callable[..., An
 
     Args:
       network: `name` and its values.
-      choice: from what it was chosen.
-      peer: makes the same network.
+      choice: the choice that it comes from.
+      peer: factory of the same network in PyTorch.
 
     Raises:
-      ValueError: the peer has no word for a value that is not at its default.
+      ValueError: the peer does not support a value other than the default.
     """
     takes, defaults = inspect.signature(peer).parameters, choice.parameters(network["name"])
     fields = {key: value for key, value in network.items() if key != "name"}
     for key, value in fields.items():
         if key not in takes and value != defaults[key]:
-            raise ValueError(f"this peer is written for network.{key}={defaults[key]}, not {value}")
+            raise ValueError(f"this peer supports only network.{key}={defaults[key]}, not {value}")
     return {key: value for key, value in fields.items() if key in takes}
 
 
 def make_update(config: Any, network: torch.nn.Module) -> Callable[[torch.Tensor], float]:
-    """Returns loss -> its value; a call takes gradients, clips them, and renews `network` and its moving average.
+    """Returns loss -> its value; a call computes and clips gradients, and updates `network` and its moving average.
 
-    Adam, each of these in PyTorch's form for all parameters at once. Unlike ours the rate is constant.
+    It uses Adam, and PyTorch's forms for all parameters at once. Unlike in ours, the learning rate is constant.
     """
     c, parameters = config.optimizer, list(network.parameters())
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
@@ -55,7 +55,7 @@ def make_update(config: Any, network: torch.nn.Module) -> Callable[[torch.Tensor
 
 
 def check_equal(params: PyTree, network: torch.nn.Module, ours: np.ndarray, theirs: np.ndarray) -> str:
-    """Returns the sentence that both networks and their outputs are the same, or raises an AssertionError."""
+    """Returns a sentence that both networks and their outputs are equal, or raises an AssertionError."""
     count = count_parameters(params)
     assert sum(p.numel() for p in network.parameters()) == count
     difference = float(np.abs(ours - theirs).max() / np.abs(theirs).max())

@@ -1,4 +1,4 @@
-"""Timing that holds on a shared machine: contenders take turns, and medians are compared."""
+"""Robust timing on a shared machine: contenders take turns, and medians are compared."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CALLS_A_TURN = 3
 def alternate(
     calls: Mapping[str, Callable[[], object]], rounds: int, calls_a_turn: int = CALLS_A_TURN
 ) -> dict[str, float]:
-    """Returns the median seconds of each call. Every round gives each contender its turn of `calls_a_turn` calls.
+    """Returns the median seconds of each call. In every round, each contender has a turn of `calls_a_turn` calls.
 
-    A call returns when its work is done. The first round is not counted: it compiles and warms up.
+    A call must return only when its work is done. The first round is a warm-up, including compilation.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for counted in [False] + [True] * rounds:
@@ -33,7 +33,7 @@ def alternate(
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table in markdown; all columns but the first are flush right.
+    """Returns a Markdown table; all columns but the first are right-aligned.
 
     Example:
       >>> print(table(["what", "ms"], [["a", "1.0"]]))

@@ -1,8 +1,8 @@
 """The convolutional pair of gen_jax.gan.convolutional and the step of gen_jax.gan.game in PyTorch: the peer of
 benchmarks.gan.
 
-Written as one writes PyTorch. Modules are named as there, with "_" for "/"; images are turned, and parameters copied,
-as in benchmarks.torch_vae. Sizes have to halve evenly. Labels, penalties, constraints, noise and dropout are left out.
+It is idiomatic PyTorch. Modules have the same names, with "_" for "/"; images are rotated, and parameters copied, as in
+benchmarks.torch_vae. Sizes must halve evenly. Labels, penalties, constraints, noise and dropout are omitted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.peer import fields_of
 from benchmarks.torch_vae import LAYOUTS, Linear, Picture
 from gen_jax.gan.defaults import CHOICES
 
-NORMS = {"none": False, "batch": True}  # whether there is one
+NORMS = {"none": False, "batch": True}  # whether there is a norm
 
 
 class GAN(nn.Module):
@@ -51,7 +51,7 @@ def conv(
 ) -> GAN:
     """Returns ConvGenerator and ConvDiscriminator."""
     if upsampling != "transposed":
-        raise ValueError(f"this peer grows pictures by transposed convolutions, not by {upsampling}")
+        raise ValueError(f"this peer supports only upsampling by transposed convolutions, not by {upsampling}")
     generator = _generator(
         image, latents, generator_channels, generator_kernel, NORMS[generator_norm], last_stride, end_bias
     )
@@ -109,7 +109,7 @@ def make(config: Mapping[str, Any], image_shape: tuple[int, int, int], latents: 
 
 
 def make_average(config: Any, network: GAN) -> AveragedModel:
-    """Returns the moving average of the generator, of its weights and of its running averages."""
+    """Returns the moving average of the generator's weights and running averages."""
 
     def renew(average: PARAM_LIST, new: PARAM_LIST, num_averaged: Tensor | int) -> None:
         step = int(num_averaged)
@@ -122,8 +122,8 @@ def make_average(config: Any, network: GAN) -> AveragedModel:
 def make_step(config: Any, network: GAN, average: AveragedModel) -> Callable[[Tensor, Tensor], tuple[float, float]]:
     """Returns (real [B, C, H, W] in [-1, 1], z [B, Z]) -> losses of discriminator and generator; a call trains both.
 
-    As gen_jax.gan.game has it: one forward pass of the generator, whose images the discriminator judges apart from the
-    real ones, and once more after its own step; running averages are those of real images.
+    As in gen_jax.gan.game: one forward pass of the generator, whose images the discriminator evaluates separately from
+    the real ones, and once more after its own update; running averages are those of real images.
     """
     generator, discriminator, c = network.generator, network.discriminator, config.optimizer
 
@@ -144,7 +144,7 @@ def make_step(config: Any, network: GAN, average: AveragedModel) -> Callable[[Te
         return loss
 
     def train_generator(fake: Tensor) -> Tensor:
-        discriminator.requires_grad_(False)  # no gradients of its weights are computed
+        discriminator.requires_grad_(False)  # do not compute gradients of its weights
         with _running_averages_kept(discriminator):
             loss = _cross_entropy(discriminator(fake), 1.0)
         optimize_generator.zero_grad()
@@ -168,7 +168,7 @@ def _cross_entropy(logits: Tensor, target: float) -> Tensor:
 
 @contextlib.contextmanager
 def _running_averages_kept(network: nn.Module) -> Iterator[None]:
-    """Passes in training take the batch's statistics as ever, but leave the running averages as they are."""
+    """Training passes use the statistics of the batch, but do not update the running averages."""
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     for norm in norms:
         norm.track_running_stats = False

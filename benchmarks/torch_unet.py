@@ -1,7 +1,7 @@
-"""The U-Net of gen_jax.diffusion.unet in PyTorch, written as one writes PyTorch: the peer of benchmarks.ddpm.
+"""The U-Net of gen_jax.diffusion.unet in idiomatic PyTorch: the peer of benchmarks.ddpm.
 
-Images are NCHW. Modules are named as there, so that `copy_parameters` is a walk over names. Labels and
-dropout are left out.
+Images are NCHW. Modules have the same names, so that `copy_parameters` can match them by name. Labels and
+dropout are omitted.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class AttentionBlock(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the size, by moving pixels into channels or by the paper's strided convolution."""
+    """Halves the size, by moving pixels into channels or by the paper's strided convolution."""
 
     def __init__(self, channels: int, features: int, shuffle: bool):
         super().__init__()
@@ -115,7 +115,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice the size, by moving channels into pixels or by the paper's resize and convolution."""
+    """Doubles the size, by moving channels into pixels or by the paper's resize and convolution."""
 
     def __init__(self, channels: int, features: int, shuffle: bool):
         super().__init__()
@@ -231,10 +231,10 @@ def _sinusoidal(values: Tensor, dim: int) -> Tensor:
 
 @torch.no_grad()
 def copy_parameters(params: Mapping[str, Any], network: UNet) -> None:
-    """Sets every parameter of `network` to that of the same name in Flax's `params`.
+    """Sets every parameter of `network` to the one with the same name in Flax's `params`.
 
     Raises:
-      KeyError, RuntimeError: a parameter without a partner, or of another shape.
+      KeyError, RuntimeError: a parameter has no counterpart, or another shape.
     """
     ours = {".".join(path): np.asarray(leaf) for path, leaf in _leaves(params)}
     for name, parameter in network.named_parameters():
@@ -252,7 +252,7 @@ def copy_parameters(params: Mapping[str, Any], network: UNet) -> None:
             value = value.reshape(value.shape + (1,) * (parameter.ndim - value.ndim))  # a Dense as a 1x1 convolution
         parameter.copy_(torch.from_numpy(value.copy()))
     if ours:
-        raise KeyError(f"parameters without a partner: {', '.join(ours)}")
+        raise KeyError(f"parameters without a counterpart: {', '.join(ours)}")
 
 
 def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()):
@@ -274,6 +274,6 @@ def _out_shuffle(network: UNet, module: str) -> int:
 
 
 def _pixel_major(value: np.ndarray, axis: int, factor: int) -> np.ndarray:
-    """From channels ordered (pixel, channel), ours, to (channel, pixel), as torch's pixel_shuffle has them."""
+    """Reorders channels from (pixel, channel), ours, to (channel, pixel), as in torch's pixel_shuffle."""
     order = np.arange(value.shape[axis]).reshape(factor**2, -1).T.ravel()
     return np.take(value, order, axis)

@@ -1,10 +1,10 @@
 """Two networks of gen_jax.vae.networks, dense and convolutional, in PyTorch: the peers of benchmarks.vae.
 
-Written as one writes PyTorch. Modules are named as there, with "_" for "/".
+They are idiomatic PyTorch. Modules have the same names, with "_" for "/".
 
-Images are NCHW and turned by 180 degrees. Where a stride needs an odd number of zeros, XLA's SAME has one more behind
-a picture and PyTorch's `padding` one more before it: on turned pictures, with turned kernels, both are the same
-network, and PyTorch need not copy each picture into a padded one. Sizes have to halve evenly.
+Images are NCHW and rotated by 180 degrees. If a stride needs an odd number of zeros, XLA's SAME has one more after
+a picture, and PyTorch's `padding` one more before it: with rotated pictures and kernels, both are the same network,
+and PyTorch does not have to copy each picture into a padded one. Sizes must halve evenly.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last
 
 
 class Picture(NamedTuple):
-    """What a dense layer takes or gives in place of a row of numbers, in the order in which it lies in memory."""
+    """The picture that a dense layer reads or writes instead of a row of numbers, in its memory order."""
 
     height: int
     width: int
@@ -45,7 +45,7 @@ class Picture(NamedTuple):
         return x.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
 
     def order(self) -> np.ndarray:
-        """Where each of its numbers stands in a flattened [H, W, C] that is not turned."""
+        """The position of each of its numbers in a flattened [H, W, C] that is not rotated."""
         places = np.arange(math.prod(self[:3])).reshape(self[:3])[::-1, ::-1]
         return (places.transpose(2, 0, 1) if self.layout == "NCHW" else places).ravel()
 
@@ -157,22 +157,22 @@ def make(config: Mapping[str, Any], image_shape: tuple[int, int, int], latents: 
 
 
 def to_peer(images: np.ndarray, layout: str) -> Tensor:
-    """Returns images [B, H, W, C] as the networks here take them."""
+    """Returns images [B, H, W, C] in the form that these networks take."""
     turned = torch.from_numpy(images[:, ::-1, ::-1].copy())
     return turned.permute(0, 3, 1, 2).contiguous(memory_format=LAYOUTS[layout])
 
 
 def from_peer(images: Tensor) -> np.ndarray:
-    """Returns what `to_peer` was given."""
+    """Returns the images that `to_peer` converted."""
     return images.detach().permute(0, 2, 3, 1).numpy()[:, ::-1, ::-1]
 
 
 @torch.no_grad()
 def copy_parameters(params: Mapping[str, Any], network: nn.Module) -> None:
-    """Sets the parameters of `network` to those of the same name in Flax's `params`.
+    """Sets the parameters of `network` to those with the same names in Flax's `params`.
 
     Raises:
-      KeyError, RuntimeError: a parameter without a partner, or of another shape.
+      KeyError, RuntimeError: a parameter has no counterpart, or another shape.
     """
     ours = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep="_").items()}
     for name, layer in network.named_modules():
@@ -189,11 +189,11 @@ def copy_parameters(params: Mapping[str, Any], network: nn.Module) -> None:
                 weight, bias = weight[:, order], None if bias is None else bias[order]
             weight = weight.T
         elif isinstance(layer, nn.ConvTranspose2d):
-            weight = weight.transpose(2, 3, 0, 1)  # [in, out, h, w]; PyTorch itself turns it
+            weight = weight.transpose(2, 3, 0, 1)  # [in, out, h, w]; PyTorch itself rotates it
         elif isinstance(layer, nn.Conv2d):
             weight = weight[::-1, ::-1].transpose(3, 2, 0, 1)  # [out, in, h, w]
         layer.weight.copy_(torch.from_numpy(weight.copy()))
         if layer.bias is not None and bias is not None:
             layer.bias.copy_(torch.from_numpy(bias.copy()))
     if ours:
-        raise KeyError(f"parameters without a partner: {', '.join(ours)}")
+        raise KeyError(f"parameters without a counterpart: {', '.join(ours)}")

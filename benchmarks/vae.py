@@ -1,13 +1,13 @@
-"""Train steps of configs/vae_mnist_dense.py and vae_mnist.py beside the same networks in eager PyTorch.
+"""Train steps of configs/vae_mnist_dense.py and vae_mnist.py compared with the same networks in eager PyTorch.
 
     python -m benchmarks.vae [--rounds=20]
 
-A train step is all of it: bytes to [0, 1], binarisation where the config has it, z drawn from the posterior, both terms
-of the loss, gradients, clipping, Adam, moving average. Both sides do each of these, PyTorch with its fused and foreach
-forms. Ours alone counts the learning rate's decay and returns each term and the norm of the gradient; PyTorch draws its
-random numbers from one generator, ours draw them for each example. The convolutional network runs in both of PyTorch's
-layouts; a dense one has no layout. Before anything is timed both networks must have the same number of parameters and
-the same output. Contenders alternate within one run, because only ratios from one machine at one time mean anything.
+A train step is complete: bytes to [0, 1], binarisation if configured, z drawn from the posterior, both terms of the
+loss, gradients, clipping, Adam, moving average. Both sides do all of this, PyTorch with its fused and foreach forms.
+Only ours includes the learning rate decay and returns each term and the norm of the gradient; PyTorch draws its random
+numbers from one generator, ours draws them per example. The convolutional network runs in both of PyTorch's layouts; a
+dense one has no layout. Before the timing, a check ensures that both networks have the same number of parameters and
+the same output. Contenders alternate within one run, because only ratios from one machine at one time are meaningful.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gen_jax.vae import autoencoder
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 CONFIGS = {"vae_mnist_dense": ("NCHW",), "vae_mnist": tuple(torch_vae.LAYOUTS)}  # with the peer's layouts
 OURS = {"gen_jax": "true", "gen_jax, no compiler options": "false"}
-# What the peer is written for; the rest is the config's.
+# The values that the peer supports; the rest is the config's.
 WORDS = ["--config.optimizer.name=adam", "--config.vae.likelihood=bernoulli", "--config.accumulate=1"]
 BINARISE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda x: x,
@@ -54,7 +54,7 @@ def torch_step(config: Any, network: torch_vae.VAE, image: torch.Tensor) -> Call
 
 
 def check_equal(config: Any, data: Dataset, params: Any, network: torch_vae.VAE, layout: str) -> str:
-    """Returns the sentence that both networks are the same, or raises an AssertionError."""
+    """Returns a sentence that both networks are equal, or raises an AssertionError."""
     model = autoencoder.make(config, data.spec)
     x = (data.train["image"][:16] / 255).astype(np.float32)
     ours = jax.jit(lambda params, x: model.decode(params, model.encode(params, x).mean))(params, x)
@@ -64,7 +64,7 @@ def check_equal(config: Any, data: Dataset, params: Any, network: torch_vae.VAE,
 
 
 def measure(name: str, layouts: tuple[str, ...], rounds: int) -> tuple[str, dict[str, float]]:
-    """Returns a line on what ran, and the median seconds of each contender's step."""
+    """Returns a line about the comparison, and the median seconds of each contender's step."""
     config = methods.override(methods.load(str(FOLDER / f"{name}.py"))[2], WORDS)
     methods.check(config)
     data = loop.made_up(10 * config.batch_size, (28, 28, 1))
@@ -85,7 +85,7 @@ def measure(name: str, layouts: tuple[str, ...], rounds: int) -> tuple[str, dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vae", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=20, help=f"turns of {timing.CALLS_A_TURN} calls a contender")
+    parser.add_argument("--rounds", type=int, default=20, help=f"turns per contender, {timing.CALLS_A_TURN} calls each")
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
     lines, columns = zip(*(measure(name, layouts, rounds) for name, layouts in CONFIGS.items()), strict=True)
@@ -95,7 +95,7 @@ def main() -> None:
     rows.append(["gen_jax / faster PyTorch", *ratios])
     print(f"{timing.machine('torch')}; medians of {rounds * timing.CALLS_A_TURN} calls")
     print(*lines, sep="\n")
-    print(timing.table(["", *(f"{name}, ms a step" for name in CONFIGS)], rows))
+    print(timing.table(["", *(f"{name}, ms per step" for name in CONFIGS)], rows))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python -m gen_jax.main --config=configs/acgan_cifar10.py
 
-2,994,051 parameters make images, 1,664,875 judge them. The paper sweeps both learning rates over 1e-4, 2e-4, 3e-4 and
-the noise over 0, 0.1, 0.2. It is for an accelerator: on two CPU cores only its first 600 steps were run. Variant:
-`:tiny` is a short run that shows that everything works.
+The generator has 2,994,051 parameters, the discriminator 1,664,875. The paper sweeps both learning rates over 1e-4,
+2e-4, 3e-4 and the noise over 0, 0.1, 0.2. It needs an accelerator: on two CPU cores only its first 600 steps were run.
+Variant: `:tiny` is a short run that checks that everything works.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> Config:
     config.network = ConfigDict(
         {
             "name": "conv",
-            "generator_channels": (384, 192, 96),  # of 4x4 to 16x16; the last layer makes 32x32
+            "generator_channels": (384, 192, 96),  # at 4x4 to 16x16; the last layer outputs 32x32
             "generator_kernel": 5,
             "generator_norm": "batch",
             "generator_norm_first": False,
@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> Config:
             "norm": "batch",
             "dropout": 0.5,
             "activation_noise": 0.0,  # standard deviation, in the discriminator
-            "conv_bias": True,  # before a normalisation, where they change nothing: the published network has them
+            "conv_bias": True,  # before a normalisation, without effect, as in the published network
         }
     )
     return with_tiny(config, variant, {"network.strides": (2, 2)})

@@ -1,16 +1,16 @@
-"""A beta-VAE on dSprites (Higgins et al. 2017), drawn without a download: codes for shape, size, turn and place.
+"""A beta-VAE on dSprites (Higgins et al. 2017), rendered without a download: codes for shape, size, angle and position.
 
     python -m gen_jax.main --config=configs/beta_vae_dsprites.py --config.vae.beta=8
     python -m gen_jax.main --config=configs/beta_vae_dsprites.py --mode=eval
 
-The first command ends with MIG of 10,000 codes. The second adds the measures that take minutes: SAP and DCI (these
+The first command ends with MIG of 10,000 codes. The second adds the metrics that take minutes: SAP and DCI (these
 need `pip install "gen-jax[disentanglement]"`) and the FactorVAE score.
 
-The network is that of Burgess et al. 2018, 502,005 parameters. At beta 4, 20,000 steps took 51 minutes beside another
-run on two shared cores of an AMD EPYC, and reach MIG 0.177 (docs/results.md). Variants: `:full` has network (690,517
-parameters), rate and 300,000 steps of Locatello et al. 2019, who take beta 1 to 16; `:dense` has dense layers, as
-Higgins et al. have on this set but 256 wide, whose steps take a processor a fraction of the time (`python -m
-experiments.beta`); `:tiny` is a short run that shows that everything works.
+The network is from Burgess et al. 2018, with 502,005 parameters. At beta 4, 20,000 steps took 51 minutes in parallel
+with another run on two shared cores of an AMD EPYC, and reach MIG 0.177 (docs/results.md). Variants: `:full` has the
+network (690,517 parameters), learning rate and 300,000 steps of Locatello et al. 2019, who use beta 1 to 16; `:dense`
+has dense layers, like Higgins et al. on this set but 256 wide, whose steps take a CPU a fraction of the time (`python
+-m experiments.beta`); `:tiny` is a short run that checks that everything works.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ from gen_jax.vae.defaults import TINY, vae_config
 
 def get_config(variant: str = "") -> ConfigDict:
     config = vae_config()
-    config.data.name = "dsprites"  # or tfds:dsprites, the genuine set, once TFDS has prepared it
+    config.data.name = "dsprites"  # or tfds:dsprites, the original set, once TFDS has prepared it
 
     config.batch_size = 64
     config.num_steps = 20_000

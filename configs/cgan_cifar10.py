@@ -1,9 +1,9 @@
-"""Conditional GAN on CIFAR-10 (Mirza & Osindero 2014): labels stand beside the latents and beside the features.
+"""Conditional GAN on CIFAR-10 (Mirza & Osindero 2014): labels are concatenated with the latents and the features.
 
     python -m gen_jax.main --config=configs/cgan_cifar10.py
 
-3,066,679 parameters make images, 2,628,597 judge them. It is for an accelerator: on two CPU cores only its first 400
-steps were run. Variant: `:tiny` is a short run that shows that everything works.
+The generator has 3,066,679 parameters, the discriminator 2,628,597. It needs an accelerator: on two CPU cores only its
+first 400 steps were run. Variant: `:tiny` is a short run that checks that everything works.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> Config:
     config.network = ConfigDict(
         {
             "name": "conv",
-            "generator_channels": (512, 256, 128, 64),  # of 2x2 to 16x16; the last layer makes 32x32
+            "generator_channels": (512, 256, 128, 64),  # at 2x2 to 16x16; the last layer outputs 32x32
             "generator_kernel": 4,
             "generator_norm": "batch",
             "generator_norm_first": False,
@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> Config:
             "norm": "batch",
             "norm_first": True,
             "hidden": (512,),
-            "conv_bias": True,  # before a normalisation, where they change nothing: the published network has them
+            "conv_bias": True,  # before a normalisation, without effect, as in the published network
         }
     )
     return with_tiny(config, variant, {"network.embedding_dim": 8, "network.hidden": (16,)})

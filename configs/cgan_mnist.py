@@ -1,10 +1,10 @@
-"""Class-conditional GAN on MNIST: hinge loss, spectral normalisation, projection (Miyato & Koyama 2018), small.
+"""A small class-conditional GAN on MNIST: hinge loss, spectral normalisation, projection (Miyato & Koyama 2018).
 
     python -m gen_jax.main --config=configs/cgan_mnist.py
 
-8,000 steps take 13 minutes on two shared cores of an AMD EPYC. Of 1,000 samples 97.8% are classified as the class asked
-for (real digits 98.9%), and the Frechet distance is 4.00 (docs/results.md). Variant: `:tiny` is a short run that shows
-that everything works.
+8,000 steps take 13 minutes on two shared cores of an AMD EPYC. Of 1,000 samples, 97.8% are classified as the requested
+class (real digits: 98.9%), and the Frechet distance is 4.00 (docs/results.md). Variant: `:tiny` is a short run that
+checks that everything works.
 """
 
 from ml_collections import ConfigDict

@@ -2,10 +2,10 @@
 
     python -m gen_jax.main --config=configs/ddpm_mnist.py
 
-About 92% of the samples are classified with more than 0.9 confidence (of real digits 96%).
+About 92% of the samples are classified with a confidence above 0.9 (real digits: 96%).
 Variants: `:guided` drops a tenth of the labels in training, and samples with a guidance scale of 1.25, at which its
-samples cover most of the real digits; about 96% are confident (docs/results.md has other scales). `:tiny` shows that
-everything works in under a minute. `:long` trains a wider network for 20,000 steps, in about an hour; about 95% of its
+samples cover most of the real digits; about 96% are confident (docs/results.md has other scales). `:tiny` checks that
+everything works, in under a minute. `:long` trains a wider network for 20,000 steps, in about an hour; about 95% of its
 samples are confident. On an accelerator: --config.batch_size=512.
 """
 

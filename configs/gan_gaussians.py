@@ -1,11 +1,11 @@
-"""A GAN of dense networks on 25 Gaussians in the plane: what it takes to find them all, seen as training goes.
+"""A GAN of dense networks on 25 Gaussians in the plane, which finds all modes, with animations of training.
 
     python -m gen_jax.main --config=configs/gan_gaussians.py
 
-The loss on pairs, R1 and fading instance noise keep it from collapse. The page counts the modes that the generator
-found, and shows its points as training went. Variants: `:ring8` has eight Gaussians on a circle; `:minimax` plays the
-first game of Goodfellow et al. 2014 without remedies; `:tiny` is a short run that shows that everything works.
-`python -m experiments.gan_losses` compares the games.
+The relativistic loss, R1 and decaying instance noise prevent mode collapse. The page counts the modes that the
+generator found, and shows its points during training. Variants: `:ring8` has eight Gaussians on a circle; `:minimax`
+is the minimax game of Goodfellow et al. 2014 without remedies; `:tiny` is a short run that checks that everything
+works. `python -m experiments.gan_losses` compares the games.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +31,7 @@ def get_config(variant: str = "") -> Config:
     config.gan.latents = 2
     config.gan.loss = "relativistic"
     config.gan.penalty = {"name": "r1", "weight": 3e-3}
-    # The model's range holds the square of [-5, 5]: at first noise as wide as half the way between two modes.
+    # The model's range covers [-5, 5]^2, so initially the noise is as wide as half the distance between two modes.
     config.gan.instance_noise, config.gan.instance_noise_steps = 0.2, 6000
     width = (64, 64, 64)
     config.network = ConfigDict({"name": "dense", "generator_hidden": width, "hidden": width, "output": "linear"})

@@ -1,11 +1,11 @@
-"""Latent diffusion on MNIST: an autoencoder with codes of 7x7x4, then a DDPM of these, by one command.
+"""Latent diffusion on MNIST: an autoencoder with codes of 7x7x4, then a DDPM on these codes, in one command.
 
     python -m gen_jax.main --config=latent_mnist
 
-The autoencoder is a run of its own in the folder `pretrained` of this one. Its values are set by
---config.pretrained.<key>; --config.pretrained=<directory> takes a trained run instead. About 90% of the samples are
-classified with more than 0.9 confidence (of real digits 96%), and their Frechet distance is 4.5 (1.9;
-docs/results.md). Variant: `:tiny` shows that everything works in under a minute.
+The autoencoder is a separate run in the folder `pretrained` of this one. Set its values with
+--config.pretrained.<key>; --config.pretrained=<directory> uses an existing run instead. About 90% of the samples are
+classified with a confidence above 0.9 (real digits: 96%), and their Frechet distance is 4.5 (real digits: 1.9;
+docs/results.md). Variant: `:tiny` checks that everything works, in under a minute.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ from gen_jax.vae.defaults import TINY, vae_config
 
 
 def autoencoder() -> ConfigDict:
-    """A VAE whose KL term counts little: its codes are to be modelled, not to be standard normal."""
+    """A VAE with a small KL weight: its codes are modelled by the second stage, so they need not be standard normal."""
     config = vae_config()
     config.batch_size = 64
     config.num_steps = 3000

@@ -2,10 +2,10 @@
 
     python -m gen_jax.main --config=configs/vae_mnist.py
 
-Grey values are trained on by their cross-entropy (`bernoulli`), which is no likelihood; configs/vae_mnist_dense.py
-measures one. 14,000 steps took 53 minutes beside three other runs on two shared cores of an AMD EPYC (a step alone
-about 80 ms), and reach a cross-entropy of 149.6 nats on test images, of which the KL is 6.9 (docs/results.md). Variant:
-`:tiny` is a short run that shows that everything works.
+The training loss of grey values is their cross-entropy (`bernoulli`), which is not a likelihood;
+configs/vae_mnist_dense.py measures one. 14,000 steps took 53 minutes in parallel with three other runs on two shared
+cores of an AMD EPYC (a step alone takes about 80 ms), and reach a loss of 149.6 nats on test images, including a KL of
+6.9 (docs/results.md). Variant: `:tiny` is a short run that checks that everything works.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "decoder_hidden": (),
             "decoder_channels": (64, 32),  # of the transposed convolutions of stride 2
             "decoder_kernel": 3,
-            "last_stride": 1,  # of the one that makes the outputs
+            "last_stride": 1,  # of the output layer
         }
     )
     config.vae.manifold = True

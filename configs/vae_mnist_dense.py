@@ -1,4 +1,4 @@
-"""A VAE of dense layers on dynamically binarised MNIST, for its log-likelihood (Tomczak & Welling 2018, one level).
+"""A VAE with dense layers on dynamically binarised MNIST, for its log-likelihood (Tomczak & Welling 2018, one level).
 
     python -m gen_jax.main --config=configs/vae_mnist_dense.py
     python -m gen_jax.main --config=configs/vae_mnist_dense.py --mode=eval \
@@ -6,7 +6,7 @@
 
 The second command estimates -log p(x) in nats with 5,000 importance samples for each of 1,000 test images: 87.4
 (docs/results.md), after 40,000 steps, which take 11 minutes on two shared cores of an AMD EPYC. Variant: `:tiny` is a
-short run that shows that everything works.
+short run that checks that everything works.
 """
 
 from ml_collections import ConfigDict
@@ -22,14 +22,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.log_every = 200
     config.eval_every = 4000
     config.checkpoint_every = 4000
-    # The gradient of a sum over 784 pixels is nearly always clipped to a norm of 1, as Tomczak & Welling divide each
-    # gradient by its norm; Adam then needs no smaller rate in the steep beginning.
+    # The gradient of a sum over 784 pixels is nearly always clipped to a norm of 1, much like Tomczak & Welling, who
+    # divide each gradient by its norm; Adam then needs no smaller learning rate at the steep start.
     config.optimizer.decay = {"name": "linear", "share": 0.6}
 
     config.network = ConfigDict(
         {
             "name": "dense",
-            "hidden": (300, 300),  # of the encoder; the decoder has them the other way round
+            "hidden": (300, 300),  # of the encoder; the decoder has them in reverse order
             "activation": "gated",  # or relu, tanh
         }
     )

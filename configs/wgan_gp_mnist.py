@@ -1,10 +1,10 @@
-"""WGAN with a gradient penalty on MNIST (Gulrajani et al. 2017): five critic steps to one of the generator.
+"""WGAN with a gradient penalty on MNIST (Gulrajani et al. 2017): five critic steps per generator step.
 
     python -m gen_jax.main --config=configs/wgan_gp_mnist.py
 
-4,000 of the 10,000 steps took 46 minutes beside other runs on two shared cores of an AMD EPYC: the Frechet distance of
-1,000 samples is then 27.4 (docs/results.md). Variants: `:clip` bounds the critic's weights instead (Arjovsky et al.
-2017), `:tiny` is a short run that shows that everything works.
+4,000 of the 10,000 steps took 46 minutes in parallel with other runs on two shared cores of an AMD EPYC; after them the
+Frechet distance of 1,000 samples is 27.4 (docs/results.md). Variants: `:clip` clips the critic's weights instead
+(Arjovsky et al. 2017), `:tiny` is a short run that checks that everything works.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> Config:
             "upsampling": "transposed",
             "channels": (64, 128),
             "kernel": 4,
-            "norm": "none",  # a penalty of slopes allows no batch normalisation
+            "norm": "none",  # a gradient penalty excludes batch normalisation
         }
     )
     rate = 5e-5

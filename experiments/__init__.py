@@ -1,1 +1,1 @@
-"""One file a question, each `python -m experiments.<name>`: a table, a figure and one line of verdict."""
+"""One file per question, each run by `python -m experiments.<name>`: a table, a figure and a one-line verdict."""

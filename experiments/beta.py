@@ -1,11 +1,11 @@
-"""What the weight of the KL buys: beta-VAEs on dSprites at beta 1, 8 and 20 (Higgins et al. 2017).
+"""The effect of the KL weight: beta-VAEs on dSprites at beta 1, 8 and 20 (Higgins et al. 2017).
 
     python -m experiments.beta
 
-Each run is one of configs/beta_vae_dsprites.py:dense and has its directory under runs/beta; one that has finished is
-not run again, and one that was cut short goes on. MIG stands beside the values of a report that states neither network,
-epochs nor bins: only the order can be compared. `--full` takes `:full`, network, rate and 300,000 steps of Locatello et
-al. 2019. Words such as --config.num_steps=2000 reach every run.
+Each run uses configs/beta_vae_dsprites.py:dense and has a directory under runs/beta; finished runs are not repeated,
+and interrupted runs continue. The table compares MIG with the values of a report that specifies neither network, epochs
+nor bins: only the order is comparable. `--full` uses `:full`, with the network, learning rate and 300,000 steps of
+Locatello et al. 2019. Arguments such as --config.num_steps=2000 apply to every run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gen_jax.run import Run, directory, write_bytes
 
 NAME = "beta"
 BETAS = (1, 8, 20)
-REPORTED: dict[float, float] = {1: 0.001, 8: 0.1431, 20: 0.3764}  # MIG in the report; its settings are not stated
+REPORTED: dict[float, float] = {1: 0.001, 8: 0.1431, 20: 0.3764}  # MIG in the report, which omits its settings
 Found: TypeAlias = dict[tuple[float, int], dict[str, float]]
 """The metrics of each run, by (beta, seed)."""
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "beta_vae_dsprites.py"
@@ -43,15 +43,15 @@ def words(beta: float, seed: int, full: bool, more: Sequence[str] = ()) -> list[
       >>> words(8, 0, full=True)[1:]
       ['--config.vae.beta=8', '--config.seed=0']
     """
-    variant = "full" if full else "dense"  # dense steps take two cores a fraction of the time
+    variant = "full" if full else "dense"  # on two cores, dense steps take a fraction of the time
     return [f"--config={CONFIG}:{variant}", f"--config.vae.beta={beta}", f"--config.seed={seed}", *more]
 
 
 def measured(workdir: pathlib.Path) -> dict[str, float]:
-    """Returns the metrics of a finished run by the measure's name, without its protocol.
+    """Returns the metrics of a finished run by name, without their protocols.
 
     Raises:
-      UserError: it has no MIG.
+      UserError: the run has no MIG.
     """
     rows = json.loads(Run(workdir).report_json.read_text())["metrics"]
     values = {row["name"].partition("/")[0]: row["value"] for row in rows}
@@ -61,7 +61,7 @@ def measured(workdir: pathlib.Path) -> dict[str, float]:
 
 
 def table(found: Found) -> list[dict[str, Any]]:
-    """Returns a row a beta, from the metrics of each (beta, seed)."""
+    """Returns one row per beta, from the metrics of each (beta, seed)."""
     rows = []
     for beta in sorted({beta for beta, _ in found}):
         runs = [values for (each, _), values in sorted(found.items()) if each == beta]
@@ -86,7 +86,7 @@ def _mean(runs: Sequence[dict[str, float]], name: str) -> float:
 
 
 def verdict(found: Found) -> str:
-    """Returns one line: in how many seeds MIG rises from the smallest beta to the best of the larger ones.
+    """Returns one line: the number of seeds in which MIG rises from the smallest beta to the best of the larger ones.
 
     Example:
       >>> verdict({(1, 0): {"mig": 0.1}, (8, 0): {"mig": 0.2}, (1, 1): {"mig": 0.1}, (8, 1): {"mig": 0.05}})
@@ -104,7 +104,7 @@ def verdict(found: Found) -> str:
 
 
 def figure(found: Found) -> str:
-    """Returns MIG over beta, a line a seed, as SVG."""
+    """Returns MIG over beta, one line per seed, as SVG."""
     betas = sorted({beta for beta, _ in found})
     lines = [
         record.Line(f"seed {seed}", np.array(betas), np.array([found[beta, seed]["mig"] for beta in betas]))
@@ -115,7 +115,7 @@ def figure(found: Found) -> str:
 
 
 def traversals(workdirs: Sequence[pathlib.Path]) -> np.ndarray:
-    """Returns the latent traversals of runs beside each other, uint8 [H, W, 1], at half their height and width."""
+    """Returns the latent traversals of runs side by side, uint8 [H, W, 1], at half their height and width."""
     grids = []
     for workdir in workdirs:
         (path,) = Run(workdir).pictures.glob("*_traversals.npz")
@@ -128,24 +128,24 @@ def traversals(workdirs: Sequence[pathlib.Path]) -> np.ndarray:
 
 
 def main(argv: list[str]) -> None:
-    """Trains what is not trained yet, and writes table, figures and verdict.
+    """Trains the missing runs, and writes table, figures and verdict.
 
     Raises:
-      UserError: a mistake of the user's.
+      UserError: a user's mistake.
     """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{NAME}", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--betas", type=float, nargs="+", default=BETAS, help="weights of the KL, smallest first")
     parser.add_argument("--full", action="store_true", help="300,000 steps each: for an accelerator")
-    parser.add_argument("--runs", type=directory, help="of the runs' directories; default: runs/beta[-full]")
-    parser.add_argument("--out", type=directory, default=record.RESULTS / NAME, help="of table and figures")
+    parser.add_argument("--runs", type=directory, help="folder of the runs; default: runs/beta[-full]")
+    parser.add_argument("--out", type=directory, default=record.RESULTS / NAME, help="folder of table and figures")
     flags, more = parser.parse_known_args(argv)
     betas: list[float] = [int(beta) if float(beta).is_integer() else beta for beta in flags.betas]
     if flags.seeds < 1 or len(betas) < 2:
-        raise UserError("the experiment compares: give at least one of --seeds, and two --betas")
+        raise UserError("the experiment needs at least one of --seeds, and two --betas")
     lines: dict[tuple[float, int], list[str]] = {
         (beta, seed): words(beta, seed, flags.full, more) for seed in range(flags.seeds) for beta in betas
-    }  # all of one seed first: what there is after an hour can be compared
+    }  # all of one seed first, so that early results are comparable
     resolved = runs.resolve(lines[betas[0], 0])
     methods.check(resolved)
     require_factors(dataset.load(resolved.data).spec)

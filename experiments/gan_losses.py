@@ -1,11 +1,11 @@
-"""Which games find all 25 Gaussians, how the others fail, and what each remedy does.
+"""Which GAN losses find all 25 Gaussians, how the others fail, and the effect of each remedy.
 
     python -m experiments.gan_losses    # about a quarter of an hour on two cores; --only=<part of a name> for some
 
 A grid of 5 x 5 Gaussians (spacing 2, sigma 0.05), dense networks, five seeds in one program: the method's own step,
-vmapped over States. Every game has the same networks, batches and optimizer but for what its name says. Judged are
-10,000 points of the generator's moving average: a mode is covered by at least 20 points within three sigma of its
-centre, and those points are good. A seed has solved the task with at least 24 modes and 90% good points.
+vmapped over States. All games have the same networks, batches and optimizer, except for the changes in their names. The
+metrics use 10,000 points from the generator's moving average: a mode is covered by at least 20 points within three
+sigma of its centre, and such points are good. A seed solves the task with at least 24 modes and 90% good points.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ NAME, DATA = "gan_losses", "gaussians:grid25"
 NUM_STEPS, NUM_LOOKS, NUM_JUDGED, NUM_SHOWN = 18_000, 12, 10_000, 2_500
 ENOUGH_MODES, ENOUGH_GOOD, ENOUGH_SEEDS = 24, 0.9, 4
 SIDE = 112  # pixels of a picture of points
-MAX_PICTURED = 12  # seeds of a game
-VANISHED = 0.01  # of the largest gradient of the generator during the run
-_DATA_STREAM = 1_000  # beside the streams of `method.stream`
+MAX_PICTURED = 12  # seeds per game
+VANISHED = 0.01  # relative to the largest gradient of the generator during the run
+_DATA_STREAM = 1_000  # distinct from the streams of `method.stream`
 
 
 class Game(NamedTuple):
     """One row of the table.
 
     Attributes:
-      changes: {dotted key of the config: value}, beside `config`.
+      changes: {dotted key of the config: value}, relative to `config`.
       base: name of the game that it remedies, or "".
-      steps: as a share of NUM_STEPS, where a step costs more.
+      steps: as a fraction of NUM_STEPS, if a step costs more.
     """
 
     changes: Mapping[str, Any]
@@ -58,8 +58,8 @@ class Game(NamedTuple):
 CRITIC = {"gan.loss": "wasserstein", "gan.critic_steps": 5}
 R1 = {"gan.penalty": {"name": "r1", "weight": 0.02}}
 SPECTRAL = {"gan.constraint": {"name": "spectral"}}
-# At first noise as wide as half the way between two modes: what the discriminator sees is one cloud with 25 tops.
-NOISE = {"gan.instance_noise": 1.0, "gan.instance_noise_steps": 0.2}  # the second as a share of the steps
+# Initially the noise is as wide as half the distance between two modes: the discriminator sees one cloud with 25 peaks.
+NOISE = {"gan.instance_noise": 1.0, "gan.instance_noise_steps": 0.2}  # the second as a fraction of the steps
 TWO_TIME_SCALES = {"optimizer.learning_rate": 1e-3}  # of the generator: a quarter of the discriminator's
 
 GAMES: dict[str, Game] = {
@@ -87,11 +87,11 @@ GAMES: dict[str, Game] = {
 
 
 class Trace(NamedTuple):
-    """What was seen of one game.
+    """The record of one game.
 
     Attributes:
-      points: f32 [T, seeds, N, 2], samples at each look.
-      scalars: by name f32 [T, seeds], means over the steps before each look.
+      points: f32 [T, seeds, N, 2], samples at each evaluation.
+      scalars: by name f32 [T, seeds], means over the steps before each evaluation.
       seconds: of training, without compilation.
       num_steps: of the generator.
     """
@@ -103,7 +103,7 @@ class Trace(NamedTuple):
 
 
 def config(game: Game, num_steps: int) -> Any:
-    """Returns the config of a game, which any run could have."""
+    """Returns the config of a game, also valid for a normal run."""
     c = gan_config(learning_rate=4e-3, discriminator_rate=4e-3)
     c.num_steps = max(NUM_LOOKS, round(num_steps * game.steps / NUM_LOOKS) * NUM_LOOKS)
     c.batch_size = 128
@@ -126,13 +126,13 @@ def _noise_steps(game: Game, num_steps: int) -> dict[str, int]:
 
 
 def train(c: Any, spec: DataSpec, real: Array, seeds: Sequence[int]) -> Trace:
-    """Returns what is seen of training, all seeds in one program.
+    """Returns the record of training, with all seeds in one program.
 
     Args:
-      c: as `config` gives it.
+      c: from `config`.
       spec: of the data.
       real: f32 [N, 1, 1, 2], the training set.
-      seeds: one a run.
+      seeds: one per run.
     """
     method = methods.make(c, spec)
     options = parallel.compiler_options(c.fast_compile_options)
@@ -154,12 +154,12 @@ def train(c: Any, spec: DataSpec, real: Array, seeds: Sequence[int]) -> Trace:
 
 
 def start(method: Method, seeds: Sequence[int]) -> State:
-    """Returns the States before the first step, leaves [seeds, ...]. A game begins without a look at the data."""
+    """Returns the States before the first step, leaves [seeds, ...]. The initial state does not depend on the data."""
     return jax.jit(jax.vmap(lambda key: method.init(key, {}, {})))(jax.vmap(jax.random.key)(jnp.array(seeds)))
 
 
 def many_steps(method: Method, c: Any, real: Array, num: int) -> Callable[[State], tuple[State, PyTree]]:
-    """Returns states -> (states after `num` steps, scalars' means f32 [seeds]), each seed with batches of its own."""
+    """Returns states -> (states after `num` steps, scalars' means f32 [seeds]), with separate batches for each seed."""
     shape = (c.batch_size,) if method.batches_per_step == 1 else (method.batches_per_step, c.batch_size)
     index = jnp.broadcast_to(jnp.arange(c.batch_size), shape)
 
@@ -169,7 +169,7 @@ def many_steps(method: Method, c: Any, real: Array, num: int) -> Callable[[State
         return method.step(state, {"image": real[rows], "index": index})
 
     def steps(states: State) -> tuple[State, PyTree]:
-        # Rolled: what is slow in loops on a CPU are gradients of convolutions, and here there are none.
+        # Rolled: only gradients of convolutions are slow in loops on a CPU, and there are none here.
         states, scalars = jax.lax.scan(lambda states, _: jax.vmap(step)(states), states, None, length=num)
         return states, jax.tree.map(lambda x: x.mean(axis=0), scalars)
 
@@ -183,11 +183,11 @@ def _generate(method: Method, spec: DataSpec, state: State) -> Array:
 
 
 def outcome(found: modes.Scores, inside: float, gradients: np.ndarray) -> str:
-    """Returns in a word what became of a seed.
+    """Returns the outcome of a seed in a word or two.
 
     Args:
-      found: of its last samples.
-      inside: share of them that lie in the square that holds the data.
+      found: scores of its last samples.
+      inside: share of them within the square of the data.
       gradients: [T], norm of the generator's gradient over the run.
 
     Example:
@@ -204,7 +204,7 @@ def outcome(found: modes.Scores, inside: float, gradients: np.ndarray) -> str:
 
 
 def judge(name: str, trace: Trace) -> dict[str, Any]:
-    """Returns a row of the table, with every seed's values."""
+    """Returns a row of the table, with the values of every seed."""
     mixture = gaussians.MIXTURES[DATA.partition(":")[2]]
     last = trace.points[-1]
     found = [modes.scores(each, mixture.centres, mixture.sigma) for each in last]
@@ -212,7 +212,7 @@ def judge(name: str, trace: Trace) -> dict[str, Any]:
         max(modes.scores(look, mixture.centres, mixture.sigma).covered for look in seed)
         for seed in trace.points.swapaxes(0, 1)
     ]
-    inside = (np.abs(last) <= mixture.extent).all(axis=-1).mean(axis=-1)  # not so where it is not a number
+    inside = (np.abs(last) <= mixture.extent).all(axis=-1).mean(axis=-1)  # NaN counts as outside
     outcomes = [
         outcome(each, share, norms)
         for each, share, norms in zip(found, inside, trace.scalars["grad_norm"].T, strict=True)
@@ -232,7 +232,7 @@ def judge(name: str, trace: Trace) -> dict[str, Any]:
 
 
 def summary(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the row as people read it: medians and ranges over the seeds."""
+    """Returns the row in readable form: medians and ranges over the seeds."""
     failures = Counter(word for word in row["outcome"] if word != "solved")
     return {
         "game": row["game"],
@@ -253,7 +253,7 @@ def _range(values: Sequence[float], form: str) -> str:
 
 
 def remedies(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns what each remedy changed, medians over the seeds, where its game without was played too."""
+    """Returns the effect of each remedy, as medians over the seeds, if the game without it was played too."""
     changed = []
     for name, row in rows.items():
         base = rows.get(GAMES[name].base)
@@ -287,9 +287,9 @@ def verdict(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Plays the games, and writes table, figures and verdict."""
+    """Trains all games, and writes table, figures and verdict."""
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{NAME}", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", default="", help="parts of the games' names, apart by semicolons; default: all games")
+    parser.add_argument("--only", default="", help="parts of game names, separated by semicolons; default: all games")
     parser.add_argument("--steps", type=int, default=NUM_STEPS, help=f"of training (default {NUM_STEPS:,})")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=directory, default=record.RESULTS / NAME)
@@ -297,7 +297,7 @@ def main() -> None:
     wanted = [part.strip() for part in flags.only.split(";")]
     names = [name for name in GAMES if any(part in name for part in wanted)]
     if not names:
-        parser.error(f"--only={flags.only} names no game; there are: {'; '.join(GAMES)}")
+        parser.error(f"--only={flags.only} matches no game; there are: {'; '.join(GAMES)}")
     data_config = gan_config().data
     data_config.name = DATA
     data = dataset.load(data_config)
@@ -338,7 +338,7 @@ def main() -> None:
 
 
 def _drawn(samples: np.ndarray, spec: DataSpec) -> np.ndarray:
-    """Pictures uint8 [T, seeds, SIDE, SIDE, 1] of samples [T, seeds, N, 2]; the first of each."""
+    """Pictures uint8 [T, seeds, SIDE, SIDE, 1] of the first samples [T, seeds, N, 2]."""
     shown = samples[:, :, :NUM_SHOWN]
     return np.array([[scatter.density(each, spec.value_range, SIDE) for each in seeds] for seeds in shown])
 

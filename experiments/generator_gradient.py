@@ -1,12 +1,12 @@
-"""What a generator learns from a discriminator that is sure: minimax against non-saturating (Goodfellow et al. 2014).
+"""Generator gradients with a confident discriminator: minimax against non-saturating loss (Goodfellow et al. 2014).
 
     python -m experiments.generator_gradient
 
-Both losses reach the generator through the logit f of D(G(z)) = sigmoid(f). Their slopes there are known: the minimax
-loss log(1 - D) has -D, the non-saturating one -log D has -(1 - D). So an image's gradient in the generator's weights
-is that of its logit, times D or times 1 - D. Here both are measured, image by image, on a generator that stands still
-while a discriminator learns to tell its images from a ring of Gaussians (as in Arjovsky & Bottou 2017, figure 2):
-D(G(z)) falls from a half towards zero, and with it what is left of the minimax gradient.
+Both losses reach the generator through the logit f of D(G(z)) = sigmoid(f). Their derivatives in f are known: -D for
+the minimax loss log(1 - D), and -(1 - D) for the non-saturating loss -log D. So an image's gradient in the generator's
+weights is the gradient of its logit, times D or times 1 - D. Here both are measured, image by image, with a fixed
+generator, while a discriminator learns to distinguish its images from a ring of Gaussians (as in Arjovsky & Bottou
+2017, figure 2): D(G(z)) falls from a half towards zero, and the minimax gradient falls with it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gen_jax.run import directory, write_bytes
 NAME = "generator_gradient"
 LOSSES = ("minimax", "non_saturating")
 LATENTS, WIDTH, BATCH, LEARNING_RATE = 2, 32, 256, 3e-3
-STEPS = (0, 50, 100, 200, 400, 800, 1600, 3200)  # of the discriminator, at which the generator's gradient is measured
+STEPS = (0, 50, 100, 200, 400, 800, 1600, 3200)  # of the discriminator; the generator's gradient is measured at each
 DECADES = (0.5, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of D(G(z)), in the table
 
 GENERATOR, DISCRIMINATOR = networks.make(
@@ -53,8 +53,9 @@ def gradients(generator: PyTree, discriminator: PyTree, z: Array) -> dict[str, A
       z: f32 [B, Z].
 
     Returns:
-      "probability" f32 [B]; "logit" f32 [B], norm of each image's gradient of its logit; for each of LOSSES the same of
-      its loss, f32 [B], and under "<loss>/batch" f32 [] the norm of the gradient of the mean loss.
+      "probability" f32 [B]; "logit" f32 [B], the norm of the gradient of each image's logit; for each of LOSSES the
+      norm of the gradient of each image's loss, f32 [B]; "<loss>/batch" f32 [], the norm of the gradient of the mean
+      loss.
     """
 
     def loss_of(name: str, generator: PyTree, z: Array) -> Array:
@@ -77,11 +78,11 @@ def gradients(generator: PyTree, discriminator: PyTree, z: Array) -> dict[str, A
 
 
 def measure(key: Key, points: Array) -> list[dict[str, Array]]:
-    """Returns `gradients` at each of STEPS of a discriminator's training against a generator that stands still.
+    """Returns `gradients` at each of STEPS while a discriminator is trained against a fixed generator.
 
     Args:
-      key: of everything random.
-      points: real ones, f32 [N, 2] in [-1, 1].
+      key: of all random numbers.
+      points: real points, f32 [N, 2] in [-1, 1].
     """
     key_generator, key_discriminator, key_train, key_z = jax.random.split(key, 4)
     generator = GENERATOR.init(key_generator, jnp.zeros((1, LATENTS)))["params"]
@@ -110,7 +111,7 @@ def measure(key: Key, points: Array) -> list[dict[str, Array]]:
 
 
 def tables(measured: list[dict[str, np.ndarray]]) -> dict[str, list[dict]]:
-    """Returns rows by D(G(z)) and by step, from what `measure` gives for several seeds: leaves [seeds, ...]."""
+    """Returns rows by D(G(z)) and by step, from the results of `measure` for several seeds: leaves [seeds, ...]."""
     whole = {
         name: np.concatenate([np.ravel(each[name]) for each in measured]) for name in ("probability", "logit", *LOSSES)
     }
@@ -150,7 +151,7 @@ def tables(measured: list[dict[str, np.ndarray]]) -> dict[str, list[dict]]:
 
 
 def figure(measured: list[dict[str, np.ndarray]]) -> str:
-    """Returns the share of the logit's gradient that is left, over D(G(z)): closed forms and measured images."""
+    """Returns the factor of the logit's gradient over D(G(z)), as SVG: closed forms and measured images."""
     p = np.logspace(-6, np.log10(0.99), 200)
     lines = []
     for name, closed in zip(LOSSES, (p, 1 - p), strict=True):
@@ -168,7 +169,7 @@ def figure(measured: list[dict[str, np.ndarray]]) -> str:
 
 
 def main() -> None:
-    """Measures, and writes table, figure and verdict."""
+    """Runs the experiment, and writes table, figure and verdict."""
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{NAME}", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=directory, default=record.RESULTS / NAME)
@@ -182,9 +183,9 @@ def main() -> None:
     error = max(row[f"{name}: largest error"] for row in by_probability for name in LOSSES)
     last = by_step[-1]
     verdict = (
-        "Of the gradient of an image's logit the minimax loss leaves D(G(z)), the non-saturating one 1 - D(G(z)), to "
-        f"{error:.1g} relative: after {STEPS[-1]:,} steps of the discriminator alone the mean D(G(z)) is "
-        f"{last['mean D(G(z))']:.1g}, and the minimax gradient of a batch {last['ratio']:,.0f} times the smaller."
+        "The minimax loss scales the gradient of an image's logit by D(G(z)), the non-saturating loss by 1 - D(G(z)), "
+        f"up to a relative error of {error:.1g}: after {STEPS[-1]:,} steps of only the discriminator the mean D(G(z)) "
+        f"is {last['mean D(G(z))']:.1g}, and the minimax gradient of a batch is {last['ratio']:,.0f} times smaller."
     )
     flags.out.mkdir(parents=True, exist_ok=True)
     write_bytes(flags.out / "gradient.svg", figure(measured).encode())

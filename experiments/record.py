@@ -1,4 +1,4 @@
-"""What an experiment leaves behind: experiments/results/<name>/ with report.json, table.md and its figures."""
+"""The results of an experiment: experiments/results/<name>/ with report.json, table.md and its figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 400, 70, 50, 20  # pixels of a figu
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns rows of equal keys as a table in Markdown; numbers with four digits, on the right.
+    """Returns rows with equal keys as a Markdown table; numbers have four digits and are right-aligned.
 
     Example:
       >>> print(markdown([{"loss": "hinge", "modes": 25}, {"loss": "minimax", "modes": 3.14159}]))
@@ -45,12 +45,12 @@ def _told(value: Any) -> str:
 
 
 def write(folder: pathlib.Path, report: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Writes report.json and table.md, and prints the second.
+    """Writes report.json and table.md, and prints the latter.
 
     Args:
-      folder: made where it is missing.
-      report: `command`, `verdict` (one line) and whatever else another reader needs: settings, seeds, versions.
-      tables: rows by title; in report.json too.
+      folder: created if it is missing.
+      report: `command`, `verdict` (one line) and everything else that readers need: settings, seeds, versions.
+      tables: rows by title; also written to report.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "report.json", {**report, "tables": tables})
@@ -63,7 +63,7 @@ def write(folder: pathlib.Path, report: Mapping[str, Any], tables: Mapping[str, 
 
 
 def command(name: str, argv: Sequence[str]) -> str:
-    """Returns what a shell is given to run an experiment.
+    """Returns the shell command of an experiment.
 
     Example:
       >>> command("gan_losses", ["--only=hinge, R1"])
@@ -73,7 +73,7 @@ def command(name: str, argv: Sequence[str]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Returns what the figures were measured with."""
+    """Returns the versions and the device of the measurements."""
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
 
 
 class Line(NamedTuple):
-    """Values `y` [K] at `x` [K]; as dots where they are measurements."""
+    """Values `y` [K] at `x` [K], drawn as dots if they are measurements."""
 
     name: str
     x: np.ndarray
@@ -92,13 +92,13 @@ class Line(NamedTuple):
 
 
 def plot(lines: Sequence[Line], x_label: str, y_label: str, x_axis: Axis, y_axis: Axis) -> str:
-    """Returns lines as an SVG that stands alone, on white; what lies outside the axes is left out.
+    """Returns lines as a standalone SVG on white; points outside the axes are omitted.
 
     Args:
-      lines: a dotted line takes the colour of the one before it.
-      x_label: below.
-      y_label: above.
-      x_axis: the range shown.
+      lines: a dotted line has the colour of the line before it.
+      x_label: below the plot.
+      y_label: above the plot.
+      x_axis: the visible range.
       y_axis: likewise.
     """
     right, bottom = _WIDTH - 20, _HEIGHT - _BOTTOM
@@ -147,14 +147,14 @@ def plot(lines: Sequence[Line], x_label: str, y_label: str, x_axis: Axis, y_axis
 
 
 class Panel(NamedTuple):
-    """One measure of several things, a dot a seed.
+    """One metric of several models, one dot per seed.
 
     Attributes:
-      title: what it tells.
-      measure: how it is told, and which way is better.
-      values: of each thing, by its name.
-      axis: the range shown.
-      mark: a value to compare with, drawn as a broken line.
+      title: the quality that it measures.
+      measure: the metric, and which direction is better.
+      values: of each model, by name.
+      axis: the visible range.
+      mark: a value for comparison, drawn as a dashed line.
     """
 
     title: str
@@ -168,13 +168,13 @@ _NAMES, _PANEL, _GAP, _ROW, _HEAD, _FOOT = 180, 175, 24, 36, 44, 30  # pixels
 
 
 def dots(panels: Sequence[Panel], images: Mapping[str, np.ndarray], which: str, marks: str) -> str:
-    """Returns measures side by side as an SVG that stands alone, on white; a ring marks the mean of the dots.
+    """Returns panels side by side as a standalone SVG on white; a ring marks the mean of the dots.
 
     Args:
-      panels: of the same things; those of the first name the rows.
-      images: uint8 [N, H, W, C] of each thing, shown before its values.
-      which: of the samples these images are.
-      marks: what the panels' marks are of.
+      panels: of the same models; the names of the first panel label the rows.
+      images: uint8 [N, H, W, C] of each model, shown before its values.
+      which: describes the images.
+      marks: describes the panels' marks.
     """
     names = list(panels[0].values)
     side = _ROW - 8
@@ -184,7 +184,7 @@ def dots(panels: Sequence[Panel], images: Mapping[str, np.ndarray], which: str, 
     texts = [
         _text(_NAMES, 16, "Samples", "start", font_weight="bold"),
         _text(_NAMES, 33, which, "start"),
-        _text(_NAMES, bottom + 16, f"broken lines: {marks}", "start"),
+        _text(_NAMES, bottom + 16, f"dashed lines: {marks}", "start"),
     ]
     for row, name in enumerate(names):
         y = _HEAD + _ROW * row
@@ -222,16 +222,16 @@ def dots(panels: Sequence[Panel], images: Mapping[str, np.ndarray], which: str, 
 
 
 def _ticks(axis: Axis, width: float) -> list[float]:
-    """Returns round values of the axis, at most as many as their labels have room for."""
+    """Returns round values of the axis, at most as many as there is room for labels."""
     few = (axis.ticks(count) for count in range(5, 0, -1))
     return next((ticks for ticks in few if sum(8 + 6 * len(number(tick)) for tick in ticks) <= width), [])
 
 
 def _pixels(image: np.ndarray, x: float, y: float, side: float) -> Html:
-    """Returns an image, uint8 [H, W, C], as lines of one colour, in eight levels a channel.
+    """Returns an image, uint8 [H, W, C], as horizontal runs of one colour, with eight levels per channel.
 
-    An SVG may hold a PNG, but many sites that show the one refuse the other. Lines overlap, the lighter over the
-    darker, and lie on the commonest colour: edge to edge they would show seams at most sizes.
+    An SVG may contain a PNG, but many sites that show SVGs block it. The runs overlap, lighter over darker, on a
+    background of the most common colour: without overlap they would show seams at most sizes.
     """
     height, width, _ = image.shape
     levels = np.broadcast_to(np.round(image / 255 * 7).astype(int), (height, width, 3))

@@ -1,4 +1,4 @@
-"""Runs of an experiment: one a command line, each in a process of its own, and none made twice."""
+"""Runs of an experiment: one per command line, each in a separate process, and none repeated."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def train(workdir: pathlib.Path, line: Sequence[str]) -> None:
       line: its command line without --workdir.
 
     Raises:
-      UserError: it ended otherwise, and its own line stands above; or it has trained for longer.
+      UserError: the run failed, after printing its own message; or it has been trained for more steps.
     """
     run, resolved = Run(workdir), resolve(line)
     finished = run.finished_step or 0
     if finished > resolved.num_steps:
         raise UserError(
-            f"{workdir} was trained for {finished:,} steps, and {resolved.num_steps:,} are asked for: delete it, or "
-            "keep the runs elsewhere (--runs)"
+            f"{workdir} was trained for {finished:,} steps, but this experiment needs {resolved.num_steps:,}: delete "
+            "it, or keep the runs elsewhere (--runs)"
         )
     if finished == resolved.num_steps:
         before, now = (
@@ -47,4 +47,4 @@ def train(workdir: pathlib.Path, line: Sequence[str]) -> None:
     full = [sys.executable, "-m", "gen_jax.main", *line, f"--workdir={workdir}"]
     ended = subprocess.run(full, cwd=ROOT)
     if ended.returncode:
-        raise UserError(f"the run in {workdir} ended with code {ended.returncode}; the same command goes on from there")
+        raise UserError(f"the run in {workdir} ended with code {ended.returncode}; the same command resumes it")

@@ -2,10 +2,10 @@
 
     python -m experiments.trilemma    # hours on two cores, mostly the 1,000 steps of ancestral sampling
 
-Generative models are said to have two of the three (Xiao et al. 2022). Each family trains for as many steps as are
-meant to take five minutes on two cores, by configs of this project; the table says how long they took. Then the same
-2,000 samples are drawn and judged in every row by the same classifier. Speed is of the sampler alone, compiled, on the
-device at hand. Runs lie under runs/trilemma; what has been trained or measured there is not done again.
+Generative models are said to have only two of the three (Xiao et al. 2022). Each family is trained with a config of
+this project, with a number of steps chosen to take about five minutes on two cores; the table reports the actual time.
+Then 2,000 samples per row are judged by the same classifier. Speed is that of the compiled sampler on the available
+device. Runs are in runs/trilemma; finished training and measurements are not repeated.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from gen_jax.run import Run, directory, write_bytes, write_json
 from gen_jax.writers import read_metrics, training_seconds
 
 NAME = "trilemma"
-NUM_SAMPLES = 2_000  # of every row: more of the slowest take hours
+NUM_SAMPLES = 2_000  # per row: more from the slowest sampler take hours
 BATCH = 100  # samples drawn at a time
 
 
 class Family(NamedTuple):
-    """A model and how it is trained.
+    """A model and its training.
 
     Attributes:
       config: file in configs/.
-      num_steps: meant to take five minutes on two cores; other machines need others, or --vae_steps and the like.
+      num_steps: chosen to take about five minutes on two cores; on other machines, use --vae_steps and the like.
     """
 
     config: str
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
     Attributes:
       family: key of FAMILIES.
-      words: beside the run's own config.
+      words: command line arguments in addition to the run's own config.
     """
 
     family: str
@@ -84,7 +84,7 @@ NUM_SHOWN = 10  # samples of a row, in the figure
 
 
 class Measured(NamedTuple):
-    """What is found of samples, by measure, and of as many real test images, where it can be."""
+    """The metrics of samples, and, where possible, of equally many real test images."""
 
     values: Mapping[str, float]
     real: Mapping[str, float]
@@ -102,7 +102,7 @@ def words(family: str, seed: int, num_steps: int, more: Sequence[str] = ()) -> l
 
 
 def measure(workdir: pathlib.Path, row: Row, data: dataset.Dataset, num: int) -> Measured:
-    """Returns what is found of `num` samples of a run: metrics by the measure's name, and images_per_second."""
+    """Returns the metrics of `num` samples of a run by name, and images_per_second."""
     more = (f"--config.sample.num={num}", f"--config.sample.batch_size={min(BATCH, num)}")
     model = sample.load(workdir, (*row.words, *more))
     generated, seconds = [], []
@@ -123,12 +123,12 @@ def measure(workdir: pathlib.Path, row: Row, data: dataset.Dataset, num: int) ->
 
 
 def first_samples(workdir: pathlib.Path, row: Row) -> np.ndarray:
-    """Returns the first samples of a run, uint8 [NUM_SHOWN, H, W, C]: the same, however many are drawn to be judged."""
+    """Returns the first samples of a run, uint8 [NUM_SHOWN, H, W, C]; they do not depend on the number of samples."""
     return sample.load(workdir, row.words).sample(NUM_SHOWN)
 
 
 def remembered(path: pathlib.Path, made: Mapping[str, Any]) -> Measured | None:
-    """Returns what was measured before under the same conditions, or None."""
+    """Returns earlier measurements under the same conditions, or None."""
     if not path.is_file():
         return None
     stored = json.loads(path.read_text())
@@ -140,7 +140,7 @@ def table(
     minutes: Mapping[tuple[str, int], float],
     real: Mapping[str, float],
 ) -> list[dict]:
-    """Returns a row a way to sample: means over the seeds, with the smallest and the largest; and one of real data."""
+    """Returns one row per way to sample, with mean, minimum and maximum over the seeds, and one row of real data."""
     rows = []
     for name in dict.fromkeys(name for name, _ in found):
         seeds = [seed for each, seed in found if each == name]
@@ -160,7 +160,7 @@ def _spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def verdict(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
-    """Returns one line: which way of sampling leads in each of the three, by means over the seeds.
+    """Returns one line: the best way to sample in each of the three categories, by means over the seeds.
 
     Example:
       >>> one = {"frechet_distance": 2.0, "images_per_second": 10.0, "recall": 0.8}
@@ -186,7 +186,7 @@ def verdict(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
 def figure(
     found: Mapping[tuple[str, int], Mapping[str, float]], real: Mapping[str, float], shown: Mapping[str, np.ndarray]
 ) -> str:
-    """Returns samples and the three sides beside each other, a dot a seed, as SVG; broken lines are of real data."""
+    """Returns samples and the three metrics side by side, one dot per seed, as SVG; dashed lines mark real data."""
     names = list(dict.fromkeys(name for name, _ in found))
 
     def values(measure: str) -> dict[str, list[float]]:
@@ -213,29 +213,29 @@ def figure(
 
 
 def main(argv: list[str]) -> None:
-    """Trains and measures what is not done yet, and writes table, figure and verdict.
+    """Trains and measures what is missing, and writes table, figure and verdict.
 
     Raises:
-      UserError: a mistake of the user's.
+      UserError: a user's mistake.
     """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{NAME}", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="ways to sample")
     for name, family in FAMILIES.items():
         parser.add_argument(
             f"--{name.lower()}_steps",
             type=int,
             default=family.num_steps,
-            help=f"of training (default {family.num_steps:,})",
+            help=f"training steps (default {family.num_steps:,})",
         )
-    parser.add_argument("--num", type=int, default=NUM_SAMPLES, help=f"samples a row (default {NUM_SAMPLES:,})")
-    parser.add_argument("--runs", type=directory, default=pathlib.Path("runs") / NAME, help="of the directories")
-    parser.add_argument("--out", type=directory, default=record.RESULTS / NAME, help="of table and figure")
+    parser.add_argument("--num", type=int, default=NUM_SAMPLES, help=f"samples per row (default {NUM_SAMPLES:,})")
+    parser.add_argument("--runs", type=directory, default=pathlib.Path("runs") / NAME, help="folder of the runs")
+    parser.add_argument("--out", type=directory, default=record.RESULTS / NAME, help="folder of table and figure")
     flags, more = parser.parse_known_args(argv)
     if flags.seeds < 1 or flags.num < 1:
-        raise UserError("give at least one of --seeds, and one sample of --num")
+        raise UserError("--seeds and --num must be at least 1")
     found, real, minutes, stored, shown = {}, {}, {}, {}, {}
-    for seed in range(flags.seeds):  # all of one seed first: what there is after an hour can be compared
+    for seed in range(flags.seeds):  # all of one seed first, so that early results are comparable
         for name in flags.rows:
             row = ROWS[name]
             workdir = flags.runs.absolute() / f"{row.family.lower()}-seed{seed}"

@@ -35,7 +35,7 @@ NUM_EXAMPLES = 512  # training examples, at most, that a method's `init` sees
 class State(flax.struct.PyTreeNode):
     """Everything that training changes, and everything that a checkpoint holds."""
 
-    step: Array  # i32 [], optimizer steps taken (of the generator, where there are two networks)
+    step: Array  # i32 [], optimizer steps taken (of the generator, if there are two networks)
     key: Array  # the run's root key; never split, only folded
     params: dict[str, PyTree]  # by network: {"denoiser": ...}
     variables: dict[str, PyTree]  # not trained by gradients: batch statistics, codebooks

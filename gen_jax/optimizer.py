@@ -172,9 +172,9 @@ def make(config: Any, num_steps: int, ema: float) -> Optimizer:
       UserError: an invalid value.
     """
     if not 0 <= ema < 1:
-        raise UserError(f"config.ema is {ema}: the decay of a moving average lies in [0, 1)")
+        raise UserError(f"config.ema is {ema}: the decay of a moving average must be in [0, 1)")
     if not 0 < (share := config.decay.get("share", 1.0)) <= 1:
-        raise UserError(f"config.optimizer.decay.share is {share}: a share lies in (0, 1]")
+        raise UserError(f"config.optimizer.decay.share is {share}: it must be in (0, 1]")
     rate = learning_rate(config, num_steps)
     factory = OPTIMIZERS[config.name]
     own = {key: config[key] for key in inspect.signature(factory).parameters if key != "rate"}

@@ -184,9 +184,9 @@ def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> G
         progress: bool = False,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         if num < 1:
-            raise UserError(f"{num} samples cannot be drawn; ask for 1 or more")
+            raise UserError(f"{num} samples cannot be drawn; request 1 or more")
         if seed is not None and not 0 <= seed < 2**32:
-            raise UserError(f"the seed of samples is {seed}; it must lie in 0..{2**32 - 1}")
+            raise UserError(f"the seed of samples is {seed}; it must be in 0..{2**32 - 1}")
         condition = conditions(method, spec, num, given or {})
         return np.concatenate([*_counted(batches(state, condition, 0, num, seed), num, progress)]), condition
 

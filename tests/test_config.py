@@ -126,7 +126,7 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vae_mnist", "--config.network.name=residual --config.network.kernels=3", "it is one of conv"),
         ("vae_mnist", "--config.network.kernel=3", "did you mean kernels?"),
         ("vae_mnist", "--config.network.decoder_channels=(4,4,4,4)", "smaller than the network's stride of 16 pixels"),
-        ("vae_mnist", "--config.network.kernels=3", "not one a value of channels"),
+        ("vae_mnist", "--config.network.kernels=3", "as many values as channels"),
         ("vae_mnist", "--config.network.last_stride=0", "no network for images of 8x8x1"),
         ("vae_mnist", "--config.vae.latents=0", "at least 1"),
         ("vae_mnist", "--config.vae.likelihood=normal", "allowed: bernoulli"),

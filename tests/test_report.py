@@ -294,9 +294,9 @@ def test_known_measures_have_their_unit_and_come_behind_the_loss(tmp_path):
     text = page_of(folder).text
     titles = [
         "loss log scale train/loss",
-        "reconstruction, nats an image train/reconstruction",
-        "KL divergence, nats an image train/kl",
-        "negative log-likelihood (importance 10), nats an image train/nll/importance_10",
+        "reconstruction, nats per image train/reconstruction",
+        "KL divergence, nats per image train/kl",
+        "negative log-likelihood (importance 10), nats per image train/nll/importance_10",
         "a train/a",
     ]
     places = [text.index(title) for title in titles]

@@ -250,10 +250,10 @@ def test_refusals(tiny_run, tmp_path):
     with pytest.raises(UserError, match="^this model takes no colour: it takes label$"):
         model.sample(2, condition={"colour": [0, 0]})
     for num in (0, -1):
-        with pytest.raises(UserError, match=f"^{num} samples cannot be drawn; ask for 1 or more$"):
+        with pytest.raises(UserError, match=f"^{num} samples cannot be drawn; request 1 or more$"):
             model.sample(num)
     for seed in (-1, 2**32):
-        with pytest.raises(UserError, match=rf"^the seed of samples is {seed}; it must lie in 0\.\.4294967295$"):
+        with pytest.raises(UserError, match=rf"^the seed of samples is {seed}; it must be in 0\.\.4294967295$"):
             model.sample(2, seed=seed)
     unconditional = model.method._replace(condition=())
     generate = sample.make_generator(unconditional, model.config, model.spec, model.mesh)

@@ -110,7 +110,7 @@ def ddim(eta: float = 0.0) -> Sampler:
       0.683986188
     """
     if not 0 <= eta <= 1:
-        raise UserError(f"eta of the DDIM sampler must lie within 0 and 1, not {eta}")
+        raise UserError(f"eta of the DDIM sampler must be between 0 and 1, not {eta}")
 
     def plan(levels: Level) -> Transition:
         t, s = _pairs(levels)

@@ -1,4 +1,4 @@
-"""Animations: frames of several images each, as one sheet for the page and as a GIF."""
+"""Animations: frames of several images each, as one sheet for the page, as a GIF and as an MP4."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gen_jax.run import temporary, write_bytes, writing
 
 
 def thin(images: Images, budget: int) -> Images:
-    """Returns an animation of at most `budget` pixel values: fewer images a frame first, then fewer frames.
+    """Returns an animation of at most `budget` pixel values: first with fewer images per frame, then with fewer frames.
 
-    Images are dropped from the end, down to the square numbers so that frames stay square; frames are
-    taken evenly, with the first and the last.
+    Images are dropped from the end, down to square numbers so that frames stay square; frames are
+    evenly spaced, including the first and the last.
 
     Args:
       images: uint8 [F, N, H, W, C].
-      budget: number of values that may remain (two frames of one image always do).
+      budget: maximum number of values (but two frames of one image always remain).
 
     Example:
       >>> thin(np.zeros((40, 16, 8, 8, 1), np.uint8), budget=25_000).shape
@@ -46,12 +46,12 @@ def draw_frames(images: Images, columns: int = 0, padding: int = 2) -> Images:
 
 
 def sheet_columns(count: int) -> int:
-    """Returns how many frames stand in a row of a sheet: as square as can be, since browsers limit both sides."""
+    """Returns the number of frames per row of a sheet: as square as possible, because browsers limit both sides."""
     return math.ceil(math.sqrt(count))
 
 
 def controls(labels: Sequence[str], alt: str) -> Html:
-    """Returns the button, the slider and the label of the last of the frames; the page's script shows them."""
+    """Returns the button, the slider and the label of the last frame; the page's script makes them visible."""
     last = len(labels) - 1
     return element(
         "div",
@@ -64,7 +64,7 @@ def controls(labels: Sequence[str], alt: str) -> Html:
 
 
 def names_of_frames(labels: Sequence[str], count: int) -> list[str]:
-    """Returns the labels, or numbers where there are none.
+    """Returns the labels, or frame numbers if there are none.
 
     Example:
       >>> names_of_frames((), 2)
@@ -76,12 +76,12 @@ def names_of_frames(labels: Sequence[str], count: int) -> list[str]:
 def write_gif(
     path: pathlib.Path, frames: Images, milliseconds: int = 80, factor: int = 4, description: str = ""
 ) -> None:
-    """Writes frames uint8 [F, H, W, C] as a GIF that repeats and rests a second on its last frame, whole or not at all.
+    """Writes frames uint8 [F, H, W, C] as a looping GIF that shows its last frame for a second; whole or not at all.
 
     Args:
-      path: of the file; its folder is made where it is missing.
+      path: of the file; a missing folder is created.
       frames: grey or RGB.
-      milliseconds: a frame is shown; GIF counts in hundredths of a second.
+      milliseconds: duration of a frame; GIF counts in hundredths of a second.
       factor: by which every pixel is enlarged.
       description: the file's comment, ASCII.
     """
@@ -98,14 +98,14 @@ def write_gif(
 def write_mp4(
     path: pathlib.Path, frames: Images, milliseconds: int = 80, factor: int = 4, description: str = ""
 ) -> bool:
-    """Writes what `write_gif` takes as an MP4, where an `ffmpeg` is installed; returns whether it was written."""
+    """Writes the arguments of `write_gif` as an MP4 if `ffmpeg` is installed; returns whether it was written."""
     if (encoder := shutil.which("ffmpeg")) is None:
         return False
     frames = np.stack([enlarge(frame, factor) for frame in checked(frames)])
     frames = np.broadcast_to(frames, (*frames.shape[:3], 3))
     size = f"{frames.shape[2]}x{frames.shape[1]}"
     read = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", str(1000 / milliseconds), "-i", "-"]
-    # Players want both sides even, and this form of colour; the last frame rests for a second.
+    # Players need even sides and this pixel format; the last frame is shown for a second.
     filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,tpad=stop_mode=clone:stop_duration=1"
     about = ["-metadata", f"comment={description}"]
     part = temporary(path)
@@ -124,7 +124,7 @@ def write_mp4(
     command = [encoder, "-y", "-loglevel", "error", *read, *write]
     try:
         written = subprocess.run(command, input=frames.tobytes(), capture_output=True).returncode == 0
-        if written:  # else an encoder without this form: there is the GIF
+        if written:  # else the encoder does not support this format: the GIF remains
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)

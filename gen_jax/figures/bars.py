@@ -1,4 +1,4 @@
-"""Shares as horizontal bars, beside those of real images: names of any length find room on a phone."""
+"""Shares as horizontal bars, compared with those of real images; long names fit on a phone."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from gen_jax.figures.markup import Html, element, number
 
 
 def bars(names: Sequence[str], shares: Sequence[float], reference: Sequence[float] | None = None) -> Html:
-    """Returns a row a class: name, bar and value; a line across the bar marks the share in the reference.
+    """Returns one row per class: name, bar and value; a line across the bar marks the share in the reference.
 
     Args:
       names: of the classes.
       shares: of each class, 0 to 1.
-      reference: the same of real images, or None where it is not known.
+      reference: the shares among real images, or None if they are unknown.
 
     Raises:
-      ValueError: the three are of different lengths or empty.
+      ValueError: the three have different lengths or are empty.
     """
     known = reference or [None] * len(names)
     if not names or not len(names) == len(shares) == len(known):

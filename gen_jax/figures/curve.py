@@ -1,7 +1,7 @@
 """Curves as inline SVG: drawn in Python, coloured by the page's style sheet, readable at any width.
 
-The <svg> itself is the plotting area: its labels stand in its margin and are placed in per cent, so that
-text keeps its size while the area takes the width of the page. Lines lie in a nested <svg> of
+The <svg> itself is the plotting area. Its labels are in its margin, with positions in per cent, so that
+text keeps its size while the area takes the width of the page. Lines are in a nested <svg> of
 1000 x 1000 units that is stretched over the area.
 """
 
@@ -18,16 +18,16 @@ import numpy.typing as npt
 from gen_jax.figures.markup import Html, element, join, number
 
 SIDE = 1000  # units of the plotting area, in both directions
-MAX_POINTS = 400  # drawn of one curve: more cannot be told apart
+MAX_POINTS = 400  # drawn per curve: more cannot be distinguished
 _SMOOTHED_FROM = 30  # points; shorter curves are drawn as they are
 _LOG_RATIO = 20.0  # a positive curve whose values span more than this is drawn on a log scale
-_COLOURS = 5  # series classes that the style sheet knows
+_COLOURS = 5  # series classes in the style sheet
 
 Floats = npt.NDArray[np.float64]
 
 
 class Series(NamedTuple):
-    """One curve: `values` f64 [K] at `steps` f64 [K], which rise."""
+    """One curve: `values` f64 [K] at increasing `steps` f64 [K]."""
 
     name: str
     steps: Floats
@@ -35,14 +35,14 @@ class Series(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """A range of values, and whether equal ratios (log) or equal differences take equal lengths."""
+    """A range of values, on a linear or logarithmic scale."""
 
     low: float
     high: float
     log: bool = False
 
     def place(self, values: npt.ArrayLike) -> Floats:
-        """Returns where values lie between `low` (0) and `high` (1).
+        """Returns the positions of values between `low` (0) and `high` (1).
 
         Example:
           >>> Axis(1.0, 100.0, log=True).place([1.0, 10.0]).tolist()
@@ -54,7 +54,7 @@ class Axis(NamedTuple):
         return (values - low) / (high - low)
 
     def ticks(self, count: int = 5) -> list[float]:
-        """Returns about `count` round values of the range: 1, 2 or 5 times a power of ten apart.
+        """Returns about `count` round values in the range, with distances of 1, 2 or 5 times a power of ten.
 
         Example:
           >>> Axis(0.0, 3000.0).ticks(), Axis(0.008, 1.3, log=True).ticks()
@@ -76,10 +76,10 @@ class Axis(NamedTuple):
 
 
 def smooth(values: Floats, half: int) -> Floats:
-    """Returns the mean over the window of `half` values on either side, which does not lag behind the curve.
+    """Returns the mean over a window of `half` values on either side, which does not lag behind the curve.
 
-    Near the start the window shrinks on both sides, so that a steep first fall is kept; near the end
-    only its right side does, so that the last value is a mean too.
+    Near the start the window shrinks on both sides, so that a steep initial drop is preserved; near the end
+    only its right side shrinks, so that the last value is a mean too.
 
     Example:
       >>> smooth(np.array([9.0, 3.0, 0.0, 3.0]), half=1).tolist()
@@ -92,7 +92,7 @@ def smooth(values: Floats, half: int) -> Floats:
 
 
 def is_noisy(values: Floats) -> bool:
-    """Returns whether more than a quarter of the values are turning points; of white noise two thirds are.
+    """Returns whether more than a quarter of the values are turning points; for white noise it is two thirds.
 
     Example:
       >>> is_noisy(np.linspace(0.0, 1.0, 10)), is_noisy(np.array([0.0, 1.0, 0.2, 0.9, 0.1]))
@@ -103,26 +103,26 @@ def is_noisy(values: Floats) -> bool:
 
 
 def value_axis(series: Sequence[Series]) -> Axis:
-    """Returns the range of all values: on a log scale where they are positive and span a ratio over 20."""
+    """Returns the range of all values, on a log scale if they are positive and span a ratio above 20."""
     values = np.concatenate([one.values for one in series])
     low, high = float(values.min()), float(values.max())
     if low > 0 and high / low > _LOG_RATIO:
         margin = (high / low) ** 0.04
         return Axis(low / margin, high * margin, log=True)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    floor = 0.0 if 0 <= low < 0.3 * high else low - margin  # a range that nearly reaches zero shows it
+    floor = 0.0 if 0 <= low < 0.3 * high else low - margin  # include zero if the range nearly reaches it
     return Axis(floor, high + margin)
 
 
 def chart(series: Sequence[Series], title: str) -> Html:
     """Returns curves over the training step as one figure with axes, legend and read-out.
 
-    Long noisy curves are drawn as points with a smoothed line above; the legend says so. The values that the
-    pointer reads out are the unsmoothed ones.
+    Long noisy curves are drawn as points with a smoothed line on top, as noted in the legend. The read-out shows the
+    unsmoothed values.
 
     Args:
       series: curves with at least one point each, all finite.
-      title: of the figure: what the values are, with their unit.
+      title: of the figure: the quantity with its unit.
     """
     last_step = max(float(one.steps[-1]) for one in series)
     x, y = Axis(0.0, max(last_step, 1.0)), value_axis(series)
@@ -185,7 +185,7 @@ def chart(series: Sequence[Series], title: str) -> Html:
 
 
 def thinned(count: int, most: int) -> npt.NDArray[np.int64]:
-    """Returns at most `most` of the positions 0..count-1, both ends among them, evenly spaced.
+    """Returns at most `most` evenly spaced positions of 0..count-1, including both ends.
 
     Example:
       >>> thinned(9, 3).tolist(), thinned(2, 3).tolist()
@@ -195,7 +195,7 @@ def thinned(count: int, most: int) -> npt.NDArray[np.int64]:
 
 
 def percent(share: float) -> str:
-    """Returns a share of the plotting area as SVG writes it."""
+    """Returns a fraction of the plotting area as an SVG percentage."""
     return f"{100 * share:.2f}%"
 
 
@@ -204,5 +204,5 @@ def _line(across: Floats, up: Floats) -> str:
 
 
 def _dots(across: Floats, up: Floats) -> str:
-    """A line of no length with round ends is a dot that stays round where the area is stretched."""
+    """A path of dots: a line of zero length with round ends stays round if the area is stretched."""
     return "".join(f"M{SIDE * a:.1f},{SIDE * b:.1f}h0" for a, b in zip(across, up, strict=True))

@@ -1,6 +1,6 @@
-"""HTML and SVG as strings that cannot be escaped wrongly: text is escaped unless it was made here.
+"""HTML and SVG as strings with safe escaping: all text is escaped, except markup created here.
 
-`element` is the only maker of `Html`; whatever else it is given (a data set's name, a label, a path)
+Only the functions of this module create `Html`; any other value (a data set's name, a label, a path)
 is text and appears as text. There is no template language.
 """
 
@@ -30,7 +30,7 @@ def text(value: object) -> Html:
 
 
 def join(*children: object) -> Html:
-    """Returns the children after one another as markup; None is left out."""
+    """Returns the concatenated children as markup; None is omitted."""
     return Html("".join(text(child) for child in children if child is not None))
 
 
@@ -39,9 +39,9 @@ def element(tag: str, *children: object, **attributes: object) -> Html:
 
     Args:
       tag: name of the element.
-      *children: `Html` is taken as it is, other values are escaped, None is left out.
-      **attributes: a trailing underscore is dropped (`class_`), others turn into hyphens (`aria_label`);
-        True gives an attribute without a value, None and False none at all.
+      *children: `Html` is used as it is, other values are escaped, None is omitted.
+      **attributes: a trailing underscore is dropped (`class_`), others become hyphens (`aria_label`);
+        True gives an attribute without a value, None and False give no attribute.
 
     Example:
       >>> element("p", "1 < 2", class_="note", data_step=3)
@@ -57,7 +57,7 @@ def element(tag: str, *children: object, **attributes: object) -> Html:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Returns a number as a person would write it: thousands apart, `digits` significant digits.
+    """Returns a number in readable form, with thousands separators and `digits` significant digits.
 
     Example:
       >>> number(1234567), number(0.031249), number(0.00002), number(512.0)

@@ -1,8 +1,8 @@
 """The page and its parts: one HTML file that needs no network, no server and no other file.
 
 The Content-Security-Policy of the page allows this style sheet and this script by their hashes, pictures
-inside the page, and nothing else: no inline style, no request. Without JavaScript everything can still be
-read; the script adds the slider, the read-out of curves and the copy button.
+inside the page, and nothing else: no inline style, no request. The page is readable without JavaScript;
+the script adds the slider, the read-out of curves and the copy button.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from gen_jax.figures.grid import Images, grid, png_bytes
 from gen_jax.figures.markup import Html, element, join
 from gen_jax.method import Figure, Scatter
 
-_MAX_ANIMATION = 700_000  # bytes, about, of one animation as PNG: a page should be small enough to mail
+_MAX_ANIMATION = 700_000  # approximate bytes of one animation as PNG: a page should be small enough to mail
 _LARGE = 300  # pixels
-_NARROW = 100  # pixels, of a sheet of a few small images: over the whole page each pixel would be a tile
-_FEW_COLOURS = {1: 16, 3: 256}  # of an animation that is too large with all of them, by channels
-_MAX_COLUMNS = 16  # of labelled pictures that keep their columns; the style sheet has a rule for each
+_NARROW = 100  # pixels, of a sheet of a few small images: at full width each pixel would be a tile
+_FEW_COLOURS = {1: 16, 3: 256}  # by channels, of an animation that is too large with all its colours
+_MAX_COLUMNS = 16  # of labelled pictures with fixed columns; the style sheet has a rule for each
 
 
 def document(title: str, *body: Html) -> str:
@@ -60,7 +60,7 @@ def section(name: str, heading: str, *children: object) -> Html:
 
 
 def image(pixels: Images, alt: str, class_: str = "", colours: int = 0) -> Html:
-    """Returns `pixels` uint8 [H, W, C] as an <img> that holds its PNG, of at most `colours` colours (0: of all)."""
+    """Returns `pixels` uint8 [H, W, C] as an <img> with an inline PNG of at most `colours` colours (0: all)."""
     source = "data:image/png;base64," + base64.b64encode(png_bytes(pixels, colours=colours)).decode()
     height, width = pixels.shape[:2]
     classes = f"{class_} {_large(width)}".strip()
@@ -68,7 +68,7 @@ def image(pixels: Images, alt: str, class_: str = "", colours: int = 0) -> Html:
 
 
 def labelled(images: Images, labels: Sequence[str], alt: str, columns: int = 0) -> Html:
-    """Returns images uint8 [N, H, W, C] each with its label below; they wrap where `columns` is 0."""
+    """Returns images uint8 [N, H, W, C], each with its label below; they wrap if `columns` is 0."""
     labels = labels or [""] * len(images)
     cells = (
         element(
@@ -85,11 +85,11 @@ def player(images: Images, labels: Sequence[str], alt: str, columns: int = 0) ->
     """Returns an animation uint8 [F, N, H, W, C] with slider and button; without script, its frames as a sheet.
 
     Args:
-      images: all frames; where they are too many for a page, they are shown with fewer colours, and then fewer images
-        or frames are shown; a line says so.
-      labels: one a frame, or ().
-      alt: what the animation shows.
-      columns: images a row of a frame; 0 makes frames square, and lets images be dropped.
+      images: all frames; if they are too large for a page, the animation has fewer colours, and then fewer images or
+        frames, with a note.
+      labels: one per frame, or ().
+      alt: a description of the animation.
+      columns: images per row of a frame; 0 makes frames square, and allows images to be dropped.
     """
     if columns:
         images, columns = animation.draw_frames(images, columns)[:, None], 0
@@ -105,7 +105,7 @@ def player(images: Images, labels: Sequence[str], alt: str, columns: int = 0) ->
     sheet = {"columns": animation.sheet_columns(len(shown)), "width": width, "height": height, "labels": names}
     thinned = [
         f"{now} of {before} {what}"
-        for now, before, what in zip(shown.shape, images.shape, ("frames", "images a frame"), strict=False)
+        for now, before, what in zip(shown.shape, images.shape, ("frames", "images per frame"), strict=False)
         if now < before
     ] + ([f"{colours} {'shades' if images.shape[-1] == 1 else 'colours'}"] if colours else [])
     return element(
@@ -122,7 +122,7 @@ def player(images: Images, labels: Sequence[str], alt: str, columns: int = 0) ->
 
 
 def scatter(one: Scatter) -> Html:
-    """Returns points in the plane with their legend, and with slider and button where they have frames."""
+    """Returns points in the plane with their legend, and with slider and button if they have frames."""
     names, moving = animation.names_of_frames(one.labels, len(scatters.frames_of(one))), np.ndim(one.points) == 3
     told = scatters.left_out(one)
     return element(
@@ -136,7 +136,7 @@ def scatter(one: Scatter) -> Html:
 
 
 def picture(one: Figure) -> Html:
-    """Returns a method's picture, drawn as its kind asks."""
+    """Returns a method's picture, drawn according to its kind."""
     if isinstance(one, Scatter):
         return figure(scatter(one), one.title, one.caption)
     images = np.asarray(one.images)
@@ -152,12 +152,12 @@ def picture(one: Figure) -> Html:
 
 
 def figure(body: Html, title: str, caption: str = "") -> Html:
-    """Returns `body` below its title and above its caption."""
+    """Returns a figure of title, `body` and caption."""
     return element("figure", element("h3", title), body, element("figcaption", caption) if caption else None)
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]], numeric: frozenset[int] = frozenset()) -> Html:
-    """Returns a table that scrolls sideways by itself where it is too wide; columns in `numeric` stand to the right."""
+    """Returns a table that scrolls sideways if it is too wide; columns in `numeric` are right-aligned."""
 
     def cells(tag: str, row: Sequence[object], **attributes: object) -> Html:
         return element(
@@ -171,7 +171,7 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]], numeric: f
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Html:
-    """Returns names with their values, side by side."""
+    """Returns a list of names with their values."""
     return element(
         "dl", *(element("div", element("dt", name), element("dd", value)) for name, value in pairs), class_="facts"
     )
@@ -184,12 +184,12 @@ def code(command: str) -> Html:
 
 
 def details(summary: str, *children: object) -> Html:
-    """Returns children that open on demand."""
+    """Returns children in a collapsed block that opens on demand."""
     return element("details", element("summary", summary), *children)
 
 
 def notice(lines: Sequence[str]) -> Html | None:
-    """Returns what the reader must know before the rest, or None where there is nothing."""
+    """Returns a box with important notes, or None if there are none."""
     if not lines:
         return None
     return element(
@@ -210,7 +210,7 @@ def _sheet(images: Images, columns: int) -> Images:
 
 
 def _large(width: int) -> str:
-    """The class of pictures that are hardly enlarged: whole pixels would become lines of uneven width."""
+    """The style class of large pictures, which are hardly enlarged: sharp pixels would get uneven widths."""
     return "large" if width >= _LARGE else ""
 
 

@@ -1,4 +1,4 @@
-"""Samples of a model, seen: images as a grid, points of the plane as a scatter."""
+"""Figures of samples: images as a grid, points in the plane as a scatter plot."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from gen_jax.figures import scatter
 from gen_jax.figures.grid import Images, grid
 from gen_jax.method import DataSpec, Figure, Picture, Scatter
 
-NUM_IMAGES = 64  # of one figure that is drawn during training
+NUM_IMAGES = 64  # in a figure that is drawn during training
 
 
 def num_shown(spec: DataSpec, num_images: int = NUM_IMAGES) -> int:
-    """Returns how many samples make a figure: `num_images`, or more where each is a point.
+    """Returns the number of samples in a figure: `num_images`, or more if they are points.
 
     Example:
       >>> num_shown(DataSpec("x", (8, 8, 3), 64), 100)
@@ -26,10 +26,10 @@ def still(samples: np.ndarray, spec: DataSpec, title: str, caption: str = "", da
 
     Args:
       samples: uint8 [N, H, W, C], or points f32 [N, 1, 1, 2].
-      spec: of the data set that they are like.
+      spec: of the training data.
       title: a few words.
-      caption: what one sees.
-      data: examples of that set; points of it are drawn behind the samples.
+      caption: what the figure shows.
+      data: training examples; if they are points, they are drawn behind the samples.
 
     Example:
       >>> spec = DataSpec("gaussians:grid25", (1, 1, 2), 100_000, kind="points", value_range=(-5.0, 5.0))

@@ -1,7 +1,7 @@
-"""Points in the plane: as inline SVG for the page, as pixels for a GIF, and, where they are many, by their density.
+"""Points in the plane: as inline SVG for the page, as pixels for a GIF, and as a density if there are many.
 
-The plot is a square of equal scales in both directions, so that a circle is one. Points are lines of no length with
-round ends: their size does not change with the plot's, and a thousand of them are one element.
+The plot is a square with equal scales in both directions, so that circles look like circles. Points are lines of zero
+length with round ends: their size does not depend on that of the plot, and a thousand of them are one element.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gen_jax.method import Scatter
 if TYPE_CHECKING:
     import PIL.ImageDraw
 
-# One a class: on light and on dark paper.
+# One per class: on a light and on a dark background.
 COLOURS = (
     ("#17647e", "#7cc4da"),
     ("#c0561c", "#f0a070"),
@@ -37,32 +37,31 @@ _GREY = "#c9c6c0"  # of the background in a GIF
 _INK = "#1d1f23"
 MAX_POINTS = 2500  # drawn in a frame
 _MAX_IN_PAGE = 30_000  # points of all frames
-_ROUNDS = 4  # classes are drawn in turns, so that the last one does not hide the others
+_ROUNDS = 4  # classes are drawn alternately, so that the last one does not hide the others
 _MARGIN = 0.06  # of the plot's half width
-_QUANTILE = 0.005  # of points at either end that are not called usual, where there is no background
-_FAR = 1.5  # times the half width of what is usual: points beyond do not widen the plot
+_QUANTILE = 0.005  # share of points at either end outside the typical range, if there is no background
+_FAR = 1.5  # times the half width of the typical range: points beyond it do not enlarge the plot
 
 Floats = npt.NDArray[np.float64]
 
 
 def style() -> str:
-    """Returns the rules of the style sheet that colour the classes."""
+    """Returns the style sheet rules for the colours of the classes."""
     light = "".join(f".class-{i}{{color:{colour}}}" for i, (colour, _) in enumerate(COLOURS))
     dark = "".join(f".class-{i}{{color:{colour}}}" for i, (_, colour) in enumerate(COLOURS))
     return f"{light}@media (prefers-color-scheme: dark){{{dark}}}"
 
 
 def frames_of(one: Scatter) -> Floats:
-    """Returns the points as f64 [F, N, 2], with one frame where there is no animation."""
+    """Returns the points as f64 [F, N, 2], with one frame if there is no animation."""
     points = np.asarray(one.points, np.float64)
     return points if points.ndim == 3 else points[None]
 
 
 def window(one: Scatter) -> tuple[Axis, Axis]:
-    """Returns the ranges of both axes, of equal length: they hold the background, the circles and nearly all points.
+    """Returns the ranges of both axes, of equal length: they include the background, the circles and nearly all points.
 
-    A few points that lie far from the others, or all those of a model that diverged from the data behind them, are
-    not followed.
+    They ignore a few points far from the others, or all points of a model that diverged from the background data.
 
     Example:
       >>> across, up = window(Scatter(np.array([[-1.0, 0.0], [1.0, 1.0]]), None, None, "t"))
@@ -85,7 +84,7 @@ def window(one: Scatter) -> tuple[Axis, Axis]:
 
 
 def plot(one: Scatter) -> Html:
-    """Returns the square plot with axes and legend; of an animation, the last frame is the one that is seen.
+    """Returns the square plot with axes and legend; the last frame of an animation is visible.
 
     Each frame is a <g class="frame">; the page's script shows one after the other.
     """
@@ -130,7 +129,7 @@ def plot(one: Scatter) -> Html:
 
 
 def legend(one: Scatter) -> Html | None:
-    """Returns the names of the classes and of the background with their colours, or None where there are none."""
+    """Returns the names of the classes and of the background with their colours, or None if there are none."""
     rows = [
         element("li", element("span", class_=f"point class-{i % len(COLOURS)}"), name)
         for i, name in enumerate(one.names)
@@ -141,7 +140,7 @@ def legend(one: Scatter) -> Html | None:
 
 
 def left_out(one: Scatter) -> str:
-    """Returns a sentence on points that the plot does not show, or "" where it shows all of them.
+    """Returns a sentence on points that the plot does not show, or "" if it shows all of them.
 
     Example:
       >>> points = np.array([[0.0, 0.0]] * 999 + [[np.nan, 0.0]])
@@ -157,7 +156,7 @@ def left_out(one: Scatter) -> str:
 
 
 def rasterise(one: Scatter, side: int = 320) -> Images:
-    """Returns the frames as pixels on white paper, uint8 [F, side, side, 3], for a GIF or a film."""
+    """Returns the frames as pixels on a white background, uint8 [F, side, side, 3], for a GIF or a video."""
     import PIL.Image
     import PIL.ImageDraw
 
@@ -182,12 +181,12 @@ def rasterise(one: Scatter, side: int = 320) -> Images:
 
 
 def density(points: npt.NDArray[np.floating], value_range: tuple[float, float], side: int = 256) -> Images:
-    """Returns how densely points lie in a square, white on black, uint8 [side, side, 1]: x to the right, y upwards.
+    """Returns the density of points in a square, white on black, uint8 [side, side, 1]: x to the right, y upwards.
 
-    A pixel with one point is half as bright as can be, and each further point halves what is missing.
+    A pixel with one point has half the maximum brightness, and each further point halves the remaining difference.
 
     Args:
-      points: [N, 2] or [N, 1, 1, 2]. What lies outside of the range, or is not finite, is not shown.
+      points: [N, 2] or [N, 1, 1, 2]. Points outside the range, or not finite, are not shown.
       value_range: of both axes.
       side: pixels.
 
@@ -203,7 +202,7 @@ def density(points: npt.NDArray[np.floating], value_range: tuple[float, float], 
 
 
 def _marks(points: Floats, classes: npt.NDArray[np.int64], axes: tuple[Axis, Axis]) -> list[Html]:
-    """The points of a frame: a path a class and round."""
+    """The points of a frame: one path per class and round."""
     rounds = np.arange(len(points)) % _ROUNDS
     marks = []
     for turn in range(_ROUNDS):
@@ -215,14 +214,14 @@ def _marks(points: Floats, classes: npt.NDArray[np.int64], axes: tuple[Axis, Axi
 
 
 def _stamp(draw: PIL.ImageDraw.ImageDraw, places: Floats, colours: Sequence[str], radius: float) -> None:
-    """Draws a disk at each place, in pixels; what is not finite is left out."""
+    """Draws a disk at each place, in pixels; places that are not finite are skipped."""
     for (x, y), colour in zip(places, colours, strict=True):
         if np.isfinite(x + y):
             draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
 
 
 def _place(points: Floats, axes: tuple[Axis, Axis]) -> Floats:
-    """Where points lie in the square, from the top left: shares of its side, [N, 2]."""
+    """The positions of points in the square, from the top left, as fractions of its side: [N, 2]."""
     return np.stack([axes[0].place(points[:, 0]), 1 - axes[1].place(points[:, 1])], axis=1)
 
 

@@ -1,7 +1,7 @@
-"""AC-GAN (Odena et al. 2017): the discriminator is not told the class, it has to find it.
+"""AC-GAN (Odena et al. 2017): the discriminator predicts the class instead of receiving it.
 
-Its first logit is the source, real or generated, the others are the classes. Both networks gain by the right class of
-real and of generated images.
+Its first logit is the source, real or generated; the others are the classes. Both networks are rewarded for correctly
+classified real and generated images.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ OPTIONS = defaults.options("acgan", "AC-GAN")
 
 
 def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
-    """Returns AC-GAN as a method; see `configs/acgan_cifar10.py` for what it reads of a config.
+    """Returns AC-GAN as a method; see `configs/acgan_cifar10.py` for its config values.
 
     Raises:
-      UserError: an unknown name, values that do not go together, data without labels.
+      UserError: an unknown name, incompatible values, or data without labels.
     """
     c = config.gan
     require_choice("gan.loss", c.loss, losses.LOSSES)
@@ -35,15 +35,15 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
 
 
 def auxiliary(loss: losses.Loss, class_weight: float, num_classes: int) -> game.Objective:
-    """Returns the two losses: -L_S - L_C of the discriminator, and the generator's, which has L_C alone with that sign.
+    """Returns the two losses: -L_S - L_C for the discriminator, and L_S - L_C for the generator.
 
-    L_S is log P(source), L_C is log P(class) over real and generated images (section 3); the part of real images does
-    not move the generator.
+    L_S is log P(source), L_C is log P(class) over real and generated images (section 3); real images have no effect on
+    the gradient of the generator.
 
     Args:
       loss: of the source.
       class_weight: of the cross-entropy of classes; 1 in the paper.
-      num_classes: as many logits follow the source's.
+      num_classes: number of logits after the one of the source.
 
     Example:
       >>> objective = auxiliary(losses.make("non_saturating"), 1.0, 4)
@@ -53,7 +53,7 @@ def auxiliary(loss: losses.Loss, class_weight: float, num_classes: int) -> game.
     """
 
     def cross_entropy(output: Array, label: Array | None) -> Array:
-        # A product with one-hot labels: the gradient of a look-up is a scatter, which could gather a sharded batch.
+        # One-hot labels, because the gradient of a look-up is a scatter, which could gather a sharded batch.
         return optax.softmax_cross_entropy(output[:, 1:], jax.nn.one_hot(label, num_classes))
 
     def right(output: Array, label: Array | None) -> Array:

@@ -1,7 +1,7 @@
-"""Bounds of the discriminator's weights: clipping, and spectral normalisation by power iteration.
+"""Bounds on the discriminator's weights: clipping, and spectral normalisation by power iteration.
 
-A constraint is four pure functions around a network that knows nothing of them. What a network computes with is
-`weights(params, vectors)`; what its optimizer moves are the params.
+A constraint is four pure functions outside the network. The network computes with `weights(params, vectors)`; its
+optimizer updates the params.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import jax.numpy as jnp
 
 from gen_jax.method import Array, Key, PyTree, UserError
 
-START_ITERATIONS = 15  # of the random first vectors, so that the first step already divides by about the right number
+START_ITERATIONS = 15  # of the random initial vectors, so that the first step already divides by about the right value
 
 
 class Constraint(NamedTuple):
-    """A bound of a network's weights.
+    """A bound on a network's weights.
 
     Attributes:
-      init: (key, params) -> vectors, kept in State.variables; {} where there are none.
-      advance: (params, vectors) -> vectors, once a step of the network's optimizer.
-      weights: (params, vectors) -> what the network computes with, like params; differentiable in them.
-      project: params after an optimizer's step -> params within the bound.
+      init: (key, params) -> vectors, kept in State.variables; {} if there are none.
+      advance: (params, vectors) -> vectors, once per step of the network's optimizer.
+      weights: (params, vectors) -> the weights that the network uses, like params; differentiable in them.
+      project: params after an optimizer step -> params within the bound.
     """
 
     init: Callable[[Key, PyTree], PyTree]
@@ -41,10 +41,10 @@ def none() -> Constraint:
 
 
 def clipped(bound: float = 0.01) -> Constraint:
-    """Returns the bound of every weight and bias to [-bound, bound] after each step (Arjovsky et al. 2017).
+    """Returns the clipping of every weight and bias to [-bound, bound] after each step (Arjovsky et al. 2017).
 
     Raises:
-      UserError: a bound that is not positive.
+      UserError: the bound is not positive.
 
     Example:
       >>> clipped(0.5).project({"kernel": jnp.array([-2.0, 0.25])})["kernel"].tolist()
@@ -58,9 +58,9 @@ def clipped(bound: float = 0.01) -> Constraint:
 def spectral() -> Constraint:
     """Returns the division of every kernel and embedding by its largest singular value (Miyato et al. 2018).
 
-    The value is u' W v for vectors that one power iteration a step keeps near the singular ones; W is the kernel as a
-    matrix [everything else, outputs]. The gradient flows through W alone, u and v stand still. Vectors and scales pass
-    unchanged.
+    The value is u' W v, where one power iteration per step keeps u and v close to the singular vectors; W is the kernel
+    as a matrix [everything else, outputs]. The gradient flows only through W; u and v are constants. Biases and scales
+    are unchanged.
     """
 
     def init(key: Key, params: PyTree) -> PyTree:
@@ -88,10 +88,10 @@ def spectral() -> Constraint:
 
 
 def power_iteration(kernel: Array, u: Array) -> tuple[Array, Array]:
-    """Returns (u, v), unit vectors nearer to the singular ones of the largest singular value.
+    """Returns (u, v), unit vectors closer to the singular vectors of the largest singular value.
 
     Args:
-      kernel: [..., F], seen as the matrix W [N, F].
+      kernel: [..., F], reshaped to the matrix W [N, F].
       u: f32 [F].
 
     Returns:
@@ -108,7 +108,7 @@ def power_iteration(kernel: Array, u: Array) -> tuple[Array, Array]:
 
 
 def singular_value(kernel: Array, u: Array) -> Array:
-    """Returns v' W u with v = W u / |W u|, an estimate of W's largest singular value from below: f32 [].
+    """Returns v' W u with v = W u / |W u|, a lower bound on W's largest singular value: f32 [].
 
     Its gradient in W is v u': the vectors are constants.
 

@@ -1,7 +1,8 @@
 """The convolutional pair: DCGAN (Radford et al. 2016), its conditional forms, and the networks of AC-GAN.
 
-A generator: dense to a small picture, then layers that double it. A discriminator: convolutions that halve it, then
-dense layers. Fields say where the published networks differ; `generator_*` are the generator's own.
+The generator is a dense layer to a small feature map, then layers that double its size. The discriminator is
+convolutions that halve the size, then dense layers. Fields cover the differences between published networks;
+`generator_*` belong to the generator.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ from gen_jax.nn.dropout import Dropout
 
 
 class ConvGenerator(nn.Module):
-    """z and a label to an image in [-1, 1].
+    """Maps z and a label to an image in [-1, 1].
 
     Attributes:
       image_shape: (H, W, C).
       num_classes: 0 for no labels.
-      generator_channels: of the first picture, then of each that is twice as large; the last layer makes the image.
-      generator_kernel: of the layers that double a picture.
+      generator_channels: of the first feature map, then of each one twice as large; the last layer outputs the image.
+      generator_kernel: of the layers that double the size.
       generator_norm: a key of NORMS, after every layer but the last.
-      generator_norm_first: whether the first picture is normalised too.
+      generator_norm_first: whether the first feature map is normalised too.
       generator_activation: a key of ACTIVATIONS.
-      last_stride: by which the last layer grows the picture; its kernel grows in proportion.
+      last_stride: upsampling factor of the last layer; its kernel grows in proportion.
       upsampling: a key of UPSAMPLINGS.
-      embedding_dim: of a label beside z; 0: one-hot.
-      conv_bias: whether convolutions that a normalisation follows have biases, which then change nothing: as in some
-        published networks.
+      embedding_dim: of the label, concatenated with z; 0: one-hot.
+      conv_bias: whether convolutions before a normalisation have biases, as in some published networks, although these
+        have no effect.
       end_bias: whether the first and the last layer have biases.
       dtype: of the computation.
 
@@ -94,22 +95,22 @@ class ConvGenerator(nn.Module):
 
 
 class ConvDiscriminator(nn.Module):
-    """An image and a label to logits.
+    """Maps an image and a label to logits.
 
     Attributes:
       num_classes: 0 for no labels.
-      num_outputs: logits an image; AC-GAN has one a class more.
-      condition: how a label enters, a key of CONDITIONS.
+      num_outputs: logits per image; AC-GAN has one more per class.
+      condition: how the label is used, one of CONDITIONS.
       channels: of the convolutions.
       kernel: of the convolutions.
-      strides: one a convolution; () for 2 everywhere.
+      strides: one per convolution; () for 2 everywhere.
       norm: a key of NORMS, after the convolutions.
       norm_first: whether the first convolution is normalised too.
       hidden: widths of dense layers after the convolutions.
       dropout: after each convolution.
       activation_noise: standard deviation of noise after each convolution (Odena et al. 2017, appendix A).
-      embedding_dim: of a label that is put beside the features; 0: one-hot.
-      conv_bias: whether convolutions that a normalisation follows have biases; the others have them anyway.
+      embedding_dim: of a label that is concatenated with the features; 0: one-hot.
+      conv_bias: whether convolutions before a normalisation have biases; the others always do.
       end_bias: whether the last layer has a bias.
       dtype: of the computation.
 
@@ -158,10 +159,10 @@ class ConvDiscriminator(nn.Module):
 
 
 def head(network: Any, h: Array, label: Array | None, init: Initializer = dcgan_init) -> Array:
-    """Returns the logits of features [B, D] and labels; within a discriminator's module, whose fields it reads.
+    """Returns the logits of features [B, D] and labels. Call it within a discriminator module, whose fields it reads.
 
-    "concat": the label's vector beside the features. "projection": plus its product with the features, so that
-    the logit is the sum of log p(x) / q(x) and log p(y | x) / q(y | x) (Miyato & Koyama 2018).
+    "concat" concatenates the label's vector with the features. "projection" adds its product with the features, so
+    that the logit is the sum of log p(x) / q(x) and log p(y | x) / q(y | x) (Miyato & Koyama 2018).
     """
     told = label if network.num_classes else None
     if told is not None and network.condition == "concat":
@@ -183,11 +184,11 @@ CONDITIONS = ("projection", "concat")
 
 
 def strides_of(network: Any) -> tuple[int, ...]:
-    """Returns one stride a value of `channels` of a discriminator.
+    """Returns the strides of a discriminator, one per value of `channels`.
 
     Raises:
-      UserError: `strides` are given, but not as many.
+      UserError: `strides` has another length than `channels`.
     """
     if network.strides and len(network.strides) != len(network.channels):
-        raise UserError(f"config.network.strides {network.strides} is not one a value of channels {network.channels}")
+        raise UserError(f"config.network.strides {network.strides} needs as many values as channels {network.channels}")
     return network.strides or (2,) * len(network.channels)

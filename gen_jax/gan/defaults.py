@@ -1,4 +1,4 @@
-"""What the configs of this room share: a config of configs/ names what is its own."""
+"""Defaults of all GAN configs; the files in configs/ contain only what differs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TINY = {
     "sample.num": 100, "eval.num_examples": 256, "eval.num_samples": 200, "eval.classifier_steps": 200,
     "eval.track": 100,
 }  # fmt: skip
-"""A run that shows that everything works, in under a minute; for networks of two levels."""
+"""A run that checks that everything works, in under a minute; for networks of two levels."""
 
 
 CHOICES = {
@@ -26,18 +26,18 @@ CHOICES = {
     "gan.penalty": Choice(PENALTIES),
     "gan.constraint": Choice(CONSTRAINTS),
 }
-# Where versions before 0.2 had these values.
+# Keys of versions before 0.2 and their new names.
 MOVED = {"gan.penalty_weight": "gan.penalty.weight", "gan.clip": "gan.constraint.bound"}
 
 
 def options(method: str, title: str) -> Options:
-    """Returns what the configs of "gan" or "acgan" may hold."""
+    """Returns the options of "gan" or "acgan" configs."""
     read_where = {"gan.instance_noise_steps": "gan.instance_noise"}
     return Options(lambda: gan_config(method), title, CHOICES, MOVED, read_where, shares=("network.dropout",))
 
 
 def gan_config(method: str = "gan", learning_rate: float = 2e-4, discriminator_rate: float = 2e-4) -> Config:
-    """Returns `base_config` with what a game of two networks reads beside; DCGAN's optimizer (Radford et al. 2016).
+    """Returns `base_config` with the additional values of a GAN, and DCGAN's optimizer (Radford et al. 2016).
 
     Args:
       method: "gan" or "acgan".
@@ -52,12 +52,12 @@ def gan_config(method: str = "gan", learning_rate: float = 2e-4, discriminator_r
     config = base_config()
     config.method = method
     config.log_every = 100
-    config.eval.track = 1000  # games get worse late: the best checkpoint is kept
+    config.eval.track = 1000  # GANs may get worse late in training: keep the best checkpoint
     config.eval_every = 1000
     config.checkpoint_every = 1000
     config.optimizer.learning_rate = learning_rate
     config.optimizer.b1 = 0.5
-    config.optimizer.clip_norm = 0.0  # the published recipes clip nothing
+    config.optimizer.clip_norm = 0.0  # published recipes do not clip gradients
     config.network = ConfigDict(CHOICES["network"].start("conv"))
     config.discriminator_optimizer = ConfigDict({"learning_rate": discriminator_rate})  # the rest as in optimizer
     config.gan = ConfigDict(
@@ -65,11 +65,11 @@ def gan_config(method: str = "gan", learning_rate: float = 2e-4, discriminator_r
             "latents": 100,
             "loss": "non_saturating",  # or minimax, least_squares, wasserstein, hinge, relativistic
             "real_target": 1.0,  # below: one-sided label smoothing
-            "penalty": {"name": "none"},  # or wgan_gp, r1, r2 with their weight: of the discriminator's slope
-            "constraint": {"name": "none"},  # or spectral, or clip with its bound: of the discriminator's weights
-            "critic_steps": 1,  # of the discriminator a step, each with images of its own
-            "instance_noise": 0.0,  # standard deviation of noise on all that the discriminator sees
-            "instance_noise_steps": 0,  # in which it falls to 0; 0: it stays
+            "penalty": {"name": "none"},  # on the discriminator's gradient; or wgan_gp, r1, r2 with their weight
+            "constraint": {"name": "none"},  # on the discriminator's weights; or spectral, or clip with its bound
+            "critic_steps": 1,  # discriminator updates per step, each with new images
+            "instance_noise": 0.0,  # standard deviation of noise on the discriminator's inputs
+            "instance_noise_steps": 0,  # in which it decays to 0; 0: constant
         }
     )
     if method == "gan":
@@ -87,7 +87,7 @@ def with_tiny(
     Args:
       config: the config itself.
       variant: "", "tiny" or a key of `others`.
-      tiny: {dotted key: value} of the variant "tiny", beside `TINY`.
+      tiny: {dotted key: value} of the variant "tiny", in addition to `TINY`.
       others: {dotted key: value} of further variants, by name.
     """
     return with_variant(config, variant, {"tiny": TINY | dict(tiny), **(others or {})})

@@ -1,12 +1,11 @@
-"""The game of two networks, which `gan` and `acgan` are: a discriminator's steps, then one of the generator.
+"""The two-player game of `gan` and `acgan`: discriminator updates, then one generator update per step.
 
-Three choices, where sources differ:
-- The generator's step uses the z and labels of the discriminator's last one. Its images are those that the
-  discriminator has just seen, judged anew after its step; XLA finds the second forward pass of the generator and
-  computes it once.
-- Real and generated images pass the discriminator apart: batch normalisation takes the statistics of each pass. Its
-  running averages are those of real images, the generator's those of its own step.
-- What is sampled and evaluated is the generator's moving average, of its weights and of its running averages.
+Three choices on which sources differ:
+- The generator update uses the z and labels of the last discriminator update. Its images are those that the
+  discriminator has just seen, evaluated again after its update; XLA merges the two forward passes of the generator.
+- Real and generated images pass through the discriminator separately, so batch normalisation uses separate statistics.
+  The discriminator keeps the running averages of the real images, the generator those of its own update.
+- Sampling and evaluation use the moving averages of the generator's weights and of its running averages.
 """
 
 from __future__ import annotations
@@ -45,15 +44,15 @@ Terms = Callable[[Array, Array, Array | None], tuple[Array, Scalars]]
 
 
 class Objective(NamedTuple):
-    """What the two networks minimise, from what the discriminator says of images.
+    """The losses of the two networks, as functions of the discriminator's outputs.
 
     Attributes:
-      discriminator: its loss; the further values are shown in training and evaluation.
+      discriminator: its loss; the additional values are reported in training and evaluation.
       generator: its loss, likewise.
-      logits: output -> f32 [B], the logits of being real, whose slope a penalty bounds.
-      num_outputs: of the discriminator, an image.
-      generator_classes: that the generator is asked for; 0: none.
-      discriminator_classes: that the discriminator is told; 0: none.
+      logits: output -> f32 [B], the logits of being real, for gradient penalties.
+      num_outputs: discriminator outputs per image.
+      generator_classes: number of classes that condition the generator; 0: none.
+      discriminator_classes: number of classes that condition the discriminator; 0: none.
     """
 
     discriminator: Terms
@@ -68,13 +67,13 @@ def make(config: Any, spec: DataSpec, objective: Objective) -> Method:
     """Returns the game as a method.
 
     Args:
-      config: see `configs/cgan_mnist.py`; `config.optimizer` is the generator's, `config.discriminator_optimizer` holds
-        what is different in the discriminator's.
+      config: see `configs/cgan_mnist.py`; `config.optimizer` belongs to the generator, and
+        `config.discriminator_optimizer` holds the values that differ for the discriminator.
       spec: of the data; bytes, or floats that are scaled from `value_range` to [-1, 1].
       objective: see `Objective`.
 
     Raises:
-      UserError: an unknown name, a value that cannot be, or values that do not go together.
+      UserError: an unknown name, an invalid value, or incompatible values.
     """
     c = config.gan
     game = _assemble(config, spec, objective)
@@ -108,7 +107,7 @@ def make(config: Any, spec: DataSpec, objective: Objective) -> Method:
 
 
 class _Game(NamedTuple):
-    """All that both players need."""
+    """Everything that both players need."""
 
     config: Any
     image_shape: tuple[int, int, int]
@@ -170,12 +169,12 @@ def _init(game: _Game, key: Key, examples: Batch, frozen: PyTree) -> State:
 
 
 def _generate(game: _Game, params: PyTree, variables: PyTree, z: Array, label: Array | None) -> tuple[Array, PyTree]:
-    """Images in training, and the running averages after them."""
+    """Images in training, and the updated running averages."""
     return game.generator.apply({"params": params, **variables}, z, label, train=True, mutable=["batch_stats"])
 
 
 def _discriminate(game: _Game, weights: PyTree, state: State, x: Array, batch: Batch, key: Key) -> tuple[Array, PyTree]:
-    """The discriminator's output in training, and its running averages after it."""
+    """The discriminator's output in training, and its updated running averages."""
     key_noise, key_dropout, key_activations = jax.random.split(key, 3)
     return game.discriminator.apply(
         {"params": weights, **state.variables["discriminator"]},
@@ -228,7 +227,7 @@ def _train_generator(game: _Game, state: State, batch: Batch, key: Key) -> tuple
         z = draw(key_z, batch["index"], game.noise)
         fake, variables = _generate(game, params, state.variables["generator"], z, batch.get("label"))
         fake_output, _ = _discriminate(game, weights, state, fake, batch, key_judge)
-        # Where a loss does not look at real images, XLA leaves this pass out.
+        # If a loss does not use real images, XLA removes this pass.
         real_output, _ = _discriminate(game, weights, state, game.to_range(batch["image"]), batch, key_real)
         losses, values = game.objective.generator(real_output, fake_output, batch.get("label"))
         loss = jnp.mean(losses)
@@ -266,10 +265,10 @@ def classes_of(spec: DataSpec, asker: str) -> int:
 
     Args:
       spec: of the data.
-      asker: what needs labels, for the error.
+      asker: the name of what needs labels, for the error message.
 
     Raises:
-      UserError: the data has no labels, or only one.
+      UserError: the data has no labels, or only one class.
 
     Example:
       >>> from gen_jax.method import labelled
@@ -279,7 +278,7 @@ def classes_of(spec: DataSpec, asker: str) -> int:
     if spec.num_classes is None:
         raise UserError(f"{asker} needs labels, and data set {spec.name} has none")
     if spec.num_classes < 2:
-        raise UserError(f"{asker} needs two classes at least, and data set {spec.name} has {spec.num_classes}")
+        raise UserError(f"{asker} needs at least two classes, and data set {spec.name} has {spec.num_classes}")
     return spec.num_classes
 
 
@@ -296,25 +295,25 @@ def _refuse_what_batch_norm_cannot(config: Any, generator: Any, discriminator: A
     normed = getattr(discriminator, "norm", "none") == "batch"
     if normed and config.gan.penalty.name != "none":
         raise UserError(
-            f"config.gan.penalty is {config.gan.penalty.name}, which bounds the slope of one image's logit; with batch "
-            "normalisation a logit depends on the whole batch: use config.network.norm=none, or rms"
+            f"config.gan.penalty is {config.gan.penalty.name}, which penalises the gradient of one image's logit; with "
+            "batch normalisation a logit depends on the whole batch: use config.network.norm=none, or rms"
         )
     if config.accumulate > 1 and (normed or getattr(generator, "generator_norm", "none") == "batch"):
         raise UserError(
-            f"config.accumulate is {config.accumulate}; batch normalisation would see the pieces instead of the batch: "
+            f"config.accumulate is {config.accumulate}; batch normalisation would see minibatches, not the batch: "
             "use config.accumulate=1, or another norm and generator_norm in config.network"
         )
     if config.accumulate > 1 and config.gan.critic_steps > 1:
         raise UserError(
-            f"config.accumulate is {config.accumulate}; with config.gan.critic_steps above 1 no batch is computed "
-            "in pieces: use config.accumulate=1"
+            f"config.accumulate is {config.accumulate}; gradient accumulation does not work with "
+            "config.gan.critic_steps above 1: use config.accumulate=1"
         )
 
 
 def _instance_noise(std: float, fade_steps: int) -> Callable[[Array, Array, Array, Key], Array]:
-    """Noise on what the discriminator sees (Sonderby et al. 2017): (x, step, index, key) -> x.
+    """Noise on the discriminator's inputs (Sonderby et al. 2017): (x, step, index, key) -> x.
 
-    Its standard deviation falls linearly from `std` to 0 in `fade_steps` steps, or stays where these are 0.
+    Its standard deviation decays linearly from `std` to 0 in `fade_steps` steps, or is constant if `fade_steps` is 0.
     """
     if not std:
         return lambda x, step, index, key: x
@@ -327,7 +326,7 @@ def _instance_noise(std: float, fade_steps: int) -> Callable[[Array, Array, Arra
 
 
 def _discriminator_optimizer(config: Any) -> Any:
-    """The generator's optimizer with what `config.discriminator_optimizer` changes; it takes critic_steps a step."""
+    """The generator's optimizer with the changes in `config.discriminator_optimizer`; critic_steps updates per step."""
     values = {**config.optimizer, **config.discriminator_optimizer}
     if values["learning_rate"] < 0:
         raise UserError(f"config.discriminator_optimizer.learning_rate is {values['learning_rate']}; use 0 or more")

@@ -1,6 +1,6 @@
-"""Generative adversarial networks (Goodfellow et al. 2014), unconditional and conditional, with any loss of this room.
+"""Generative adversarial networks (Goodfellow et al. 2014), unconditional and conditional, with any loss of `losses`.
 
-DCGAN, conditional GAN, WGAN, WGAN-GP, LSGAN, SNGAN with projection are values of the config, not classes.
+DCGAN, conditional GAN, WGAN, WGAN-GP, LSGAN and SNGAN with projection are config values, not classes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ OPTIONS = defaults.options("gan", "GAN")
 
 
 def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
-    """Returns the GAN as a method; see `configs/cgan_mnist.py` for what it reads of a config.
+    """Returns the GAN as a method; see `configs/cgan_mnist.py` for its config values.
 
     Raises:
-      UserError: an unknown name, values that do not go together, labels asked of a data set without.
+      UserError: an unknown name, incompatible values, or a conditional GAN on a data set without labels.
     """
     c = config.gan
     require_choice("gan.loss", c.loss, losses.LOSSES)

@@ -1,4 +1,4 @@
-"""What the networks of this room are made of: growing pictures, normalising by name, labels as vectors, noise."""
+"""Building blocks of the GAN networks: upsampling, normalisation by name, label vectors, noise."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def icnr(init: Initializer, factor: int) -> Initializer:
-    """Returns an initializer for a convolution before `depth_to_space`: as if it were followed by nearest upsampling.
+    """Returns an initializer for a convolution before `depth_to_space`: it acts like one before nearest upsampling.
 
-    All factor^2 values that one pixel turns into start equal, so no checkerboard is there from the beginning (Aitken
+    All factor^2 values that one pixel becomes start equal, which avoids an initial checkerboard pattern (Aitken
     et al. 2017).
 
     Example:
@@ -66,15 +66,15 @@ UPSAMPLINGS: dict[str, Callable[[Upsample, Array], Array]] = {
 
 
 class Upsample(nn.Module):
-    """A picture `factor` times as high and wide, by a learned layer.
+    """Upsampling by `factor` with a learned layer.
 
     Attributes:
       features: channels of the output.
       kernel: height and width of the kernel.
-      factor: by which the picture grows.
+      factor: of upsampling.
       how: "transposed" convolution; "nearest" neighbours, then a convolution (Odena et al. 2016); "shuffle": a
-        convolution to factor^2 as many channels that become pixels (Shi et al. 2016), started by `icnr`.
-      use_bias: whether a learned value a feature is added.
+        convolution to factor^2 times as many channels that become pixels (Shi et al. 2016), initialised by `icnr`.
+      use_bias: whether a learned value per feature is added.
       kernel_init: of the kernel.
       dtype: of the computation.
 
@@ -117,11 +117,11 @@ NORMS: dict[str, Callable[[str, Array, Array | None, Array | None, bool], Array]
     "batch": lambda name, x, scale, shift, train: BatchNorm(name=name)(x, scale, shift, train=train),
     "rms": lambda name, x, scale, shift, train: RMSNorm(name=name)(x, scale, shift),
 }
-"""Called within a module: (name of the layer, x [B, ..., C], scale and shift [B, C] or None, train) -> like x."""
+"""For calls within a module: (name of the layer, x [B, ..., C], scale and shift [B, C] or None, train) -> like x."""
 
 
 class LabelVector(nn.Module):
-    """Labels as vectors: learned ones, or (dim 0) one-hot.
+    """Labels as vectors: learned, or one-hot if dim is 0.
 
     Example:
       >>> y, _ = LabelVector(num_classes=3).init_with_output(jax.random.key(0), jnp.array([1]))
@@ -140,12 +140,12 @@ class LabelVector(nn.Module):
         one_hot = jax.nn.one_hot(label, self.num_classes, dtype=self.dtype)
         if not self.dim:
             return one_hot
-        # A product instead of a look-up: its gradient is a product too, where a sharded scatter would gather the batch.
+        # A product instead of a look-up: its gradient is a product too; a sharded scatter would gather the batch.
         return one_hot @ self.param("embedding", self.embedding_init, (self.num_classes, self.dim)).astype(self.dtype)
 
 
 class GaussianNoise(nn.Module):
-    """Adds normal noise to activations in training; that of an example belongs to it, as with our Dropout.
+    """Adds normal noise to activations in training; the noise belongs to the example, as in our Dropout.
 
     Example:
       >>> layer, rngs = GaussianNoise(std=2.0), {"noise": jax.random.key(0)}
@@ -167,10 +167,10 @@ class GaussianNoise(nn.Module):
 
 
 def start_size(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int]:
-    """Returns height and width of the picture that grows by `factor` to an image.
+    """Returns height and width of the feature map that becomes an image when upsampled by `factor`.
 
     Raises:
-      UserError: there is none.
+      UserError: the image size is not a multiple of `factor`.
 
     Example:
       >>> start_size((28, 28, 1), 4)
@@ -179,7 +179,7 @@ def start_size(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int
     height, width, _ = image_shape
     if height % factor or width % factor:
         raise UserError(
-            f"images of {height}x{width} cannot be made by this network, whose generator grows a picture {factor} "
-            "times: change config.network.generator_channels, or config.data.image_size"
+            f"this network cannot generate images of {height}x{width}: their sides must be multiples of {factor}; "
+            "change config.network.generator_channels, or config.data.image_size"
         )
     return height // factor, width // factor

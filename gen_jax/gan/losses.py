@@ -1,8 +1,8 @@
-"""Losses of two players, from logits: what the discriminator and what the generator minimise.
+"""Losses of the discriminator and the generator, from logits.
 
-Every loss is a pair of functions of logits on real images and on generated ones, with one value an example (example i
-is the pair of real image i and generated image i); the step takes the mean. Which weights move is the step's affair:
-nothing here stops a gradient. Penalties of the discriminator's slope live in `penalties`, what bounds its weights in
+Every loss is a pair of functions of the logits on real and on generated images, with one value per example (example i
+is the pair of real image i and generated image i); the training step computes the mean. The step also decides which
+weights are updated: nothing here stops a gradient. Gradient penalties are in `penalties`, bounds on the weights in
 `constraints`.
 """
 
@@ -19,12 +19,12 @@ softplus = jax.nn.softplus  # log(1 + e^x); softplus(-x) = -log sigmoid(x), stab
 
 
 class Loss(NamedTuple):
-    """What the two players minimise.
+    """The losses of the two players.
 
     Attributes:
       discriminator: (real_logits [B], fake_logits [B]) -> f32 [B].
-      generator: (real_logits [B], fake_logits [B]) -> f32 [B]; most look at the second alone.
-      score: what a logit means: the probability of being real where logits are log odds, else the logit itself.
+      generator: (real_logits [B], fake_logits [B]) -> f32 [B]; most use only fake_logits.
+      score: the meaning of a logit: the probability of being real if logits are log odds, else the logit itself.
     """
 
     discriminator: Callable[[Array, Array], Array]
@@ -38,8 +38,8 @@ def cross_entropy(real_logits: Array, fake_logits: Array, real_target: float = 1
     Args:
       real_logits: [B].
       fake_logits: [B].
-      real_target: t, the probability that the discriminator should give a real image. Below 1 it is smoothed on this
-        side alone (Salimans et al. 2016, section 3.4): on the other, the generator's errors would become a target.
+      real_target: t, the target probability for real images. Values below 1 are one-sided label smoothing (Salimans et
+        al. 2016, section 3.4): smoothing the other side would reinforce the generator's errors.
 
     Example:
       >>> r, f = 0.8, -0.4
@@ -52,7 +52,7 @@ def cross_entropy(real_logits: Array, fake_logits: Array, real_target: float = 1
 def minimax(real_target: float = 1.0) -> Loss:
     """Returns the game of Goodfellow et al. 2014, equation 1: the generator minimises log(1 - D(G(z))).
 
-    Its gradient vanishes where D(G(z)) is near 0, which is where training begins.
+    Its gradient vanishes where D(G(z)) is near 0, as at the start of training.
 
     Args:
       real_target: see `cross_entropy`; the default is the paper's.
@@ -84,10 +84,10 @@ def non_saturating(real_target: float = 1.0) -> Loss:
 def least_squares(real_target: float = 1.0) -> Loss:
     """Returns squared distances to 1 (real) and 0 (generated); the generator aims at 1 (Mao et al. 2017).
 
-    Without the 1/2 that some sources put in front of the sums.
+    It omits the factor 1/2 that some sources have.
 
     Args:
-      real_target: what the discriminator should say of a real image; the generator's aim stays 1.
+      real_target: the discriminator's target for real images; the generator's target remains 1.
 
     Example:
       >>> loss, r, f = least_squares(), 0.8, -0.4
@@ -98,8 +98,8 @@ def least_squares(real_target: float = 1.0) -> Loss:
 
 
 def wasserstein() -> Loss:
-    """Returns the difference of means (Arjovsky et al. 2017): a bound on the Earth mover's distance for a critic of
-    slope at most 1, so it needs a constraint or a penalty.
+    """Returns the difference of means (Arjovsky et al. 2017): a bound on the Earth mover's distance if the critic is
+    1-Lipschitz, so it needs a constraint or a penalty.
 
     Example:
       >>> loss, r, f = wasserstein(), 0.8, -0.4
@@ -123,7 +123,7 @@ def hinge() -> Loss:
 def relativistic() -> Loss:
     """Returns the game on pairs (Jolicoeur-Martineau 2019): is this real image more real than this generated one?
 
-    Both players see both logits, so the generator gains by a real image's fall too: no mode is left behind for free.
+    Both losses use both logits, so the generator also gains when real images lose: dropping a mode has a cost.
 
     Example:
       >>> loss, r, f = relativistic(), 0.8, -0.4
@@ -147,30 +147,30 @@ LOSSES: dict[str, Callable[..., Loss]] = {
 }
 
 SMOOTHABLE = ("minimax", "non_saturating", "least_squares")
-"""Those with a target for real images, which may be less than 1."""
+"""The losses with a target for real images, which may be less than 1."""
 
 
 def make(name: str, real_target: float = 1.0) -> Loss:
-    """Returns the loss of that name.
+    """Returns the loss with this name.
 
     Args:
       name: a key of LOSSES.
-      real_target: for real images, in (0.5, 1]; 1 for none of the smoothing.
+      real_target: for real images, in (0.5, 1]; 1 for no smoothing.
 
     Raises:
-      UserError: a target that cannot be, or one for a loss that has none.
+      UserError: an invalid target, or one for a loss that has none.
 
     Example:
       >>> make("least_squares", 0.9).discriminator(0.9, 0.0)
       0.0
     """
     if not 0.5 < real_target <= 1:
-        raise UserError(f"config.gan.real_target is {real_target}; a smoothed target for real images lies in (0.5, 1]")
+        raise UserError(f"config.gan.real_target is {real_target}; the target for real images must be in (0.5, 1]")
     if real_target == 1:
         return LOSSES[name]()
     if name not in SMOOTHABLE:
         raise UserError(
-            f"config.gan.real_target is {real_target}, and the {name} loss has no target to smooth; use 1.0, or one of "
+            f"config.gan.real_target is {real_target}, but the {name} loss has no target to smooth; use 1.0, or one of "
             f"{', '.join(SMOOTHABLE)}"
         )
     return LOSSES[name](real_target)

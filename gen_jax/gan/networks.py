@@ -1,7 +1,7 @@
-"""NETWORKS: pairs of a generator and a discriminator by name; the dense pair stands here too.
+"""NETWORKS: pairs of a generator and a discriminator by name; also the dense pair.
 
-A generator maps z [B, Z] and labels to images f32 [B, H, W, C] in the model's range, a discriminator images and labels
-to logits. Both take `train`, and keep running statistics in collection "batch_stats".
+A generator maps z [B, Z] and labels to images f32 [B, H, W, C] in the model's range; a discriminator maps images and
+labels to logits. Both take `train`, and keep running statistics in the collection "batch_stats".
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ OUTPUTS = {"tanh": jnp.tanh, "linear": lambda x: x}
 
 
 class DenseGenerator(nn.Module):
-    """Dense layers from z and a label to all pixels, or to a point of a plane ([B, 1, 1, 2]).
+    """Dense layers from z and a label to all pixels, or to a point in the plane ([B, 1, 1, 2]).
 
     Attributes:
       image_shape: (H, W, C).
       num_classes: 0 for no labels.
-      generator_hidden: widths of the layers between.
-      output: a key of OUTPUTS: "tanh" keeps pixels in [-1, 1]; points have no such bound.
-      embedding_dim: of a label beside z; 0: one-hot.
+      generator_hidden: widths of the hidden layers.
+      output: a key of OUTPUTS: "tanh" keeps pixels in [-1, 1]; points are unbounded.
+      embedding_dim: of the label, concatenated with z; 0: one-hot.
       dtype: of the computation.
 
     Example:
@@ -65,10 +65,10 @@ class DenseDiscriminator(nn.Module):
 
     Attributes:
       num_classes: 0 for no labels.
-      num_outputs: logits an image.
-      condition: how a label enters, one of CONDITIONS.
-      hidden: widths of the layers before those of the head; all are started alike.
-      embedding_dim: of a label that is put beside the features; 0: one-hot.
+      num_outputs: logits per image.
+      condition: how the label is used, one of CONDITIONS.
+      hidden: widths of the hidden layers.
+      embedding_dim: of a label that is concatenated with the features; 0: one-hot.
       end_bias: whether the last layer has a bias.
       dtype: of the computation.
 
@@ -91,7 +91,7 @@ class DenseDiscriminator(nn.Module):
     def __call__(
         self, x: Array, label: Array | None = None, index: Array | None = None, *, train: bool = False
     ) -> Array:
-        """Returns logits f32 [B], or [B, num_outputs]; nothing here is random or differs in training."""
+        """Returns logits f32 [B], or [B, num_outputs]; nothing is random or different in training."""
         return head(self, x.astype(self.dtype).reshape(len(x), -1), label, nn.initializers.he_normal())
 
 
@@ -130,13 +130,13 @@ def make(
     Args:
       config: `name`, a key of NETWORKS, and fields of its generator and its discriminator.
       image_shape: (H, W, C).
-      generator_classes: that the generator is asked for; 0: none.
-      discriminator_classes: that the discriminator is told; 0: none.
-      num_outputs: logits an image.
+      generator_classes: number of classes that condition the generator; 0: none.
+      discriminator_classes: number of classes that condition the discriminator; 0: none.
+      num_outputs: logits per image.
       dtype: of the computation.
 
     Raises:
-      UserError: no such network, one without such a field, or a value that no network has.
+      UserError: an unknown network, an unknown field, or an invalid value.
 
     Example:
       >>> generator, _ = make({"name": "dense", "generator_hidden": (16,)}, (8, 8, 1), 0, 0, 1, jnp.float32)
@@ -157,6 +157,6 @@ def _check(key: str, value: Any) -> None:
         return
     values, least = value if isinstance(value, tuple) else (value,), 0 if key in _MAY_BE_ZERO else 1
     if not values and key not in _MAY_BE_EMPTY:
-        raise UserError(f"config.network.{key} is empty; it needs one value a layer")
+        raise UserError(f"config.network.{key} is empty; it needs one value per layer")
     if any(v < least for v in values):
         raise UserError(f"config.network.{key} is {value}; every value must be at least {least}")

@@ -1,7 +1,7 @@
-"""Penalties of the discriminator's slope in its input: WGAN-GP, R1, R2. One value an example.
+"""Penalties on the discriminator's gradient in its input: WGAN-GP, R1, R2. One value per example.
 
-The slope of one example's logit must depend on that example alone, so a discriminator with batch normalisation has none
-(Gulrajani et al. 2017, section 4); `gan.make` refuses the pair.
+The gradient of an example's logit must depend only on that example, which excludes batch normalisation in the
+discriminator (Gulrajani et al. 2017, section 4); `gan.make` refuses this combination.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Penalty = Callable[[Logits, Array, Array, Array], Array]
 def slopes(logits_of: Logits, x: Array) -> Array:
     """Returns the gradient of each example's logit in its own pixels: f32 like `x`.
 
-    One backward pass for all: the gradient of the sum, as no logit depends on another example.
+    One backward pass computes all of them: the gradient of the sum, because no logit depends on another example.
 
     Example:
       >>> slopes(lambda x: 3 * x[:, 0] + 4 * x[:, 1], jnp.zeros((1, 2))).tolist()
@@ -44,8 +44,8 @@ def squared_norm(x: Array) -> Array:
 def safe_norm(x: Array) -> Array:
     """Returns the Euclidean norm over all axes but the first, f32 [B], whose gradient at zero is zero.
 
-    The root's own is infinite there, and infinity times the zero of the square is NaN, also where a later `where`
-    throws it away: hence the second `where` inside.
+    The gradient of the root is infinite there, and infinity times the zero gradient of the square is NaN, even if a
+    later `where` discards it: hence the second `where` inside.
 
     Example:
       >>> jax.grad(lambda x: safe_norm(x).sum())(jnp.zeros((1, 2))).tolist()
@@ -88,7 +88,7 @@ def r2(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
 
 
 WeightedPenalty = Callable[[Logits, Array, Array, Array], tuple[Array, Scalars]]
-"""As a Penalty, but with the weighted mean over the batch, and what is shown of it."""
+"""Like a Penalty, but it returns the weighted mean over the batch, and scalars to report."""
 
 
 def none() -> WeightedPenalty:

@@ -1,4 +1,4 @@
-"""What a report shows of a GAN: its classes row by row, and the way from one image to another."""
+"""Pictures of a GAN for the report: samples by class, and interpolations between images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ImageOf = Callable[[Array, Array | None], Array]
 
 
 def show(image_of: ImageOf, key: Key, latents: int, spec: DataSpec, num_classes: int) -> dict[str, Picture]:
-    """Returns the pictures of a generator; none where the data are no pictures.
+    """Returns the pictures of a generator; none if the data are not pictures.
 
     Args:
       image_of: the generator.
       key: of the latents.
       latents: Z.
       spec: of the data.
-      num_classes: that the generator is asked for; 0: none.
+      num_classes: number of classes that condition the generator; 0: none.
     """
     if spec.kind != "image":
         return {}
@@ -37,14 +37,14 @@ def show(image_of: ImageOf, key: Key, latents: int, spec: DataSpec, num_classes:
 
 
 def classes(image_of: ImageOf, z: Array, names: tuple[str, ...]) -> Picture:
-    """Returns one row a class, each of the same latents: `z` [columns, Z]."""
+    """Returns one row per class, each from the same latents: `z` [columns, Z]."""
     rows, columns = len(names), len(z)
     images = image_of(jnp.tile(z, (rows, 1)), jnp.repeat(jnp.arange(rows), columns))
     return Picture(
         to_pixels(images),
         title="Classes",
-        caption=f"One row a class ({', '.join(names)}), one latent vector a column: what a column has in common is the "
-        "style that the latents hold beside the class.",
+        caption=f"One row per class ({', '.join(names)}), one latent vector per column: images of a column share the "
+        "style that the latents encode independently of the class.",
         columns=columns,
     )
 
@@ -55,7 +55,7 @@ def interpolation(image_of: ImageOf, ends: Array, num_classes: int) -> Picture:
     Args:
       image_of: the generator.
       ends: f32 [2, rows, Z], where the rows begin and end.
-      num_classes: the rows take turns in the classes; 0: none.
+      num_classes: the rows cycle through the classes; 0: none.
     """
     share = jnp.linspace(0.0, 1.0, NUM_BETWEEN)
     z = jax.vmap(jax.vmap(great_circle, (None, None, 0)), (0, 0, None))(ends[0], ends[1], share)  # [rows, columns, Z]
@@ -64,14 +64,14 @@ def interpolation(image_of: ImageOf, ends: Array, num_classes: int) -> Picture:
     return Picture(
         to_pixels(image_of(z.reshape(-1, z.shape[-1]), label)),
         title="Interpolation",
-        caption="Each row goes from one latent vector to another along a great circle, where the lengths of vectors "
-        "stay those of the prior. A generator that has learnt rather than copied changes its image evenly.",
+        caption="Each row goes from one latent vector to another along a great circle, on which vectors keep the "
+        "lengths typical of the prior. A generator that has not just memorised images changes them gradually.",
         columns=NUM_BETWEEN,
     )
 
 
 def great_circle(start: Array, end: Array, share: Array) -> Array:
-    """Returns the vector that lies `share` of the way from `start` to `end`, in direction and in length (slerp).
+    """Returns the spherical interpolation (slerp) at fraction `share` from `start` to `end`, in direction and length.
 
     Example:
       >>> halfway = great_circle(jnp.array([1.0, 0.0]), jnp.array([0.0, 3.0]), jnp.float32(0.5))

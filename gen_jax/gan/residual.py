@@ -1,7 +1,7 @@
 """The residual pair of SNGAN with projection (Miyato et al. 2018; Miyato & Koyama 2018).
 
-The generator's labels scale and shift its normalisations, the discriminator's enter by a product with its features.
-Spectral normalisation is a constraint of the weights (`constraints`), of which the networks know nothing.
+In the generator, labels scale and shift the normalised features; in the discriminator, they enter by a product with
+its features. Spectral normalisation is a constraint on the weights (`constraints`), outside the networks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ shortcut_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
 def average_pool(x: Array, factor: int) -> Array:
-    """Returns means of squares of `factor` pixels: [B, H / factor, W / factor, C].
+    """Returns means over squares with a side of `factor` pixels: [B, H / factor, W / factor, C].
 
     Example:
       >>> average_pool(jnp.arange(4.0).reshape(1, 2, 2, 1), 2).ravel().tolist()
@@ -32,7 +32,7 @@ def average_pool(x: Array, factor: int) -> Array:
 
 
 class UpBlock(nn.Module):
-    """Norm, activation, growing convolution, norm, activation, convolution; beside a 1x1 shortcut.
+    """Norm, activation, upsampling convolution, norm, activation, convolution; with a 1x1 shortcut.
 
     Example:
       >>> import jax
@@ -70,7 +70,7 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Activation, convolution, activation, convolution, mean over `stride`^2 pixels; beside a 1x1 shortcut.
+    """Activation, convolution, activation, convolution, mean over `stride`^2 pixels; with a 1x1 shortcut.
 
     Example:
       >>> import jax
@@ -82,7 +82,7 @@ class DownBlock(nn.Module):
     features: int
     kernel: int = 3
     stride: int = 2
-    first: bool = False  # sees pixels, which are not rectified
+    first: bool = False  # the input is pixels, so it omits the first activation
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -95,22 +95,22 @@ class DownBlock(nn.Module):
         h = average_pool(h, self.stride)
         if x.shape == h.shape:
             return x + h
-        # A 1x1 layer and a mean over pixels commute: the cheaper first.
+        # A 1x1 layer and a mean over pixels commute; this order is cheaper.
         shortcut = nn.Dense(self.features, kernel_init=shortcut_init, dtype=self.dtype, name="shortcut")
         return h + shortcut(average_pool(x, self.stride))
 
 
 class ResidualGenerator(nn.Module):
-    """z and a label to an image in [-1, 1].
+    """Maps z and a label to an image in [-1, 1].
 
     Attributes:
       image_shape: (H, W, C).
       num_classes: 0 for no labels.
-      generator_channels: of the blocks, each of which doubles the picture; the first picture has as many as the first.
+      generator_channels: of the blocks, each of which doubles the size; the first feature map has as many as the first.
       generator_kernel: of the convolutions.
       generator_norm: a key of NORMS.
       upsampling: a key of UPSAMPLINGS, in the blocks.
-      embedding_dim: of a label's vector; 0: one-hot, so that each class has scales and shifts of its own.
+      embedding_dim: of the label vector; 0: one-hot, so that each class has separate scales and shifts.
       dtype: of the computation.
 
     Example:
@@ -150,17 +150,17 @@ class ResidualGenerator(nn.Module):
 
 
 class ResidualDiscriminator(nn.Module):
-    """An image and a label to logits; features are summed over positions.
+    """Maps an image and a label to logits; features are summed over positions.
 
     Attributes:
       num_classes: 0 for no labels.
-      num_outputs: logits an image.
-      condition: how a label enters, a key of CONDITIONS.
+      num_outputs: logits per image.
+      condition: how the label is used, one of CONDITIONS.
       channels: of the blocks.
       kernel: of the convolutions.
-      strides: one a block; () for 2 everywhere.
+      strides: one per block; () for 2 everywhere.
       hidden: widths of dense layers after the blocks.
-      embedding_dim: of a label that is put beside the features; 0: one-hot.
+      embedding_dim: of a label that is concatenated with the features; 0: one-hot.
       dtype: of the computation.
 
     Example:
@@ -186,7 +186,7 @@ class ResidualDiscriminator(nn.Module):
     def __call__(
         self, x: Array, label: Array | None = None, index: Array | None = None, *, train: bool = False
     ) -> Array:
-        """Returns logits f32 [B], or [B, num_outputs]; nothing here is random or differs in training."""
+        """Returns logits f32 [B], or [B, num_outputs]; nothing is random or different in training."""
         h = x.astype(self.dtype)
         for number, (features, stride) in enumerate(zip(self.channels, strides_of(self), strict=True)):
             h = DownBlock(features, self.kernel, stride, number == 0, self.dtype, name=f"down_{number}")(h)

@@ -17,10 +17,10 @@ class SelfAttention(nn.Module):
     """Scaled dot-product attention (Vaswani et al. 2017) over all positions; query, key and value are one matmul.
 
     Attributes:
-      num_heads: has to divide the number of channels.
-      qkv_bias: the DDPM paper has it; a key's bias changes nothing (softmax cancels it), and Adam makes steps
-        of its rounding noise, so networks of our own leave it out.
-      kernel_init, out_kernel_init: of the projection into and out of the heads.
+      num_heads: must divide the number of channels.
+      qkv_bias: used by the DDPM paper. A bias of the keys has no effect (softmax cancels it), and Adam would
+        turn its rounding noise into updates, so our own networks omit it.
+      kernel_init, out_kernel_init: of the projections into and out of the heads.
       dtype: of the computation; softmax is f32, parameters are f32.
 
     Example:
@@ -38,7 +38,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Returns [B, ..., C] like `x`; the axes between are the positions."""
+        """Returns [B, ..., C] like `x`; the middle axes are the positions."""
         batch, channels = x.shape[0], x.shape[-1]
         if channels % self.num_heads:
             raise ValueError(f"{channels} channels do not divide into {self.num_heads} heads")

@@ -1,4 +1,4 @@
-"""Residual blocks, and what changes an image's size without a convolution."""
+"""Residual and attention blocks, and resampling without convolutions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gen_jax.nn.attention import SelfAttention
 from gen_jax.nn.conv import Conv
 from gen_jax.nn.dropout import Dropout
 
-# Ho et al. 2020 (released code): uniform, fan-avg; scale 1e-10 where a residual branch ends: it starts as identity.
+# Ho et al. 2020 (released code): uniform, fan-avg; scale 1e-10 at the end of a residual branch: it starts as identity.
 kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 zero_init = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
 
@@ -56,11 +56,11 @@ class ResidualBlock(nn.Module):
     """Two 3x3 convolutions, each after norm and swish, with a condition between them (Ho et al. 2020, appendix B).
 
     Attributes:
-      features: channels of the output; a 1x1 projection is on the shortcut where the input has others.
-      norm: makes a normalisation layer, called as norm(x) or norm(x, scale, shift).
+      features: channels of the output; the shortcut has a 1x1 projection if the input has another number.
+      norm: factory of a normalisation layer, called as norm(x) or norm(x, scale, shift).
       film: whether the condition scales and shifts the second norm (Dhariwal & Nichol 2021), or is added before it.
       dropout: before the last convolution.
-      use_bias: whether the first convolution, which a norm follows, has a bias.
+      use_bias: whether the first convolution, before a norm, has a bias.
       dtype: of the computation.
 
     Example:
@@ -83,7 +83,7 @@ class ResidualBlock(nn.Module):
     def __call__(
         self, x: Array, condition: Array | None = None, index: Array | None = None, *, train: bool = False
     ) -> Array:
-        """Returns [B, H, W, features] for `x` [B, H, W, C] and `condition` [B, D]; `index` as Dropout has it."""
+        """Returns [B, H, W, features] for `x` [B, H, W, C] and `condition` [B, D]; `index` as in Dropout."""
         h = nn.silu(self.norm(name="norm_0")(x))
         h = Conv(
             self.features, (3, 3), use_bias=self.use_bias, kernel_init=kernel_init, dtype=self.dtype, name="conv_0"

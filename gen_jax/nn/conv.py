@@ -1,10 +1,11 @@
-"""Convolutions of images; parameters are named and laid out as flax.linen's, so that checkpoints are exchangeable.
+"""Convolutions of images; parameters have the names and layouts of flax.linen, so that checkpoints are exchangeable.
 
-Three convolutions have a form of their own on CPUs. There XLA runs the weight gradient of a dilated convolution, as the
-transposed one is, about 50 times slower than the gradients of the plain convolutions that it is made of (the gradient
-of its input is fast, and stays XLA's); the input gradient of a strided one, which is dilated too, slower than such
-parts where images are large; and a convolution that ends in an image, in one to three channels, several times slower
-than the matrix product with all taps and the sum of what they give, each moved to its place.
+Three convolutions have special implementations on CPUs, where XLA is slow:
+- The weight gradient of a dilated (so also of a transposed) convolution is about 50 times slower than the gradients of
+  the equivalent plain convolutions. (Its input gradient is fast and remains XLA's.)
+- The input gradient of a strided convolution, which is dilated too, is slower than plain convolutions for large images.
+- A convolution to an image, with one to three channels, is several times slower than a matrix product with all taps
+  followed by the sum of the shifted products.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from gen_jax.method import Array
 
-_MOST_FEATURES = 3  # of an image: grey or colours
+_MOST_FEATURES = 3  # of an image: grey or RGB
 
 Padding = str | Sequence[tuple[int, int]]
 """SAME, VALID, or (before, after) for height and width."""
@@ -34,7 +35,7 @@ def conv(x: Array, kernel: Array, strides: Sequence[int] = (1, 1), padding: Padd
       x: [B, H, W, C].
       kernel: [h, w, C, F].
       strides: of height and width.
-      padding: as lax.conv_general_dilated has it.
+      padding: as in lax.conv_general_dilated.
 
     Returns:
       [B, H', W', F].
@@ -76,7 +77,7 @@ def _conv_strided_on_cpu(x: Array, kernel: Array, strides: tuple[int, ...], pads
 
 @functools.partial(_conv_strided_on_cpu.defjvp, symbolic_zeros=True)
 def _conv_strided_jvp(strides: Any, pads: Any, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> Any:
-    """Along x, as what is transposed to the transposed convolution by phase."""
+    """The tangent along x, written as the transpose of the transposed convolution by phase."""
     (x, kernel), (dx, dkernel) = primals, tangents
     y = _conv_strided_on_cpu(x, kernel, strides, pads)
     around = [
@@ -103,9 +104,9 @@ def _conv_by_tap(x: Array, kernel: Array, strides: tuple[int, ...], pads: tuple[
 
 
 def _products(x: Array, kernel: Array) -> list[list[Array]]:
-    """What each tap, by row and column, makes of all of `x`: f32 [F, B, H, W]."""
+    """The product of each tap, by row and column, with all of `x`: f32 [F, B, H, W]."""
     rows, columns, channels, features = kernel.shape
-    # Taps in front, so that each is a block of memory of its own, in the gradient too.
+    # Taps come first, so that each is a contiguous block of memory, in the gradient too.
     taps = kernel.transpose(0, 1, 3, 2).reshape(-1, channels)
     made = jax.lax.dot_general(
         taps, x.reshape(-1, channels), (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
@@ -116,11 +117,11 @@ def _products(x: Array, kernel: Array) -> list[list[Array]]:
 
 
 def _sum_of_moved(taps: list[list[Array]], padding: tuple[int, int], size: tuple[int, int]) -> Array:
-    """The sum of products, each moved to where its tap puts it, f32 [B, *size, F].
+    """The sum of products, each shifted to the position of its tap, f32 [B, *size, F].
 
     Args:
       taps: f32 [F, B, H, W] by row and column.
-      padding: before height and width; what a tap moves beyond an edge is cut off.
+      padding: before height and width; values shifted beyond an edge are cropped.
       size: of the outputs.
     """
     y = jnp.zeros(())
@@ -135,9 +136,9 @@ def _sum_of_moved(taps: list[list[Array]], padding: tuple[int, int], size: tuple
 def _pad_beyond_kernel(
     x: Array, kernel: Array, padding: Sequence[tuple[int, int]]
 ) -> tuple[Array, Sequence[tuple[int, int]]]:
-    """Returns `x` padded, or cropped, by what is not in 0..kernel-1 of `padding`, and the rest.
+    """Returns `x` padded, or cropped, by the part of `padding` outside 0..kernel-1, and the remaining padding.
 
-    A convolution with a negative padding before an axis and a positive one after it reads foreign memory on a CPU
+    A convolution with a negative padding before an axis and a positive one after it reads memory out of bounds on a CPU
     (jaxlib 0.10.2), and padding beyond the kernel becomes negative in the gradient.
     """
     inside = [(min(max(p, 0), k - 1), min(max(q, 0), k - 1)) for k, (p, q) in zip(kernel.shape, padding, strict=False)]
@@ -148,13 +149,13 @@ def _pad_beyond_kernel(
 def conv_transpose(x: Array, kernel: Array, strides: Sequence[int] = (1, 1), padding: Padding = "SAME") -> Array:
     """Returns the transposed convolution of images (flax.linen.ConvTranspose without its bias).
 
-    The kernel is not flipped: one of torch has to be, in both spatial axes. On a CPU it is one convolution an output
-    phase, elsewhere XLA's own; the platform is known when the program is lowered.
+    The kernel is not flipped: a torch kernel must be flipped along both spatial axes. On a CPU this is one convolution
+    per output phase, elsewhere XLA's own; the platform is known when the program is lowered.
 
     Args:
       x: [B, H, W, C].
       kernel: [h, w, C, F].
-      strides: of height and width: an output has that many times as many pixels.
+      strides: of height and width, the upsampling factors.
       padding: of the input with strides - 1 zeros between its pixels; SAME gives strides * (H, W).
 
     Returns:
@@ -202,9 +203,9 @@ def _conv_transpose_on_cpu(
 
 @functools.partial(_conv_transpose_on_cpu.defjvp, symbolic_zeros=True)
 def _conv_transpose_jvp(strides: Any, pads: Any, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> Any:
-    """Along x, as dilated: backwards this is one convolution of that stride, instead of one a phase."""
+    """The tangent along x, as a dilated convolution: its transpose is one strided convolution, not one per phase."""
     (x, kernel), (dx, dkernel) = primals, tangents
-    # Backwards, padding beyond the kernel is negative: see _pad_beyond_kernel.
+    # In the transpose, padding beyond the kernel is negative: see _pad_beyond_kernel.
     inside = all(0 <= p < size for size, pair in zip(kernel.shape, pads, strict=False) for p in pair)
     along_x = _conv_transpose_dilated if inside else _conv_transpose_by_phase
     parts = []
@@ -232,14 +233,14 @@ def _conv_transpose_by_phase(x: Array, kernel: Array, strides: Sequence[int], pa
         made = [line[column.taps] for line in products[row.taps]]
         return _sum_of_moved(made, (row.padding[0], column.padding[0]), shape[1:3]).astype(x.dtype)
 
-    # One axis after the other: no transpose is needed.
+    # One axis after the other, which avoids a transpose.
     wide = [jnp.stack([phase(row, column) for column in columns], axis=3) for row in rows]
     y = jnp.stack([part.reshape(*shape[:2], -1, features) for part in wide], axis=2)
     return y.reshape(batch, -1, *y.shape[3:])[:, :height, :width]
 
 
 class _Phase(NamedTuple):
-    """Along one axis: what makes the outputs of one remainder modulo the stride."""
+    """Along one axis: the taps and padding for the outputs of one remainder modulo the stride."""
 
     taps: slice  # of the kernel
     padding: tuple[int, int]  # of the input
@@ -248,8 +249,8 @@ class _Phase(NamedTuple):
 def _phases(size: int, taps: int, stride: int, padding: tuple[int, int]) -> tuple[int, list[_Phase]]:
     """Returns the length of the output and its phases, each of ceil(length / stride) outputs.
 
-    Output stride * m + p meets zeros of the dilated input at all taps but first, first + stride, ... with
-    first = (before - p) mod stride; the i-th of these lies on input m + i - start.
+    For output stride * m + p, the dilated input is zero at all taps except first, first + stride, ... with
+    first = (before - p) mod stride; the i-th of these is at input m + i - start.
     """
     before, after = padding
     length = stride * (size - 1) + 1 + before + after - taps + 1
@@ -264,15 +265,15 @@ def _phases(size: int, taps: int, stride: int, padding: tuple[int, int]) -> tupl
 
 
 class Conv(nn.Module):
-    """Convolution of images [B, H, W, C], as flax.linen.Conv.
+    """Convolution of images [B, H, W, C], like flax.linen.Conv.
 
     Attributes:
       features: channels of the output.
       kernel_size: height and width.
       strides: of height and width.
       padding: SAME, VALID, or (before, after) for height and width.
-      use_bias: whether a learned value a feature is added.
-      dtype: of the computation; None: what input and parameters promote to.
+      use_bias: whether a learned value per feature is added.
+      dtype: of the computation; None: the promoted dtype of input and parameters.
       param_dtype: of the parameters.
       kernel_init: of `kernel` [h, w, C, F].
       bias_init: of `bias` [F].
@@ -304,15 +305,15 @@ class Conv(nn.Module):
         return y if bias is None else y + bias
 
     def operation(self, x: Array, kernel: Array) -> Array:
-        """What the kernel does to the images."""
+        """Returns the convolution without its bias."""
         return conv(x, kernel, self.strides, self.padding)
 
 
 class ConvTranspose(Conv):
-    """Transposed convolution of images [B, H, W, C], as flax.linen.ConvTranspose; see `conv_transpose`.
+    """Transposed convolution of images [B, H, W, C], like flax.linen.ConvTranspose; see `conv_transpose`.
 
     Attributes:
-      features: channels of the output; the others as in `Conv`.
+      features: channels of the output; other attributes as in `Conv`.
 
     Example:
       >>> x = jnp.ones((1, 4, 4, 2))
@@ -321,5 +322,5 @@ class ConvTranspose(Conv):
     """
 
     def operation(self, x: Array, kernel: Array) -> Array:
-        """What the kernel does to the images."""
+        """Returns the transposed convolution without its bias."""
         return conv_transpose(x, kernel, self.strides, self.padding)

@@ -1,4 +1,4 @@
-"""Dropout whose masks belong to examples: flax.linen.Dropout draws one mask from one key for a whole batch."""
+"""Dropout with one mask per example; flax.linen.Dropout draws one mask from one key for a whole batch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from gen_jax.method import Array, draw
 
 
 class Dropout(nn.Module):
-    """Sets activations to zero with probability `rate` while training, and scales the rest by 1 / (1 - rate).
+    """Sets activations to zero with probability `rate` in training, and scales the rest by 1 / (1 - rate).
 
-    The mask of an example depends on the key of collection "dropout" and on the example's place in the
-    global batch alone, so that one device and eight drop the same units.
+    The mask of an example depends only on the key of collection "dropout" and on the example's position in the
+    global batch, so that one device and eight devices drop the same units.
 
     Example:
       >>> layer = Dropout(rate=0.5)

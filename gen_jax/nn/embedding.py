@@ -1,4 +1,4 @@
-"""Embeddings of scalars that several families feed to their networks."""
+"""Embeddings of scalars, as network inputs of several model families."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gen_jax.method import Array
 def sinusoidal(values: Array, dim: int, max_period: float = 10_000.0) -> Array:
     """Returns sines, then cosines, of `values` at dim / 2 frequencies from 1 down to 1 / max_period (Ho et al. 2020).
 
-    The frequencies are max_period^(-i / (dim/2 - 1)): both ends are reached, as in the released DDPM code
+    The frequencies are max_period^(-i / (dim/2 - 1)), including both ends, as in the released DDPM code
     (Vaswani et al. 2017 interleave sine and cosine and divide by dim/2).
 
     Args:
@@ -27,7 +27,7 @@ def sinusoidal(values: Array, dim: int, max_period: float = 10_000.0) -> Array:
       [[0.0, 0.0, 1.0, 1.0]]
     """
     if dim < 4 or dim % 2:
-        raise ValueError(f"dim is an even number of at least 4, not {dim}")
+        raise ValueError(f"dim must be an even number of at least 4, not {dim}")
     half = dim // 2
     frequencies = np.exp(-np.log(max_period) / (half - 1) * np.arange(half))  # float64, a constant of the graph
     angles = values.astype(jnp.float32)[:, None] * jnp.asarray(frequencies, jnp.float32)

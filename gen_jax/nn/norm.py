@@ -1,4 +1,4 @@
-"""Normalisations, with a condition's scale and shift folded in (FiLM)."""
+"""Normalisation layers, including the scale and shift of a condition (FiLM)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from gen_jax.parallel import mean_over_devices
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu & He 2018) as one multiply-add: statistics, affine and FiLM meet in two [B, C] vectors.
+    """Group normalisation (Wu & He 2018) as one multiply-add, with statistics, affine and FiLM in two [B, C] vectors.
 
     With a condition the result is norm(x) (1 + scale) + shift (Perez et al. 2018). Parameters `scale` and
-    `bias` [C] as in flax.linen.GroupNorm. Statistics are f32 whatever the dtype of `x`.
+    `bias` [C] as in flax.linen.GroupNorm. Statistics are f32 for any dtype of `x`.
 
     Attributes:
-      num_groups: has to divide the number of channels.
+      num_groups: must divide the number of channels.
       epsilon: 1e-6, as in the released DDPM code.
 
     Example:
@@ -52,13 +52,13 @@ class GroupNorm(nn.Module):
         a = per_channel(jax.lax.rsqrt(var + self.epsilon)) * gain  # [B, C]
         d = bias - per_channel(mean) * a
         a, d = (v.reshape(batch, *(1,) * (x.ndim - 2), channels) for v in (a, d))
-        return (a * x + d).astype(x.dtype)  # in float32: a and d cancel where the mean is large, digits and all
+        return (a * x + d).astype(x.dtype)  # in float32: for a large mean, a * x and d nearly cancel and lose digits
 
 
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation over the channels of each position (Zhang & Sennrich 2019), with FiLM.
 
-    Cheaper to differentiate than group normalisation on a CPU: one reduction over the contiguous axis, no mean.
+    On a CPU it is cheaper to differentiate than group normalisation: one reduction over the contiguous axis, no mean.
 
     Example:
       >>> y, _ = RMSNorm().init_with_output(jax.random.key(0), jnp.array([[[3.0, 4.0]]]))
@@ -80,15 +80,15 @@ class RMSNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe & Szegedy 2015) over the global batch: one device, eight and two executors agree.
+    """Batch normalisation (Ioffe & Szegedy 2015) over the global batch: it does not depend on devices or executor.
 
-    In training the statistics are those of the batch, over all devices. Running averages of them, which everything
-    else uses, are renewed where collection "batch_stats" is mutable: a pass whose statistics should not count is
-    applied without. With a condition the result is norm(x) (1 + scale) + shift. Parameters and variables are named as
-    flax.linen.BatchNorm's. Statistics are f32 whatever the dtype of `x`; the variance is the biased one.
+    In training it uses the statistics of the batch, over all devices; otherwise it uses their running averages. These
+    are updated if the collection "batch_stats" is mutable; to exclude a pass from them, apply it with an immutable one.
+    With a condition the result is norm(x) (1 + scale) + shift. Parameters and variables are named as in
+    flax.linen.BatchNorm. Statistics are f32 for any dtype of `x`; the variance is the biased one.
 
     Attributes:
-      momentum: of the running averages; 0.9 is what PyTorch calls 0.1.
+      momentum: of the running averages; 0.9 corresponds to 0.1 in PyTorch.
       epsilon: added to the variance.
 
     Example:

@@ -1,4 +1,4 @@
-"""A VAE's parts as pure functions of its parameters: what a Method hides, for whoever wants latents or likelihoods."""
+"""The parts of a VAE as pure functions of its parameters, for direct access to latents and likelihoods."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ CHOICES = {"network": Choice(networks.NETWORKS, networks.GIVEN), "vae.likelihood
 
 
 class Autoencoder(NamedTuple):
-    """Encoder, decoder and likelihood of a config. Its parameters stand in a State under "vae".
+    """Encoder, decoder and likelihood of a config. A State holds its parameters under "vae".
 
     Attributes:
       init: key -> {"encoder": ..., "decoder": ...}.
-      observe: (image of a batch, key, index [B]) -> x, f32 [B, H, W, C] in [0, 1], binarised as the config asks.
+      observe: (image of a batch, key, index [B]) -> x, f32 [B, H, W, C] in [0, 1], binarised according to the config.
       encode: (params, x) -> q(z | x), the posterior, [B, Z].
-      decode: (params, z [B, Z]) -> outputs f32 [B, H, W, num_outputs C], which `likelihood` reads.
+      decode: (params, z [B, Z]) -> outputs f32 [B, H, W, num_outputs C], the input of `likelihood`.
       likelihood: p(x | z).
       latents: Z.
-      code_shape: of one z where it is shown or modelled: (Z,), or that of a small picture.
-      protocol: the binarisation, or that it is a density, as it stands in the name of a metric; "" for neither.
+      code_shape: of one z when it is shown or modelled: (Z,), or the shape of a small picture.
+      protocol: the binarisation, or "density", as used in the names of metrics; "" for neither.
       normalised: whether `likelihood` sums or integrates to one over data of this kind.
     """
 
@@ -95,10 +95,10 @@ def make(config: Any, spec: DataSpec) -> Autoencoder:
 
 
 def _protocol(binarisation: str, likelihood: Likelihood, spec: DataSpec) -> str:
-    """What the name of a likelihood must say of the data that it is one of.
+    """The part of a likelihood's name that identifies the kind of data.
 
-    A density of grey values, whole numbers that nothing spreads out, has no upper bound: it must not be compared with
-    the probability of bytes.
+    A density of grey values, which are whole numbers without dequantisation noise, has no upper bound: it must not be
+    compared with the probability of bytes.
     """
     if likelihood.support == "real" and spec.kind == "image":
         return "density"
@@ -110,9 +110,9 @@ def _refuse_unfit(c: Any, likelihood: Likelihood, spec: DataSpec, binary: bool) 
     name = c.likelihood.name
     if spec.kind != "image" and (low < 0 or high > 1):
         raise UserError(
-            f"the {name} likelihood is one of values in [0, 1]; data set {spec.name} has values in [{low:g}, {high:g}]"
+            f"the {name} likelihood needs values in [0, 1]; data set {spec.name} has values in [{low:g}, {high:g}]"
         )
     if binary and likelihood.support != "binary":
         raise UserError(f"binary data has no {name} likelihood; use --config.vae.likelihood=bernoulli")
     if likelihood.support == "bytes" and (spec.kind != "image" or (low, high) != (0, 255)):
-        raise UserError(f"the {name} likelihood is one of bytes 0..255; data set {spec.name} has other values")
+        raise UserError(f"the {name} likelihood needs bytes 0..255; data set {spec.name} has other values")

@@ -1,4 +1,4 @@
-"""What the configs of this room share: a config of configs/ names what is its own."""
+"""Defaults of all VAE configs; the files in configs/ contain only what differs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ TINY = {
     "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20, "batch_size": 32,
     "sample.num": 100, "eval.num_examples": 256, "eval.num_samples": 200, "eval.classifier_steps": 200,
 }  # fmt: skip
-"""A run that shows that everything works, in under a minute."""
+"""A run that checks that everything works, in under a minute."""
 
 
 def vae_config() -> Config:
-    """Returns `base_config` with what a VAE reads besides.
+    """Returns `base_config` with the additional values of a VAE.
 
     Example:
       >>> vae_config().vae.beta
@@ -30,12 +30,12 @@ def vae_config() -> Config:
         {
             "latents": 2,
             "likelihood": CHOICES["vae.likelihood"].start("bernoulli"),  # or gaussian with sigma: LIKELIHOODS
-            "binarisation": "none",  # or dynamic (drawn anew in every step), threshold
+            "binarisation": "none",  # or dynamic (resampled in every step), threshold
             "beta": 1.0,  # weight of the KL
-            "kl_warmup_steps": 0,  # that the weight takes to rise from zero
-            "free_bits": 0.0,  # nats that each latent may hold at no cost
+            "kl_warmup_steps": 0,  # in which the weight rises from zero
+            "free_bits": 0.0,  # nats per latent that are not penalised
             "manifold": False,  # draws the images over the plane of two latents, also during training
         }
     )
-    config.eval.importance_samples = 0  # of the NLL; takes long, so with --mode=eval: 5000
+    config.eval.importance_samples = 0  # for the NLL; slow, so use 5000 only with --mode=eval
     return config

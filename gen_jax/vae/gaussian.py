@@ -1,4 +1,4 @@
-"""Diagonal Gaussians: the approximate posterior, its distance from the prior, densities in nats."""
+"""Diagonal Gaussians: the approximate posterior, its KL divergence from the prior, densities in nats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gen_jax.method import Array
 
-LOG_VAR_LIMIT = 10.0  # standard deviations lie within e^-5 and e^5
+LOG_VAR_LIMIT = 10.0  # standard deviations are between e^-5 and e^5
 
 
 class Gaussian(NamedTuple):
@@ -20,7 +20,7 @@ class Gaussian(NamedTuple):
 
 
 def reparameterise(q: Gaussian, eps: Array) -> Array:
-    """Returns z = mean + exp(log_var / 2) eps (Kingma & Welling 2014, section 2.4), of the shape of `eps`.
+    """Returns z = mean + exp(log_var / 2) eps (Kingma & Welling 2014, section 2.4), with the shape of `eps`.
 
     Example:
       >>> q = Gaussian(jnp.array([[1.0]]), jnp.array([[jnp.log(4.0)]]))
@@ -48,12 +48,12 @@ def kl_to_standard_normal(q: Gaussian) -> Array:
       >>> [round(float(kl), 6) for kl in kl_to_standard_normal(q)]
       [0.135701, 0.520409]
     """
-    # expm1: near the prior exp(log_var) - 1 would cancel.
+    # expm1 avoids the cancellation in exp(log_var) - 1 near the prior.
     return 0.5 * (jnp.square(q.mean) + jnp.expm1(q.log_var) - q.log_var)
 
 
 def soft_bound(x: Array, limit: float) -> Array:
-    """Returns limit * tanh(x / limit): nearly `x` in the middle, never beyond `limit`, with a gradient everywhere.
+    """Returns limit * tanh(x / limit): close to `x` near 0, never beyond `limit`, with a nonzero gradient everywhere.
 
     Example:
       >>> [round(float(value), 2) for value in soft_bound(jnp.array([0.5, 1000.0]), 10.0)]

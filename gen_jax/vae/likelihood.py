@@ -1,7 +1,7 @@
-"""What the decoder's outputs mean: p(x | z) of pixels in [0, 1], and how pixels become binary.
+"""Likelihoods p(x | z) of pixels in [0, 1], from the decoder's outputs, and the binarisation of pixels.
 
-A decoder gives `num_outputs` real numbers for each value of a pixel; a likelihood turns them into log
-probabilities in nats, one a value. Sums over pixels are taken in `elbo`.
+A decoder outputs `num_outputs` real numbers per pixel value; a likelihood turns them into log probabilities
+in nats, one per value. `elbo` sums them over pixels.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ LOG_SCALE_LIMIT = 7.0  # of a logistic: Salimans et al. 2017 (released code) bou
 
 
 class Likelihood(NamedTuple):
-    """p(x | z) of one value of a pixel, given a decoder's outputs.
+    """p(x | z) of one pixel value, given a decoder's outputs.
 
     Attributes:
-      num_outputs: real numbers that the decoder gives for a value.
+      num_outputs: decoder outputs per value.
       log_prob: (x [..., C] in [0, 1], outputs [..., num_outputs C]) -> nats [..., C].
       mean: outputs -> the mean image [..., C] in [0, 1].
-      support: over what it sums or integrates to one: 0 and 1, the 256 values k / 255, or the real numbers.
+      support: the set over which it sums or integrates to one: 0 and 1, the 256 values k / 255, or the real numbers.
     """
 
     num_outputs: int
@@ -38,8 +38,8 @@ class Likelihood(NamedTuple):
 def bernoulli() -> Likelihood:
     """Returns the likelihood of binary pixels; the outputs are logits.
 
-    Grey values x give the cross-entropy -(x log p + (1 - x) log(1 - p)) with its sign turned. It can be trained on,
-    but it is no likelihood: its integral over [0, 1] is not one.
+    For grey values x it is the negated cross-entropy x log p + (1 - x) log(1 - p). This works as a training
+    objective, but it is not a likelihood: its integral over [0, 1] is not one.
 
     Example:
       >>> round(float(bernoulli().log_prob(jnp.array(1.0), jnp.array(0.0))), 6)  # log 1/2
@@ -57,7 +57,7 @@ def gaussian(sigma: float = 0.1) -> Likelihood:
     """Returns N(outputs, sigma^2) for every value, with one standard deviation on the scale of [0, 1].
 
     Raises:
-      UserError: it is not positive.
+      UserError: sigma is not positive.
 
     Example:
       >>> round(float(gaussian(1.0).log_prob(jnp.array(0.3), jnp.array(0.0))), 6)
@@ -76,7 +76,7 @@ def gaussian(sigma: float = 0.1) -> Likelihood:
 def gaussian_learned() -> Likelihood:
     """Returns a normal likelihood whose mean and log variance are both outputs, a pair for each value.
 
-    A pixel that never changes would drive its variance to zero: the log variance is bounded softly.
+    A constant pixel would drive its variance to zero, so the log variance has a soft bound.
 
     Example:
       >>> round(float(gaussian_learned().log_prob(jnp.array([0.3]), jnp.array([0.0, 0.0]))[0]), 6)
@@ -93,7 +93,7 @@ def gaussian_learned() -> Likelihood:
 def discretised_logistic() -> Likelihood:
     """Returns the mass of a logistic in the bin of each of the 256 grey values (Salimans et al. 2017, section 2.1).
 
-    Bins are 1/255 wide; the first reaches to -inf and the last to inf. The outputs are a mean and a log scale on the
+    Bins are 1/255 wide; the first extends to -inf and the last to inf. The outputs are a mean and a log scale on the
     scale of [0, 1].
 
     Example:
@@ -107,7 +107,7 @@ def discretised_logistic() -> Likelihood:
         mean, log_scale = jnp.split(outputs, 2, axis=-1)
         inverse = jnp.exp(-soft_bound(log_scale, LOG_SCALE_LIMIT))
         above, below = ((x - mean + half) * inverse for half in (0.5 / 255, -0.5 / 255))
-        # S(a) - S(b) = S(a) S(-b) (1 - exp(b - a)): no difference of numbers that are almost equal.
+        # S(a) - S(b) = S(a) S(-b) (1 - exp(b - a)), which avoids cancellation.
         first, last = x < 0.5 / 255, x > 1 - 0.5 / 255
         return (
             jnp.where(last, 0.0, jax.nn.log_sigmoid(above))
@@ -127,7 +127,7 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
 
 
 def binarise_dynamically(x: Array, key: Key, index: Array) -> Array:
-    """Returns 0 or 1 for each value of `x` [B, ...], 1 with probability x, drawn anew for every key.
+    """Returns 0 or 1 for each value of `x` [B, ...], 1 with probability x, resampled for every key.
 
     Example:
       >>> x = jnp.full((1, 1000), 0.25)
@@ -142,7 +142,7 @@ BINARISATIONS: dict[str, Callable[[Array, Key, Array], Array]] = {
     "dynamic": binarise_dynamically,  # Salakhutdinov & Murray 2008
     "threshold": lambda x, key, index: (x > 0.5).astype(x.dtype),
 }
-"""From a name to (x [B, ...] in [0, 1], key, index [B]) -> x. Figures under two of them cannot be compared."""
+"""From a name to (x [B, ...] in [0, 1], key, index [B]) -> x. Results of different binarisations are not comparable."""
 
 
 def _clipped(mean: Array) -> Array:

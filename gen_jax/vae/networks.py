@@ -1,7 +1,7 @@
 """Encoders and decoders: dense, convolutional and residual, found by name.
 
-An encoder turns images [B, H, W, C] in [0, 1] into 2 Z numbers, the mean and the log variance of the posterior; a
-decoder turns z [B, Z] into what a likelihood reads, [B, H, W, num_outputs C].
+An encoder maps images [B, H, W, C] in [0, 1] to 2 Z numbers, the mean and the log variance of the posterior; a
+decoder maps z [B, Z] to the inputs of a likelihood, [B, H, W, num_outputs C].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gen_jax.nn.norm import RMSNorm
 
 
 class Activation(NamedTuple):
-    """A non-linearity, the number of inputs it takes for an output, and the start of the kernel before it."""
+    """A non-linearity, its number of inputs per output, and the initializer of the kernel before it."""
 
     inputs: int
     function: Callable[[Array], Array]
@@ -49,7 +49,7 @@ class Hidden(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Returns [B, widths[-1]] for `x` [B, D]; `x` itself where there are no widths."""
+        """Returns [B, widths[-1]] for `x` [B, D]; `x` itself if there are no widths."""
         require_choice("network.activation", self.activation, ACTIVATIONS)
         inputs, function, kernel_init = ACTIVATIONS[self.activation]
         for number, width in enumerate(self.widths):
@@ -81,7 +81,7 @@ class DenseEncoder(nn.Module):
 
 
 class DenseDecoder(nn.Module):
-    """The encoder's dense layers the other way round.
+    """The encoder's dense layers in reverse order.
 
     Example:
       >>> import jax
@@ -128,7 +128,7 @@ class ConvEncoder(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Returns [B, 2 latents]."""
         if len(self.kernels) != len(self.channels):
-            raise UserError(f"config.network.kernels {self.kernels} is not one a value of channels {self.channels}")
+            raise UserError(f"config.network.kernels {self.kernels} needs as many values as channels {self.channels}")
         init = ACTIVATIONS["relu"].kernel_init
         for number, (features, size) in enumerate(zip(self.channels, self.kernels, strict=True)):
             layer = Conv(features, (size, size), (2, 2), kernel_init=init, dtype=self.dtype, name=f"conv_{number}")
@@ -138,7 +138,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Dense layers, then transposed convolutions of stride 2 with ReLU and one that makes the outputs.
+    """Dense layers, then transposed convolutions of stride 2 with ReLU, and a final one for the outputs.
 
     Sizes that do not halve evenly are cropped at the end.
 
@@ -160,7 +160,7 @@ class ConvDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        """Returns [B, H, W, num_outputs C]; the first picture has as many channels as the encoder's last."""
+        """Returns [B, H, W, num_outputs C]; the first feature map has as many channels as the encoder's last."""
         height, width, start = _start(self.image_shape, 2 ** len(self.decoder_channels) * self.last_stride)
         widths = (*self.decoder_hidden, start[0] * start[1] * self.channels[-1])
         h = Hidden(widths, dtype=self.dtype, name="hidden")(z).reshape(-1, *start, self.channels[-1])
@@ -175,7 +175,7 @@ class ConvDecoder(nn.Module):
 
 
 class ResidualEncoder(nn.Module):
-    """Levels of half the size each, with residual blocks of RMS normalisation and swish.
+    """Levels that each halve the size, with residual blocks of RMS normalisation and swish.
 
     Example:
       >>> import jax
@@ -197,7 +197,7 @@ class ResidualEncoder(nn.Module):
 
 
 class ResidualDecoder(nn.Module):
-    """The encoder's levels the other way round; sub-pixel convolutions enlarge.
+    """The encoder's levels in reverse order, with sub-pixel convolutions for upsampling.
 
     Example:
       >>> import jax
@@ -221,7 +221,7 @@ class ResidualDecoder(nn.Module):
 
 
 def _downwards(network: ResidualEncoder | SpatialEncoder, x: Array) -> Array:
-    """The convolutional levels of an encoder, without the last layer, which makes the code."""
+    """The convolutional levels of an encoder, without the last layer, which outputs the code."""
     multiple = 2 ** len(network.channels)
     h = jnp.pad(x, ((0, 0), *((0, -size % multiple) for size in x.shape[1:3]), (0, 0)))
     for level, features in enumerate(network.channels):
@@ -245,7 +245,7 @@ def _upwards(network: ResidualDecoder | SpatialDecoder, h: Array) -> Array:
 
 
 class SpatialEncoder(nn.Module):
-    """As `ResidualEncoder`, but the code is a small picture: Z / (h w) numbers at each place of the last level.
+    """Like `ResidualEncoder`, but the code is a small picture: Z / (h w) numbers at each position of the last level.
 
     Example:
       >>> import jax
@@ -269,7 +269,7 @@ class SpatialEncoder(nn.Module):
 
 
 class SpatialDecoder(nn.Module):
-    """The levels of `SpatialEncoder` the other way round.
+    """The levels of `SpatialEncoder` in reverse order.
 
     Example:
       >>> import jax
@@ -312,11 +312,11 @@ def make(
       config: `name`, a key of NETWORKS, and fields of its encoder and its decoder.
       image_shape: (H, W, C).
       latents: Z.
-      num_outputs: of the likelihood, for each value of a pixel.
+      num_outputs: of the likelihood, per pixel value.
       dtype: of the computation.
 
     Raises:
-      UserError: no such network, or one without such a field.
+      UserError: an unknown network, or an unknown field.
 
     Example:
       >>> encoder, decoder = make({"name": "dense", "hidden": (16,)}, (8, 8, 1), 2, 1, jnp.float32)
@@ -329,10 +329,10 @@ def make(
 
 
 def code_shape(config: Mapping[str, Any], image_shape: tuple[int, int, int], latents: int) -> tuple[int, ...]:
-    """Returns the shape of a code of `latents` numbers: (latents,), or (h, w, c) where the code is a small picture.
+    """Returns the shape of a code of `latents` numbers: (latents,), or (h, w, c) if the code is a small picture.
 
     Raises:
-      UserError: the numbers cannot be spread over all places.
+      UserError: `latents` is not a multiple of the number of positions.
 
     Example:
       >>> code_shape({"name": "spatial", "channels": (8, 8)}, (28, 28, 1), 196)
@@ -349,18 +349,18 @@ def _places(image_shape: tuple[int, ...], levels: int, latents: int) -> tuple[in
     if latents % (height * width):
         near = max(1, round(latents / (height * width))) * height * width
         raise UserError(
-            f"config.vae.latents is {latents}, but the code is a picture of {height}x{width} places with as many "
-            f"numbers at each: use {near}"
+            f"config.vae.latents is {latents}, but the code is a picture of {height}x{width} positions with equally "
+            f"many numbers each: use {near}"
         )
     return height, width, latents // (height * width)
 
 
 def _start(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int, tuple[int, int]]:
-    """Height, width, and the size (rounded up) of the picture that grows by `factor` to them."""
+    """Height, width, and the size (rounded up) of the feature map that is upsampled to them by `factor`."""
     height, width, _ = image_shape
     if min(height, width) < factor:
         raise UserError(
-            f"images of {height}x{width} are smaller than the network's stride of {factor} pixels: take levels away "
-            "from config.network.channels, or decoder_channels"
+            f"images of {height}x{width} are smaller than the network's stride of {factor} pixels: shorten "
+            "config.network.channels, or decoder_channels"
         )
     return height, width, (-(-height // factor), -(-width // factor))

@@ -1,4 +1,4 @@
-"""What a report shows of a VAE: its images over the latent space, and what passes through the code."""
+"""Pictures of a VAE for the report: reconstructions, and images and codes in the latent space."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from gen_jax.method import Array, Key, Picture, Scatter, UserError, to_pixels
 
 PLANE = 2  # latents of a manifold that can be drawn
-MANIFOLD_SIDE, SNAPSHOT_SIDE = 20, 14  # images; of a frame of training, of which there are many
-NUM_REACH, REACH = 11, 3.0  # values of a latent that is moved, from -3 to 3
+MANIFOLD_SIDE, SNAPSHOT_SIDE = 20, 14  # images; fewer in the many frames during training
+NUM_REACH, REACH = 11, 3.0  # values of a traversed latent, from -3 to 3
 MAX_TRAVERSED = 10  # latents
 COLUMNS = 8  # of inputs with their reconstructions
 NUM_SHOWN = 16  # inputs with their reconstructions
@@ -23,7 +23,7 @@ ImageOf = Callable[[Array], Array]
 
 
 def reconstructions(x: Array, x_hat: Array) -> Picture:
-    """Returns inputs and what is decoded from their posterior means, in alternate rows.
+    """Returns inputs and their reconstructions from the posterior means, in alternating rows.
 
     Args:
       x: f32 [N, H, W, C] in [-1, 1].
@@ -36,7 +36,7 @@ def reconstructions(x: Array, x_hat: Array) -> Picture:
     return Picture(
         to_pixels(pairs.reshape(-1, *x.shape[1:])),
         title="Reconstructions",
-        caption="Rows in turn: images as the encoder sees them, and below each the mean image of its posterior mean.",
+        caption="Alternating rows: images as the encoder sees them, and below each the decoded mean of its posterior.",
         columns=columns,
     )
 
@@ -44,7 +44,7 @@ def reconstructions(x: Array, x_hat: Array) -> Picture:
 def plane(side: int) -> Array:
     """Returns the points of a square grid of equal prior probability, f32 [side^2, 2], row by row from the top left.
 
-    Coordinates are the inverse normal CDF at (i + 1/2) / side; the first grows to the right, the second upwards.
+    Coordinates are the inverse normal CDF at (i + 1/2) / side; the first increases to the right, the second upwards.
 
     Example:
       >>> [[round(float(v), 4) for v in z] for z in plane(2)]
@@ -59,45 +59,45 @@ def manifold(image_of: ImageOf, latents: int, side: int = MANIFOLD_SIDE) -> Pict
     """Returns the images over a plane of latents (Kingma & Welling 2014, figure 4).
 
     Raises:
-      UserError: the latent space is no plane.
+      UserError: the latent space does not have two dimensions.
     """
     if latents != PLANE:
         raise UserError(f"the manifold can be drawn for {PLANE} latents; this model has {latents}")
     return Picture(
         to_pixels(image_of(plane(side))),
         title="Manifold",
-        caption=f"The images of {side} x {side} points of the latent plane, spaced so that the prior gives each the "
-        "same share: the inverse normal CDF of an even grid.",
+        caption=f"The images of {side} x {side} points of the latent plane, spaced so that each has the same prior "
+        "probability: the inverse normal CDF of an even grid.",
         columns=side,
     )
 
 
 def traversals(image_of: ImageOf, mean: Array, kl: Array) -> dict[str, Picture]:
-    """Returns what one latent after the other does to an image, as a grid and as an animation.
+    """Returns the effect of one latent at a time on an image, as a grid and as an animation.
 
     Args:
       image_of: the decoder.
-      mean: f32 [Z], the code that is changed.
-      kl: f32 [Z], by which the latents are ordered; at most 10 are shown.
+      mean: f32 [Z], the code to vary.
+      kl: f32 [Z], which orders the latents; at most 10 are shown.
     """
     order = jnp.argsort(-kl)[:MAX_TRAVERSED]
     values = jnp.linspace(-REACH, REACH, NUM_REACH)
     z = jax.vmap(lambda latent: jnp.tile(mean, (NUM_REACH, 1)).at[:, latent].set(values))(order)
     images = to_pixels(image_of(z.reshape(-1, len(mean))))
     by_latent = images.reshape(len(order), NUM_REACH, *images.shape[1:])
-    which = f"{len(order)} of {len(mean)} latents, that of the largest KL first"
+    which = f"{len(order)} of {len(mean)} latents, in order of decreasing KL"
     return {
         "traversals": Picture(
             images,
             title="Latent traversals",
-            caption=f"Each row moves one latent of an image's code from -{REACH:g} to {REACH:g}, the others held: "
+            caption=f"Each row varies one latent of an image's code from -{REACH:g} to {REACH:g}, the others fixed: "
             f"{which}.",
             columns=NUM_REACH,
         ),
         "traversal_animation": Picture(
             by_latent.swapaxes(0, 1),
-            title="Latent traversals, moving",
-            caption=f"One image a latent: {which}.",
+            title="Latent traversals, animated",
+            caption=f"One image per latent: {which}.",
             kind="animation",
             labels=tuple(f"z = {REACH * (2 * i / (NUM_REACH - 1) - 1):.1f}" for i in range(NUM_REACH)),
         ),
@@ -109,24 +109,24 @@ def latent_space(mean: Array, kl: Array, key: Key, label: Array | None, names: t
 
     Args:
       mean: f32 [N, Z].
-      kl: f32 [Z], by which the latents are ordered.
-      key: of the noise that stands in for a second latent where there is only one.
+      kl: f32 [Z], which orders the latents.
+      key: of the noise that replaces the second latent if there is only one.
       label: i32 [N], or None.
       names: of the classes, or None.
     """
     latents = len(kl)
     [(first, second)] = _pairs(latents)[:1]
     coloured = label is not None and names is not None
-    which = f"the two of its {latents} latents that have the largest KL" if latents > PLANE else "the latent plane"
+    which = f"the two of its {latents} latents with the largest KL" if latents > PLANE else "the latent plane"
     return Scatter(
         _plane_of(_ordered(mean, kl, key), first, second),
         label if coloured else None,
         None,
         title="Latent space",
         caption=f"The posterior means of {len(mean):,} images in "
-        + ("the one latent, spread upwards by noise" if latents == 1 else which)
+        + ("the single latent, with noise on the y axis" if latents == 1 else which)
         + (", coloured by class" if coloured else "")
-        + ". The circles are those of one and two standard deviations of the prior.",
+        + ". The circles mark one and two standard deviations of the prior.",
         names=names if coloured and names else (),
         axes=_axes(latents),
         circles=CIRCLES,
@@ -134,12 +134,12 @@ def latent_space(mean: Array, kl: Array, key: Key, label: Array | None, names: t
 
 
 def aggregate_posterior(z: Array, kl: Array, key: Key) -> Scatter:
-    """Returns codes drawn from the posteriors of images over draws of the prior: what is grey alone is a hole.
+    """Returns codes drawn from the posteriors of images over draws from the prior; regions without codes are holes.
 
     Args:
       z: f32 [N, Z], a draw from q(z | x) for each image.
-      kl: f32 [Z], by which the latents are ordered; of more than two, pairs of the ten first are frames.
-      key: of the draws of the prior.
+      kl: f32 [Z], which orders the latents; if there are more than two, pairs of the first ten are frames.
+      key: of the draws from the prior.
     """
     latents = len(kl)
     key_prior, key_noise = jax.random.split(key)
@@ -152,10 +152,10 @@ def aggregate_posterior(z: Array, kl: Array, key: Key) -> Scatter:
         jax.random.normal(key_prior, (len(z), PLANE)),
         title="Aggregate posterior against prior",
         caption=f"A draw from q(z | x) for each of {len(z):,} images, over as many draws from the prior in grey. "
-        "Samples decode the prior: where grey stands alone there is a hole, a code that no image has. "
-        + ("The latent runs to the right; upwards there is noise. " if latents == 1 else "")
-        + (f"Pairs of its {latents} latents, that of the largest KL first. " if moving else "")
-        + "The circles are those of one and two standard deviations of the prior.",
+        "Samples decode the prior: a region with only grey points is a hole, with codes that no image has. "
+        + ("The x axis is the latent; the y axis is noise. " if latents == 1 else "")
+        + (f"Pairs of its {latents} latents, in order of decreasing KL. " if moving else "")
+        + "The circles mark one and two standard deviations of the prior.",
         names=("codes of images",),
         axes=("", "") if moving else _axes(latents),
         background_name="prior",
@@ -165,13 +165,13 @@ def aggregate_posterior(z: Array, kl: Array, key: Key) -> Scatter:
 
 
 def _pairs(latents: int) -> list[tuple[int, int]]:
-    """Neighbours in the order of their KL: (0, 1), (2, 3), ...; of an odd number the last one is shown twice."""
+    """Consecutive latents by KL: (0, 1), (2, 3), ...; if their number is odd, the last but one is shown twice."""
     count = max(min(latents, MAX_TRAVERSED), PLANE)
     return [(first, first + 1) for first in (*range(0, count - 1, 2), *((count - 2,) if count % 2 else ()))]
 
 
 def _ordered(z: Array, kl: Array, key: Key) -> Array:
-    """Codes [N, Z] with the latent of the largest KL first; noise follows where there is only one."""
+    """Codes [N, Z] with the latent of the largest KL first; if there is only one, noise is the second."""
     if len(kl) == 1:
         return jnp.concatenate([z, jax.random.normal(key, z.shape)], axis=-1)
     return z if len(kl) == PLANE else z[:, jnp.argsort(-kl)]

@@ -1,7 +1,6 @@
-"""The variational autoencoder (Kingma & Welling 2014; beta: Higgins et al. 2017), with any likelihood of this room.
+"""The variational autoencoder (Kingma & Welling 2014; beta: Higgins et al. 2017), with any likelihood of this package.
 
-All terms are in nats: sums over pixels and latents, means over the batch. What a decoder gives as an image is the
-mean of p(x | z).
+All terms are in nats: sums over pixels and latents, means over the batch. A decoded image is the mean of p(x | z).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from gen_jax.vae.autoencoder import CHOICES, Autoencoder
 from gen_jax.vae.defaults import vae_config
 from gen_jax.vae.gaussian import Gaussian, kl_to_standard_normal, log_normal, reparameterise
 
-ENCODED_AT_ONCE = 100  # images of the pictures
+ENCODED_AT_ONCE = 100  # images, for the pictures
 
 
 OPTIONS = Options(
@@ -48,10 +47,10 @@ OPTIONS = Options(
     CHOICES,
     {"vae.sigma": "vae.likelihood.sigma"},
     measures={
-        "reconstruction": Measure("reconstruction", "nats an image", is_bound=True),
-        "kl": Measure("KL divergence", "nats an image"),
-        "negative_elbo": Measure("negative ELBO", "nats an image", is_bound=True),
-        "nll": Measure("negative log-likelihood", "nats an image", is_bound=True),
+        "reconstruction": Measure("reconstruction", "nats per image", is_bound=True),
+        "kl": Measure("KL divergence", "nats per image"),
+        "negative_elbo": Measure("negative ELBO", "nats per image", is_bound=True),
+        "nll": Measure("negative log-likelihood", "nats per image", is_bound=True),
         "bits_per_dim": Measure("bits per dimension", is_bound=True),
         "kl_weight": Measure("weight of the KL divergence"),
     },
@@ -59,10 +58,10 @@ OPTIONS = Options(
 
 
 def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
-    """Returns the VAE as a method; see `configs/vae_mnist.py` for what it reads of a config.
+    """Returns the VAE as a method; see `configs/vae_mnist.py` for its config values.
 
     Raises:
-      UserError: an unknown name, a value that cannot be, or a likelihood that does not fit the data.
+      UserError: an unknown name, an invalid value, or a likelihood that does not fit the data.
     """
     vae = _Vae(
         config,
@@ -84,7 +83,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
 
 
 class _Vae(NamedTuple):
-    """All that the functions of the method need."""
+    """Everything that the functions of the method need."""
 
     config: Any
     spec: DataSpec
@@ -161,7 +160,7 @@ def _show(vae: _Vae, state: State, key: Key, batch: Batch) -> dict[str, Figure]:
     model, c = vae.model, vae.config.vae
     key_z, key_scatter = jax.random.split(jax.random.fold_in(key, 1))
     x = model.observe(batch["image"], key, batch["index"])
-    # In pieces: the activations of all of them would take gigabytes.
+    # In pieces: the activations of all images would take gigabytes.
     q = jax.tree.map(
         lambda y: y[:, 0],
         jax.lax.map(lambda one: model.encode(state.ema["vae"], one[None]), x, batch_size=ENCODED_AT_ONCE),
@@ -192,12 +191,12 @@ def _check(config: Any, model: Autoencoder) -> None:
         raise UserError(f"config.eval.importance_samples is {num_importance}; use 0 for no importance sampling")
     if num_importance and not model.normalised:
         raise UserError(
-            "config.eval.importance_samples estimates a likelihood, and grey values have none under bernoulli: "
-            "binarise them (--config.vae.binarisation=dynamic), or take another config.vae.likelihood"
+            "config.eval.importance_samples estimates a likelihood, but grey values have none under bernoulli: "
+            "binarise them (--config.vae.binarisation=dynamic), or use another config.vae.likelihood"
         )
     if c.manifold and c.latents != pictures.PLANE:
         raise UserError(
-            f"config.vae.manifold draws a plane of {pictures.PLANE} latents, and config.vae.latents is {c.latents}; "
+            f"config.vae.manifold draws a plane of {pictures.PLANE} latents, but config.vae.latents is {c.latents}; "
             "use --config.vae.manifold=False"
         )
 
@@ -226,7 +225,7 @@ def _log_weight(model: Autoencoder, params: PyTree, x: Array, q: Gaussian, keys:
 
 
 def _bounds(model: Autoencoder, negative_elbo: Array, dimensions: int) -> Scalars:
-    """The bound [B] under the names that it deserves: none where the likelihood is no likelihood."""
+    """The bound [B] by name; empty if the likelihood is not normalised."""
     values = {}
     if model.normalised:
         values[_name("negative_elbo", model.protocol)] = negative_elbo
@@ -236,5 +235,5 @@ def _bounds(model: Autoencoder, negative_elbo: Array, dimensions: int) -> Scalar
 
 
 def _name(measure: str, *protocol: str) -> str:
-    """A metric's name with what it must be known with: "nll/dynamic_binarisation_importance_5000"."""
+    """A metric's name with its protocol: "nll/dynamic_binarisation_importance_5000"."""
     return "/".join(part for part in (measure, "_".join(word for word in protocol if word)) if part)

@@ -613,7 +613,7 @@ def test_samples_are_float32_whatever_the_network_computes_in(name):
 def test_wrong_choices_are_refused_in_one_line():
     with pytest.raises(method.UserError, match=r"^unknown variance 'medium' .* there are small, large$"):
         sampler.ancestral("medium")
-    with pytest.raises(method.UserError, match=r"^eta of the DDIM sampler must lie within 0 and 1, not 1\.5$"):
+    with pytest.raises(method.UserError, match=r"^eta of the DDIM sampler must be between 0 and 1, not 1\.5$"):
         sampler.ddim(1.5)
     with pytest.raises(method.UserError, match="must fall strictly"):
         sampler.sample(gaussian_denoiser, schedule.linear(), MADE["small"], [5, 7], keys(1), (1, 1, 1))

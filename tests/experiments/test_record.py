@@ -50,7 +50,7 @@ def test_dots_stand_where_their_axes_say_beside_the_images_of_their_row():
     marks = [e.get("x1") for e in svg.iter() if e.get("stroke-dasharray")]
     assert marks == ["384.0"]
     texts = [e.text for e in svg.iter() if e.tag.endswith("text")]
-    assert {"a", "b", "One", "Two", "more is better", "some", "broken lines: real ones"} <= {*texts}
+    assert {"a", "b", "One", "Two", "more is better", "some", "dashed lines: real ones"} <= {*texts}
     # Six decades have no room for their labels.
     assert {"1", "100", "10,000"} <= {*texts}
     assert "100,000" not in texts

@@ -75,7 +75,7 @@ def test_the_sheet_of_an_animation_holds_each_frame_where_the_script_looks():
 def test_an_animation_too_large_for_a_page_is_thinned_and_says_so(monkeypatch):
     monkeypatch.setattr(page, "_MAX_ANIMATION", 3000)
     markup = page.player(RANDOM.integers(0, 256, (10, 4, 16, 16, 1), np.uint8), [f"<{i}>" for i in range(10)], "t")
-    assert "1 of 4 images a frame" in markup
+    assert "1 of 4 images per frame" in markup
     assert len(base64.b64decode(re.search('base64,([^"]+)"', markup)[1])) < 4000
     labels = json.loads(html.unescape(re.search('data-sheet="([^"]+)"', markup)[1]))["labels"]
     assert (labels[0], labels[-1]) == ("<0>", "<9>")
@@ -89,9 +89,9 @@ def test_an_animation_loses_colours_before_images_and_a_layout_never_loses_image
     assert "Shown here: 16 shades." in page.player(noisy, labels, "t")
     assert len(page.player(noisy, labels, "t")) < len(full)
     monkeypatch.setattr(page, "_MAX_ANIMATION", 8000)
-    assert "images a frame" in page.player(noisy, labels, "t")
+    assert "images per frame" in page.player(noisy, labels, "t")
     kept = page.player(noisy, labels, "t", columns=3)
-    assert "images a frame" not in kept
+    assert "images per frame" not in kept
     assert "of 8 frames, 16 shades" in kept
     [sheet] = decoded(kept)
     assert sheet.shape[1] % (3 * 34 - 2) == 0  # frames of three columns

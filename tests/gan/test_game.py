@@ -203,8 +203,8 @@ def test_instance_noise_fades_and_belongs_to_examples():
     [
         ("dcgan_mnist", ("gan.penalty=wgan_gp",), "with batch normalisation a logit depends on the whole batch"),
         ("dcgan_mnist", ("gan.penalty=r1",), "use config.network.norm=none"),
-        ("dcgan_mnist", ("accumulate=2",), "batch normalisation would see the pieces"),
-        ("wgan_gp_mnist", ("accumulate=2", "network.generator_norm=rms"), "no batch is computed in pieces"),
+        ("dcgan_mnist", ("accumulate=2",), "batch normalisation would see minibatches"),
+        ("wgan_gp_mnist", ("accumulate=2", "network.generator_norm=rms"), "gradient accumulation does not work"),
         ("cgan_mnist", ("gan.loss=hing",), "did you mean hinge"),
         ("cgan_mnist", ("gan.constraint=spectrum",), "did you mean spectral"),
         ("cgan_mnist", ("gan.penalty=r3",), "allowed: none, wgan_gp, r1, r2"),
@@ -227,7 +227,7 @@ def test_labels_that_the_data_has_not():
     for name, hint in (("cgan_mnist", "config.gan.conditional needs labels"), ("acgan_cifar10", "acgan needs labels")):
         with pytest.raises(UserError, match=hint):
             methods.make(load(name), DataSpec("plain", (8, 8, 1), 64))
-        with pytest.raises(UserError, match="two classes at least, and data set one has 1"):
+        with pytest.raises(UserError, match="at least two classes, and data set one has 1"):
             methods.make(load(name), DataSpec("one", (8, 8, 1), 64, labelled(["all"])))
     assert not methods.make(load("dcgan_mnist"), DataSpec("plain", (8, 8, 1), 64)).condition
 

@@ -80,7 +80,7 @@ def test_scores_are_probabilities_where_logits_are_log_odds():
 
 def test_refusals():
     for target in (0.0, 0.5, 1.1, float("nan")):
-        with pytest.raises(UserError, match=r"lies in \(0.5, 1\]"):
+        with pytest.raises(UserError, match=r"must be in \(0.5, 1\]"):
             losses.make("minimax", target)
     with pytest.raises(UserError, match="hinge loss has no target"):
         losses.make("hinge", 0.9)

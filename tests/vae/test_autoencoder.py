@@ -43,11 +43,9 @@ def test_grey_values_have_no_bernoulli_likelihood_and_binary_ones_do():
 
 def test_a_likelihood_that_does_not_fit_the_data_is_refused():
     for likelihood in ("bernoulli", "gaussian"):
-        with pytest.raises(
-            UserError, match=rf"{likelihood} likelihood is one of values in \[0, 1\]; data set ring has"
-        ):
+        with pytest.raises(UserError, match=rf"{likelihood} likelihood needs values in \[0, 1\]; data set ring has"):
             make(POINTS, f"likelihood={likelihood}")
-    with pytest.raises(UserError, match=r"one of bytes 0..255; data set unit"):
+    with pytest.raises(UserError, match=r"needs bytes 0..255; data set unit"):
         make(UNIT, "likelihood=discretised_logistic")
     with pytest.raises(UserError, match="binary data has no gaussian likelihood"):
         make(BYTES, "likelihood=gaussian", "binarisation=threshold")

@@ -75,7 +75,7 @@ def test_the_latent_space_shows_the_two_latents_of_largest_kl():
     shown = pictures.latent_space(mean, kl, KEY, label, ("a", "b", "c"))
     np.testing.assert_array_equal(shown.points, mean[:, jnp.array([1, 3])])
     np.testing.assert_array_equal(shown.classes, label)
-    assert "the two of its 4 latents that have the largest KL, coloured by class" in shown.caption
+    assert "the two of its 4 latents with the largest KL, coloured by class" in shown.caption
 
 
 def test_the_latent_space_of_a_set_without_labels_has_no_colours():

@@ -100,7 +100,7 @@ def test_refusals():
 
 def test_a_manifold_of_latents_that_are_no_plane_is_refused():
     with pytest.raises(
-        UserError, match=r"vae.manifold draws a plane of 2 latents, and config.vae.latents is 3; use --"
+        UserError, match=r"vae.manifold draws a plane of 2 latents, but config.vae.latents is 3; use --"
     ):
         make("vae.latents=3", "network.hidden=()", file="vae_mnist")
 
