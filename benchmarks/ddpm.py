@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  as everyone calls it
 
 from benchmarks import peer, timing, torch_unet
-from gen_jax import methods, parallel
+from gen_jax import methods, parallel, xla
 from gen_jax.diffusion import process
 from gen_jax.diffusion.model import CHOICES
 from gen_jax.diffusion.schedule import Schedule
@@ -128,9 +128,10 @@ def main() -> None:
         return network
 
     same = check_equal(config, state.params["denoiser"], make_peer(), images)
-    contenders = {
-        "gen_jax": jax_calls(config, state, images, parallel.compiler_options()),
-        "gen_jax, no compiler options": jax_calls(config, state, images, {}),
+    contenders = {"gen_jax": jax_calls(config, state, images, parallel.compiler_options())}
+    if not xla.is_set():  # otherwise the whole process has the option already
+        contenders["gen_jax, no compiler options"] = jax_calls(config, state, images, {})
+    contenders |= {
         "PyTorch, NCHW": torch_calls(config, schedule, make_peer(), images, torch.contiguous_format),
         "PyTorch, channels_last": torch_calls(config, schedule, make_peer(), images, torch.channels_last),
     }

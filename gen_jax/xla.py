@@ -19,9 +19,14 @@ WRONG = ("0.10.2",)  # versions of jaxlib
 COMMANDS = ("gen_jax", "experiments", "benchmarks")  # packages whose modules are commands of this project
 
 
+def is_set() -> bool:
+    """Returns whether XLA_FLAGS holds a value of the option, ours or another."""
+    return FLAG in os.environ.get("XLA_FLAGS", "")
+
+
 def needed() -> bool:
-    """Returns whether the installed jaxlib computes wrong sums and XLA_FLAGS does not set the option."""
-    if FLAG in os.environ.get("XLA_FLAGS", ""):
+    """Returns whether the installed jaxlib computes wrong sums, and nothing was set to prevent it."""
+    if is_set():
         return False
     try:
         return importlib.metadata.version("jaxlib") in WRONG
