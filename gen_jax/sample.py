@@ -128,7 +128,7 @@ def load(
         state = checkpoints.restore(methods.abstract_state(method, spec, stage, mesh))
     if state is None and best:
         raise UserError(
-            f"{run.workdir} holds no best checkpoint: one is kept where config.eval.track is above 0; "
+            f"{run.workdir} holds no best checkpoint: one is kept if config.eval.track is above 0; "
             "use --config.sample.checkpoint=last"
         )
     if state is None:

@@ -53,7 +53,7 @@ def kl_to_standard_normal(q: Gaussian) -> Array:
 
 
 def soft_bound(x: Array, limit: float) -> Array:
-    """Returns limit * tanh(x / limit): close to `x` near 0, never beyond `limit`, with a nonzero gradient everywhere.
+    """Returns limit * tanh(x / limit): close to `x` near 0, never beyond `limit`, and differentiable everywhere.
 
     Example:
       >>> [round(float(value), 2) for value in soft_bound(jnp.array([0.5, 1000.0]), 10.0)]
