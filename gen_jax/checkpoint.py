@@ -177,6 +177,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
+        self._alias.make()  # or it is refused here, before anything is trained
         step = self._choose()
         if step is None:
             return None

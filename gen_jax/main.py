@@ -193,6 +193,10 @@ def _sweep_compiled(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    from gen_jax import command
+    try:
+        from gen_jax import command
+    except ValueError as error:  # of JAX, for a variable of its own with a value that it cannot have
+        print(f"gen_jax: JAX cannot be imported: {error}", file=sys.stderr)
+        sys.exit(2)
 
     command.run(main, "the same command goes on from the newest checkpoint")

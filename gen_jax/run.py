@@ -23,6 +23,11 @@ from typing import Any, BinaryIO
 from gen_jax.method import UserError
 
 _FOLDERS = (".", "pictures", "training", "training/*")  # of a run, in which `replacing` writes
+# What training replaces or removes in a directory, which may then hold nothing of that name that is the user's.
+_REPLACED = (
+    "metrics.jsonl", "parameters.txt", "samples.npz", "samples.png", "report.json", "report.html",
+    "pictures/[0-9]*_*.npz", "training/*/[0-9]*", "tensorboard/events.out.tfevents.*",
+)  # fmt: skip
 _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.tmp")  # as `temporary` names them
 _ABANDONED = 86_400  # seconds without a write until a temporary file of another machine counts as left behind
 
@@ -245,6 +250,18 @@ class Run:
             if not isinstance(values, dict) or not isinstance(values.get(part), dict):
                 raise UserError(f"cannot read {self.config_path}: it has no {part!r}, so no run has written it")
         return values
+
+    def refuse_other_files(self) -> None:
+        """Raises a UserError where training would replace what no run has written: a user's report.html, say, or his
+        pictures in a folder called training."""
+        if self.config_path.exists():
+            return
+        for pattern in _REPLACED:
+            for path in self.workdir.glob(pattern):
+                raise UserError(
+                    f"{path} is in the way: training would replace it, and {self.workdir} holds no run, for there is "
+                    f"no {self.config_path.name} in it; choose another --workdir"
+                )
 
     def read_report(self) -> dict[str, Any]:
         """Returns what report.json holds: {} where there is none yet, or none that can be read."""

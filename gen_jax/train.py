@@ -53,6 +53,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
       UserError: what the user can mend; one line.
     """
     chief = jax.process_index() == 0
+    run.refuse_other_files()
     with run.lock() if chief else contextlib.nullcontext():
         mesh = parallel.make_mesh(config.num_devices)
         refuse_changes(run, config)

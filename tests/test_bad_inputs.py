@@ -62,6 +62,7 @@ BESIDE_START = {
     "--coordinator=localhost --num_processes=2 --process_id=0": "is no <host>:<port>",
     "--workdir=a_file/run": "Not a directory",
     "--workdir=in_use": "is in use by process",
+    "--workdir=of_mine": "choose another --workdir",
     "--workdir=run --config.seed=1": "seed: 0 -> 1",
     "--workdir=run --config.ema=0.5 --config.batch_size=64": "batch_size: 32 -> 64; ema: 0.998 -> 0.5",
     "--workdir=run --config.data.name=image_folder:pictures/0": "data.name",
@@ -190,6 +191,7 @@ def world(folder: pathlib.Path) -> Iterator[None]:
     write_pictures(folder / "damaged/0", 3)
     damaged = folder / "damaged/0/1.png"
     damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    write_pictures(folder / "of_mine/training/cats", 2)
     (folder / "empty").mkdir()
     (folder / "a_file").write_text("")
     (folder / "no_config.py").write_text("")
@@ -268,8 +270,8 @@ def page(answers: dict[str, str]) -> str:
         "Made by `make bad-inputs`. A test checks every line, that nothing else is said, that the exit code is 2, and",
         "that this page is up to date. Nothing is trained, and nothing written, before a mistake is found.",
         "`run` is a run of the second table's command which never trained, `finished` one that has, `of_other_data`",
-        "one of other data, in `in_use` another process trains; `unlabelled`, `mixed`, `damaged` and `empty` are",
-        "folders of pictures.",
+        "one of other data, in `in_use` another process trains; `of_mine` is a folder of the user's, with pictures in",
+        "a folder `training`; `unlabelled`, `mixed`, `damaged` and `empty` are folders of pictures.",
     ]
     for cases, start in ((NO_START, ""), (BESIDE_START, f"{START} "), (BESIDE_LATENT, f"{LATENT} ")):
         lines += ["", f"Behind `python -m gen_jax.main {start}`on 8 devices:".replace(" `on", "`, on")] if start else []

@@ -151,6 +151,18 @@ def test_files_of_the_user_in_a_run_s_directory_stay(tmp_path, ended):
     assert all((tmp_path / name).read_text() == name for name in names)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "report.html", "training/cats/0001.png", "pictures/00_me.npz"])
+def test_files_of_the_user_that_training_would_replace_are_in_the_way(tmp_path, name):
+    run = Run(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{tmp_path / name} is in the way: .*; choose another --workdir"):
+        run.refuse_other_files()
+    run.write_config({"config": {}, "data": {}})  # it is a run's
+    run.refuse_other_files()
+    Run(tmp_path / "new").refuse_other_files()
+
+
 def test_a_tilde_is_the_home_folder_wherever_a_directory_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -500,6 +500,17 @@ def test_what_jax_is_set_to_in_the_environment_has_no_effect_and_is_named(name):
     assert line.startswith(f"gen_jax: {name.upper()} has no effect here")
 
 
+def test_a_switch_that_jax_itself_refuses_is_one_line():
+    ended = subprocess.run(
+        [sys.executable, "-m", "gen_jax.main"], env=os.environ | {"JAX_ENABLE_X64": "perhaps"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("gen_jax: JAX cannot be imported: ")
+    assert "JAX_ENABLE_X64" in line
+
+
 def test_nothing_is_said_of_switches_as_they_are(capsys):
     main._set_switches()
     assert capsys.readouterr().err == ""
