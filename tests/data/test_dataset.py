@@ -96,18 +96,21 @@ def test_refuses_arrays_of_different_lengths():
 
 def test_a_prefix_chooses_the_loader_and_tfds_is_the_default(monkeypatch: pytest.MonkeyPatch):
     def module_that_names_itself(module: str) -> types.SimpleNamespace:
-        return types.SimpleNamespace(load=lambda name, config: (module, name))
+        def load(name: str, config: object) -> dataset.Dataset:
+            return dataset.Dataset(dataset.DataSpec(f"{module} loads {name}", (1, 1, 1), 4), _arrays(4), None)
+
+        return types.SimpleNamespace(load=load)
 
     monkeypatch.setattr("importlib.import_module", module_that_names_itself)
     monkeypatch.setitem(dataset.LOADERS, "folder", "folders")
     names = ("folder:/a:b", "tfds:x", "x:1.0.0", "x", "stroke_digits")
-    found = {name: dataset.load(types.SimpleNamespace(name=name)) for name in names}
+    found = {name: dataset.load(types.SimpleNamespace(name=name)).spec.name for name in names}
     assert found == {
-        "folder:/a:b": ("folders", "/a:b"),
-        "tfds:x": ("gen_jax.data.tfds", "x"),
-        "x:1.0.0": ("gen_jax.data.tfds", "x:1.0.0"),
-        "x": ("gen_jax.data.tfds", "x"),
-        "stroke_digits": ("gen_jax.data.stroke_digits", ""),
+        "folder:/a:b": "folders loads /a:b",
+        "tfds:x": "gen_jax.data.tfds loads x",
+        "x:1.0.0": "gen_jax.data.tfds loads x:1.0.0",
+        "x": "gen_jax.data.tfds loads x",
+        "stroke_digits": "gen_jax.data.stroke_digits loads ",
     }
 
 

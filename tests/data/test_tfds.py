@@ -36,11 +36,12 @@ def _edit(file: pathlib.Path, change) -> None:
 
 def test_reads_a_labelled_set(made_up_tfds: pathlib.Path):
     data = dataset.load(data_config(made_up_tfds, "made_up_digits"))
+    counts = tuple(int(np.sum(data.train["label"] == digit)) for digit in range(10))
     assert data.spec == dataset.DataSpec(
         name="made_up_digits",
         image_shape=(8, 8, 1),
         num_examples=512,
-        features=labelled("0123456789"),
+        features={"label": labelled("0123456789")["label"]._replace(counts=counts)},
         fingerprint=cache.fingerprint(data.train),
     )
     assert data.test is not None

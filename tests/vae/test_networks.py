@@ -77,7 +77,7 @@ def test_refusals_name_what_there_is():
         make(name="dense", activation="gate")
     with pytest.raises(UserError, match="as many values as channels"):
         make(name="conv", kernels=(3,))
-    with pytest.raises(UserError, match="latents is 2, but the code is a picture of 2x2 places .*: use 4"):
+    with pytest.raises(UserError, match="latents is 2, but the code is a picture of 2x2 positions .*: use 4"):
         make(name="spatial")
 
 
