@@ -15,8 +15,8 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ from gen_jax.method import NUM_EXAMPLES, Method, PyTree, State, UserError
 from gen_jax.run import Run, write_text
 from gen_jax.writers import Progress, Writer
 
+T = TypeVar("T")
 Rows: TypeAlias = dict[str, np.ndarray]
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
@@ -112,8 +113,7 @@ def _loop(
         update = executor.compile_step(many_steps(method.step, config.steps_per_call), abstract, feed(start), lead)
         state = first.result()
     look = _make_look(config, run, method, data, mesh, checkpoints)
-    if chief:
-        _print_memory(update, state)
+    _print_memory(update, state)
 
     window_step, in_flight, scalars, saved = start, {}, {}, start
     steps = range(start, config.num_steps, config.steps_per_call)
@@ -125,13 +125,11 @@ def _loop(
         stop_requested = stack.enter_context(_StopRequests())
         best = stack.enter_context(validation.BestCheckpoint(run, start, _about(data.spec)))
         batches = stack.enter_context(batches_of(steps, config, method, data, executor))
-        estimate = _Estimate(config.num_steps - start, config.steps_per_call, progress.say) if progress else None
+        timed = _timed(batches, len(steps), config.steps_per_call, progress.say) if progress else batches
         began = window = time.perf_counter()
-        for step, batch in zip(steps, batches, strict=True):  # a batch is drawn and sent while the device computes
+        for step, batch in zip(steps, timed, strict=True):  # a batch is drawn and sent while the device computes
             jax.block_until_ready(in_flight)  # at most two calls at once: bounded memory, quick signals
             in_flight = scalars
-            if estimate:
-                estimate.call()
             state, scalars = update(state, batch)
             done = step + config.steps_per_call
             # Of several processes all must stop at the same step: they agree on it where they log.
@@ -435,34 +433,24 @@ def _print_memory(update: Any, state: State) -> None:
     memory = f"{held / 2**20:,.0f} MiB of state"
     if analysis is not None:
         memory += f", {analysis.temp_size_in_bytes / 2**20:,.0f} MiB for a step (a device)"
-    print(f"  memory      {memory}", flush=True)
+    if jax.process_index() == 0:
+        print(f"  memory      {memory}", flush=True)
 
 
-class _Estimate:
-    """Says how long a run will take once its first calls have been timed. They are the run's own: a copy of the state
-    to try them on would be one more than some models leave room for.
+def _timed(batches: Iterable[T], num: int, steps_per_call: int, say: Callable[[str], None]) -> Iterator[T]:
+    """Yields the `num` batches of a run, and says how long it will take once a few calls have been timed.
 
-    Args:
-      steps: that are left.
-      steps_per_call: of them.
-      say: shows one line.
+    These are the run's own calls: to try them on a copy of the state needs memory that a large model does not leave.
     """
-
-    _CALLS = 6  # the first two fill the queue: what comes at the third has waited for a whole call
-
-    def __init__(self, steps: int, steps_per_call: int, say: Callable[[str], None]):
-        self._calls, self._steps_per_call, self._say = steps / steps_per_call, steps_per_call, say
-        self._moments: list[float] = []
-
-    def call(self) -> None:
-        """To be called where a call begins."""
-        if len(self._moments) == self._CALLS:
-            return
-        self._moments.append(time.perf_counter())
-        if len(self._moments) == self._CALLS:
-            each = float(np.min(np.diff(self._moments[2:])))
-            step = f"{1000 * each / self._steps_per_call:,.1f} ms a step, measured"
-            self._say(f"  time        about {_minutes(each * self._calls)} ({step})")
+    moments: list[float] = []
+    for batch in batches:
+        yield batch
+        if len(moments) < 8:
+            moments.append(time.perf_counter())
+            if len(moments) == 8:  # the first calls fill the queue; later on each batch waits for a whole call
+                call = (moments[-1] - moments[3]) / 4
+                step = f"{1000 * call / steps_per_call:,.1f} ms a step, measured"
+                say(f"  time        about {_minutes(call * num)} ({step})")
 
 
 def _minutes(seconds: float) -> str:

@@ -471,12 +471,10 @@ def test_the_command_line_ends_a_mistake_with_one_line(tmp_path):
 
 
 def test_the_time_that_is_left_is_told_from_the_first_calls_of_the_run_itself(monkeypatch):
-    clock = iter([0.0, 1.0, 2.0, 12.0, 15.0, 20.0])  # the last three calls take 10, 3 and 5 s
+    clock = iter([0.0, 1.0, 2.0, 3.0, 7.0, 9.0, 13.0, 15.0])  # the last four calls take 4, 2, 4 and 2 s
     monkeypatch.setattr(train.time, "perf_counter", lambda: next(clock))
     lines = []
-    estimate = train._Estimate(steps=80, steps_per_call=4, say=lines.append)
-    for _ in range(10):
-        estimate.call()
+    assert list(train._timed(range(20), 20, steps_per_call=4, say=lines.append)) == list(range(20))
     assert lines == ["  time        about 1.0 minutes (750.0 ms a step, measured)"]
 
 
