@@ -226,6 +226,8 @@ class Checkpoints:
         write_json(folder / _LEAVES, leaves)
         write_json(folder / _ABOUT, self._about)
         write_json(folder / _LIST, _list_files(folder))
+        if self._folder(step).exists():  # without a list, or `forget` would have removed it
+            self._set_aside(step, "it lies where a new one goes")
         folder.rename(self._folder(step))
         sync_folder(self.directory)
         for old in self._written()[: -self._keep]:

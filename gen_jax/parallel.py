@@ -260,7 +260,7 @@ def devices() -> list[Any]:
         if not asked:
             raise UserError(f"JAX finds no device{reason}") from error
         extra = next((e for e in ("cuda", "tpu") if e in asked), "cuda" if "gpu" in asked else "")
-        install = f", or install what it needs: pip install 'gen_jax[{extra}]'" if extra else ""
+        install = f", or install the extra: pip install -e '.[{extra}]'" if extra else ""
         raise UserError(f"JAX finds no device of JAX_PLATFORMS={asked}{reason}: unset it{install}") from error
     return sorted(found, key=lambda device: (device.process_index, device.id))
 

@@ -252,9 +252,9 @@ class Run:
         return values
 
     def refuse_other_files(self) -> None:
-        """Raises a UserError where training would replace what no run has written: a user's report.html, say, or his
+        """Raises a UserError where training would replace what no run has written: a user's own report.html, say, or
         pictures in a folder called training."""
-        if self.config_path.exists():
+        if os.path.exists(self.config_path) or not os.path.isdir(self.workdir):
             return
         for pattern in _REPLACED:
             for path in self.workdir.glob(pattern):
@@ -285,9 +285,7 @@ class Run:
         Raises:
           UserError: if another process holds it (the line names that process), or the directory cannot be written.
         """
-        is_new = not os.path.exists(
-            self.workdir
-        )  # unlike `Path.exists` it takes any text, also one too long for a name
+        is_new = not os.path.exists(self.workdir)  # unlike `Path.exists` it takes a name of any length
         with writing(self.workdir):
             self.workdir.mkdir(parents=True, exist_ok=True)
             file = (self.workdir / "lock").open("a+")

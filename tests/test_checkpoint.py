@@ -364,7 +364,10 @@ def test_folders_of_the_user_beside_checkpoints_stay(tmp_path):
         checkpoints.forget(after=0)
         checkpoints.save(make_state(2024))
         checkpoints.save(make_state(2025))
-    assert [path.read_text() for path in mine] == ["mine"] * 3
+        assert [path.read_text() for path in mine] == ["mine"] * 3
+        checkpoints.save(make_state(2023))
+        checkpoints.wait()
+    assert (tmp_path / "damaged/2023/notes").read_text() == "mine"
     assert Checkpoints(tmp_path).steps() == [2025]
 
 

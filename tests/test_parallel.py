@@ -185,8 +185,8 @@ def test_a_process_without_a_device_or_with_fewer_than_others_is_refused(monkeyp
 @pytest.mark.parametrize(
     ("platforms", "error", "line"),
     [
-        ("cuda", AssertionError(), r"JAX_PLATFORMS=cuda: unset it, or install what it needs: .*gen_jax\[cuda\]"),
-        ("tpu", RuntimeError("no tpu\nmore"), r"JAX_PLATFORMS=tpu \(no tpu\): unset it, or .*gen_jax\[tpu\]"),
+        ("cuda", AssertionError(), r"JAX_PLATFORMS=cuda: unset it, or install the extra: .*\[cuda\]"),
+        ("tpu", RuntimeError("no tpu\nmore"), r"JAX_PLATFORMS=tpu \(no tpu\): unset it, or .*\[tpu\]"),
         ("banana", RuntimeError("not known"), r"JAX_PLATFORMS=banana \(not known\): unset it$"),
         (None, RuntimeError("none at all"), r"JAX finds no device \(none at all\)$"),
     ],
