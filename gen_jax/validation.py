@@ -78,7 +78,8 @@ def forget_snapshots(run: Run, step: int) -> None:
     """Deletes the snapshots after `step`: training repeats these steps."""
     with writing(run.training):
         for path in run.training.glob("*/*"):
-            if path.stem.isdecimal() and int(path.stem) > step:
+            # Only names that `save_snapshots` gives: another number is a file of the user's.
+            if path.stem.isdecimal() and path.stem == f"{int(path.stem):08d}" and int(path.stem) > step:
                 path.unlink()
 
 

@@ -35,6 +35,10 @@ def test_pictures_of_steps_that_are_taken_again_are_forgotten(tmp_path):
     run = Run(tmp_path)
     for step in (6, 12, 1200):
         validation.save_snapshots(run, step, {"a": Picture(np.zeros((4, 8, 8, 1), np.uint8), "t")}, "made_up")
+    mine = run.training / "a/2024.png"
+    mine.write_text("a user's own")
     validation.forget_snapshots(run, 12)
+    assert mine.read_text() == "a user's own"
+    mine.unlink()
     assert sorted(path.stem for path in run.training.glob("*/*.npz")) == ["00000006", "00000012"]
     assert len(list(run.training.glob("*/*"))) == 4

@@ -143,10 +143,11 @@ def test_no_terminal_gets_few_plain_lines():
     assert lines[-1].startswith("5000/5000 steps, loss 1, 10 images/s")
 
 
-def test_no_stream_at_all_leaves_progress_out(monkeypatch):
+def test_no_stream_at_all_leaves_progress_out(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stderr", None)
     with Progress(total=1) as progress:
         progress.update(1, loss=1.0)
+    assert capsys.readouterr().out == ""
 
 
 def test_process_ends_well_with_its_bar_still_open():
