@@ -1,5 +1,6 @@
 """Self-attention against float64 numpy, its biases, and that it knows no order."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +41,18 @@ def test_positions_have_no_order():
     order = np.random.default_rng(1).permutation(12)
     tokens = X.reshape(2, 12, 8)
     np.testing.assert_allclose(apply(params, tokens[:, order]), np.asarray(apply(params, tokens))[:, order], atol=1e-5)
+
+
+def test_query_key_and_value_start_like_three_separate_layers():
+    """One uniform kernel of [C, 3C] by the mean of the fans would have sqrt(1/2) of the deviation of [C, C]."""
+    channels = 128
+    layer = SelfAttention(kernel_init=nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"))
+    params = jax.jit(layer.init)(jax.random.key(0), jnp.zeros((1, 2, 2, channels)))["params"]
+    query, key, value = np.split(params["qkv"]["kernel"], 3, axis=-1)
+    for kernel in (query, key, value):
+        assert kernel.std() == pytest.approx(channels**-0.5, rel=0.02)
+        assert np.abs(kernel).max() == pytest.approx((3 / channels) ** 0.5, rel=1e-3)
+    assert abs(np.corrcoef(query.ravel(), key.ravel())[0, 1]) < 0.03
 
 
 def test_refuses_heads_that_do_not_divide():
