@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from gen_jax import xla
+from gen_jax import memory, xla
 
 if TYPE_CHECKING:
     from gen_jax.sample import Model
 
 __version__ = "0.2.0"
 xla.start()
+if xla.is_command():
+    memory.keep()
 __all__ = ["load"]
 
 

@@ -38,7 +38,7 @@ def start() -> None:
     """Sets the option if this process is one of our commands, else warns. Called when gen_jax is imported."""
     if not needed():
         return
-    if _is_ours(sys.orig_argv):
+    if is_command():
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SAFE}".strip()
         return
     warnings.warn(
@@ -48,10 +48,13 @@ def start() -> None:
     )
 
 
-def _is_ours(words: list[str]) -> bool:
-    """Example:
-    >>> _is_ours(["python", "-m", "gen_jax.main", "--config=x"]), _is_ours(["python", "-m", "pytest"])
-    (True, False)
+def is_command(words: list[str] | None = None) -> bool:
+    """Returns whether a command line, that of this process by default, runs a command of this project.
+
+    Example:
+      >>> is_command(["python", "-m", "gen_jax.main", "--config=x"]), is_command(["python", "-m", "pytest"])
+      (True, False)
     """
+    words = sys.orig_argv if words is None else words
     module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
     return bool(module) and module[0].partition(".")[0] in COMMANDS

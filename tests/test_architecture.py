@@ -34,7 +34,7 @@ LAYERS = [
     {"parallel"},
     {"command"},
     {"method"},
-    {"xla"},
+    {"memory", "xla"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

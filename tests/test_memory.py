@@ -1,0 +1,44 @@
+"""Freed memory is kept by our commands alone: page faults of a process that allocates and frees 64 MB, ten times."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import gen_jax, resource
+for number in range(11):
+    if number == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * 2**26
+from gen_jax import memory
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, memory.describe())
+"""
+COMMAND = "import sys; sys.orig_argv = ['python', '-m', 'gen_jax.main']"
+NAMES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}), reason="the C library is not glibc")
+@pytest.mark.parametrize(
+    ("code", "variables", "kept", "line"),
+    [
+        (COMMAND, {}, True, "kept for the next step"),
+        ("", {}, False, "returned to the system"),  # a user's own process
+        (COMMAND, {"MALLOC_MMAP_THRESHOLD_": "65536"}, False, "as set by MALLOC_MMAP_THRESHOLD_=65536"),
+        (
+            COMMAND,
+            {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"},
+            False,
+            "as set by GLIBC_TUNABLES=glibc.malloc.mmap_threshold=65536",
+        ),
+    ],
+)
+def test_a_command_keeps_what_it_frees_unless_the_user_has_set_it(code, variables, kept, line):
+    clean = {k: v for k, v in os.environ.items() if k not in NAMES}
+    words = [sys.executable, "-W", "ignore", "-c", f"{code}\n{FAULTS}"]
+    printed = subprocess.run(words, env=clean | variables, stdout=subprocess.PIPE, text=True, check=True).stdout
+    faults, _, described = printed.strip().partition(" ")
+    assert described == f"freed memory: {line}"
+    pages = 10 * 2**26 // os.sysconf("SC_PAGE_SIZE")
+    assert int(faults) < 0.1 * pages if kept else int(faults) > 0.9 * pages
