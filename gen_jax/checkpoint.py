@@ -1,15 +1,15 @@
-"""Checkpoints that are whole, or are not taken for checkpoints: save, verify, restore, set damaged ones aside.
+"""Checkpoints that are either whole or rejected: save, verify, restore, set damaged ones aside.
 
-Orbax writes and reads the arrays. What it leaves open is closed here: it loads a flipped bit in silence, and its own
-sign of completeness is not enough to tell a damaged checkpoint from one of another config. So
+Orbax writes and reads the arrays. This module adds what Orbax lacks: it silently loads a flipped bit, and its own
+completeness marker cannot distinguish a damaged checkpoint from one of another config. So
 
 - Orbax writes into `unfinished/`; once it is done, a list of all files (size, SHA-256) is added, and one rename moves
-  the folder to `<step>`. A folder `<step>` was therefore complete once, and whatever disagrees with its list is damage.
-- `leaves.json`, under the list like every file, names each array with its shape, so that a changed config is
-  seen before Orbax is asked, and is not mistaken for damage.
-- `about.json`, likewise, says what a checkpoint that has left its run's directory would not: what it was trained on.
-- Orbax and TensorStore take `[`, `*`, a backslash or `gs:` in a path for something else than a name, and cannot take
-  bytes that are not UTF-8. A directory with such a path is given to them by a link of a plain name (`_Alias`).
+  the folder to `<step>`. A folder `<step>` was therefore complete once, and any disagreement with its list is damage.
+- `leaves.json`, in the list like every file, names each array with its shape, so that a changed config is detected
+  before Orbax is called, and is not mistaken for damage.
+- `about.json`, also in the list, records what a checkpoint was trained on, in case it leaves its run's directory.
+- Orbax and TensorStore give `[`, `*`, a backslash or `gs:` in a path a special meaning, and do not accept bytes that
+  are not UTF-8. They get a directory with such a path through a link with a plain name (`_Alias`).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from gen_jax.run import sync_folder, write_json
 _LIST = "files.json"
 _LEAVES = "leaves.json"
 _ABOUT = "about.json"
-_NONE, _ALL_DAMAGED = -1, -2  # in place of a step, which is never negative
-_ARRAYS = "default"  # the folder of a checkpoint that Orbax writes the arrays to
-_MANIFEST = "manifest.ocdbt"  # in it: without this file nothing there is found
-_PLAIN = re.compile(r"(?!/(gs|s3|az|hf)(/|$))[\w/ .,+=@~-]*")  # /s3/x would be an address, s3://x, to Orbax
+_NONE, _ALL_DAMAGED = -1, -2  # instead of a step, which is never negative
+_ARRAYS = "default"  # the folder of a checkpoint where Orbax writes the arrays
+_MANIFEST = "manifest.ocdbt"  # in that folder: without this file no array is found
+_PLAIN = re.compile(r"(?!/(gs|s3|az|hf)(/|$))[\w/ .,+=@~-]*")  # Orbax would read /s3/x as the address s3://x
 
 _logger = logging.getLogger(__name__)
 
@@ -55,9 +55,9 @@ class Checkpoints:
     Every process of the run makes the same calls; process 0 alone writes lists and moves or removes folders.
 
     Args:
-      directory: `checkpoints/` of the run, seen by all processes; made by the first save.
-      keep: how many checkpoints stay; older ones go once a newer one is whole.
-      about: what each checkpoint says of itself, as plain JSON values; nothing reads it.
+      directory: `checkpoints/` of the run, visible to all processes; created by the first save.
+      keep: how many checkpoints to keep; older ones are removed once a newer one is whole.
+      about: a description to store in each checkpoint, as plain JSON values; no code reads it.
 
     Example:
       >>> import tempfile
@@ -88,11 +88,11 @@ class Checkpoints:
 
     @functools.cached_property
     def _orbax(self) -> Any:
-        import orbax.checkpoint as ocp  # half a second: only for runs that save or restore
+        import orbax.checkpoint as ocp  # takes half a second: only for runs that save or restore
 
         _quieten_orbax()
-        # It neither makes, lists nor removes folders: all that happens around our commit. Were the folders made in the
-        # background, a failure there (a full disk) would leave threads that wait 20 minutes for them, and us for those.
+        # The manager does not create, list or remove folders: our commit does. If it created those of a step in the
+        # background, a failure there (a full disk) would leave threads waiting 20 minutes for them, and us for those.
         in_front = ocp.AsyncOptions(create_directories_asynchronously=False)
         options = ocp.CheckpointManagerOptions(
             create=False, max_to_keep=None, save_root_metadata=False, async_options=in_front
@@ -100,12 +100,12 @@ class Checkpoints:
         return ocp.CheckpointManager(self._alias.make() / self._unfinished.name, options=options)
 
     def save(self, state: State) -> None:
-        """Returns when the state is copied, so that its buffers may be donated; the write goes on in the background.
+        """Returns once the state is copied, so that its buffers can be donated; writing continues in the background.
 
-        Waits for a save still in flight. Does nothing if this step was saved or restored just now.
+        Waits for the previous save. Does nothing if this step was the last one saved or restored.
 
         Raises:
-          UserError: if this save, or the last one, could not be written.
+          UserError: if this save, or the previous one, could not be written.
         """
         import orbax.checkpoint as ocp
 
@@ -117,7 +117,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 self._unfinished.mkdir(parents=True, exist_ok=True)
             self._alias.make()
-            self._orbax.save(step, args=ocp.args.StandardSave(state), force=True)
+            self._orbax.save(step, args=ocp.args.StandardSave(_one_copy(state)), force=True)
         self._current = step
         self._pending = self._executor.submit(self._commit, step, _describe_leaves(state))
 
@@ -135,26 +135,26 @@ class Checkpoints:
         finally:
             self._executor.shutdown()
             if "_orbax" in self.__dict__:
-                with contextlib.suppress(Exception):  # it repeats the failure that `wait` has told
+                with contextlib.suppress(Exception):  # it repeats the failure that `wait` has reported
                     self._orbax.close()
             self._alias.close()
 
     def clean(self) -> None:
-        """Removes what a killed save left behind. For the holder of the run's lock alone, before its first save."""
+        """Removes what a killed save left behind. Only for the holder of the run's lock, before its first save."""
         if jax.process_index() == 0 and self._unfinished.is_dir():
             for path in self._unfinished.iterdir():
-                if re.fullmatch(r"\d+(\..*)?", path.name):  # as a save, or `_retire`, names it: no file of the user's
+                if re.fullmatch(r"\d+(\..*)?", path.name):  # named by a save or by `_retire`: not the user's
                     shutil.rmtree(path, ignore_errors=True)
 
     def forget(self, after: int) -> None:
-        """Removes checkpoints of later steps than `after`, which training takes again. For the lock's holder."""
+        """Removes checkpoints of steps later than `after`, which training repeats. Only for the lock's holder."""
         if jax.process_index() == 0:
             for step in self._written():
                 if step > after:
                     self._retire(step)
 
     def steps(self) -> list[int]:
-        """Returns the steps of all checkpoints that agree with their lists, rising. Reads every byte of them."""
+        """Returns the steps of all checkpoints that agree with their lists, in ascending order. Reads every byte."""
         return [step for step in self._folders() if _fault(self._folder(step)) is None]
 
     def latest(self) -> int | None:
@@ -162,22 +162,22 @@ class Checkpoints:
         return next((step for step in reversed(self._folders()) if _fault(self._folder(step)) is None), None)
 
     def restore(self, like: State) -> State | None:
-        """Returns the newest checkpoint that is whole; damaged newer ones are moved to `damaged/`, with a warning each.
+        """Returns the newest whole checkpoint; newer damaged ones are moved to `damaged/`, with a warning each.
 
         Args:
-          like: the state expected: `jax.ShapeDtypeStruct` leaves (or arrays), whose shardings say where each goes.
+          like: the expected state: `jax.ShapeDtypeStruct` leaves (or arrays), with the shardings to restore to.
 
         Returns:
-          The state, bit by bit as saved, or None if there is no checkpoint at all.
+          The state, bit for bit as saved, or None if there is no checkpoint at all.
 
         Raises:
-          UserError: if there are checkpoints but none is whole (they stay where they are), or if the newest whole one
-            has other leaves than `like`; the line names the first.
+          UserError: if there are checkpoints but none is whole (they are not moved), or if the newest whole one has
+            other leaves than `like`; the line names the first.
         """
         import orbax.checkpoint as ocp
 
         self.wait()
-        self._alias.make()  # or it is refused here, before anything is trained
+        self._alias.make()  # a failure here comes before any training
         step = self._choose()
         if step is None:
             return None
@@ -189,7 +189,7 @@ class Checkpoints:
         except Exception as error:
             if tells_of_a_lost_process(error):
                 raise
-            raise UserError(f"cannot restore {folder}, though its files are whole: {_reason(error)}") from error
+            raise UserError(f"cannot restore {folder}, although its files are intact: {_reason(error)}") from error
         self._current = step
         return state
 
@@ -202,7 +202,7 @@ class Checkpoints:
         return sorted(int(path.name) for path in self.directory.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name))
 
     def _written(self) -> list[int]:
-        """The steps of `_folders` that were written here: another folder whose name is a number is the user's."""
+        """The steps of `_folders` that this class wrote: any other folder with a number for a name is the user's."""
         return [step for step in self._folders() if (self._folder(step) / _LIST).is_file()]
 
     @contextlib.contextmanager
@@ -221,30 +221,30 @@ class Checkpoints:
         if jax.process_index() != 0:
             return
         folder = self._unfinished / str(step)
-        if not (folder / _ARRAYS / _MANIFEST).is_file():  # Orbax only warns where it finds none of its own parts
-            raise UserError(f"cannot write the checkpoint {self._folder(step)}: Orbax left out {_ARRAYS}/{_MANIFEST}")
+        if not (folder / _ARRAYS / _MANIFEST).is_file():  # Orbax only warns if its own parts are missing
+            raise UserError(f"cannot write the checkpoint {self._folder(step)}: Orbax wrote no {_ARRAYS}/{_MANIFEST}")
         write_json(folder / _LEAVES, leaves)
         write_json(folder / _ABOUT, self._about)
         write_json(folder / _LIST, _list_files(folder))
         if self._folder(step).exists():  # without a list, or `forget` would have removed it
-            self._set_aside(step, "it lies where a new one goes")
+            self._set_aside(step, "it is in the way of a new one")
         folder.rename(self._folder(step))
         sync_folder(self.directory)
         for old in self._written()[: -self._keep]:
             self._retire(old)
 
     def _retire(self, step: int) -> None:
-        # One rename first: a removal that is cut short must not look like damage.
+        # Rename first: an interrupted removal must not look like damage.
         self._unfinished.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._folder(step).rename(self._unfinished / f"{step}.retired"))
 
     def _choose(self) -> int | None:
-        """Returns the newest whole step, the same in every process, and sets damaged newer ones aside."""
+        """Returns the newest whole step, the same in every process, and sets newer damaged ones aside."""
         choice = from_first_process(self._choose_alone() if jax.process_index() == 0 else 0)
         if choice == _ALL_DAMAGED:
             raise UserError(
-                f"none of the checkpoints in {self.directory} is whole; nothing was deleted:"
-                " put a good copy in place, or start afresh in another directory"
+                f"none of the checkpoints in {self.directory} is intact; nothing was deleted:"
+                " restore a good copy, or start again in another directory"
             )
         return None if choice == _NONE else choice
 
@@ -267,36 +267,36 @@ class Checkpoints:
             names = itertools.chain([str(step)], (f"{step}.{again}" for again in itertools.count(2)))
             target = next(aside / name for name in names if not (aside / name).exists())
             outcome = f"moved to {self._folder(step).rename(target)}"
-        except OSError as error:  # a run that may only be read
+        except OSError as error:  # a read-only run
             outcome = f"it cannot be moved aside ({error.strerror})"
         _logger.warning("checkpoint %s is damaged (%s): skipped, %s", self._folder(step), fault, outcome)
 
 
 class _Alias:
-    """A plain path to a directory, whatever its own looks like."""
+    """A plain path to a directory whose own path may not be plain."""
 
     def __init__(self, directory: pathlib.Path):
         self._directory = directory
         self._links: pathlib.Path | None = None
 
     def make(self) -> pathlib.Path:
-        """Returns the directory itself, or a link to it where its path is not `_PLAIN`; `close` removes the link."""
+        """Returns the directory itself, or a link to it if its path is not `_PLAIN`; `close` removes the link."""
         if _PLAIN.fullmatch(str(self._directory)):
             return self._directory
         if self._links is None:
             self._links = _plain_folder()
         link = self._links / "checkpoints"
-        if not link.is_symlink():  # or no more: systems clear their temporary folders after some days
+        if not link.is_symlink():  # or no longer is: systems clear temporary folders after some days
             self._links.mkdir(mode=0o700, exist_ok=True)
             link.symlink_to(self._directory, target_is_directory=True)
         return link
 
     @contextlib.contextmanager
     def readable(self, step: int) -> Iterator[pathlib.Path]:
-        """Gives a directory that holds the checkpoint of a step under its number, as Orbax reads it.
+        """Yields a directory that holds the checkpoint of a step under its number, as Orbax reads it.
 
-        Versions before 0.2 wrote none of Orbax's manifest where the path held `[ ]`, though all arrays: of such a
-        checkpoint, which stays as it is, it is made anew beside links to its files.
+        If the path contained `[ ]`, versions before 0.2 wrote all arrays, but not Orbax's manifest. For such a
+        checkpoint, which is not changed, the manifest is rebuilt beside links to its files.
         """
         if (self._directory / str(step) / _ARRAYS / _MANIFEST).exists():
             yield self.make()
@@ -316,19 +316,19 @@ class _Alias:
 
 
 def _plain_folder() -> pathlib.Path:
-    """Makes a folder of a plain path for links."""
+    """Creates a folder with a plain path, for links."""
     for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
         if _PLAIN.fullmatch(parent):
             with contextlib.suppress(OSError):
                 return pathlib.Path(tempfile.mkdtemp(prefix="gen_jax-", dir=parent))
-    raise UserError("no temporary folder is at hand whose path has only letters and digits; set TMPDIR to one")
+    raise UserError("no temporary folder has a plain path (letters and digits); set TMPDIR to a folder with one")
 
 
 def _merge_processes(folder: pathlib.Path) -> None:
-    """Writes the manifest over the arrays that each process of a run has written into a folder of its own."""
+    """Writes one manifest for the arrays that each process of a run wrote into its own folder."""
     import tensorstore as ts
 
-    context = ts.Context()  # one for all, or they refuse to refer to each other's files
+    context = ts.Context()  # shared by all, or they refuse to refer to each other's files
 
     def open_store(path: pathlib.Path) -> Any:
         spec = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}
@@ -338,6 +338,17 @@ def _merge_processes(folder: pathlib.Path) -> None:
         whole = open_store(folder).with_transaction(transaction)
         for part in sorted(folder.glob("ocdbt.process_*")):
             open_store(part).experimental_copy_range_to(whole).result()
+
+
+def _one_copy(state: State) -> Any:
+    """Returns the state with each replicated array on one device only, without copying it.
+
+    From several copies in one process, Orbax would write a slice of each, and compile a program for every slice of
+    every shape. Of several processes, each writes its share: that is worth a few programs.
+    """
+    if jax.process_count() > 1:
+        return state
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0) if leaf.is_fully_replicated else leaf, state)
 
 
 def _describe_leaves(state: State) -> dict[str, str]:
@@ -353,8 +364,8 @@ def _check_leaves(folder: pathlib.Path, saved: dict[str, str], expected: dict[st
         there, here = saved.get(name, "absent"), expected.get(name, "absent")
         if there != here:
             raise UserError(
-                f"{folder} is of another config: {name} is {there} there and {here} here;"
-                " go back to that config, or train in another directory"
+                f"{folder} was saved with another config: {name} is {there} there and {here} here;"
+                " use that config, or train in another directory"
             )
 
 
@@ -373,7 +384,7 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def _fault(folder: pathlib.Path) -> str | None:
-    """Returns in which way a checkpoint disagrees with its list, or None if it is whole."""
+    """Returns how a checkpoint disagrees with its list, or None if it is whole."""
     name = _LIST
     try:
         listed = json.loads((folder / _LIST).read_text())
@@ -389,30 +400,30 @@ def _fault(folder: pathlib.Path) -> str | None:
     except OSError as error:
         return f"{name} cannot be read: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{_LIST} cannot be understood"
+        return f"{_LIST} is not valid"
 
 
 def _reason(error: Exception) -> str:
-    """Returns a few words on why a write or read failed, out of what may be many lines."""
+    """Returns the reason for a failed write or read in a few words, out of possibly many lines."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error)
-    system = re.search(r"\[os_error_code='?(\d+)", text)  # as TensorStore reports what the system said
+    system = re.search(r"\[os_error_code='?(\d+)", text)  # how TensorStore reports a system error
     return os.strerror(int(system.group(1))) if system else (text.splitlines() or [type(error).__name__])[0][:200]
 
 
 @functools.cache
 def _quieten_orbax() -> None:
-    """Drops what a failed write prints from the threads of Orbax and TensorStore: hundreds of lines for one failure.
+    """Drops what the threads of Orbax and TensorStore print after a failed write: hundreds of lines for one failure.
 
-    Nothing is lost: the failure itself reaches us as an exception. What others say goes through as before.
+    Nothing is lost: the failure itself reaches us as an exception. Messages from other code are printed as before.
     """
     logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
     previous = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        # Orbax leaves its event loop at the first array that fails; the others then find it closed.
+        # Orbax closes its event loop at the first array that fails; the others then find it closed.
         if str(unraisable.exc_value) != "Event loop is closed":
             previous(unraisable)
 

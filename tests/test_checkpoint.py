@@ -126,6 +126,17 @@ def test_donated_buffers_are_saved_as_they_were(tmp_path):
             shutil.rmtree(tmp_path / str(step))
 
 
+def test_a_save_from_eight_devices_compiles_nothing(tmp_path, caplog):
+    # Left to itself, Orbax slices the eight copies, with a program for each slice of each shape.
+    mesh = jax.sharding.Mesh(jax.devices(), "d")
+    state = put(make_state(4, width=16), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    with Checkpoints(tmp_path) as checkpoints, jax.log_compiles():
+        checkpoints.save(state)
+        checkpoints.wait()
+        assert_same_bits(checkpoints.restore(like(make_state(4, width=16))), state)
+    assert not [record for record in caplog.records if "slice" in record.getMessage()]
+
+
 def test_eight_devices_to_one_and_back(tmp_path):
     mesh = jax.make_mesh((8,), ("data",))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -251,7 +262,7 @@ def test_all_damaged_is_one_line_every_time_and_nothing_is_touched(tmp_path, two
     for _ in range(2):
         with Checkpoints(directory) as checkpoints:
             checkpoints.clean()
-            with pytest.raises(UserError, match=r"none .* is whole") as error:
+            with pytest.raises(UserError, match=r"none .* is intact") as error:
                 checkpoints.restore(like(make_state(2)))
         assert "\n" not in str(error.value)
     assert contents(directory) == before

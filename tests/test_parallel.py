@@ -92,9 +92,9 @@ def test_refusals():
     with pytest.raises(UserError, match="need --coordinator"):
         parallel.set_up_processes("", 0, -2)
     for address in ("localhost", "localhost:", ":8476", "localhost:port", "localhost:0", "localhost:65536"):
-        with pytest.raises(UserError, match=r"is no <host>:<port>; to run alone, leave out --coordinator"):
+        with pytest.raises(UserError, match=r"is not <host>:<port>; to run alone, leave out --coordinator"):
             parallel.set_up_processes(address, 2, 0)
-    with pytest.raises(UserError, match=r"gives the host 'no\.such\.invalid', which is not known here"):
+    with pytest.raises(UserError, match=r"gives the host 'no\.such\.invalid', which cannot be resolved"):
         parallel.set_up_processes("no.such.invalid:8476", 2, 1)
 
 
@@ -110,10 +110,10 @@ STEP = {"SLURM_JOB_ID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "
         ({"SLURM_STEP_NODELIST": "no-such[07-09].invalid"}, "gives the host 'no-such07'"),
         ({"SLURM_STEP_NODELIST": "no-such[1,4],b"}, "gives the host 'no-such1'"),
         ({"SLURM_STEP_NODELIST": "a", "SLURM_JOB_ID": ""}, "SLURM_JOB_ID is not set"),
-        ({"SLURM_STEP_NODELIST": "a", "JAX_COORDINATOR_PORT": "x"}, "'a:x', which is no <host>:<port>"),
+        ({"SLURM_STEP_NODELIST": "a", "JAX_COORDINATOR_PORT": "x"}, "'a:x', which is not <host>:<port>"),
         ({"SLURM_STEP_NUM_TASKS": "two"}, "SLURM_STEP_NUM_TASKS is 'two'"),
         ({"SLURM_PROCID": "first"}, "SLURM_PROCID is 'first'"),
-        ({"SLURM_PROCID": "2"}, "SLURM_PROCID=2 is none of the 2 tasks"),
+        ({"SLURM_PROCID": "2"}, "SLURM_PROCID=2 is not below SLURM_STEP_NUM_TASKS=2"),
         ({"SLURM_STEP_NUM_TASKS": "1", "TPU_WORKER_HOSTNAMES": "a,b"}, "TPU_WORKER_HOSTNAMES=a,b"),
     ],
 )
@@ -128,6 +128,21 @@ def test_a_scheduler_s_variables_that_name_no_run_are_one_line_and_alone_is_a_wa
     parallel.set_up_processes(num_processes=1)
     parallel.set_up_processes(num_processes=1, process_id=0)
     assert not jax.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(("nodes", "all_devices"), [("2", True), ("1", False)])
+def test_the_only_task_of_a_host_gets_all_of_its_devices(monkeypatch, nodes, all_devices):
+    # JAX's detection of SLURM makes only the device of number SLURM_LOCALID visible to each task.
+    asked = {}
+    monkeypatch.setattr(parallel.command, "watch", lambda line: None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **given: asked.update(given))
+    for name, value in (STEP | {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": nodes}).items():
+        monkeypatch.setenv(name, value)
+    parallel.set_up_processes()
+    assert (asked.get("cluster_detection_method") == "deactivate") == all_devices
+    asked.clear()
+    parallel.set_up_processes("localhost:8476", 2, 1)  # as given, inside SLURM too
+    assert asked["cluster_detection_method"] == "deactivate"
 
 
 @pytest.mark.parametrize("process", [0, 1])
@@ -149,9 +164,9 @@ def test_a_process_that_waits_for_others_says_so_within_seconds(process):
     finally:
         waiting.kill()
         waiting.communicate()
-    whom = "process 0 at localhost" if process else r"1 other(s) to come to localhost"
+    whom = "process 0 at localhost" if process else r"1 other(s) to connect to localhost"
     assert f"process {process} of 2 (SLURM_STEP_NUM_TASKS=2" in said
-    assert f"waits for {whom}" in said
+    assert f"is waiting for {whom}" in said
     assert time.monotonic() - began < 20
 
 
