@@ -116,7 +116,7 @@ def test_a_generator_learns_from_a_discriminator_that_stands_still(game):
     assert standing
 
 
-@pytest.mark.parametrize("mistake", ["dropped", "reversed"])
+@pytest.mark.parametrize("mistake", ["dropped", pytest.param("reversed", marks=pytest.mark.slow)])
 def test_the_test_above_sees_an_update_that_is_dropped_or_reversed(mistake, monkeypatch):
     right = optimizer.make
 

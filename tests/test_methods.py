@@ -293,7 +293,7 @@ def test_samples_belong_to_their_keys(name):
     assert np.abs(six[0] - six[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("size", SPECS)
+@pytest.mark.parametrize("size", [pytest.param("8x8x1", marks=pytest.mark.slow), "9x12x3"])
 def test_images_of_any_size_are_trained_on_sampled_and_drawn(name, size):
     made = make(name, *SGD, size=size)
     method, spec, batch = made.method, made.spec, batch_of(0, made.spec)

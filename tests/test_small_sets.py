@@ -13,7 +13,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 QUICK = (
     "--config.num_steps=2", "--config.eval_every=1", "--config.checkpoint_every=2", "--config.log_every=1",
     "--config.batch_size=8", "--config.sample.num=70", "--config.sample.batch_size=70", "--config.eval.track=66",
-    "--config.eval.classifier_steps=2",
+    "--config.eval.classifier_steps=2", "--config.num_devices=1",
 )  # fmt: skip
 DDPM = ("--config.network.multipliers=(1,)", "--config.network.attention_sizes=()", "--config.sample.num_steps=2")
 DENSE = ("--config.network=dense",)  # what compiles fastest

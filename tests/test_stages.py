@@ -25,7 +25,10 @@ def words(workdir, data_dir, name="made_up_digits", pretrained=None):
     return [
         "--config=latent_mnist:tiny",
         f"--workdir={workdir}",
-        *(f"--config.{word}" for word in (f"data.data_dir={data_dir}", f"data.name={name}", *first, *SECOND)),
+        *(
+            f"--config.{word}"
+            for word in (f"data.data_dir={data_dir}", f"data.name={name}", "num_devices=1", *first, *SECOND)
+        ),
     ]
 
 

@@ -31,11 +31,13 @@ def num_parameters(shape, **fields):
 
 @functools.cache
 def network(name, **fields):
-    """Returns a compiled `apply`, and parameters away from the start, where zeros hide what lies behind them."""
-    net = UNet(**{"paper": TINY, "ours": OURS}[name], **fields)
-    params = jax.jit(net.init)(jax.random.key(0), X_T, TIME)
-    rng = np.random.default_rng(1)
-    params = jax.tree.map(lambda p: np.asarray(p) + 0.1 * rng.normal(size=p.shape).astype(np.float32), params)
+    """Returns a compiled `apply`, and random parameters: at the start, zeros would hide what lies behind them."""
+    net, rng = UNet(**{"paper": TINY, "ours": OURS}[name], **fields), np.random.default_rng(1)
+
+    def draw(path, leaf):
+        return np.float32(jax.tree_util.keystr(path).endswith("['scale']") + 0.1 * rng.normal(size=leaf.shape))
+
+    params = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(net.init, jax.random.key(0), X_T, TIME))
     return jax.jit(net.apply, static_argnames="train"), params
 
 

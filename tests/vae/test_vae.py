@@ -172,7 +172,7 @@ def test_one_command_trains_and_reports_and_another_measures_the_likelihood(made
         "--config.data.name=made_up_unlabelled", "--config.num_steps=4", "--config.log_every=2",
         "--config.eval_every=2", "--config.checkpoint_every=4", "--config.network.hidden=8", "--config.sample.num=20",
         "--config.eval.num_examples=20", "--config.eval.num_samples=20", "--config.eval.classifier_steps=10",
-        f"--workdir={tmp_path / 'run'}",
+        "--config.num_devices=1", f"--workdir={tmp_path / 'run'}",
     ]  # fmt: skip
     main.main(words)
     page = (tmp_path / "run/report.html").read_text()
