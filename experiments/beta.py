@@ -178,4 +178,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, "the same command goes on from here")
+    command.run(main, "the same command resumes from here")

@@ -1,4 +1,4 @@
-"""How a `main` ends when a shell called it: a user's mistake is one line on stderr and exit code 2."""
+"""Runs a program's `main` from the shell: a user's mistake is one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any, NoReturn
 
 from gen_jax.method import UserError
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # full, over quota, read-only: no fault of the program
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # full, over quota, read-only: not a bug
 _NO_READER = (errno.EIO, errno.EBADF, errno.ENOSPC, errno.EDQUOT)  # a closed terminal, a full disk behind `>`
 _LOST = ("gloo", "nccl", "unavailable", "heartbeat", "coordination", "connection closed", "socket closed")
 
 STOPPED = 75
-"""The exit code of a run that a signal has stopped, and that is saved: EX_TEMPFAIL, "try again later"."""
+"""The exit code of a run that was stopped by a signal and saved: EX_TEMPFAIL, "try again later"."""
 
 _WATCH = "import sys\nif not sys.stdin.buffer.read(): sys.stderr.write(sys.argv[1])"
 _watcher: tuple[int, subprocess.Popen[bytes]] | None = None
@@ -30,11 +30,11 @@ _watcher: tuple[int, subprocess.Popen[bytes]] | None = None
 def run(main: Callable[[list[str]], None], interrupted: str) -> None:
     """Calls `main` with the words of the command line, and exits.
 
-    What is printed never ends a program: closed streams are replaced, and text that they cannot take has backslashes.
+    Printing never ends a program: closed streams are replaced, and characters that a stream cannot encode are escaped.
 
     Args:
-      main: takes the words behind the program's name; raises UserError for a mistake of the user's.
-      interrupted: how to go on: said after Ctrl-C (exit code 130), and where another process of the run is gone.
+      main: takes the words after the program's name; raises UserError for a user's mistake.
+      interrupted: how to continue; printed after Ctrl-C (exit code 130), and if another process of the run was lost.
     """
     _secure_streams()
     try:
@@ -45,33 +45,33 @@ def run(main: Callable[[list[str]], None], interrupted: str) -> None:
     except KeyboardInterrupt:
         sys.stderr.write(f"gen_jax: interrupted; {interrupted}\n")
         _end(130)
-    except BrokenPipeError:  # `| head`: what is left to say has no reader, nor has Python's complaint about it
+    except BrokenPipeError:  # `| head`: nobody reads the rest, nor Python's complaint about it
         os._exit(1)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK:  # of a file that has no line of its own
+        if isinstance(error, OSError) and error.errno in _DISK:  # from a write that has no message of its own
             sys.stderr.write(f"gen_jax: cannot write {error.filename or 'a file'}: {error.strerror}\n")
             _end(2)
-        if isinstance(error, RuntimeError) and "home directory" in str(error):  # of pathlib, for a `~` in any path
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # from pathlib, for a `~` in a path
             sys.stderr.write("gen_jax: there is no home folder: set HOME, or TFDS_DATA_DIR and XDG_CACHE_HOME\n")
             _end(2)
         if not _is_one_of_several():
             raise
         if tells_of_a_lost_process(error):
             reason = str(error).splitlines()[0][:200]
-            sys.stderr.write(f"gen_jax: another process of the run is gone ({reason}); {interrupted}\n")
+            sys.stderr.write(f"gen_jax: another process of the run was lost ({reason}); {interrupted}\n")
             _end(3)
         traceback.print_exc()
         _end(1)
 
 
 def end_as_stopped(line: str) -> NoReturn:
-    """Ends the program because a signal asked for it, with one line and the exit code `STOPPED`."""
+    """Ends the program after a signal, with one line and the exit code `STOPPED`."""
     sys.stderr.write(f"gen_jax: {line}\n")
     raise SystemExit(STOPPED)
 
 
 class _Lasting(io.FileIO):
-    """A file that takes whatever is written to it, though nobody may get it."""
+    """A file that accepts all writes, even if nobody can read them."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -83,13 +83,13 @@ class _Lasting(io.FileIO):
 
 
 def _secure_streams() -> None:
-    # Closed ones first (`2>&-`): the next file opened would get their numbers, and all that JAX prints there.
+    # Closed streams first (`2>&-`): otherwise the next file opened would get their number, and JAX's output.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        if stream is None:  # it was closed when Python began
+        if stream is None:  # it was closed when Python started
             setattr(sys, name, os.fdopen(number, "w", errors="backslashreplace", closefd=False))
         elif stream is getattr(sys, f"__{name}__") and _number(stream) == number:
             stream.flush()
@@ -116,20 +116,20 @@ def _number(stream: Any) -> int | None:
 
 
 def tells_of_a_lost_process(error: Exception) -> bool:
-    """Whether an error comes of the loss of another process of this run, as far as its first line shows.
+    """Whether an error was caused by the loss of another process of this run, judging by its first line.
 
-    Whoever turns errors into a UserError of his own lets these through: what failed is not what he was doing.
+    Code that turns errors into UserErrors must re-raise these: its own operation is not what failed.
     """
     reason = (str(error).splitlines() or [""])[0].lower()
     return _is_one_of_several() and any(sign in reason for sign in _LOST)
 
 
 def watch(line: str) -> None:
-    """Lets a small process say `line` if this one ends from outside of Python: killed, or aborted by JAX's C++ code,
-    which is how the processes of a run end when one of them is lost."""
+    """Starts a small process that prints `line` if this one is killed, or is aborted by JAX's C++ code, as happens to
+    the processes of a run when one of them is lost."""
     global _watcher
     reader, writer = os.pipe()
-    # In a session of its own: Ctrl-C and a scheduler's signals are not meant for it.
+    # In its own session, so that Ctrl-C and a scheduler's signals do not reach it.
     words = [sys.executable, "-I", "-S", "-c", _WATCH, f"gen_jax: {line}\n"]
     _watcher = writer, subprocess.Popen(words, stdin=reader, start_new_session=True)
     os.close(reader)
@@ -152,13 +152,13 @@ def _is_one_of_several() -> bool:
 
 
 def _end(code: int) -> NoReturn:
-    """Ends this process; at once, where it is one of several: Python's end would wait minutes for the others, who in
-    turn wait for this one."""
+    """Exits; at once if there are several processes: Python's own exit would wait minutes for the others, which in turn
+    wait for this one."""
     if _is_one_of_several():
         import jax
 
         if jax.process_index() == 0:
-            # It is the address of all: without it the others abort before they have told the same mistake.
+            # The others connect to this process: without it they abort before they can print the same mistake.
             time.sleep(2)
         _dismiss()
         sys.stdout.flush()

@@ -1,11 +1,11 @@
-"""Configs: what every config has, values from the command line, and which keys may change on resume.
+"""Configs: the keys that every config has, values from the command line, and which keys may change on resume.
 
-A config is an `ml_collections.ConfigDict` that a short `get_config(variant="")` in a file of configs/ returns. It
-starts from the `Options.defaults` of its method; what a file does not say has its default there.
+A config is an `ml_collections.ConfigDict`, returned by a short `get_config(variant="")` in a file of configs/. It
+starts from the `Options.defaults` of its method; keys that the file does not set keep their defaults.
 
 A value with parameters of its own (a network, a sampler, an optimizer) is a `Choice`: a sub-dict of `name` and the
-parameters of what it names, read from the signature of the factory. It is replaced as a whole, so that no config holds
-a value that nothing reads.
+parameters of the factory of that name, read from its signature. It is replaced as a whole, so that no config holds a
+value that nothing reads.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from gen_jax.method import UserError, did_you_mean
 
 Config: TypeAlias = Any  # an ml_collections.ConfigDict, whose values no type checker knows
 
-# What a resumed run may set anew: none of these changes a bit of what is trained at a step, but for
-# num_steps (the learning rate's decay spans the run) and placement (equal to rounding).
+# Keys that a resumed run may change: none affects the result of a step, except num_steps (the learning rate's decay
+# spans the run) and placement (equal up to rounding).
 MAY_CHANGE = (
     "num_steps", "log_every", "eval_every", "checkpoint_every", "sample.*", "eval.*", "data.data_dir", "data.cache_dir",
     "data.max_megapixels", "data.stream", "data.workers", "executor", "num_devices", "steps_per_call", "accumulate",
     "fast_compile_options",
 )  # fmt: skip
 
-# What a trained model may be sampled with, and judged with: the rest is as it was trained.
+# Keys that may change when a trained model is sampled or evaluated: the others stay as it was trained.
 SAMPLING = ("sample.*", "num_devices", "fast_compile_options")
 JUDGING = (
     *SAMPLING, "eval.*", "data.data_dir", "data.cache_dir", "data.max_megapixels", "data.stream", "data.workers",
@@ -52,14 +52,14 @@ COUNTS = ("batch_size", "num_steps", "log_every", "eval_every", "checkpoint_ever
 
 
 class Choice(NamedTuple):
-    """A value of a config that has parameters of its own: a sub-dict of `name` and these.
+    """A config value with parameters of its own: a sub-dict of `name` and these.
 
     Attributes:
-      table: from a name to what takes the parameters: a function, or Flax modules that work together. Their defaults
-        are the config's.
-      given: parameters that are no user's to set.
-      common: parameters that every name of the table has, with their defaults; they stay when the name changes.
-      defaults: where a config's default is not that of the signature.
+      table: maps a name to what takes the parameters: a function, or Flax modules that work together. The config's
+        defaults are theirs.
+      given: parameters that users cannot set.
+      common: parameters that all names share, with their defaults; they keep their values when the name changes.
+      defaults: config defaults that differ from those of the signature.
 
     Example:
       >>> def ring(radius=1.0): ...
@@ -77,7 +77,7 @@ class Choice(NamedTuple):
         return {"name": name, **self.common, **self.parameters(name)}
 
     def parameters(self, name: str) -> dict[str, Any]:
-        """Returns the parameters of one name and their defaults, without those that are common to all."""
+        """Returns the parameters of one name and their defaults, without the common ones."""
         found: dict[str, Any] = {}
         parts = self.table[name]
         for part in parts if isinstance(parts, tuple) else (parts,):
@@ -97,7 +97,7 @@ def _keywords(function: Any) -> dict[str, Any]:
 
 
 def chosen(choice: Choice, values: Mapping[str, Any], **given: Any) -> Any:
-    """Returns what the choice's factory makes of the values of a complete sub-dict, and of what the caller gives.
+    """Returns the result of the chosen factory for the values of a complete sub-dict, and those in `given`.
 
     Example:
       >>> chosen(Choice({"power": lambda x, exponent=2: x**exponent}), {"name": "power", "exponent": 3}, x=2)
@@ -108,13 +108,13 @@ def chosen(choice: Choice, values: Mapping[str, Any], **given: Any) -> Any:
 
 
 class Measure(NamedTuple):
-    """What a method evaluates, as the report calls and orders it.
+    """A quantity that a method evaluates, as the report shows it.
 
     Attributes:
-      words: its name for people.
+      words: its name in the report.
       unit: or "".
-      is_bound: whether models of different recipes can be compared by it, lower being better; a loss has the recipe's
-        own weights.
+      is_bound: whether it can compare models of different recipes, lower being better; a loss cannot, since its
+        weights depend on the recipe.
     """
 
     words: str
@@ -123,16 +123,17 @@ class Measure(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What a method's configs hold beside the values of `base_config`. Each method's module has one, `OPTIONS`.
+    """The config keys of a method, in addition to those of `base_config`. Each method's module has one, `OPTIONS`.
 
     Attributes:
-      defaults: gives a whole config of the method, to start from.
+      defaults: returns a complete config of the method, to start from.
       title: the method in a sentence.
-      choices: by dotted key, in the order in which they are read; `optimizer` is every method's.
-      moved: where the keys of versions before are now; they are understood on the command line and in older runs.
-      read_where: from a key to the one that must not be false or 0 for it to count.
+      choices: by dotted key, in the order in which they are read, without `optimizer`, which every method has.
+      moved: maps keys of older versions to their new places; the old ones still work on the command line and in old
+        runs.
+      read_where: maps a key to the key that must not be false or 0 for it to have an effect.
       shares: keys of numbers in [0, 1).
-      measures: what `evaluate` gives, by name, in the order of the report.
+      measures: what `evaluate` returns, by name, in the order of the report.
     """
 
     defaults: Any
@@ -149,7 +150,7 @@ class Options(NamedTuple):
         return OPTIMIZER | dict(self.choices)
 
     def place(self, key: str) -> str:
-        """Returns where a dotted key of any version is now; a choice's own is that of its name."""
+        """Returns the current place of a dotted key of any version; the key of a choice means its name."""
         key = self.moved.get(key, MOVED.get(key, key))
         return f"{key}.name" if key in self.all_choices else key
 
@@ -170,7 +171,7 @@ CHOICES = {
 
 
 def base_config() -> Config:
-    """Returns what every config has, with the defaults that suit a small model."""
+    """Returns the keys that every config has, with defaults that suit a small model."""
     return ml_collections.ConfigDict(
         {
             "method": "",
@@ -178,14 +179,14 @@ def base_config() -> Config:
             "batch_size": 64,  # global: over all devices and processes
             "num_steps": 1000,
             "log_every": 50,  # steps
-            "eval_every": 500,  # steps; also draws a sheet of samples
+            "eval_every": 500,  # steps; also draws a grid of samples
             "checkpoint_every": 500,  # steps
             "ema": 0.999,
             "compute_dtype": "float32",  # or bfloat16; parameters stay float32
             "executor": "jit",  # or pmap
             "num_devices": 0,  # 0: all
-            "steps_per_call": 1,  # where a call costs as much as a step
-            "accumulate": 1,  # pieces that a batch is computed in
+            "steps_per_call": 1,  # raise it if a call costs as much as a step
+            "accumulate": 1,  # pieces in which a batch is computed
             "fast_compile_options": True,  # parallel.compiler_options
             "data": {
                 "name": "",
@@ -193,38 +194,38 @@ def base_config() -> Config:
                 "cache_dir": "",  # "": gen_jax in the user's cache directory
                 "train_split": "train",
                 "test_split": "test",
-                "offline_substitute": "",  # drawn instead where the set is neither prepared nor to be downloaded
+                "offline_substitute": "",  # generated instead if the set is neither prepared nor downloadable
                 "image_size": 0,  # 0: as stored; else a centre crop of this height and width, antialiased
                 "channels": 0,  # 0: as stored; 1: grey; 3: colour
                 "background": 255,  # grey value that shows through transparent pixels
-                "on_error": "stop",  # at a damaged or oversized file; or skip
-                "max_megapixels": 200,  # of a picture in a folder of the user's own: guards the memory; 0: no limit
-                "stream": False,  # read anew in every epoch what is too large for the cache and memory
-                "workers": 0,  # processes that read a streamed set ahead; 0: threads of this one
+                "on_error": "stop",  # on a damaged or oversized file; or skip
+                "max_megapixels": 200,  # of a picture in a user's folder: protects memory; 0: no limit
+                "stream": False,  # read the data anew in every epoch: for sets too large for cache and memory
+                "workers": 0,  # processes that prefetch a streamed set; 0: threads of this process
             },
             "optimizer": OPTIMIZER["optimizer"].start("adam"),
             "sample": {
                 "num": 1000,
                 "batch_size": 250,
                 "seed": 0,
-                "checkpoint": "last",  # or best: that of the smallest Frechet distance, where eval.track keeps it
+                "checkpoint": "last",  # or best: that of the smallest Frechet distance, if eval.track keeps it
             },
             "eval": {
-                "track": 0,  # samples whose Frechet distance is taken every eval_every steps; 0: none
-                "num_samples": 10_000,  # samples that --mode=eval judges
+                "track": 0,  # samples whose Frechet distance is measured every eval_every steps; 0: none
+                "num_samples": 10_000,  # samples that --mode=eval evaluates
                 "num_examples": 2_048,  # test examples whose loss is evaluated
-                "num_codes": 10_000,  # images whose codes are judged, where the factors of the data are known
-                "classifier_steps": 1_400,  # of training the classifier that judges; part of its key in the cache
+                "num_codes": 10_000,  # images whose codes are evaluated, if the factors of the data are known
+                "classifier_steps": 1_400,  # training steps of the classifier behind the metrics; part of its cache key
             },
         }
     )
 
 
 def with_variant(config: Config, variant: str, variants: Mapping[str, Mapping[str, Any]]) -> Config:
-    """Returns the config with the few values that a variant changes.
+    """Returns the config with the values that a variant changes.
 
     Args:
-      config: the config itself; the variant "" of it.
+      config: the config itself, which is the variant "".
       variant: a key of `variants`, or "".
       variants: by name, {dotted key: value}.
 
@@ -243,16 +244,16 @@ def with_variant(config: Config, variant: str, variants: Mapping[str, Mapping[st
 
 
 def folders() -> list[pathlib.Path]:
-    """Returns the folders in which configs are looked for by name: where one stands, then those of the project."""
+    """Returns the folders searched for configs by name: first the one in the working directory, then the project's."""
     package = pathlib.Path(__file__).parent
-    # configs/ stands beside the package in a checkout, and inside it where a wheel was installed.
+    # configs/ is beside the package in a checkout, and inside it in an installed wheel.
     return [pathlib.Path("configs"), package.parent / "configs", package / "configs"]
 
 
 def load(path: str) -> tuple[str, str, Config]:
-    """Returns (name, variant, config) of a config by the path of its file, or by its name: `<config>[:<variant>]`.
+    """Returns (name, variant, config) for the path of a config's file, or its name: `<config>[:<variant>]`.
 
-    The file's `get_config` is given the variant, where one is asked for; it need not take any.
+    The file's `get_config` receives the variant, if one is requested; it need not accept any.
 
     Raises:
       UserError: no such config or variant, a file without get_config, or one that fails.
@@ -261,14 +262,14 @@ def load(path: str) -> tuple[str, str, Config]:
     target = _find(file)
     spec = importlib.util.spec_from_file_location(f"config_{target.stem}", target)
     if spec is None or spec.loader is None:
-        raise UserError(f"{file} is not a Python file; a config is one, with get_config(variant='')")
+        raise UserError(f"{file} is not a Python file; a config is a Python file with get_config(variant='')")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         config = _get_config(module, file, variant)
     except UserError:
         raise
-    except Exception as error:  # a slip in the file: the line says where
+    except Exception as error:  # a mistake in the file: the message says where
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{file}{_line_of(error, target)} fails: {type(error).__name__}: {reason}") from error
     if not isinstance(config, ml_collections.ConfigDict):
@@ -277,7 +278,7 @@ def load(path: str) -> tuple[str, str, Config]:
 
 
 def _split_path(path: str) -> tuple[str, str]:
-    """Returns the file and the variant, which stands behind the last colon: a path may hold some of its own."""
+    """Returns the file and the variant, which follows the last colon: a path may contain colons, too."""
     file, _, variant = path.rpartition(":")
     if not file or os.sep in variant or variant.endswith(".py") or (path.endswith(".py") and os.path.isfile(path)):
         return path, ""
@@ -295,7 +296,7 @@ def _get_config(module: Any, file: str, variant: str) -> Any:
         return make(variant)
     if _takes(signature):
         raise UserError(f"no variant {variant!r}: get_config of {file} takes none")
-    raise UserError(f"get_config of {file} takes {signature}; it is called with a variant alone: get_config('')")
+    raise UserError(f"get_config of {file} takes {signature}; it is called with only a variant: get_config('')")
 
 
 def _takes(signature: inspect.Signature, *values: Any) -> bool:
@@ -307,7 +308,7 @@ def _takes(signature: inspect.Signature, *values: Any) -> bool:
 
 
 def _line_of(error: Exception, file: pathlib.Path) -> str:
-    """Where in a file an error comes from, as far as it does."""
+    """The line of a file that an error comes from, or ""."""
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return f", line {error.lineno},"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
@@ -317,30 +318,30 @@ def _line_of(error: Exception, file: pathlib.Path) -> str:
 def _find(file: str) -> pathlib.Path:
     """The file of a config: at the path itself, else one of that name in `folders`."""
     target = pathlib.Path(os.path.expanduser(file))
-    if os.path.isfile(target):  # unlike `Path.is_file` it takes any text, also one too long for a name
+    if os.path.isfile(target):  # unlike `Path.is_file`, it accepts any text, even one too long for a name
         return target
     by_name: dict[str, pathlib.Path] = {}
     for folder in reversed(folders()):
         by_name |= {each.stem: each for each in sorted(folder.glob("*.py")) if each.stem != "__init__"}
-    # configs/ddpm_mnist.py means the project's own from any folder.
+    # From any folder, configs/ddpm_mnist.py means the project's own config.
     if target.suffix in ("", ".py") and str(target.parent) in (".", "configs") and target.stem in by_name:
         return by_name[target.stem]
-    hint = did_you_mean(target.stem, by_name) or (f"there are: {', '.join(by_name)}" if by_name else "")
+    hint = did_you_mean(target.stem, by_name) or (f"the configs are: {', '.join(by_name)}" if by_name else "")
     raise UserError(f"no config {file}; {hint}".rstrip("; "))
 
 
 def complete(config: Config, options: Options, older: bool = False, strict: bool = False) -> Config:
-    """Returns a config of a method whole: every key that it does not hold has its default.
+    """Returns a method's config in full: missing keys get their defaults.
 
     Args:
-      config: its keys may stand where versions before had them, and choices may be a name alone.
+      config: its keys may be those of older versions, and a choice may be only a name.
       options: of its method.
-      older: whether a version before 0.2 wrote it, which stated the parameters of every name of a choice: those that
-        the name at hand does not have are left out. Else they are refused.
-      strict: whether a key that no config of the method has, or a value of another type, is refused.
+      older: whether a version before 0.2 wrote it. Those stored the parameters of every name of a choice; the ones
+        that the chosen name does not have are dropped. Otherwise they are refused.
+      strict: whether to refuse unknown keys and values of the wrong type.
 
     Raises:
-      UserError: a choice that does not exist, or a parameter that what it names does not have; see `strict`.
+      UserError: an unknown choice, or a parameter that it does not have; see `strict`.
 
     Example:
       >>> config = complete(ml_collections.ConfigDict({"optimizer": {"name": "sgd", "b1": 0.5}}), Options(base_config))
@@ -365,8 +366,8 @@ def complete(config: Config, options: Options, older: bool = False, strict: bool
 
 
 def _known(key: str, value: Any, whole: Mapping[str, Any]) -> Any:
-    """Returns a value as one of its key in a whole config."""
-    if key == "pretrained" and stage_keys(whole):  # a run at hand instead of a config
+    """Returns a value in the type that its key has in a complete config."""
+    if key == "pretrained" and stage_keys(whole):  # an existing run instead of a config
         return of_type(key, value, "")
     if key not in whole:
         raise UserError(_no_value(key, whole))
@@ -374,7 +375,7 @@ def _known(key: str, value: Any, whole: Mapping[str, Any]) -> Any:
 
 
 def _replaced(flat: Mapping[str, Any], path: str, choice: Choice, name: str) -> dict[str, Any]:
-    """A flat config with another name of a choice, whose parameters are at their defaults, but for common ones."""
+    """A flat config with another name for a choice; its parameters get their defaults, except the common ones."""
     require_choice(f"{path}.name", name, choice.table)
     start = flatten(choice.start(name), f"{path}.")
     common = tuple(f"{path}.{key}" for key in choice.common)
@@ -392,9 +393,9 @@ def _no_parameter(key: str, flat: Mapping[str, Any], choices: Mapping[str, Choic
     leaf, name = key.removeprefix(f"{path}."), flat[f"{path}.name"]
     has = [each for each in choices[path].start(name) if each != "name"]
     others = [other for other in choices[path].table if leaf in choices[path].parameters(other)]
-    way_out = f"it is one of {' or '.join(others)}: set --config.{path}.name as well" if others else ""
-    hint = way_out or f"{did_you_mean(leaf, has)}there are: {', '.join(has) or 'none'}"
-    return f"config.{key} is no parameter of {path} {name}; {hint}"
+    way_out = f"it belongs to {' or '.join(others)}: set --config.{path}.name as well" if others else ""
+    hint = way_out or f"{did_you_mean(leaf, has)}its parameters: {', '.join(has) or 'none'}"
+    return f"config.{key} is not a parameter of {path} {name}; {hint}"
 
 
 def _nested(flat: Mapping[str, Any]) -> Config:
@@ -409,7 +410,7 @@ def _nested(flat: Mapping[str, Any]) -> Config:
 
 
 def from_json(values: Mapping[str, Any]) -> Config:
-    """Returns the config that a run's config.json holds, whose lists are tuples.
+    """Returns the config in a run's config.json; its lists become tuples.
 
     Example:
       >>> from_json({"seed": 3, "network": {"multipliers": [1, 2]}}).network.multipliers
@@ -437,12 +438,12 @@ def flatten(config: Mapping[str, Any] | Config, prefix: str = "") -> dict[str, A
 def override(config: Config, words: Iterable[str], options: Options) -> Config:
     """Returns the config with the values of `--config.<key>=<value>` words.
 
-    A choice is named by its own key or its `name`; its parameters then have their defaults, and further words set them,
+    A choice is set by its own key or its `name`. Its parameters then get their defaults, and further words set them,
     in any order.
 
     Raises:
-      UserError: a word of another form, an unknown key (with the nearest right name), a value of another type,
-        a value that changes nothing beside the others, another method than the one that the config has the values of.
+      UserError: a malformed word, an unknown key (with the closest valid one), a value of the wrong type, a value that
+        has no effect with the others, or a change of the config's method.
 
     Example:
       >>> words = ["--config.optimizer.b1=0.5", "--config.optimizer=sgd", "--config.sample.num=16"]
@@ -457,14 +458,16 @@ def override(config: Config, words: Iterable[str], options: Options) -> Config:
         key = options.place(key)
         (names if key.removesuffix(".name") in choices and key.endswith(".name") else values)[key] = text
     beside = stage_keys(names | values) if "pretrained" in values else []
-    if beside:  # whichever comes first: a run at hand stays as it is
-        raise UserError(f"config.{beside[0]} changes nothing with pretrained={values['pretrained']!r}, a run at hand")
+    if beside:  # in any order: an existing run stays as it is
+        raise UserError(
+            f"config.{beside[0]} has no effect with pretrained={values['pretrained']!r}, an existing run: leave it out"
+        )
     for path, choice in choices.items():
         name = names.get(f"{path}.name")
         if name is not None and name != flat.get(f"{path}.name"):
             flat = _replaced(flat, path, choice, name)
     for key, text in values.items():
-        if key == "pretrained" and stage_keys(flat):  # a run at hand instead of a config
+        if key == "pretrained" and stage_keys(flat):  # an existing run instead of a config
             flat = {other: value for other, value in flat.items() if other not in stage_keys(flat)} | {key: ""}
         if key not in flat:
             path = _choice_of(key, choices)
@@ -478,16 +481,16 @@ def override(config: Config, words: Iterable[str], options: Options) -> Config:
 
 
 def stage_keys(flat: Mapping[str, Any]) -> list[str]:
-    """Returns the keys of a flat config that are those of its first stage's."""
+    """Returns the keys of a flat config that belong to its first stage."""
     return [key for key in flat if key.startswith("pretrained.")]
 
 
 def _split_word(word: str, flat: Mapping[str, Any]) -> tuple[str, str]:
     name, equals, text = word.partition("=")
     if not name.startswith("--config."):
-        raise UserError(f"unknown word on the command line: {word!r}; {_nearest_word(name, flat)}")
+        raise UserError(f"unknown argument {word!r}; {_nearest_word(name, flat)}")
     key = name.removeprefix("--config.")
-    if not key.isprintable():  # no key of ours, and the lines below show it as it is
+    if not key.isprintable():  # not one of our keys, and the lines below would print it raw
         raise UserError(_no_value(key, flat))
     if not equals:
         shown = _shown(flat[key]) if key in flat else "<value>"
@@ -499,7 +502,7 @@ def _refuse_unread(before: Mapping[str, Any], after: Mapping[str, Any], read_whe
     for key, switch in read_where.items():
         if before.get(key) != after.get(key) and not after[switch]:
             raise UserError(
-                f"config.{key}={_shown(after[key])} changes nothing with {switch}={_shown(after[switch])}: "
+                f"config.{key}={_shown(after[key])} has no effect with {switch}={_shown(after[switch])}: "
                 f"set --config.{switch} as well"
             )
 
@@ -511,7 +514,7 @@ def parse_value(key: str, text: str, default: Any) -> Any:
     """Returns `text` as a value of the type of `default`.
 
     Raises:
-      UserError: the text is no such value.
+      UserError: the text is not such a value.
 
     Example:
       >>> parse_value("ema", "1e-1", 0.5), parse_value("data.name", "mnist", ""), parse_value("m", "1,2", (1,))
@@ -529,7 +532,7 @@ def parse_value(key: str, text: str, default: Any) -> Any:
 
 
 def of_type(key: str, value: Any, default: Any, shown: Any = None) -> Any:
-    """Returns `value` in the type of `default`, or raises a UserError that shows it (as `shown`, where that is given).
+    """Returns `value` in the type of `default`, or raises a UserError that shows it (as `shown`, if given).
 
     Example:
       >>> of_type("ema", 1, 0.5), of_type("num_steps", 2e3, 100), of_type("multipliers", [1, 2], (1,))
@@ -543,21 +546,21 @@ def of_type(key: str, value: Any, default: Any, shown: Any = None) -> Any:
         value = int(value)
     if isinstance(default, tuple) and isinstance(value, list | int | float):
         value = tuple(value) if isinstance(value, list) else (value,)
-    if isinstance(default, tuple):  # an empty one says nothing of its numbers: those of our lists are whole
+    if isinstance(default, tuple):  # an empty one does not show its type: our lists hold whole numbers
         fits = isinstance(value, tuple) and {*map(type, value)} <= {*map(type, default or (0,))}
     else:
         fits = type(value) is type(default)
     if not fits:
-        kinds = {"int": "a whole number", "float": "a number", "tuple": "a list of numbers", "str": "a text"}
+        kinds = {"int": "a whole number", "float": "a number", "tuple": "a list of numbers", "str": "a string"}
         kind = kinds.get(type(default).__name__, "")
         example = f" such as {_shown(default)}" if default != "" else ""
         allowed = "true or false" if isinstance(default, bool) else f"{kind}{example}"
-        raise UserError(f"config.{key} is {allowed}, not {given if shown is None else shown!r}")
+        raise UserError(f"config.{key} must be {allowed}, not {given if shown is None else shown!r}")
     return value
 
 
 def check(config: Config, options: Options) -> None:
-    """Refuses values that no run can have, before any work.
+    """Refuses invalid values before any work is done.
 
     Raises:
       UserError: names the key, the value and what is allowed.
@@ -568,7 +571,7 @@ def check(config: Config, options: Options) -> None:
     for key, allowed in CHOICES.items():
         require_choice(key, flat[key], allowed)
     if flat["batch_size"] % flat["accumulate"]:
-        raise UserError(f"config.batch_size {flat['batch_size']} does not divide into accumulate={flat['accumulate']}")
+        raise UserError(f"config.batch_size {flat['batch_size']} is not a multiple of accumulate={flat['accumulate']}")
     for key in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
         if flat[key] % flat["steps_per_call"]:
             raise UserError(f"config.{key} {flat[key]} is not a multiple of steps_per_call={flat['steps_per_call']}")
@@ -577,12 +580,12 @@ def check(config: Config, options: Options) -> None:
             raise UserError(f"config.{key} is {flat[key]}; it must not be negative")
     for key in (*SHARES, *options.shares):
         if not 0 <= flat.get(key, 0) < 1:
-            raise UserError(f"config.{key} is {flat[key]}; it must lie in [0, 1)")
+            raise UserError(f"config.{key} is {flat[key]}; it must be in [0, 1)")
     optimizer.make(config.optimizer, config.num_steps, config.ema)  # refuses what it cannot use
 
 
 def _check_numbers(key: str, value: Any) -> None:
-    """Refuses what no number of a config can be: not finite, negative (a count, a size), beyond 32 bits."""
+    """Refuses numbers that are not finite, negative (a count, a size), or beyond 32 bits."""
     low, high = int(key in COUNTS), 2**32 - 1 if key.rpartition(".")[2] == "seed" else 2**31 - 1
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, float) and not math.isfinite(number):
@@ -593,7 +596,7 @@ def _check_numbers(key: str, value: Any) -> None:
 
 
 def require_choice(key: str, value: str, allowed: Iterable[str]) -> None:
-    """Raises a UserError with the nearest right name where `value` is not among `allowed`."""
+    """Raises a UserError with the closest valid name if `value` is not among `allowed`."""
     if value not in allowed:
         raise UserError(f"config.{key} is {value!r}; {did_you_mean(value, allowed)}allowed: {', '.join(allowed)}")
 
@@ -601,22 +604,22 @@ def require_choice(key: str, value: str, allowed: Iterable[str]) -> None:
 def modules_of(
     network: Mapping[str, Any], networks: Mapping[str, tuple[type, ...]], given: Mapping[str, Any]
 ) -> list[Any]:
-    """Returns the modules of `config.network`, each made with those of the values that are fields of it.
+    """Returns the modules of `config.network`, each made with the values that are its fields.
 
     Args:
-      network: `name`, a key of `networks`, and fields of its modules; what it lacks is at the module's default.
-      networks: from a name to modules that work together.
-      given: further fields, which are no user's to set.
+      network: `name`, a key of `networks`, and fields of its modules; missing fields get the module's defaults.
+      networks: maps a name to modules that work together.
+      given: further fields, which users cannot set.
 
     Raises:
-      UserError: there is no such network, or a field that none of its modules has.
+      UserError: an unknown network, or a field that none of its modules has.
     """
     require_choice("network.name", network["name"], networks)
     modules = networks[network["name"]]
     known = [{field.name for field in dataclasses.fields(module)} for module in modules]
     values = {key: value for key, value in network.items() if key != "name"}
     if unknown := values.keys() - set().union(*known):
-        raise UserError(f"config.network.{min(unknown)} is no field of network {network['name']}")
+        raise UserError(f"config.network.{min(unknown)} is not a field of network {network['name']}")
     return [
         module(**{key: value for key, value in (values | dict(given)).items() if key in its})
         for module, its in zip(modules, known, strict=True)
@@ -624,7 +627,7 @@ def modules_of(
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Iterable[str] = MAY_CHANGE) -> list[str]:
-    """Returns one line a key that differs and is not `free`, by default to a resumed run: "key: old -> new"."""
+    """Returns a line "key: old -> new" for each key that differs and is not `free` (by default: free on resume)."""
     before, after = (json.loads(json.dumps(flatten(c))) for c in (old, new))
     return [
         f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
@@ -634,17 +637,17 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Iterable[str] 
 
 
 def _nearest_word(name: str, flat: Mapping[str, Any]) -> str:
-    """A flag, or a value of the config, whose --config. may have been forgotten."""
+    """A flag, or a config key whose --config. may have been forgotten."""
     values = {f"--config.{key}": f"--config.{key}" for key in flat}
     outermost_last = sorted(flat, key=lambda key: -key.count("."))
     values |= {f"--{key.rpartition('.')[2]}": f"--config.{key}" for key in outermost_last}
     near = difflib.get_close_matches(name, [*FLAGS, *values], 1, 0.5)
-    return f"did you mean {values.get(near[0], near[0])}?" if near else f"there are: {', '.join(FLAGS)}"
+    return f"did you mean {values.get(near[0], near[0])}?" if near else f"the flags are: {', '.join(FLAGS)}"
 
 
 def _no_value(key: str, flat: Mapping[str, Any]) -> str:
     if any(k.startswith(key + ".") for k in flat):
-        return f"no config value {key!r} of its own; it holds {', '.join(k for k in flat if k.startswith(key + '.'))}"
+        return f"config value {key!r} is a group; set one of {', '.join(k for k in flat if k.startswith(key + '.'))}"
     leaf = key.rpartition(".")[2]
     same_leaf = [k for k in flat if k.rpartition(".")[2] == leaf]
     return f"no config value {key!r}; {did_you_mean(key, same_leaf or flat, 0.0).strip()}"

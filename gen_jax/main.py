@@ -1,7 +1,7 @@
 """The command line: `python -m gen_jax.main --config=configs/<name>.py[:<variant>] [--config.<key>=<value> ...]`.
 
-Flags become a config, the config and a mode become a run. Nothing imports this file. A user's mistake
-ends in one line on stderr and exit code 2.
+The flags select a config, a mode and the directory of a run. No other module of the package imports this file.
+A user's mistake ends in one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import sys
 from typing import NoReturn
 
 MODES = {
-    "train": "train, or go on training, then sample, judge and write the report (the default)",
+    "train": "train or resume, then sample, evaluate and write the report (the default)",
     "sample": "write config.sample.num samples of a trained run: samples.npz and samples.png",
-    "eval": "judge config.eval.num_samples samples of a trained run: report.json and the report",
-    "report": "write report.html anew from the run's files",
+    "eval": "evaluate config.eval.num_samples samples of a trained run: report.json and the report",
+    "report": "regenerate report.html from the run's files",
     "profile": "write a trace of a few train steps and a table of the costliest operations",
 }
 
 EXIT_CODES = {
-    0: "done",
-    75: "stopped by a signal and saved: the same command goes on",
-    2: "a mistake, or a disk that cannot be written; one line says what",
-    3: "another process of the run is gone: the same command goes on",
-    130: "interrupted",
-    1: "a fault of the program",
+    0: "finished",
+    75: "stopped by a signal and saved; the same command resumes",
+    2: "a mistake of the user, or a disk that cannot be written; one line explains it",
+    3: "another process of the run was lost; the same command resumes",
+    130: "interrupted with Ctrl-C outside training",
+    1: "a bug",
 }
 
-# What JAX can be set to in the environment, and this program's train steps are not made for.
+# JAX options that the environment can set, with the values that this program's train steps need.
 SWITCHES = {
     "jax_enable_x64": False,
     "jax_disable_jit": False,
@@ -43,17 +43,17 @@ SWITCHES = {
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:  # one line, not the whole usage in front of it
+    def error(self, message: str) -> NoReturn:  # one line, without the usage in front of it
         from gen_jax.method import UserError
 
         raise UserError(f"{message.removeprefix('argument ')} (see --help)")
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Returns the flags, and the words that are left: `--config.<key>=<value>`.
+    """Returns the flags, and the remaining words: `--config.<key>=<value>`.
 
     Raises:
-      UserError: a flag without its value, or with one that it cannot have.
+      UserError: a flag without a value, or with an invalid one.
     """
     modes = "\n".join(f"  {name:8} {text}" for name, text in MODES.items())
     codes = "\n".join(f"  {code:<8} {text}" for code, text in EXIT_CODES.items())
@@ -62,7 +62,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         description="Train, sample and judge generative models of images.",
         epilog=f"modes:\n{modes}\n\n"
         "Any config value can be set: --config.seed=1 --config.optimizer.learning_rate=1e-3\n"
-        f"A value that is unknown or of another type is refused.\n\nexit codes:\n{codes}",
+        f"Unknown keys and values of the wrong type are refused.\n\nexit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -71,17 +71,17 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--workdir", metavar="DIR", help="the run's directory; default: runs/<config name>[-<variant>]")
     parser.add_argument("--mode", metavar="MODE", default="train", help="what to do with the run (see below)")
-    several = parser.add_argument_group("several processes (found by themselves on TPU pods and under SLURM)")
+    several = parser.add_argument_group("several processes (detected automatically on TPU pods and under SLURM)")
     several.add_argument("--coordinator", metavar="HOST:PORT", default="", help="address of process 0")
     several.add_argument(
-        "--num_processes", type=int, default=0, metavar="N", help="1: alone, whatever SLURM's variables say"
+        "--num_processes", type=int, default=0, metavar="N", help="1: run alone, regardless of SLURM's variables"
     )
     several.add_argument("--process_id", type=int, default=-1, metavar="I")
     flags, words = parser.parse_known_args(argv)
     if flags.mode not in MODES:
         from gen_jax.method import did_you_mean
 
-        parser.error(f"--mode is {flags.mode!r}; {did_you_mean(flags.mode, MODES)}there are: {', '.join(MODES)}")
+        parser.error(f"--mode is {flags.mode!r}; {did_you_mean(flags.mode, MODES)}allowed: {', '.join(MODES)}")
     return flags, words
 
 
@@ -89,11 +89,11 @@ def main(argv: list[str]) -> None:
     """Runs one mode.
 
     Raises:
-      UserError: a mistake of the user's.
+      UserError: a user's mistake.
     """
     flags, words = parse(argv)
 
-    # Heavy imports wait until the flags are known to be flags.
+    # Heavy imports come only after the flags have been parsed.
     from gen_jax import methods, parallel, stages
     from gen_jax.method import UserError
     from gen_jax.run import Run
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> None:
         train.train(config, run, name, variant, shlex.join(["python", "-m", "gen_jax.main", *argv]))
     elif flags.mode == "report":
         if words:
-            raise UserError(f"--mode=report takes no config values: {words[0]}")
+            raise UserError(f"--mode=report takes no config values: leave out {words[0]}")
         from gen_jax import report
 
         print(f"report: {report.write(run.workdir)}")
@@ -138,36 +138,36 @@ def main(argv: list[str]) -> None:
 
 
 def _set_switches() -> None:
-    """Puts JAX's `SWITCHES` in place, and says which of them were set otherwise."""
+    """Sets JAX's `SWITCHES`, and prints which of them had other values."""
     import jax
 
     others = []
     for name, value in SWITCHES.items():
-        found = getattr(jax.config, name, None)  # a text or a number, or an enum of them
+        found = getattr(jax.config, name, None)  # a string, a number or an enum
         if getattr(found, "value", found) not in (value, None):
             jax.config.update(name, value)
             others.append(name.upper())
     if others:
-        print(f"gen_jax: {', '.join(others)} has no effect here: models are trained in float32, by compiled programs",
+        print(f"gen_jax: ignoring {', '.join(others)}: models are trained in float32, by compiled programs",
               file=sys.stderr)  # fmt: skip
 
 
 def _use_compilation_cache() -> None:
-    """Compiled programs are kept in the user's cache directory (at most 2 GiB), the many small ones too.
+    """Caches compiled programs in the user's cache directory (at most 2 GiB), including the many small ones.
 
-    Where JAX_COMPILATION_CACHE_DIR is set, all is left as the user has it.
+    If JAX_COMPILATION_CACHE_DIR is set, nothing is changed.
     """
     import jax
 
     from gen_jax.data import cache
 
     folder = cache.root() / "compiled"
-    if jax.config.jax_compilation_cache_dir not in (None, str(folder)):  # pyright: ignore  made when JAX is imported
+    if jax.config.jax_compilation_cache_dir not in (None, str(folder)):  # pyright: ignore  defined when JAX is imported
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep_compiled(folder)
-    except OSError:  # a home that cannot be written: it only takes longer
+    except OSError:  # the home folder is not writable: start-up only takes longer
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
@@ -176,10 +176,10 @@ def _use_compilation_cache() -> None:
 
 
 def _sweep_compiled(folder: pathlib.Path) -> None:
-    """Removes what a killed process left of an entry: JAX warns of it at every program, and keeps none any more."""
+    """Removes incomplete entries of killed processes: with one, JAX warns at every compilation and stops caching."""
     import filelock
 
-    # JAX's own lock, under which it writes the program and then the time of its last use.
+    # JAX's own lock, held while it writes a program and then the time of its last use.
     with (
         contextlib.suppress(filelock.Timeout, NotImplementedError),
         filelock.FileLock(folder / ".lockfile", timeout=10),
@@ -195,8 +195,8 @@ def _sweep_compiled(folder: pathlib.Path) -> None:
 if __name__ == "__main__":
     try:
         from gen_jax import command
-    except ValueError as error:  # of JAX, for a variable of its own with a value that it cannot have
+    except ValueError as error:  # from JAX: one of its environment variables has an invalid value
         print(f"gen_jax: JAX cannot be imported: {error}", file=sys.stderr)
         sys.exit(2)
 
-    command.run(main, "the same command goes on from the newest checkpoint")
+    command.run(main, "the same command resumes from the newest checkpoint")

@@ -1,7 +1,7 @@
-"""METHODS: the one table from name to module, and configs as their method knows them.
+"""METHODS: the one table from a method's name to its module, and functions on configs that need the method's options.
 
 A module holds `make(config, spec, stage=None) -> Method` and `OPTIONS`, a `config.Options`. A family is imported when
-one of its methods is asked for.
+one of its methods is requested.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ METHODS = {
     "acgan": "gen_jax.gan.acgan",
 }
 
-# What a first stage has from the run that it is trained for: its config does not state them.
+# Keys that a first stage takes from the run that it is trained for; its own config does not have them.
 SHARED = ("seed", "data", "executor", "num_devices", "fast_compile_options")
 
 
@@ -37,10 +37,10 @@ def _module(method: str) -> Any:
 
 
 def options(config: Config) -> Options:
-    """Returns what a config of its method may hold, and one of its first stage where it holds that one's config.
+    """Returns the options of a config's method, and those of its first stage if it contains that stage's config.
 
     Raises:
-      UserError: no such method.
+      UserError: an unknown method.
     """
     own: Options = _module(config.method).OPTIONS
     stage = stage_of(config)
@@ -58,14 +58,14 @@ def options(config: Config) -> Options:
 
 
 def complete(config: Config, older: bool = False, strict: bool = False) -> Config:
-    """Returns a config with every key that one of its method has; see `config.complete`. So for its first stage's.
+    """Returns a config with all keys of its method; see `config.complete`. Also completes its first stage's config.
 
     Raises:
-      UserError: no such method; a choice, or a parameter of one, that does not exist; see `strict` there.
+      UserError: an unknown method, choice or parameter of a choice; see `strict` there.
     """
     config = config.copy_and_resolve_references()
     stage = stage_of(config)
-    if stage is not None:  # of another method: none of these defaults are its
+    if stage is not None:  # of another method: these defaults are not for it
         del config["pretrained"]
     config = configs.complete(config, _module(config.get("method", "")).OPTIONS, older, strict)
     stage = stage_of(config) if stage is None else stage
@@ -77,13 +77,13 @@ def complete(config: Config, older: bool = False, strict: bool = False) -> Confi
 
 
 def stage_of(config: Config) -> Config | None:
-    """Returns the config of the first stage that is to be trained, or None: there is none, or it is a run at hand."""
+    """Returns the config of the first stage if the run trains one, or None: it has none, or uses an existing run."""
     stage = config.get("pretrained")
     return stage if isinstance(stage, ml_collections.ConfigDict) else None
 
 
 def whole_stage(config: Config) -> Config | None:
-    """Returns `stage_of` a config with what it has from the run, as it is trained."""
+    """Returns `stage_of` a config together with the keys that it shares with the run: what it is trained with."""
     stage = stage_of(config)
     if stage is None:
         return None
@@ -91,10 +91,10 @@ def whole_stage(config: Config) -> Config | None:
 
 
 def load(path: str) -> tuple[str, str, Config]:
-    """Returns (name, variant, config) of a config by its path or name: see `config.load`. It is `complete`.
+    """Returns (name, variant, config) for a config's path or name: see `config.load`. The config is `complete`.
 
     Raises:
-      UserError: a key in the file that no config of its method has, or a value of another type; what the two raise.
+      UserError: an unknown key in the file, or a value of the wrong type; and the errors of the two functions.
     """
     name, variant, config = configs.load(path)
     try:
@@ -104,7 +104,7 @@ def load(path: str) -> tuple[str, str, Config]:
 
 
 def stored(record: Mapping[str, Any]) -> Config:
-    """Returns the config in what a run's config.json holds, of any version: keys newer than the run have defaults."""
+    """Returns the config in a run's config.json, of any version: keys newer than the run get their defaults."""
     version = str(record.get("versions", {}).get("gen_jax", "0.1.0"))
     return complete(configs.from_json(record["config"]), older=version.startswith("0.1."))
 
@@ -115,7 +115,7 @@ def override(config: Config, words: Iterable[str]) -> Config:
 
 
 def check(config: Config) -> None:
-    """Refuses values that no run can have: see `config.check`. So for the first stage's.
+    """Refuses invalid values: see `config.check`. Also checks the first stage's config.
 
     Raises:
       UserError: names the key, the value and what is allowed.
@@ -132,25 +132,25 @@ def _of_the_first_stage() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"of the first stage, config.pretrained: {error}") from error
+        raise UserError(f"in the first stage, config.pretrained: {error}") from error
 
 
 def make(config: Config, spec: DataSpec, stage: Stage | None = None) -> Method:
     """Returns the method that `config.method` names, for data like `spec`.
 
     Args:
-      config: what it does not state has its default.
+      config: missing keys get their defaults.
       spec: of the data.
-      stage: the run that `config.pretrained` names, for methods that work on one.
+      stage: the first stage that `config.pretrained` names, for methods that use one.
 
     Raises:
-      UserError: no such method, or values in the config that the method cannot have.
+      UserError: an unknown method, or config values that the method does not accept.
     """
     return _module(config.method).make(complete(config), spec, stage)
 
 
 def make_stage(config: Config, spec: DataSpec) -> Stage:
-    """Returns a first stage, with the shapes of its parameters alone: a run's own State holds them.
+    """Returns a first stage with only the shapes of its parameters: the run's own State holds the values.
 
     Args:
       config: of the first stage, complete.
@@ -161,7 +161,7 @@ def make_stage(config: Config, spec: DataSpec) -> Stage:
 
 
 def stored_stage(record: Mapping[str, Any]) -> Stage | None:
-    """Returns the first stage in what a run's config.json holds, or None."""
+    """Returns the first stage recorded in a run's config.json, or None."""
     stage = record.get("pretrained")
     if stage is None:
         return None
@@ -169,8 +169,8 @@ def stored_stage(record: Mapping[str, Any]) -> Stage | None:
 
 
 def abstract_state(method: Method, spec: DataSpec, stage: Stage | None, mesh: Any) -> State:
-    """Returns `parallel.abstract_state` of a method: the first time that its networks are built, so that what they
-    cannot be is told here.
+    """Returns `parallel.abstract_state` of a method. This builds its networks for the first time, so that invalid
+    sizes are reported here.
 
     Raises:
       UserError: the network cannot be built for the data.
@@ -178,7 +178,7 @@ def abstract_state(method: Method, spec: DataSpec, stage: Stage | None, mesh: An
     examples = spec.abstract_batch(min(NUM_EXAMPLES, spec.num_examples))
     try:
         return parallel.abstract_state(method.init, mesh, examples, {} if stage is None else stage.params)
-    except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # of layers, Flax and JAX, at a wrong size
+    except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # from layers, Flax and JAX, for wrong sizes
         shape = "x".join(map(str, spec.image_shape))
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"config.network makes no network for images of {shape}: {reason}") from error
+        raise UserError(f"config.network cannot be built for images of {shape}: {reason}") from error

@@ -1,6 +1,6 @@
 """`--mode=profile`: a trace of a few train steps, and a table of the costliest operations.
 
-The trace opens in Perfetto or in TensorBoard's profile page; the table is made here, from the same file.
+The trace opens in Perfetto or in TensorBoard's profile page; the table is computed here from the same file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from gen_jax import config as configs
-from gen_jax import methods, parallel, train
+from gen_jax import memory, methods, parallel, train
 from gen_jax.data import dataset
 from gen_jax.method import NUM_EXAMPLES, DataSpec, Stage, UserError
 from gen_jax.run import Run, write_json, writing
@@ -30,14 +30,14 @@ NUM_ROWS = 25
 
 
 def profile(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
-    """Traces the train step of a run's config on this machine; training itself is not touched.
+    """Traces the train step of a run's config on this machine; checkpoints and metrics stay unchanged.
 
-    It needs no data: a step takes as long with values that are made up, in the shapes that the run was trained on.
+    It needs no data: a step takes equally long on random values of the same shapes.
 
     Writes profile/ (the trace) and profile.json (the table), and prints the table.
 
     Raises:
-      UserError: no run there; another data set, whose shapes the run does not know.
+      UserError: there is no run, or an override names other data, whose shapes the run does not know.
     """
     run = Run(workdir)
     record = run.read_config()
@@ -47,13 +47,13 @@ def profile(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> Non
     others = configs.changes(trained.to_dict(), config.to_dict(), configs.JUDGING)
     if of_data := [line for line in others if line.startswith("data.")]:
         raise UserError(
-            f"--mode=profile takes the shapes that {run.workdir} was trained on, and no data: leave out "
-            f"{'; '.join(of_data)}, or profile a run of that data"
+            f"--mode=profile reads no data and takes the shapes that {run.workdir} was trained on: leave out "
+            f"{'; '.join(of_data)}, or profile a run trained on that data"
         )
     data = _made_up(DataSpec.from_dict(record["data"]))
     stage = _stage(config, record)
     method = methods.make(config, data.spec, stage)
-    # The devices at hand, where there are fewer than it was trained on.
+    # All available devices, if there are fewer than the run was trained on.
     asked = any(word.startswith("--config.num_devices=") for word in overrides)
     mesh = parallel.make_mesh(config.num_devices if asked or config.num_devices <= len(parallel.devices()) else 0)
     train.check_batch(config, mesh, goes_on=True)
@@ -65,22 +65,23 @@ def profile(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> Non
     state, _ = jax.block_until_ready(update(state, feed(0)))
 
     folder = run.workdir / "profile"
-    with tempfile.TemporaryDirectory() as traced:  # JAX takes no path whose bytes are not UTF-8
+    with tempfile.TemporaryDirectory() as traced:  # JAX rejects paths that are not UTF-8
         with jax.profiler.trace(traced):
             for step in range(1, NUM_STEPS + 1):
                 state, _ = jax.block_until_ready(update(state, feed(step)))
         with writing(folder):
             for name in os.listdir(traced):
-                shutil.rmtree(folder / name, ignore_errors=True)  # of the profile before
+                shutil.rmtree(folder / name, ignore_errors=True)  # of an earlier profile
                 shutil.copytree(pathlib.Path(traced, name), folder / name)
     rows = operations(folder)
     write_json(run.workdir / "profile.json", rows)
     sys.stdout.write(_table(rows, NUM_STEPS * config.steps_per_call))
+    print(memory.describe())
     print(f"trace: {folder}; table: {run.workdir / 'profile.json'}")
 
 
 def _stage(config: Any, record: Mapping[str, Any]) -> Stage | None:
-    """The first stage of a run, without its run."""
+    """The first stage of a run, rebuilt from the run's config alone."""
     whole = methods.whole_stage(config)
     return (
         methods.stored_stage(record) if whole is None else methods.make_stage(whole, DataSpec.from_dict(record["data"]))
@@ -88,21 +89,21 @@ def _stage(config: Any, record: Mapping[str, Any]) -> Stage | None:
 
 
 def _made_up(spec: DataSpec) -> dataset.Dataset:
-    """A few examples of noise in the shapes of a data set."""
+    """A few random examples in the shapes of a data set."""
     num, rng = min(spec.num_examples, NUM_EXAMPLES), np.random.default_rng(0)
     low, high = spec.value_range
     images = rng.uniform(low, high, (num, *spec.image_shape)).astype(spec.dtype)
     arrays: dict[str, np.ndarray] = {"image": images}
     for name, feature in spec.features.items():
-        values = np.asarray(feature.sizes or len(feature.names) or 2)  # of each part, or of the whole
+        values = np.asarray(feature.sizes or len(feature.names) or 2)  # values per component, or of the whole
         arrays[name] = rng.integers(0, values, (num, *feature.shape)).astype(feature.dtype)
     return dataset.Dataset(dataclasses.replace(spec, num_examples=num), arrays, None)
 
 
 def operations(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the operations of a trace, costliest first: kind, its number of calls and milliseconds in all.
+    """Returns the operations of a trace, costliest first: kind, number of calls and total milliseconds.
 
-    An operation's kind is its name without the number that the compiler gives ("dot.12" -> "dot"). Only
+    An operation's kind is its name without the number that the compiler appends ("dot.12" -> "dot"). Only
     leaves count: the operations of the compiled program, not the calls around them.
 
     Raises:

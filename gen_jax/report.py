@@ -1,8 +1,8 @@
-"""The page of a run: report.html, made from the files of the run's directory and from nothing else.
+"""The page of a run: report.html, made only from the files in the run's directory.
 
-It needs no data set, model or device, so it can be rebuilt anywhere, and at any time: of a run that is not
-finished, or that lacks parts, it shows what there is and says what there is not. `read` knows the files,
-the functions below it one section of the page each, and `SECTIONS` their order.
+It needs no data set, model or device, so it can be rebuilt anywhere and at any time. For an unfinished or
+incomplete run it shows what exists and names what is missing. `read` reads the files, each function below it
+makes one section of the page, and `SECTIONS` sets their order.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from gen_jax.run import directory, write_text
 from gen_jax.writers import training_seconds
 
 _NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
-_MAX_FRAMES = 24  # of what was drawn during training
-_GIF_WIDTH = 240  # pixels, about: a GIF is looked at outside of the page, where nothing enlarges it
-_FASTEST, _WHOLE = 80, 4000  # ms: the shortest that a GIF shows a frame, and what its frames take together
+_MAX_FRAMES = 24  # of the pictures drawn during training
+_GIF_WIDTH = 240  # pixels, approximately: a GIF is viewed outside the page, where nothing enlarges it
+_FASTEST, _WHOLE = 80, 4000  # ms: the shortest time that a GIF shows a frame, and the time for all of its frames
 _WORDS = {word.lower(): word for word in ("KL", "ELBO", "NLL", "MIG", "SAP", "DCI", "VAE", "MS-SSIM")}
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _BETTER = {
     "lower": "lower is better",
     "higher": "higher is better",
-    "reference": "nearer to real data is better",
+    "reference": "closer to real data is better",
 }
-# What a damaged or half-written file raises, by way of json, zipfile, numpy or Pillow.
+# What json, zipfile, numpy or Pillow raise on a damaged or half-written file.
 _DAMAGE = (
     OSError,
     ValueError,
@@ -61,9 +61,9 @@ T = TypeVar("T")
 class Samples(NamedTuple):
     """The first of the run's samples, unselected."""
 
-    images: Images  # [N, H, W, C] with N at most _NUM_GRID, or more points f32 [N, 1, 1, 2]
-    labels: tuple[str, ...]  # one an image, or ()
-    total: int  # how many the file holds
+    images: Images  # [N, H, W, C] with N at most _NUM_GRID; or points f32 [N, 1, 1, 2], which may be more
+    labels: tuple[str, ...]  # one per image, or ()
+    total: int  # number in the file
 
 
 class Metric(NamedTuple):
@@ -79,21 +79,21 @@ class Metric(NamedTuple):
 
 @dataclasses.dataclass
 class Run:
-    """What a run's directory holds, as far as it could be read."""
+    """The content of a run's directory, as far as it could be read."""
 
     name: str
     config: dict[str, Any] = dataclasses.field(default_factory=dict)  # config.json
     curves: dict[str, curve.Series] = dataclasses.field(default_factory=dict)  # by "group/name"
     step: int = 0  # the last one logged
-    seconds: float = 0.0  # of training, over all its starts
+    seconds: float = 0.0  # of training, over all starts
     pictures: dict[str, Figure] = dataclasses.field(default_factory=dict)  # by file name, in order
     samples: Samples | None = None
-    training: dict[str, Figure] = dataclasses.field(default_factory=dict)  # by name: what was drawn as it went
+    training: dict[str, Figure] = dataclasses.field(default_factory=dict)  # by name: drawn during training
     metrics: list[Metric] = dataclasses.field(default_factory=list)  # report.json
     left_out: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # report.json
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # report.json
     histogram: dict[str, Any] = dataclasses.field(default_factory=dict)  # report.json
-    notes: list[str] = dataclasses.field(default_factory=list)  # what could not be read, or must be known
+    notes: list[str] = dataclasses.field(default_factory=list)  # what could not be read, or the reader must know
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -102,12 +102,12 @@ class Run:
 
     @property
     def data(self) -> dict[str, Any]:
-        """The data set that the run was really trained on, as DataSpec.to_dict gives it."""
+        """The data set that the run was actually trained on, from DataSpec.to_dict."""
         return _as_dict(self.config.get("data"))
 
     @property
     def options(self) -> configs.Options:
-        """How the method's module calls it and its measures; nothing of a method that is not known."""
+        """The method's title and measures, from its module; empty for an unknown method."""
         return _options_of(self.settings)
 
     @property
@@ -116,11 +116,11 @@ class Run:
 
     @property
     def parameters(self) -> dict[str, list[dict[str, Any]]]:
-        """By network: a row a module."""
+        """One row per module, by network."""
         return _as_dict(self.config.get("parameters"))
 
     def command(self, mode: str) -> Html:
-        """The command of the run with another mode."""
+        """The run's command with another mode."""
         return element("code", f"{self.config.get('command', 'python -m gen_jax.main')} --mode={mode}")
 
 
@@ -128,13 +128,13 @@ def write(workdir: pathlib.Path | str) -> pathlib.Path:
     """Writes report.html, and a GIF beside each animation, from the files of a run's directory.
 
     Args:
-      workdir: of a run, finished or not.
+      workdir: directory of a run, finished or not.
 
     Returns:
       Path of the page.
 
     Raises:
-      UserError: there is no such directory, or it cannot be written to.
+      UserError: the directory does not exist or cannot be written to.
     """
     workdir = directory(workdir)
     if not workdir.is_dir():
@@ -151,7 +151,7 @@ def write(workdir: pathlib.Path | str) -> pathlib.Path:
 
 
 def read(workdir: pathlib.Path) -> Run:
-    """Returns what the files of a run's directory hold; what is damaged becomes a note."""
+    """Returns the content of the files in a run's directory; each damaged one becomes a note."""
     run = Run(workdir.resolve().name)
 
     def load(path: pathlib.Path, reader: Callable[[pathlib.Path], T], default: T) -> T:
@@ -159,7 +159,7 @@ def read(workdir: pathlib.Path) -> Run:
             return reader(path) if path.exists() else default
         except _DAMAGE as error:
             name = str(path.relative_to(workdir))
-            reason = str(error).replace(str(path), name)  # a page that is passed on names no folder of its maker
+            reason = str(error).replace(str(path), name)  # a shared page must not reveal its author's folders
             run.notes.append(f"{name} could not be read and is left out ({type(error).__name__}: {reason}).")
             return default
 
@@ -203,16 +203,16 @@ def draw(run: Run) -> str:
             page.contents((name, heading) for name, heading, _ in shown),
             *(page.section(name, heading, body) for name, heading, body in shown),
         ),
-        element("footer", "Made by gen_jax from the files of the run alone. The page loads nothing from elsewhere."),
+        element("footer", "Made by gen_jax from the run's files alone. The page loads nothing from elsewhere."),
     )
 
 
 def _made(make: Callable[[Run], Html | None], run: Run) -> Html | None:
-    """One part of the page: files of another version, or edited by hand, must not take the others with them."""
+    """One part of the page: a file of another version, or edited by hand, must not break the other parts."""
     try:
         return make(run)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        return _missing(f"The run's files hold this in a form that cannot be shown ({type(error).__name__}: {error}).")
+        return _missing(f"This part of the run's files cannot be shown ({type(error).__name__}: {error}).")
 
 
 def _summary(run: Run) -> Html:
@@ -222,7 +222,7 @@ def _summary(run: Run) -> Html:
         known.append(("parameters", f"{sum(map(_count, run.parameters.values())):,}"))
     if stage := _as_dict(run.config.get("pretrained")):
         title = _options_of(_as_dict(stage.get("config"))).title or "unknown"
-        known.append(("first stage", f"{title}, {stage.get('parameters', 0):,} parameters that stay as they are"))
+        known.append(("first stage", f"{title}, {stage.get('parameters', 0):,} frozen parameters"))
     if run.seconds:
         known.append(("training time", duration(run.seconds)))
     if devices := run.config.get("devices"):
@@ -255,7 +255,7 @@ def _describe_data(data: dict[str, Any]) -> Html:
     colours = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
     spec = _spec_of(data)
     points = spec.kind == "points"
-    kind = "points of the plane" if points else f"{colours} images of {height} {_TIMES} {width} pixels"
+    kind = "points in the plane" if points else f"{colours} images of {height} {_TIMES} {width} pixels"
     classes = spec.class_names
     return join(
         element("strong", data.get("name", "an unnamed data set")),
@@ -290,7 +290,7 @@ def _headline(run: Run) -> Html:
         drawn = page.scatter(shown)
     else:
         drawn = element("div", page.labelled(images[:count], labels[:count], "Generated sample"), class_="headline")
-    told = f"The first {count:,} of {total:,} samples, in the order drawn: none were picked."
+    told = f"The first {count:,} of {total:,} samples, in the order drawn, unselected."
     return join(drawn, element("p", told, class_="note"))
 
 
@@ -377,7 +377,7 @@ def _loss_curves(run: Run) -> Html:
 
 
 def _charts(run: Run, wanted: Callable[[str], bool]) -> Html | None:
-    """Curves of one name in one chart (train/loss beside eval/loss): losses first, then known measures."""
+    """One chart per name (train/loss with eval/loss): losses first, then known measures."""
     by_name: dict[str, list[curve.Series]] = {}
     for key, series in run.curves.items():
         group, _, name = key.partition("/")
@@ -390,7 +390,7 @@ def _charts(run: Run, wanted: Callable[[str], bool]) -> Html | None:
 
 
 def _title(name: str, measures: Mapping[str, configs.Measure]) -> str:
-    """A measure in words, with its unit where that is known."""
+    """A measure in words, with its unit if known."""
     measure, _, protocol = name.partition("/")
     words, unit, _ = measures.get(measure, configs.Measure(measure.replace("_", " ")))
     told = f" ({protocol.replace('_', ' ')})" if protocol else ""
@@ -453,7 +453,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], Html | None]], ...] = (
     ("config", "Config", _config),
     ("reproduce", "Reproduce", _reproduce),
 )
-"""Anchor, heading and maker of each part of the page, in order; a maker returns None where the part does not apply."""
+"""Anchor, heading and maker of each part of the page, in order; a maker returns None if the part does not apply."""
 
 
 def duration(seconds: float) -> str:
@@ -491,19 +491,19 @@ def _value(value: object) -> str:
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
     values = json.loads(path.read_text("utf-8"))
     if not isinstance(values, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     return values
 
 
 def _metric(values: dict[str, Any]) -> Metric:
-    """A metric of report.json, with what it may lack as None; raises where it has no name or value."""
+    """A metric of report.json, with None for missing optional fields; raises if it has no name or value."""
     known = {name: values[name] for name in Metric._fields if values.get(name) is not None}
     known |= {name: float(known[name]) for name in ("value", "reference", "standard_error") if name in known}
     return Metric(**known)
 
 
 def _read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl; the last line may be one that is just being written."""
+    """The records of metrics.jsonl, whose last line may still be incomplete."""
     lines, broken = [], 0
     texts = path.read_text("utf-8", errors="replace").splitlines()
     for index, line in enumerate(texts):
@@ -513,12 +513,12 @@ def _read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError):
             broken += index < len(texts) - 1
     if broken:
-        notes.append(f"{path.name} has {broken} lines that could not be read: they are left out.")
+        notes.append(f"{path.name} has {broken} lines that could not be read and are left out.")
     return lines
 
 
 def _curves(lines: list[dict[str, Any]], notes: list[str]) -> dict[str, curve.Series]:
-    """One curve a key `group/name`; of two values at one step the later line counts."""
+    """One curve per key `group/name`; of two values at one step, the later line counts."""
     points: dict[str, dict[int, float]] = {}
     for line in lines:
         for key, value in line.items():
@@ -536,7 +536,7 @@ def _curves(lines: list[dict[str, Any]], notes: list[str]) -> dict[str, curve.Se
 
 
 def _spec_of(data: dict[str, Any]) -> DataSpec:
-    """What the samples are; pictures without labels where the files do not say."""
+    """The spec of the samples: of unlabelled pictures if the files do not say."""
     return DataSpec.from_dict({"name": "", "image_shape": (0, 0, 0), "num_examples": 0} | data)
 
 
@@ -548,35 +548,35 @@ def _read_samples(path: pathlib.Path, data: dict[str, Any]) -> Samples:
         labels = _first_rows(archive, "arr_1.npy", _NUM_GRID)[0].tolist() if "arr_1.npy" in archive.namelist() else []
     if spec.kind == "points":
         if images.shape[1:] != spec.image_shape or not np.issubdtype(images.dtype, np.floating):
-            raise ValueError(f"holds {images.dtype} {list(images.shape)}, which are no points")
+            raise ValueError(f"holds {images.dtype} {list(images.shape)}, which are not points")
         return Samples(images, (), total)
     names = tuple(class_names[i] if class_names and 0 <= i < len(class_names) else str(i) for i in labels)
     return Samples(checked(images), names, total)
 
 
 def _first_rows(archive: zipfile.ZipFile, member: str, num: int) -> tuple[np.ndarray, int]:
-    """The first rows of an array of an .npz and how many it has: the file may hold far more than fits memory."""
+    """The first rows of an array in an .npz, and its number of rows: the file may be far larger than memory."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = header(file)
         if fortran_order or dtype.hasobject or not shape:
-            raise ValueError(f"{member} is no plain array with rows")
+            raise ValueError(f"{member} is not a plain array with rows")
         rows = min(shape[0], num)
         content = file.read(rows * math.prod(shape[1:]) * dtype.itemsize)
     return np.frombuffer(content, dtype).reshape(rows, *shape[1:]), shape[0]
 
 
 def _frame_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Files `<step>.npz` in order of steps, evenly thinned, the first and the last among them."""
+    """Files `<step>.npz` in order of steps, evenly thinned; the first and the last are included."""
     paths = sorted((path for path in folder.glob("*.npz") if path.stem.isdecimal()), key=lambda path: int(path.stem))
     return [paths[i] for i in curve.thinned(len(paths), _MAX_FRAMES)] if paths else []
 
 
 def _write_film(source: pathlib.Path, picture: Figure, description: str) -> None:
-    """Writes a GIF of an animation, and an MP4 where an encoder is installed, beside the file or folder that holds it.
+    """Writes a GIF of an animation, and an MP4 if an encoder is installed, next to its source file or folder.
 
-    What is no older than its source stays; of a still there is none.
+    A GIF that is not older than its source is kept. A still picture gets none.
     """
     path = source.with_suffix(".gif")
     sources = [source, *source.glob("*.npz")]

@@ -1,7 +1,7 @@
-"""A run is its directory: where its files lie, how they are written, and who trains in it.
+"""A run is its directory: where its files are, how they are written, and which process trains in it.
 
-Every file is written whole or not at all (`write_bytes`, `write_text`, `write_json`), and a failure to write is one
-line for the user (`writing`). What the files mean is the business of the rooms that write them.
+Every file is written whole or not at all (`write_bytes`, `write_text`, `write_json`), and a failed write is one line
+for the user (`writing`). What the files mean is up to the modules that write them.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from typing import Any, BinaryIO
 
 from gen_jax.method import UserError
 
-_FOLDERS = (".", "pictures", "training", "training/*")  # of a run, in which `replacing` writes
-# What training replaces or removes in a directory, which may then hold nothing of that name that is the user's.
+_FOLDERS = (".", "pictures", "training", "training/*")  # of a run, that `replacing` writes to
+# Files that training replaces or removes: a directory without a run must not contain any, as they are the user's.
 _REPLACED = (
     "metrics.jsonl", "parameters.txt", "samples.npz", "samples.png", "report.json", "report.html",
     "pictures/[0-9]*_*.npz", "training/*/[0-9]*", "tensorboard/events.out.tfevents.*",
 )  # fmt: skip
-_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.tmp")  # as `temporary` names them
-_ABANDONED = 86_400  # seconds without a write until a temporary file of another machine counts as left behind
+_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.tmp")  # the names that `temporary` makes
+_ABANDONED = 86_400  # seconds without a write until a temporary file of another machine counts as abandoned
 
 
 def directory(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the path of a directory that a user has named; a `~` in front is a home folder.
+    """Returns the path of a directory given by a user; a leading `~` is a home folder.
 
     Raises:
-      UserError: there is no such home folder.
+      UserError: the home folder is unknown.
 
     Example:
       >>> directory("runs/x"), directory("~/runs/x").is_absolute()
@@ -47,16 +47,16 @@ def directory(path: str | os.PathLike[str]) -> pathlib.Path:
         expanded = os.path.expanduser(text)
         if expanded == text:
             raise UserError(
-                f"{text} names no directory: the home folder {text.partition('/')[0]} is not known; give the whole "
-                f"path, or ./{text} for a folder of that name"
+                f"cannot expand {text}: the home folder {text.partition('/')[0]} is unknown; give the full path, or "
+                f"./{text} for a folder of that name"
             )
         text = expanded
     found = pathlib.Path(text)
-    return found.absolute() if str(found).startswith("~") else found  # of ./~x, which reads ~x from here on
+    return found.absolute() if str(found).startswith("~") else found  # ./~x, which pathlib shortens to ~x
 
 
 def legible(text: str) -> str:
-    """Returns a text that can be encoded as UTF-8: what a file's name has of other bytes is shown with backslashes.
+    """Returns a text that can be encoded as UTF-8: other bytes, from a file's name, become backslash escapes.
 
     Example:
       >>> legible("caf\\udce9")
@@ -67,7 +67,7 @@ def legible(text: str) -> str:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
-    """Turns what the system says against a write (full, read-only, gone) into one line that names `path`."""
+    """Turns a system error during a write (disk full, read-only, gone) into one line that names `path`."""
     try:
         yield
     except OSError as error:
@@ -93,18 +93,18 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text as UTF-8, whole or not at all (see `write_bytes`), `legible`."""
+    """Writes a text as `legible` UTF-8, whole or not at all (see `write_bytes`)."""
     write_bytes(path, legible(text).encode())
 
 
 def temporary(path: pathlib.Path) -> pathlib.Path:
-    """Returns where this process writes a file before it takes the place of `path`; `Run.lock` clears what is left."""
+    """Returns the file that this process writes before it replaces `path`; `Run.lock` removes leftovers."""
     return path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Gives a file to write to, which takes the place of `path` when the block ends well: `write_bytes` in pieces.
+    """Yields a file to write to, which replaces `path` if the block succeeds: `write_bytes` in pieces.
 
     Raises:
       UserError: if it cannot be written; the old content stays.
@@ -117,13 +117,13 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
-            sync_folder(path.parent)  # or a power cut could take back the new name
+            sync_folder(path.parent)  # or a power cut could undo the rename
         finally:
             part.unlink(missing_ok=True)
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-    """Makes new names in `folder` last through a power cut."""
+    """Makes new names in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -132,7 +132,7 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Returns legal JSON: arrays become lists, and what is not finite, which JSON cannot say, becomes null.
+    """Returns valid JSON: arrays become lists, and numbers that are not finite, which JSON lacks, become null.
 
     Example:
       >>> to_json({"loss": float("nan"), "n": 2})
@@ -154,7 +154,7 @@ def _plain(value: Any) -> Any:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes `value` as legal JSON (see `to_json`), whole or not at all (see `write_bytes`)."""
+    """Writes `value` as valid JSON (see `to_json`), whole or not at all (see `write_bytes`)."""
     write_bytes(path, (to_json(value, indent=2) + "\n").encode())
 
 
@@ -187,12 +187,12 @@ class Run:
 
     @property
     def metrics(self) -> pathlib.Path:
-        """The record of training, one JSON object a line."""
+        """The record of training, one JSON object per line."""
         return self.workdir / "metrics.jsonl"
 
     @property
     def tensorboard(self) -> pathlib.Path:
-        """Events: a copy of `metrics`."""
+        """TensorBoard events: a copy of `metrics`."""
         return self.workdir / "tensorboard"
 
     @property
@@ -201,7 +201,7 @@ class Run:
 
     @property
     def best(self) -> pathlib.Path:
-        """The checkpoint whose samples had the smallest Frechet distance, where this is tracked."""
+        """The checkpoint whose samples had the smallest Frechet distance, if it is tracked."""
         return self.workdir / "best"
 
     @property
@@ -211,7 +211,7 @@ class Run:
 
     @property
     def training(self) -> pathlib.Path:
-        """What was drawn during training: `<name>/<step>.npz`, and a PNG beside each that can be one."""
+        """Figures drawn during training: `<name>/<step>.npz`, each with a PNG if it can be one."""
         return self.workdir / "training"
 
     @property
@@ -220,7 +220,7 @@ class Run:
 
     @property
     def sample_pieces(self) -> pathlib.Path:
-        """Parts of `samples_npz`, while `--mode=sample` draws the others."""
+        """The parts of `samples_npz` that `--mode=sample` has drawn so far."""
         return self.workdir / "samples.pieces"
 
     @property
@@ -233,13 +233,13 @@ class Run:
         return self.workdir / "report.html"
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Writes config.json; makes the directory if need be."""
+        """Writes config.json; creates the directory if needed."""
         with writing(self.workdir):
             self.workdir.mkdir(parents=True, exist_ok=True)
         write_json(self.config_path, config)
 
     def read_config(self) -> dict[str, Any]:
-        """Returns what `write_config` wrote; raises UserError where there is no run, or none that can be read."""
+        """Returns what `write_config` wrote; raises UserError if there is no run, or its config.json is unreadable."""
         try:
             values = json.loads(self.config_path.read_text())
         except (FileNotFoundError, NotADirectoryError):
@@ -248,23 +248,23 @@ class Run:
             raise UserError(f"cannot read {self.config_path}: {error}") from error
         for part in ("config", "data"):
             if not isinstance(values, dict) or not isinstance(values.get(part), dict):
-                raise UserError(f"cannot read {self.config_path}: it has no {part!r}, so no run has written it")
+                raise UserError(f"cannot read {self.config_path}: it has no {part!r}, so it was not written by a run")
         return values
 
     def refuse_other_files(self) -> None:
-        """Raises a UserError where training would replace what no run has written: a user's own report.html, say, or
+        """Raises a UserError if training would replace files that no run wrote: a user's own report.html, say, or
         pictures in a folder called training."""
         if os.path.exists(self.config_path) or not os.path.isdir(self.workdir):
             return
         for pattern in _REPLACED:
             for path in self.workdir.glob(pattern):
                 raise UserError(
-                    f"{path} is in the way: training would replace it, and {self.workdir} holds no run, for there is "
-                    f"no {self.config_path.name} in it; choose another --workdir"
+                    f"{path} is in the way: training would replace it, but {self.workdir} holds no run (it has no "
+                    f"{self.config_path.name}); choose another --workdir"
                 )
 
     def read_report(self) -> dict[str, Any]:
-        """Returns what report.json holds: {} where there is none yet, or none that can be read."""
+        """Returns the content of report.json: {} if there is none yet, or it is unreadable."""
         try:
             values = json.loads(self.report_json.read_text())
         except (OSError, ValueError):
@@ -273,28 +273,28 @@ class Run:
 
     @property
     def finished_step(self) -> int | None:
-        """The step at which training ended and its model was judged, if it has; judging another one changes nothing."""
+        """The step at which training ended and its model was evaluated, or None; later evaluations do not change it."""
         return self.read_report().get("finished_step") if self.report_html.is_file() else None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other processes from training here; the system lets go when this one ends, however it ends.
+        """Keeps other processes from training here; the system releases the lock however this process ends.
 
-        What a killed process left half-written is removed.
+        Removes files that a killed process left unfinished.
 
         Raises:
-          UserError: if another process holds it (the line names that process), or the directory cannot be written.
+          UserError: if another process holds the lock (the line names it), or the directory cannot be written.
         """
-        is_new = not os.path.exists(self.workdir)  # unlike `Path.exists` it takes a name of any length
+        is_new = not os.path.exists(self.workdir)  # unlike `Path.exists`, it accepts a name of any length
         with writing(self.workdir):
             self.workdir.mkdir(parents=True, exist_ok=True)
             file = (self.workdir / "lock").open("a+")
         with file:
             file.seek(0)
             holder = _read_holder(file.read())
-            # It may be gone by now: its holder was refused, and left nothing behind.
+            # The file may be gone by now: its holder was refused, and removed it.
             if not _take(file.fileno(), holder) or not (self.workdir / "lock").exists():
-                raise UserError(f"{self.workdir} is in use by {_describe(holder)}; end that one first, or wait")
+                raise UserError(f"{self.workdir} is in use by {_describe(holder)}; stop that process first, or wait")
             with writing(self.workdir):
                 file.truncate(0)
                 file.write(to_json(_this_process()))
@@ -309,7 +309,7 @@ class Run:
 
 
 def _remove_if_empty(workdir: pathlib.Path) -> None:
-    """Removes a directory that holds the lock alone: what was refused before anything was written leaves no trace."""
+    """Removes a directory that holds only the lock: a command that is refused before it writes leaves no trace."""
     with contextlib.suppress(OSError):
         if os.listdir(workdir) == ["lock"]:
             (workdir / "lock").unlink()
@@ -317,7 +317,7 @@ def _remove_if_empty(workdir: pathlib.Path) -> None:
 
 
 def _sweep(workdir: pathlib.Path) -> None:
-    """Removes what `replacing` left behind in a process that is gone; others may sample or judge here meanwhile."""
+    """Removes files that `replacing` left behind in dead processes; live ones may be sampling or evaluating here."""
     for folder in _FOLDERS:
         for path in workdir.glob(f"{folder}/.*.tmp"):
             name = _TEMPORARY.fullmatch(path.name)
@@ -326,16 +326,16 @@ def _sweep(workdir: pathlib.Path) -> None:
 
 
 def _is_left_behind(path: pathlib.Path, pid: int, host: str) -> bool:
-    if host != socket.gethostname():  # on a disk that machines share; a container has another name at each start
+    if host != socket.gethostname():  # on a shared disk; a container has a new name at each start
         try:
             return time.time() - path.stat().st_mtime > _ABANDONED
-        except FileNotFoundError:  # it has taken its place
+        except FileNotFoundError:  # it has been renamed
             return False
     try:
-        os.kill(pid, 0)  # signal 0 only asks whether the process is there
+        os.kill(pid, 0)  # signal 0 only asks whether the process exists
     except (ProcessLookupError, OverflowError):
         return True
-    except PermissionError:  # it is there, and another user's
+    except PermissionError:  # it exists, and is another user's
         pass
     return False
 
@@ -345,7 +345,7 @@ def _take(descriptor: int, holder: dict[str, Any] | None) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks (some mounts of Lustre): believe what the file says
+    except OSError:  # a file system without locks (some Lustre mounts): trust the file's content
         return holder is None or _has_ended(holder)
     return True
 
@@ -356,17 +356,17 @@ def _this_process() -> dict[str, Any]:
 
 
 def _start_time(pid: int) -> int | None:
-    """Returns when a process of this machine began, in clock ticks since boot, or None where that is not known."""
+    """Returns when a process of this machine started, in clock ticks since boot, or None if that is unknown."""
     try:
         stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    # Field 22 of proc(5); the second field, the name, may itself hold spaces and brackets.
+    # Field 22 of proc(5); the second field, the name, may itself contain spaces and parentheses.
     return int(stat.rpartition(")")[2].split()[19])
 
 
 def _read_holder(content: str) -> dict[str, Any] | None:
-    """Returns what `_this_process` was when the lock was taken, or None if nobody holds it or it was cut short."""
+    """Returns `_this_process` as the lock's holder wrote it, or None if nobody holds it or the file was cut short."""
     try:
         holder = json.loads(content)
     except ValueError:
@@ -375,7 +375,7 @@ def _read_holder(content: str) -> dict[str, Any] | None:
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:
-    """Whether the process is known to be gone; another one that was given its number since began at another time."""
+    """Whether the process is known to have ended; a new one with the same PID has another start time."""
     return holder["host"] == socket.gethostname() and _start_time(holder["pid"]) != holder["started"]
 
 
@@ -383,4 +383,4 @@ def _describe(holder: dict[str, Any] | None) -> str:
     if holder is None:
         return "another process"
     name = f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
-    return f"what {name} left running" if _has_ended(holder) else name  # a child of it holds the lock
+    return f"a process started by {name}" if _has_ended(holder) else name  # a child holds the lock

@@ -1,7 +1,6 @@
-"""The one loop. It knows no method: it draws batch `step`, calls one compiled function, and lets hooks look.
+"""The training loop, the same for every method: it draws batch `step`, calls one compiled function, and runs hooks.
 
-Resuming needs nothing but the newest checkpoint: batch n and the random numbers of step n are functions
-of (seed, n).
+Resuming needs only the newest checkpoint: batch n and the random numbers of step n are functions of (seed, n).
 """
 
 from __future__ import annotations
@@ -39,19 +38,19 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 
 def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
-    """`--mode=train`: trains, or goes on training, until `config.num_steps`; then samples, judges and reports.
+    """`--mode=train`: starts or resumes training, until `config.num_steps`; then samples, judges and reports.
 
-    A first stage that is a config is trained before, in a folder of this run.
+    A first stage given as a config is trained first, in a subfolder of this run.
 
     Args:
       config: resolved and checked.
       run: the directory that everything is written to.
-      name: of the config's file.
-      variant: of the config.
-      command: what reproduces this run, for config.json and the report.
+      name: name of the config file.
+      variant: variant of the config.
+      command: the command that reproduces this run, for config.json and the report.
 
     Raises:
-      UserError: what the user can mend; one line.
+      UserError: a mistake that the user can fix; one line.
     """
     chief = jax.process_index() == 0
     run.refuse_other_files()
@@ -76,8 +75,8 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
                 return
             if (config.num_steps - start) % config.steps_per_call:
                 raise UserError(
-                    f"the {config.num_steps - start} steps that are left of {run.workdir} are no multiple of "
-                    f"config.steps_per_call={config.steps_per_call}; go on with --config.steps_per_call=1"
+                    f"the {config.num_steps - start} remaining steps of {run.workdir} are not a multiple of "
+                    f"config.steps_per_call={config.steps_per_call}; use --config.steps_per_call=1"
                 )
             if chief:
                 run.write_config(record)
@@ -108,7 +107,7 @@ def _loop(
     executor = parallel.make_executor(config.executor, mesh, config.fast_compile_options)
     feed, lead = make_feed(config, method, data, executor)
     with concurrent.futures.ThreadPoolExecutor(1) as side:
-        # Either takes seconds on a CPU, and mostly one core: side by side.
+        # Both take seconds on a CPU, mostly on one core, so they run in parallel.
         first = side.submit(lambda: initial_state(config, method, data, mesh, frozen) if restored is None else restored)
         update = executor.compile_step(many_steps(method.step, config.steps_per_call), abstract, feed(start), lead)
         state = first.result()
@@ -132,7 +131,7 @@ def _loop(
             in_flight = scalars
             state, scalars = update(state, batch)
             done = step + config.steps_per_call
-            # Of several processes all must stop at the same step: they agree on it where they log.
+            # All processes must stop at the same step: they agree on it when they log.
             stop = (alone or done % config.log_every == 0) and parallel.in_any_process(stop_requested())
             last = done == config.num_steps or stop
 
@@ -155,12 +154,12 @@ def _loop(
                 _stop_if_not_finite({}, state, done, checkpoints)
                 checkpoints.save(state)
                 saved = done
-            window += time.perf_counter() - pause  # speed is that of training alone
+            window += time.perf_counter() - pause  # speed counts training only
             if stop:
                 break
     checkpoints.wait()
     if saved < config.num_steps:
-        end_as_stopped(f"stopped at step {saved} of {config.num_steps}, saved; the same command goes on from here")
+        end_as_stopped(f"stopped at step {saved} of {config.num_steps}, saved; the same command resumes from here")
     return state
 
 
@@ -172,7 +171,7 @@ def _make_look(
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
 ) -> Callable[[State, int, Writer | None, validation.BestCheckpoint], None]:
-    """Returns what happens every `eval_every` steps: measured, drawn, and kept where it is the best so far."""
+    """Returns the hook that runs every `eval_every` steps: it measures, draws, and keeps the best state so far."""
     validate = validation.make(config, method, data, mesh)
 
     def look(state: State, done: int, writer: Writer | None, best: validation.BestCheckpoint) -> None:
@@ -188,7 +187,7 @@ def _make_look(
 
 
 def initial_state(config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh, frozen: PyTree) -> State:
-    """Returns the State before the first step, made with training examples that are the same in every process."""
+    """Returns the State before the first step; its training examples are the same in every process."""
     rows = dataset.spread(data.spec.num_examples, NUM_EXAMPLES)
     examples = {name: np.asarray(array[rows]) for name, array in data.train.items()}
     examples["index"] = np.arange(len(rows), dtype=np.int32)
@@ -198,7 +197,7 @@ def initial_state(config: Any, method: Method, data: dataset.Dataset, mesh: jax.
 def make_feed(
     config: Any, method: Method, data: dataset.Dataset, executor: parallel.Executor
 ) -> tuple[Callable[[int], PyTree], int]:
-    """Returns step -> the batches of one call, on the devices; and the axis of their rows."""
+    """Returns a function from step to the batches of one call, on the devices; and their batch axis."""
     draw, lead = _make_draw(config, method, data)
     return lambda step: executor.put(draw(step), lead), lead
 
@@ -207,7 +206,7 @@ def make_feed(
 def batches_of(
     steps: range, config: Any, method: Method, data: dataset.Dataset, executor: parallel.Executor
 ) -> Iterator[Iterator[PyTree]]:
-    """Gives an iterator over what `make_feed`'s function returns for `steps`; a streamed set is read ahead."""
+    """Yields an iterator over the same batches as `make_feed`, for `steps`; a streamed set is read ahead."""
     draw, lead = _make_draw(config, method, data)
     ahead = streaming.ahead(draw, steps, config.data.workers) if data.streamed else None
     with ahead or contextlib.nullcontext(map(draw, steps)) as drawn:
@@ -215,10 +214,10 @@ def batches_of(
 
 
 def _make_draw(config: Any, method: Method, data: dataset.Dataset) -> tuple[Callable[[int], Rows], int]:
-    """Returns step -> this process's rows of the batches of one call, on the host; and the axis of their rows.
+    """Returns a function from step to this process's rows of one call's batches, on the host; and their batch axis.
 
-    Leaves are [B, ...], with an axis in front for each of these that is more than one, outermost first:
-    `steps_per_call`, the method's batches a step, the pieces of `accumulate`.
+    Leaves are [B, ...], with a leading axis for each of these that exceeds one, outermost first:
+    `steps_per_call`, the method's batches per step, `accumulate`.
     """
     batches = dataset.Batches(
         data.train, config.batch_size, config.seed, jax.process_index(), jax.process_count(), method.batches_per_step
@@ -243,7 +242,7 @@ def _make_draw(config: Any, method: Method, data: dataset.Dataset) -> tuple[Call
 
 
 def many_steps(step: Callable, calls: int) -> Callable:
-    """Returns a step that takes `calls` batches, stacked in front; its scalars are those of the last one."""
+    """Returns a step that takes `calls` batches, stacked along a leading axis; its scalars are those of the last."""
     if calls == 1:
         return step
 
@@ -255,23 +254,23 @@ def many_steps(step: Callable, calls: int) -> Callable:
 
 
 def _about(spec: dataset.DataSpec) -> dict[str, str]:
-    """What a checkpoint says of its data."""
+    """What a checkpoint records about its data."""
     return {"data": spec.name, "fingerprint": spec.fingerprint}
 
 
 def refuse_changes(run: Run, config: Any) -> None:
-    """Raises a UserError where the directory holds a run of another config, naming each key."""
+    """Raises a UserError that names each changed key if the directory holds a run with another config."""
     if not run.config_path.is_file():
         return
     before = stages.with_absolute_paths(methods.stored(run.read_config())).to_dict()
     now = config.to_dict()
     lines = configs.changes(before, now)
-    if config.eval.track:  # distances in the eyes of two classifiers cannot be compared: the best would not be it
+    if config.eval.track:  # distances of different classifiers are not comparable, nor is "best" then
         lines += [line for line in configs.changes(before, now, ()) if line.startswith("eval.classifier_steps:")]
     if lines:
         raise UserError(
-            f"{run.workdir} holds a run of another config ({'; '.join(lines)}); "
-            "give these values back, or another --workdir, or delete the directory to start afresh"
+            f"{run.workdir} holds a run with another config ({'; '.join(lines)}); "
+            "restore these values, choose another --workdir, or delete the directory to start afresh"
         )
 
 
@@ -285,9 +284,9 @@ def describe(
     command: str,
     first: stages.First | None = None,
 ) -> dict[str, Any]:
-    """Returns what config.json holds: the resolved config, the data, the machine and the parameters by module.
+    """Returns the content of config.json: the resolved config, the data, the machine and the parameters by module.
 
-    Of a first stage its config and its data too: with the parameters in the checkpoint the run is whole by itself.
+    It includes the config and data of a first stage, whose parameters are in the checkpoint: the run is self-contained.
     """
     device = mesh.devices.flat[0]
     return {
@@ -307,7 +306,7 @@ def describe(
 
 
 def _modules(params: PyTree) -> list[dict[str, Any]]:
-    """A row a module: its name and its number of scalars."""
+    """One row per module: its name and its number of scalars."""
     return [
         {"module": module, "parameters": parameter_overview.count_parameters({module: tree})}
         for module, tree in params.items()
@@ -323,10 +322,10 @@ def _overview(abstract: State, data: str) -> str:
 
 
 def _git_commit(file: str | pathlib.Path = __file__) -> str | None:
-    """The commit of the checkout that this package runs from, if it is one: a repository may hold it as a file of no
-    concern, in an environment say, and that one's commit says nothing of it."""
+    """The commit of the checkout that this package runs from, or None. A repository that merely contains the package
+    untracked, as in a virtual environment, does not count."""
     path = pathlib.Path(file).resolve()
-    # A git hook that starts a run has its own repository in these.
+    # Git sets these to its own repository if one of its hooks starts a run.
     others = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE")
     environment = {name: value for name, value in os.environ.items() if name not in others}
 
@@ -342,16 +341,16 @@ def _git_commit(file: str | pathlib.Path = __file__) -> str | None:
 
 
 def check_batch(config: Any, mesh: jax.sharding.Mesh, goes_on: bool) -> None:
-    """Refuses a batch that does not divide over the devices; a run that `goes_on` can only change these."""
+    """Refuses a batch that does not divide over the devices; a run that `goes_on` can change only the devices."""
     size, devices = config.batch_size // config.accumulate, mesh.devices.size
     if size % devices == 0:
         return
     pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
     processes = jax.process_count()
     if goes_on and processes == 1:
-        way_out = f"this run goes on with --config.num_devices={max(n for n in range(1, devices) if size % n == 0)}"
+        way_out = f"use --config.num_devices={max(n for n in range(1, devices) if size % n == 0)}"
     elif goes_on:
-        way_out = "this run goes on with another number of devices or processes"
+        way_out = "use another number of devices or processes"
     else:
         near = max(1, round(size / devices)) * devices * config.accumulate
         way_out = f"the nearest that does is {near}"
@@ -372,24 +371,24 @@ def _stop_if_not_finite(values: dict[str, float], state: State, done: int, check
     bad = [k for k, v in values.items() if not np.isfinite(v)]
     if not bad and (values or bool(_all_finite(state))):
         return
-    with contextlib.suppress(UserError):  # of a disk that is full as well
+    with contextlib.suppress(UserError):  # the disk may be full as well
         checkpoints.wait()
     newest = checkpoints.latest()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         if not np.all(np.isfinite(parallel.fetch(leaf))):
             bad.append("params" + jax.tree_util.keystr(path))
             break
-    good = "no checkpoint has been written yet" if newest is None else f"the newest checkpoint is that of step {newest}"
+    good = "no checkpoint has been written yet" if newest is None else f"the newest checkpoint is from step {newest}"
     raise UserError(
         f"not finite at step {done}: {', '.join(bad)}; {good}; start afresh in another --workdir, "
-        "with a smaller --config.optimizer.learning_rate or with --config.optimizer.clip_norm=1 (0 clips nothing)"
+        "with a smaller --config.optimizer.learning_rate or with --config.optimizer.clip_norm=1 (0 disables clipping)"
     )
 
 
 class _StopRequests:
-    """Turns the first signal that asks for an end into a request to save and stop; a second Ctrl-C acts at once.
+    """Turns the first stop signal into a request to save and stop; a second Ctrl-C acts at once.
 
-    A signal that is ignored where the program starts stays so: SIGHUP under nohup, Ctrl-C in a script's background.
+    A signal that was ignored at the start stays ignored: SIGHUP under nohup, Ctrl-C in a background job of a script.
     """
 
     def __enter__(self) -> Callable[[], bool]:
@@ -412,9 +411,9 @@ def _headline(record: dict[str, Any], run: Run, start: int) -> str:
     devices, data, config = record["devices"], record["data"], record["config"]
     total = sum(row["parameters"] for rows in record["parameters"].values() for row in rows)
     spec = dataset.DataSpec.from_dict(data)
-    shown = "points of the plane" if spec.kind == "points" else f"images of {'x'.join(map(str, spec.image_shape))}"
+    shown = "points in the plane" if spec.kind == "points" else f"images of {'x'.join(map(str, spec.image_shape))}"
     frozen = record.get("pretrained", {}).get("parameters")
-    beside = f", and {frozen:,} of the first stage, which stay as they are" if frozen else ""
+    beside = f", and {frozen:,} frozen ones of the first stage" if frozen else ""
     doing = f"resuming at step {start}" if start else "starting"
     return (
         f"{run.workdir}: {doing}\n"
@@ -427,27 +426,27 @@ def _headline(record: dict[str, Any], run: Run, start: int) -> str:
 
 
 def _print_memory(update: Any, state: State) -> None:
-    """Prints what the run holds, and what a step needs besides."""
+    """Prints the memory of the state, and what a step needs in addition."""
     analysis = update.memory_analysis()
     held = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
     memory = f"{held / 2**20:,.0f} MiB of state"
     if analysis is not None:
-        memory += f", {analysis.temp_size_in_bytes / 2**20:,.0f} MiB for a step (a device)"
+        memory += f", {analysis.temp_size_in_bytes / 2**20:,.0f} MiB for a step (per device)"
     if jax.process_index() == 0:
         print(f"  memory      {memory}", flush=True)
 
 
 def _timed(batches: Iterable[T], num: int, steps_per_call: int, say: Callable[[str], None]) -> Iterator[T]:
-    """Yields the `num` batches of a run, and says how long it will take once a few calls have been timed.
+    """Yields the `num` batches of a run, and estimates its duration once a few calls have been timed.
 
-    These are the run's own calls: to try them on a copy of the state needs memory that a large model does not leave.
+    It times the run's own calls: trial calls on a copy of the state need memory that a large model does not leave.
     """
     moments: list[float] = []
     for batch in batches:
         yield batch
         if len(moments) < 8:
             moments.append(time.perf_counter())
-            if len(moments) == 8:  # the first calls fill the queue; later on each batch waits for a whole call
+            if len(moments) == 8:  # the first calls fill the queue; after that each batch waits for one call
                 call = (moments[-1] - moments[3]) / 4
                 step = f"{1000 * call / steps_per_call:,.1f} ms a step, measured"
                 say(f"  time        about {_minutes(call * num)} ({step})")
@@ -460,6 +459,6 @@ def _minutes(seconds: float) -> str:
 def _finished(run: Run, step: int) -> str:
     return (
         f"{run.workdir} has finished at step {step}: {run.report_html}\n"
-        f"To train further: the same command with --config.num_steps={2 * step}. "
-        f"To start afresh: another --workdir, or delete {run.workdir}."
+        f"To train further, run the same command with --config.num_steps={2 * step}. "
+        f"To start afresh, use another --workdir or delete {run.workdir}."
     )

@@ -1,4 +1,4 @@
-"""What a run says while it trains: metrics.jsonl (the record), TensorBoard events (a copy), a progress bar."""
+"""What a run reports during training: metrics.jsonl (the record), TensorBoard events (a copy), a progress bar."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gen_jax.run import Run, legible, to_json, write_text, writing
 class Writer:
     """Appends scalars to metrics.jsonl and TensorBoard.
 
-    On opening, the record is cut back to the step that training resumes from, and the events are written
-    anew from it: a run that was killed and resumed has every step once in both, as a straight one has.
+    Opening it truncates the record to the step that training resumes from, and rewrites the events from the
+    record. A run that was killed and resumed thus has every step once in both, like an uninterrupted run.
 
     Args:
       workdir: directory of the run.
-      step: the last step that counts, 0 for a new run.
-      data: name of the set that is trained on; every line has it, and the events as a text.
+      step: the last step to keep, 0 for a new run.
+      data: name of the training set, stored in every line and as a text in the events.
 
     Example:
       >>> import tempfile
@@ -63,7 +63,7 @@ class Writer:
         self.close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Appends one line; what is not finite becomes null, and is left out of the events.
+        """Appends one line; a value that is not finite becomes null, and is left out of the events.
 
         Raises:
           UserError: if the disk is full or the directory can no longer be written.
@@ -84,7 +84,7 @@ class Writer:
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Returns the lines of metrics.jsonl, [{"step": 100, "time": seconds since 1970, "loss": 0.1}, ...].
 
-    Lines that are no record (the last one, if the process was killed inside it) are left out.
+    Lines that are not records (such as the last one, if the process was killed while writing it) are skipped.
     """
     path = Run(workdir).metrics
     records = []
@@ -99,10 +99,10 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def training_seconds(records: Iterable[Mapping[str, Any]]) -> float:
-    """Returns the time over all starts of a run: the clock of a resumed run may begin anew.
+    """Returns the total time over all starts of a run; the clock of a resumed run may restart at 0.
 
     Args:
-      records: lines of metrics.jsonl in their order; those without "seconds" do not count.
+      records: lines of metrics.jsonl in order; those without "seconds" do not count.
 
     Example:
       >>> training_seconds([{"seconds": 100.0}, {"seconds": 250.0}, {"eval/loss": 1.0}, {"seconds": 50.0}])
@@ -116,15 +116,15 @@ def training_seconds(records: Iterable[Mapping[str, Any]]) -> float:
     return total
 
 
-_NO_SCALARS = ("step", "time", "data")  # of a record
+_NO_SCALARS = ("step", "time", "data")  # keys of a record
 
 
 class _Events:
-    """TensorBoard's event file, written at once: SummaryWriter's thread loses what it holds when the process is
-    killed, and blocks for ever once it has died of a full disk."""
+    """TensorBoard's event file, written synchronously: SummaryWriter's thread loses its buffer when the process is
+    killed, and once a full disk has ended that thread, callers block forever."""
 
     def __init__(self, run: Run, data: str):
-        with _hidden("torch"):  # tensorboardX imports it where it is installed, which takes seconds
+        with _hidden("torch"):  # tensorboardX imports it if it is installed, which takes seconds
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
             from tensorboardX.summary import text
@@ -135,7 +135,7 @@ class _Events:
         self._writer.write_event(Event(step=0, summary=text("data", legible(data))))
 
     def write(self, record: dict[str, Any]) -> None:
-        # Both classes are made when their modules are imported, out of a type checker's sight.
+        # Both classes are created when their modules are imported, so no type checker sees them.
         from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -156,9 +156,9 @@ class _Events:
 
 @contextlib.contextmanager
 def _hidden(module: str) -> Iterator[None]:
-    """Lets imports of a module fail as if it were not installed."""
+    """Makes imports of a module fail as if it were not installed."""
     found = sys.modules.get(module)
-    sys.modules[module] = None  # pyright: ignore[reportArgumentType]  this is how an import is forbidden
+    sys.modules[module] = None  # pyright: ignore[reportArgumentType]  None makes an import fail
     try:
         yield
     finally:
@@ -168,14 +168,14 @@ def _hidden(module: str) -> Iterator[None]:
 
 
 class Progress:
-    """Shows how far a run is, its loss, images/s and time left.
+    """Shows a run's progress: steps, loss, images/s and time left.
 
     A bar on a terminal; elsewhere (a log file, a batch system) a plain line every ten seconds.
 
     Args:
       total: steps of the whole run.
       initial: steps done before this start.
-      stream: where to; standard error by default.
+      stream: where to write; standard error by default.
 
     Example:
       >>> import io
@@ -188,7 +188,7 @@ class Progress:
     """
 
     def __init__(self, total: int, initial: int = 0, stream: TextIO | None = None):
-        out: Any = stream or sys.stderr or io.StringIO()  # Python has no standard error where it was closed
+        out: Any = stream or sys.stderr or io.StringIO()  # sys.stderr is None if it was closed
         terminal = out.isatty()
         line = "{n_fmt}/{total_fmt} steps{postfix}, {remaining} left"
         self._bar = tqdm.tqdm(
@@ -200,7 +200,7 @@ class Progress:
             miniters=1,
             file=out if terminal else _Lines(out),
         )
-        # A bar that is still open when Python 3.13 ends (after an exception, say) is drawn once more, and crashes it.
+        # A bar left open when Python 3.13 exits (after an exception, say) is drawn once more, which crashes Python.
         atexit.register(self._bar.close)
 
     def __enter__(self) -> Progress:
@@ -210,7 +210,7 @@ class Progress:
         self.close()
 
     def update(self, step: int, loss: float | None = None, images_per_second: float | None = None) -> None:
-        """Says that `step` steps are done; the numbers stay shown until the next ones come."""
+        """Shows that `step` steps are done; the numbers stay until the next ones are given."""
         shown = {"loss {:.4g}": loss, "{:,.0f} images/s": images_per_second}
         texts = [form.format(value) for form, value in shown.items() if value is not None]
         if texts:
@@ -229,7 +229,7 @@ class Progress:
 
 
 class _Lines:
-    """A stream on which what tqdm draws over and over becomes plain lines, each one once."""
+    """A stream that turns tqdm's repeated drawing into plain lines, without repeats."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream

@@ -1,8 +1,8 @@
-"""What a user may get wrong, and the one line that each mistake gives: the source of docs/bad_inputs.md.
+"""User mistakes, and the one line that each of them prints: the source of docs/bad_inputs.md.
 
-    python tests/test_bad_inputs.py        (make bad-inputs: writes the page anew)
+    python tests/test_bad_inputs.py        (make bad-inputs: regenerates the page)
 
-Nothing is trained: a case that gets as far as the loop has not been refused, and fails.
+Nothing is trained: a case that reaches the loop was not refused, and fails.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/bad_inputs.md"
 
-# What is typed, and words of the line that it gives. In front of it stands a complete command: see `START`. Names
-# without a path lie in the folder that `world` makes.
+# What is typed, and part of the line that it prints. The later tables follow a complete command: see `START`. Names
+# without a path are in the folder that `world` fills.
 NO_START = {
     "": "nothing to do",
     "--workdir=nothing": "holds no run",
@@ -36,7 +36,7 @@ NO_START = {
     "--config=no_such_key.py": "did you mean batch_size?",
     "--config=no_such_name.py": "line 4, fails: NameError",
     "--config=no_variant.py:tiny": "takes none",
-    "--workdir=~no_such_user/run": "give the whole path",
+    "--workdir=~no_such_user/run": "give the full path",
     "--workdir=run --mode=smaple": "did you mean sample?",
     "--workdir=nothing --mode=sample": "holds no run",
     "--workdir=run --mode=sample": "no checkpoint yet",
@@ -44,7 +44,7 @@ NO_START = {
     "--workdir=run --mode=sample --config.seed=1": "cannot be changed",
     "--workdir=run --mode=sample --config.sample.checkpoint=best": "no best checkpoint",
     "--workdir=finished --mode=sample --config.sample.guidance=2": "was trained without label dropout",
-    "--workdir=finished --mode=sample --config.sample.sampler.eta=0.5": "it is one of ddim",
+    "--workdir=finished --mode=sample --config.sample.sampler.eta=0.5": "it belongs to ddim",
     "--workdir=finished --mode=sample --config.sample.sampler=ddim --config.network.channels=4": "cannot be changed",
     "--workdir=nothing --mode=eval": "holds no run",
     "--workdir=nothing --mode=profile": "holds no run",
@@ -59,7 +59,7 @@ BESIDE_START = {
     "--num_processes=two": "invalid int value",
     "--num_processes=2": "need --coordinator",
     "--coordinator=localhost:1 --num_processes=2 --process_id=2": "--process_id below it",
-    "--coordinator=localhost --num_processes=2 --process_id=0": "is no <host>:<port>",
+    "--coordinator=localhost --num_processes=2 --process_id=0": "is not <host>:<port>",
     "--workdir=a_file/run": "Not a directory",
     "--workdir=in_use": "is in use by process",
     "--workdir=of_mine": "choose another --workdir",
@@ -69,7 +69,7 @@ BESIDE_START = {
     "--workdir=of_other_data": "bring that data back",
     "--config.sede=1": "did you mean seed?",
     "--config.learning_rate=1": "did you mean optimizer.learning_rate?",
-    "--config.sample=ddim": "of its own; it holds",
+    "--config.sample=ddim": "is a group; set one of",
     "--config.optimizer": "needs a value",
     "--config.optimizer=adma": "did you mean adam?",
     "--config.seed": "needs a value",
@@ -80,7 +80,7 @@ BESIDE_START = {
     "--config.fast_compile_options=1": "true or false",
     "--config.batch_size=0": "at least 1",
     "--config.batch_size=12": "does not divide over 8 devices",
-    "--config.accumulate=5": "does not divide into",
+    "--config.accumulate=5": "not a multiple of accumulate",
     "--config.num_devices=9": "has 8",
     "--config.num_steps=-5": "at least 1",
     "--config.num_steps=3e9": "at most 2147483647",
@@ -98,7 +98,7 @@ BESIDE_START = {
     "--config.optimizer.learning_rate=-1": "not be negative",
     "--config.optimizer.learning_rate=1e999": "finite",
     "--config.optimizer.b2=1": "[0, 1)",
-    "--config.optimizer.weight_decay=0.1": "it is one of adamw",
+    "--config.optimizer.weight_decay=0.1": "it belongs to adamw",
     "--config.optimizer.lerning_rate=0.1": "did you mean learning_rate?",
     "--config.diffusion.schedule=cosin": "did you mean cosine?",
     "--config.diffusion.prediction=eps": "use 'v' or 'x'",
@@ -109,7 +109,7 @@ BESIDE_START = {
     "--config.sample.num_steps=1001": "1000",
     "--config.sample.spacing=even": "trailing",
     "--config.sample.variance=medium": "small",
-    "--config.sample.eta=0.5": "it is one of ddim",
+    "--config.sample.eta=0.5": "it belongs to ddim",
     "--config.sample.guidance=2": "was trained without label dropout",
     "--config.sample.guidance=2 --config.diffusion.conditional=false": "is not conditional",
     "--config.sample.num=0": "at least 1",
@@ -146,12 +146,12 @@ BESIDE_LATENT = {
     "--config.pretrained=finished": "names a ddpm that makes no codes",
     "--config.pretrained=": "config.pretrained is empty",
     "--config.pretrained.network=conv": "codes that are small pictures",
-    "--config.pretrained=finished --config.pretrained.vae.beta=1": "changes nothing with pretrained='finished'",
+    "--config.pretrained=finished --config.pretrained.vae.beta=1": "has no effect with pretrained='finished'",
     "--config.pretrained.seed=1": "no config value 'pretrained.seed'",
     "--config.pretrained.vae.latents=100": "use 98",
     "--config.pretrained.vae.likelihood=gausian": "did you mean gaussian?",
     "--config.pretrained.network.chanels=8": "did you mean channels?",
-    "--config.pretrained.network.hidden=8": "it is one of dense or conv",
+    "--config.pretrained.network.hidden=8": "it belongs to dense or conv",
 }
 START = "--config=configs/ddpm_mnist.py:tiny --workdir=new --config.data.name=image_folder:pictures"
 LATENT = "--config=latent_mnist:tiny --workdir=new --config.data.name=image_folder:pictures"
@@ -265,17 +265,18 @@ def answers() -> dict[str, str]:
 def page(answers: dict[str, str]) -> str:
     """Returns docs/bad_inputs.md."""
     lines = [
-        "# Bad inputs, and what is said to them",
+        "# Bad inputs and their error messages",
         "",
-        "Made by `make bad-inputs`. A test checks every line, that nothing else is said, that the exit code is 2, and",
-        "that this page is up to date. Nothing is trained, and nothing written, before a mistake is found.",
-        "`run` is a run of the second table's command which never trained, `finished` one that has, `of_other_data`",
-        "one of other data, in `in_use` another process trains; `of_mine` is a folder of the user's, with pictures in",
-        "a folder `training`; `unlabelled`, `mixed`, `damaged` and `empty` are folders of pictures.",
+        "Generated by `make bad-inputs`. A test checks every line, that nothing else is printed, that the exit code",
+        "is 2, and that this page is up to date. Mistakes are found before anything is trained or written.",
+        "",
+        "`run` is a run of the second table's command that has not been trained, `finished` one that has, and",
+        "`of_other_data` one with other data. Another process trains in `in_use`. `of_mine` is a user's folder with",
+        "pictures in a folder `training`. `unlabelled`, `mixed`, `damaged` and `empty` are folders of pictures.",
     ]
     for cases, start in ((NO_START, ""), (BESIDE_START, f"{START} "), (BESIDE_LATENT, f"{LATENT} ")):
-        lines += ["", f"Behind `python -m gen_jax.main {start}`on 8 devices:".replace(" `on", "`, on")] if start else []
-        lines += ["", "| what is typed | what is said |", "| --- | --- |"]
+        lines += ["", f"After `python -m gen_jax.main {start}`on 8 devices:".replace(" `on", "`, on")] if start else []
+        lines += ["", "| input | message |", "| --- | --- |"]
         for words in cases:
             typed = words if start else f"python -m gen_jax.main {words}".strip()
             text = answers[start + words].removeprefix("gen_jax: ").replace("|", "\\|")

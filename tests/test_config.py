@@ -77,8 +77,8 @@ def overridden(config, *words):
         ("--config.batch_size=0", "at least 1"),
         ("--config.num_steps=-5", "at least 1"),
         ("--config.num_steps=3e9", "at most 2147483647"),
-        ("--config.data.workers=-1", "changes nothing with data.stream=false"),
-        ("--config.accumulate=3", "does not divide"),
+        ("--config.data.workers=-1", "has no effect with data.stream=false"),
+        ("--config.accumulate=3", "is not a multiple of accumulate=3"),
         ("--config.steps_per_call=7", "multiple of steps_per_call"),
         ("--config.executor=jitt", "did you mean jit?"),
         ("--config.optimizer.name=adma", "did you mean adam?"),
@@ -88,9 +88,9 @@ def overridden(config, *words):
         ("--config.optimizer.learning_rate=-1", "not be negative"),
         ("--config.optimizer.eps=-1", "not be negative"),
         ("--config.optimizer.b2=1", "[0, 1)"),
-        ("--config.optimizer.decay_share=0.5", "it is one of linear or cosine: set --config.optimizer.decay.name"),
-        ("--config.optimizer.decay.share=0.5", "it is one of linear or cosine: set --config.optimizer.decay.name"),
-        ("--config.optimizer.weight_decay=0.5", "it is one of adamw: set --config.optimizer.name as well"),
+        ("--config.optimizer.decay_share=0.5", "it belongs to linear or cosine: set --config.optimizer.decay.name"),
+        ("--config.optimizer.decay.share=0.5", "it belongs to linear or cosine: set --config.optimizer.decay.name"),
+        ("--config.optimizer.weight_decay=0.5", "it belongs to adamw: set --config.optimizer.name as well"),
         ("--config.optimizer.lerning_rate=0.5", "did you mean learning_rate?"),
         ("--config.optimizer=adma", "did you mean adam?"),
         ("--config.optimizer", "--config.optimizer needs a value"),
@@ -112,8 +112,8 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("ddpm_mnist", "--config.network.multipliers=()", "at least one level"),
         ("ddpm_mnist", "--config.network.multipliers=(1,1,1,1)", "smaller than the network's stride of 16 pixels"),
         ("ddpm_mnist", "--config.network.channels=-8", "at least 0"),
-        ("ddpm_mnist", "--config.network.channels=0", "no network for images of 8x8x1"),
-        ("ddpm_mnist", "--config.network.patch=0", "no network for images of 8x8x1"),
+        ("ddpm_mnist", "--config.network.channels=0", "config.network cannot be built for images of 8x8x1"),
+        ("ddpm_mnist", "--config.network.patch=0", "config.network cannot be built for images of 8x8x1"),
         ("ddpm_mnist", "--config.network.num_heads=3", "16 channels do not divide into 3 heads"),
         ("ddpm_mnist", "--config.network.norm=group", "8 channels do not divide into 32 groups"),
         ("ddpm_mnist", "--config.network.dropout=1", "[0, 1)"),
@@ -123,11 +123,11 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("ddpm_mnist", "--config.diffusion.num_timesteps=2e9", "at most 1000000"),
         ("ddpm_mnist", "--config.diffusion.weighting=snr", "min_snr"),
         ("vae_mnist", "--config.network.name=dence", "did you mean dense?"),
-        ("vae_mnist", "--config.network.name=residual --config.network.kernels=3", "it is one of conv"),
+        ("vae_mnist", "--config.network.name=residual --config.network.kernels=3", "it belongs to conv"),
         ("vae_mnist", "--config.network.kernel=3", "did you mean kernels?"),
         ("vae_mnist", "--config.network.decoder_channels=(4,4,4,4)", "smaller than the network's stride of 16 pixels"),
         ("vae_mnist", "--config.network.kernels=3", "as many values as channels"),
-        ("vae_mnist", "--config.network.last_stride=0", "no network for images of 8x8x1"),
+        ("vae_mnist", "--config.network.last_stride=0", "config.network cannot be built for images of 8x8x1"),
         ("vae_mnist", "--config.vae.latents=0", "at least 1"),
         ("vae_mnist", "--config.vae.likelihood=normal", "allowed: bernoulli"),
     ],
@@ -517,11 +517,11 @@ def test_a_parameter_of_another_name_is_refused_with_the_names_that_have_it(meth
                 with pytest.raises(UserError) as error:
                     overridden(before, *words)
                 said = one_line(error)
-                assert said.startswith(f"config.{path}.{leaf} is no parameter of {path} {name}; it is one of ")
-                assert set(re.findall(r"one of (.*): set --config", said)[0].split(" or ")) == owners
+                assert said.startswith(f"config.{path}.{leaf} is not a parameter of {path} {name}; it belongs to ")
+                assert set(re.findall(r"belongs to (.*): set --config", said)[0].split(" or ")) == owners
                 assert said.endswith(f": set --config.{path}.name as well")
         for leaf in here:  # of no name, but near to one that this name has
-            with pytest.raises(UserError, match=f"no parameter of {path} {name}; did you mean {leaf}") as error:
+            with pytest.raises(UserError, match=f"not a parameter of {path} {name}; did you mean {leaf}") as error:
                 overridden(before, f"{path}={name}", f"{path}.{leaf}x=1")
             one_line(error)
     with pytest.raises(UserError, match=f"config.{path}.name is 'nothing'.* allowed: {', '.join(have)}$") as error:
@@ -615,9 +615,9 @@ def test_a_key_of_version_0_1_is_understood_where_it_is_read(method, path, reads
         assert old not in flat
         assert configs.flatten(overridden(before, f"{path}={reads}", f"{new}={value}")) == flat
     for words in orders([f"{path}={ignores}", f"{old}={value}"]):
-        with pytest.raises(UserError, match=rf"config\.{new} is no parameter of {path} {ignores}") as error:
+        with pytest.raises(UserError, match=rf"config\.{new} is not a parameter of {path} {ignores}") as error:
             overridden(before, *words)
-        assert reads in one_line(error).partition("it is one of ")[2].partition(":")[0].split(" or ")
+        assert reads in one_line(error).partition("it belongs to ")[2].partition(":")[0].split(" or ")
 
 
 @pytest.mark.parametrize(("method", "path", "reads", "ignores", "old", "new", "value"), OLD)
@@ -636,7 +636,9 @@ def test_a_config_of_version_0_1_is_completed_and_what_it_did_not_read_left_out(
         assert configs.flatten(methods.complete(given(reads), older)) == expected
     unread = configs.flatten(methods.complete(given(ignores), older=True))
     assert unread == configs.flatten(overridden(default(method), f"{path}={ignores}"))
-    with pytest.raises(UserError, match=rf"config\.{new} is no parameter of {path} {ignores}; it is one of .*{reads}"):
+    with pytest.raises(
+        UserError, match=rf"config\.{new} is not a parameter of {path} {ignores}; it belongs to .*{reads}"
+    ):
         methods.complete(given(ignores))
 
 
@@ -736,7 +738,7 @@ def test_a_parameter_that_nothing_reads_is_refused_but_in_a_run_of_before():
         assert "sigma" not in methods.stored(record | {"versions": versions}).vae.likelihood
     for version in ("0.2.0", "0.10.0", "1.0"):
         with pytest.raises(
-            UserError, match=r"config\.optimizer\.weight_decay is no parameter of optimizer adam"
+            UserError, match=r"config\.optimizer\.weight_decay is not a parameter of optimizer adam"
         ) as error:
             methods.stored(record | {"versions": {"gen_jax": version}})
         one_line(error)
@@ -755,7 +757,7 @@ def test_a_parameter_that_nothing_reads_is_refused_but_in_a_run_of_before():
 )
 def test_a_value_that_counts_for_nothing_beside_another_is_refused(word, reason, remedy):
     config = methods.load("dcgan_mnist:tiny")[2]
-    with pytest.raises(UserError, match=rf"config\.{word}.* changes nothing with {reason}"):
+    with pytest.raises(UserError, match=rf"config\.{word}.* has no effect with {reason}"):
         overridden(config, word)
     for words in orders([word, remedy]):
         overridden(config, *words)
@@ -768,7 +770,9 @@ def test_a_run_at_hand_takes_the_place_of_a_first_stage_as_a_whole():
     assert found == own | {"pretrained": "runs/vae", "seed": 3}
     for word in ("pretrained.vae.beta=2", "pretrained.network=dense", "pretrained.optimizer.name=sgd"):
         for words in orders(["pretrained=runs/vae", word]):
-            with pytest.raises(UserError, match="changes nothing with pretrained='runs/vae', a run at hand") as error:
+            with pytest.raises(
+                UserError, match="has no effect with pretrained='runs/vae', an existing run: leave it out$"
+            ) as error:
                 overridden(config, *words)
             one_line(error)
 
@@ -820,14 +824,14 @@ def test_a_config_of_the_folder_where_one_stands_comes_first(elsewhere):
         ("configs/goood.py", "no config configs/goood.py; did you mean good?"),
         ("goood:tiny", "did you mean good?"),
         ("ddpm_mnits", "did you mean ddpm_mnist?"),
-        ("zzz", "there are: .*ddpm_mnist.*good"),
+        ("zzz", "the configs are: .*ddpm_mnist.*good"),
         ("other/ddpm_mnist.py", "no config other/ddpm_mnist.py; did you mean ddpm_mnist?"),
         ("configs/good.py:tny", "no variant 'tny'.*`:tiny`"),
         ("good:", ""),
         ("notes.txt", "notes.txt is not a Python file"),
         ("empty.py", r"empty.py has no get_config\(variant=''\)"),
         ("base.py", "config.method is ''"),
-        ("unread.py", "config.optimizer.weight_decay is no parameter of optimizer adam; it is one of adamw"),
+        ("unread.py", "config.optimizer.weight_decay is not a parameter of optimizer adam; it belongs to adamw"),
     ],
 )
 def test_an_unknown_config_or_variant_is_one_line(path, hint, elsewhere):
@@ -862,14 +866,14 @@ def write_config(path, *lines, head="def get_config(variant=''):"):
     ("line", "hint"),
     [
         ("config.batchsize = 16", "no config value 'batchsize'; did you mean batch_size?"),
-        ("config.optimizer.lr = 1e-3", "config.optimizer.lr is no parameter of optimizer adam; .*learning_rate"),
-        ("config.optimizer = {'name': 'sgd', 'lr': 1e-3}", "config.optimizer.lr is no parameter of optimizer sgd"),
+        ("config.optimizer.lr = 1e-3", "config.optimizer.lr is not a parameter of optimizer adam; .*learning_rate"),
+        ("config.optimizer = {'name': 'sgd', 'lr': 1e-3}", "config.optimizer.lr is not a parameter of optimizer sgd"),
         ("config.learning_rate = 1e-3", "no config value 'learning_rate'; did you mean optimizer.learning_rate?"),
         ("config.sample.nun = 5", "did you mean sample.num?"),
         ("config.sampel = {'num': 5}", "no config value 'sampel.num'; did you mean sample.num?"),
         ("config = configs.with_variant(config, variant, {'': {}}); config.update({'sede': 1})", "did you mean seed?"),
         ("config = configs.with_variant(config, 'a', {'a': {'sample.nun': 1}})", "did you mean sample.num?"),
-        ("config['data'] = None; config.data = 'mnist'", "no config value 'data' of its own; it holds data.background"),
+        ("config['data'] = None; config.data = 'mnist'", "config value 'data' is a group; set one of data.background"),
         ("config.seed = {'of': 1}", "config.py"),
         ("config.pretrained = 'runs/vae'", "no config value 'pretrained'"),
         ("config = latent_config(); config.pretrained.batchsize = 1", "config.pretrained: no config value 'batchsize'"),
@@ -877,9 +881,9 @@ def write_config(path, *lines, head="def get_config(variant=''):"):
             "config = latent_config(); config.pretrained = {'method': 'vae', 'vae': {'bta': 1.}}",
             "did you mean vae.beta",
         ),
-        ("del config['seed']; config.seed = '16'", "config.seed is a whole number such as 0, not '16'"),
-        ("del config['ema']; config.ema = None", "config.ema is a number such as 0.999, not None"),
-        ("del config['executor']; config.executor = 1", "config.executor is a text such as jit, not 1"),
+        ("del config['seed']; config.seed = '16'", "config.seed must be a whole number such as 0, not '16'"),
+        ("del config['ema']; config.ema = None", "config.ema must be a number such as 0.999, not None"),
+        ("del config['executor']; config.executor = 1", "config.executor must be a string such as jit, not 1"),
         ("config.batch_size = '16'", "config.py, line 6, fails: TypeError"),
         ("config.batch_size = batch", "config.py, line 6, fails: NameError: name 'batch' is not defined"),
         ("config.batch_size = = 3", "config.py, line 6, fails: SyntaxError"),
@@ -923,7 +927,7 @@ def test_get_config_is_called_as_it_is_made(tmp_path, head):
 def test_get_config_that_asks_for_more_than_a_variant_is_one_line(tmp_path):
     path = write_config(tmp_path / "config.py", head="def get_config(variant, seed):")
     for spelled in (str(path), f"{path}:tiny"):
-        with pytest.raises(UserError, match=r"takes \(variant, seed\); it is called with a variant alone") as error:
+        with pytest.raises(UserError, match=r"takes \(variant, seed\); it is called with only a variant") as error:
             methods.load(spelled)
         one_line(error)
 

@@ -33,7 +33,9 @@ def test_the_trace_names_the_costliest_operations_and_needs_no_data(tiny_run, tm
     assert [row["ms"] for row in rows] == sorted((row["ms"] for row in rows), reverse=True)
     kinds = " ".join(row["operation"] for row in rows)
     assert "conv" in kinds or "dot" in kinds
-    assert "ms/step" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "ms/step" in printed
+    assert "freed memory: " in printed
 
 
 def test_devices_that_cannot_share_a_batch_are_one_line(tiny_run):

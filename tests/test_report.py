@@ -341,7 +341,7 @@ def test_lines_are_read_once_a_step_and_time_over_all_starts(tmp_path):
     assert run.curves["train/loss"].steps.tolist() == [10, 20, 30]
     assert run.curves["train/loss"].values.tolist() == [1.0, 0.25, 0.2]
     assert run.seconds == 9 + 6
-    assert run.notes == ["metrics.jsonl has 1 lines that could not be read: they are left out."]
+    assert run.notes == ["metrics.jsonl has 1 lines that could not be read and are left out."]
 
 
 def test_only_the_first_samples_are_read(tmp_path):

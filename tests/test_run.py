@@ -171,7 +171,7 @@ def test_a_tilde_is_the_home_folder_wherever_a_directory_is_named(tmp_path, monk
     assert Run("runs/~").workdir == pathlib.Path("runs/~")
     here = Run("./~x").workdir  # a folder of that very name
     assert here == Run(here).workdir == tmp_path / "~x"
-    with pytest.raises(UserError, match=r"~nobody_at_all/x names no directory: .* or \./~nobody_at_all/x"):
+    with pytest.raises(UserError, match=r"cannot expand ~nobody_at_all/x: .* or \./~nobody_at_all/x"):
         Run("~nobody_at_all/x")
     for read in (gen_jax.load, report.write):
         with pytest.raises(UserError, match=rf"{tmp_path}/runs/x"):

@@ -69,9 +69,9 @@ def test_values_of_the_sampler_are_chosen_where_a_model_is_loaded(tiny_run):
     assert (images[0] != images[1]).any()
     assert (images[1] != images[2]).any()
     for wrong, said in (
-        ({"name": "ddim", "variance": "small"}, "sample.sampler.variance is no parameter of sample.sampler ddim"),
+        ({"name": "ddim", "variance": "small"}, "sample.sampler.variance is not a parameter of sample.sampler ddim"),
         ("dim", "did you mean ddim"),
-        ({"name": "ddim", "eta": "much"}, "sample.sampler.eta is a number"),
+        ({"name": "ddim", "eta": "much"}, "sample.sampler.eta must be a number"),
     ):
         with pytest.raises(UserError, match=said) as error:
             gen_jax.load(tiny_run, sampler=wrong)

@@ -1,7 +1,7 @@
 """`python -m gen_jax.data <name>`: prepares a data set and describes it, with a sheet of its pictures.
 
-Without a name it lists what is prepared and what is known. A program, as main.py is: it may use rooms above this one,
-and nothing imports it. A user's mistake ends in one line on stderr and exit code 2.
+Without a name, it lists the prepared and the known sets. Like main.py this is a program: it may import from layers
+above its own, and nothing imports it. A user's mistake ends in one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     """Prepares and describes the set that `argv` names, or lists the sets.
 
     Raises:
-      UserError: a mistake of the user's.
+      UserError: a mistake of the user.
     """
     from gen_jax.config import base_config
 
@@ -45,8 +45,8 @@ def main(argv: list[str]) -> None:
         "stroke_digits, dsprites, gaussians:grid25, image_folder:<dir>.",
         allow_abbrev=False,
     )
-    parser.add_argument("name", nargs="?", default="", help="as config.data.name; without it: what is there")
-    parser.add_argument("--sheet", metavar="FILE", help="where the sheet of pictures goes; default: <name>.png")
+    parser.add_argument("name", nargs="?", default="", help="as config.data.name; without it, the sets are listed")
+    parser.add_argument("--sheet", metavar="FILE", help="file for the sheet of pictures; default: <name>.png")
     for key in OPTIONS:
         parser.add_argument(f"--{key}", type=type(config[key]), default=config[key], help=f"as --config.data.{key}")
     flags = parser.parse_args(argv)
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
 
 
 def listing(config: Any) -> str:
-    """Returns what is prepared in the folder that `config` names, and which sets are known."""
+    """Returns a list of the sets prepared in the folder that `config` names, and of all known sets."""
     from gen_jax.data import prepare, tfds
 
     folder = tfds.data_dir(config.data_dir)
@@ -85,14 +85,14 @@ def listing(config: Any) -> str:
             *lines,
             f"drawn without a download: stroke_digits, dsprites, {', '.join(gaussians.names())}",
             "your own pictures: image_folder:<dir>",
-            "known to TFDS (those with an image each, of bytes, can be read; not all of them are pictures):",
+            "known to TFDS (of these, sets with a feature 'image' of uint8 can be read):",
             textwrap.fill(", ".join(prepare.known()), 100, initial_indent="  ", subsequent_indent="  "),
         ]
     )
 
 
 def description(data: dataset.Dataset, config: Any) -> str:
-    """Returns a few lines that say what a set holds and where it lies."""
+    """Returns a few lines on what a set contains and where it is stored."""
     from gen_jax.data import tfds
 
     spec = data.spec
@@ -120,17 +120,17 @@ def _balance(arrays: Mapping[str, Any], num_classes: int | None) -> str:
     if num_classes is None:
         return ""
     count = np.bincount(arrays["label"], minlength=num_classes)
-    return f", {count.min():,} to {count.max():,} a class"
+    return f", {count.min():,} to {count.max():,} per class"
 
 
 def sheet(
     arrays: Mapping[str, Any], class_names: tuple[str, ...] | None, value_range: tuple[float, float] = (0, 255)
 ) -> Images:
-    """Returns pictures of a split on one sheet: the first of each class behind its name, or some from everywhere.
+    """Returns a sheet with pictures of a split: the first of each class next to its name, or some spread over the set.
 
     Args:
-      arrays: `image` uint8 [N, H, W, C], C 1 or 3, and `label` i32 [N] where there are classes.
-      class_names: one a class, or None.
+      arrays: `image` uint8 [N, H, W, C], C 1 or 3, and `label` i32 [N] if there are classes.
+      class_names: one per class, or None.
       value_range: of a pixel.
 
     Returns:

@@ -1,9 +1,9 @@
-"""Arrays that are made once and read memory-mapped ever after: decoded data sets, the metrics' classifier.
+"""A cache of arrays that are computed once, then memory-mapped: decoded data sets, the metrics' classifier.
 
-An entry is a folder of `.npy` files and a `meta.json`. It is written beside its place and renamed into it, so
-that it is there whole or not at all; of several processes one makes it while the others wait. An entry that was
-cut short, or that another version of this file wrote, is made anew. On a file system without locks several may make
-an entry at the same time; the first to end is kept.
+An entry is a folder of `.npy` files and a `meta.json`. It is written under another name and then renamed, so it is
+complete or absent. If several processes need it, one makes it while the others wait. An entry that is incomplete, or
+that another version of this file wrote, is made again. On a file system without locks several processes may make an
+entry at the same time; the first to finish is kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TITLE = 100  # characters: a file's name may have 255, on some encrypted disks 
 
 
 class Stored(NamedTuple):
-    """One entry of the cache: memory-mapped arrays, the fingerprint of their content, and facts stored beside."""
+    """One entry of the cache: memory-mapped arrays, the fingerprint of their content, and facts stored with them."""
 
     arrays: Arrays
     fingerprint: str
@@ -45,9 +45,9 @@ class Stored(NamedTuple):
 
 
 def root(cache_dir: str = "") -> pathlib.Path:
-    """Returns the folder of the cache: `cache_dir`, or gen_jax in the user's cache directory where it is empty.
+    """Returns the folder of the cache: `cache_dir`, or gen_jax in the user's cache directory if it is empty.
 
-    Where there is no home folder (a container, often), it is one in the temporary folder, and stderr says so.
+    Without a home folder (often in a container) it is in the temporary folder, and a line on stderr says so.
 
     Raises:
       UserError: `cache_dir` is in a home folder that is not known.
@@ -67,7 +67,7 @@ def _in_temporary_folder() -> pathlib.Path:
     folder = pathlib.Path(tempfile.gettempdir()) / f"gen_jax-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()  # programs are run from it: no link, and nothing of someone else's
+    found = folder.lstat()  # programs are run from it: it must not be a link, or someone else's
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         folder = pathlib.Path(tempfile.mkdtemp(prefix="gen_jax-"))
     print(f"gen_jax: there is no home folder; the cache is {folder}: set XDG_CACHE_HOME to keep it", file=sys.stderr)
@@ -98,13 +98,13 @@ def fetch(
     build: Callable[[], tuple[Arrays, dict[str, Any]]],
     verify: bool = False,
 ) -> Stored:
-    """Returns the cache's entry for `key`; makes it with `build` where there is none that is whole.
+    """Returns the cache's entry for `key`; makes it with `build` if there is no complete one.
 
     Args:
-      folder: of the cache; made where missing.
-      title: start of the entry's name, for people who look into the folder; cut where it is long.
-      key: all that decides the content, as JSON values.
-      build: returns the arrays, and facts (JSON values) to store beside them.
+      folder: of the cache; created if missing.
+      title: start of the entry's name, for people who look into the folder; truncated if long.
+      key: everything that determines the content, as JSON values.
+      build: returns the arrays, and facts (JSON values) to store with them.
       verify: also compare content with the fingerprint; without it only sizes are compared.
 
     Raises:
@@ -126,18 +126,18 @@ def fetch(
     if stored is not None:
         return stored
     try:
-        waiting = f"waiting for another process that prepares {title} in {folder}"
+        waiting = f"waiting for another process that is preparing {title} in {folder}"
         with locks.alone(place.with_name(f"{place.name}.lock"), waiting) as alone:
             stored = _open(place, verify)  # another process may have made it while this one waited
             if stored is None:
                 if alone:
-                    _remove(place.parent.glob(f"{place.name}*.part"))  # of processes that were killed
+                    _remove(place.parent.glob(f"{place.name}*.part"))  # left by killed processes
                 _write(place, key, *build(), verify)
                 stored = _open(place, verify)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"cannot write the cache in {folder} ({error.strerror}): set --config.data.cache_dir") from None
     if stored is None:
-        raise OSError(f"the cache's entry {place} does not read back as it was written: is the disk sound?")
+        raise OSError(f"the cache entry {place} does not read back as it was written: check the disk")
     return stored
 
 
@@ -154,7 +154,7 @@ def _open(place: pathlib.Path, verify: bool) -> Stored | None:
 
 
 def _write(place: pathlib.Path, key: Mapping[str, Any], arrays: Arrays, facts: dict[str, Any], verify: bool) -> None:
-    part = place.with_name(f"{place.name}.{secrets.token_hex(4)}.part")  # no other process's, where there are no locks
+    part = place.with_name(f"{place.name}.{secrets.token_hex(4)}.part")  # unique, in case there are no locks
     try:
         part.mkdir()
         for name, array in arrays.items():

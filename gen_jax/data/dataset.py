@@ -1,8 +1,8 @@
-"""What a data set is here: arrays on the host and a DataSpec; and the order in which training sees them.
+"""Data sets, which are arrays on the host with a DataSpec, and the order in which training sees their examples.
 
 `load` finds a set by its name. `Batches` gives the batch of any step as a function of (seed, step) alone, so
-that resuming, replaying and splitting over processes need no other memory. How a set is read stands in a module
-of its own beside this one (`tfds`); all of them return a `Dataset`.
+resuming, replaying and splitting over processes need no other state. Each kind of set is read by a module of its own
+in this folder (such as `tfds`), which returns a `Dataset`.
 """
 
 from __future__ import annotations
@@ -27,23 +27,22 @@ LOADERS: dict[str, str] = {
     "dsprites": "gen_jax.data.dsprites",
     "gaussians": "gen_jax.data.gaussians",
 }
-"""From the prefix of a name ("tfds:mnist", "stroke_digits") to the module whose `load(rest, config)` reads it,
-imported when asked for; `rest` is what stands behind the colon. A name without one of these prefixes is a name of
-TFDS."""
+"""Maps the prefix of a name ("tfds:mnist", "stroke_digits") to the module whose `load(rest, config)` reads it,
+imported on demand; `rest` is the part after the colon. A name without one of these prefixes is a name of TFDS."""
 
 
 class UnavailableError(UserError):
-    """The set is not here, and there is no network to download it: another may take its place."""
+    """The set is not prepared, and there is no network to download it: a substitute may be used."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set: each split is a dict of arrays, memory-mapped from the cache, or read where they are indexed.
+    """A data set: each split is a dict of arrays, memory-mapped from the cache, or read when they are indexed.
 
     Attributes:
       spec: what methods and reports need to know, with the fingerprint of the training split.
-      train: `image` [N, H, W, C] of the spec's dtype (mostly uint8), with values in `spec.value_range`, and, where the
-        set has labels, `label` i32 [N]; where its factors of variation are known, `factors` i32 [N, F].
+      train: `image` [N, H, W, C] of the spec's dtype (mostly uint8), with values in `spec.value_range`; `label` i32 [N]
+        if the set has labels; `factors` i32 [N, F] if its factors of variation are known.
       test: the same for the test split, or None.
     """
 
@@ -60,8 +59,8 @@ class Dataset:
 def load(config: Any) -> Dataset:
     """Returns the data set that `config` names.
 
-    A set of TFDS that is not prepared yet is downloaded and prepared. Where there is no network, the set that
-    `offline_substitute` names is read instead, and stderr says so; `spec.name` is always that of the data read.
+    A set of TFDS that is not prepared yet is downloaded and prepared. Without a network, the set that
+    `offline_substitute` names is read instead, with a warning on stderr; `spec.name` always names the data read.
 
     Args:
       config: as `data` of `config.base_config()`: `name` ("mnist", "tfds:mnist", with version "mnist:3.0.1",
@@ -119,7 +118,7 @@ def _warn_of_substitute(name: str, substitute: str, reason: str) -> None:
 
 
 def refuse_other(stored: DataSpec, at_hand: DataSpec, workdir: Any) -> None:
-    """Raises a UserError where the data at hand is not what the run in `workdir` was trained on."""
+    """Raises a UserError if the data at hand is not the data that the run in `workdir` was trained on."""
     if stored.fingerprint != at_hand.fingerprint:
         raise UserError(
             f"{workdir} was trained on {stored.name} (fingerprint {stored.fingerprint[:12]}), but the data at hand is "
@@ -130,8 +129,8 @@ def refuse_other(stored: DataSpec, at_hand: DataSpec, workdir: Any) -> None:
 class Batches:
     """Batches in an order that is a function of (seed, step) alone.
 
-    The training set is read over and over, each time in a new order; batches run over the ends without dropping
-    an example. Sample number g of a run is example `permutation(seed, g // N)[g % N]`.
+    Each epoch reads the training set in a new order; a batch may span two epochs, and no example is dropped.
+    Sample number g of a run is example `permutation(seed, g // N)[g % N]`.
 
     Example:
       >>> arrays = {"image": np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)}
@@ -150,10 +149,10 @@ class Batches:
         process_count: int = 1,
         batches_per_step: int = 1,
     ):
-        """Takes the arrays of one split, [N, ...] each; nothing is read of them before a batch is.
+        """Takes the arrays of one split, [N, ...] each; reads nothing from them before the first batch.
 
         Args:
-          arrays: `image`, and `label` where there are any.
+          arrays: `image`, and `label` if there are any.
           batch_size: of the global batch, over all processes.
           seed: of the order, at least 0.
           process_index: of this process, which gets its contiguous slice of every global batch.
@@ -162,7 +161,7 @@ class Batches:
         """
         if batch_size < 1 or batch_size % process_count:
             raise UserError(
-                f"batch_size {batch_size} does not divide by {process_count} processes: "
+                f"batch_size {batch_size} does not divide over {process_count} processes: "
                 f"set --config.batch_size to a multiple of {process_count}"
             )
         num_examples = {len(array) for array in arrays.values()}
@@ -198,25 +197,25 @@ def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
       >>> sorted(permutation(seed=0, epoch=3, num_examples=4).tolist())
       [0, 1, 2, 3]
     """
-    # Ranks of Philox's raw output: numpy promises that stream for ever, but not that of Generator.permutation.
+    # Ranks of Philox's raw output: numpy guarantees that stream forever, but not that of Generator.permutation.
     return np.argsort(np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(num_examples), kind="stable")
 
 
 def spread(num_examples: int, num: int) -> np.ndarray:
-    """Returns the numbers of at most `num` examples that lie evenly over a set: i64, rising, all where there are fewer.
+    """Returns the indices of at most `num` examples spread evenly over a set: i64, ascending, all if there are fewer.
 
-    The step from one to the next varies. A fixed one would be in step with the factors of a set that is a grid.
+    The gaps vary: a fixed gap could line up with the factors of a set that is a grid.
 
     Example:
       >>> spread(num_examples=100, num=5).tolist(), spread(num_examples=3, num=5).tolist()
       ([0, 26, 52, 63, 89], [0, 1, 2])
     """
-    # Multiples of the golden ratio leave no large gap, wherever one stops (Weyl's sequence, in whole numbers).
+    # Multiples of the golden ratio leave no large gap, however many there are (Weyl's sequence, in whole numbers).
     stride = round(num_examples * (math.sqrt(5) - 1) / 2)
     while math.gcd(stride, num_examples) > 1:
         stride += 1
     return np.sort(np.arange(min(num, num_examples)) * stride % num_examples)
 
 
-# Two: a batch may run over the end of a permutation. Here, not in `Batches`, which goes to worker processes as it is.
+# Two: a batch may span two permutations. Here, not in `Batches`, which is sent to worker processes.
 _recent_permutation = functools.lru_cache(maxsize=2)(permutation)

@@ -1,12 +1,12 @@
-"""dSprites (Matthey et al. 2017): a white square, ellipse or heart of every size, turn and place, drawn when asked for.
+"""dSprites (Matthey et al. 2017): a white square, ellipse or heart in every size, orientation and position.
 
-The set is the whole grid of factors, 737,280 images of 64x64 in the order of the genuine one, strictly 0 or 1. Nothing
-is downloaded and no image is kept: `DSprites` has the interface of a builder of TFDS, but nothing to prepare. The
-outlines were fitted to 258 genuine images, of which 37 are drawn otherwise, by 54 pixels in all. The genuine set is
-read by the name of TFDS, "tfds:dsprites".
+The set is the whole grid of factors, 737,280 images of 64x64 in the order of the genuine set, strictly 0 or 1. Images
+are drawn on demand, neither downloaded nor stored: `DSprites` has the interface of a TFDS builder, but nothing to
+prepare. The outlines were fitted to 258 genuine images; 37 of these are drawn differently, by 54 pixels in all. The
+name "tfds:dsprites" reads the genuine set.
 
 Factors are whole numbers in the order shape, scale, orientation, x, y; the colour, always white, is left out. As in
-the genuine set orientations run from 0 to 2 pi inclusive, so that the first and the last of them look alike.
+the genuine set, orientations run from 0 to 2 pi inclusive, so the first and the last look the same.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ FACTOR_SIZES = (3, 6, 40, 32, 32)
 NUM_IMAGES = 737_280
 SIZE = 64  # pixels of height and width
 
-_HALF = 9.6  # pixels from the middle to the sides of the largest square: 0.15 of the image
+_HALF = 9.6  # pixels from the centre to the sides of the largest square: 0.15 of the image
 _ELLIPSE = (12.77, 7.21)  # half axes of the largest
 _WINDOW = 28  # pixels of height and width around a sprite: the diagonal of the largest square is 27.2 long
-_REACH = 13.6  # pixels from the middle of a sprite to its farthest point, rounded up
-_COLUMNS = 512  # a pixel of an outline's table
-_CHUNK = 64  # images drawn at once: what they need fits a processor's cache
+_REACH = 13.6  # pixels from the centre of a sprite to its farthest point, rounded up
+_COLUMNS = 512  # per pixel, in an outline's table
+_CHUNK = 64  # images drawn at once: few enough to fit a processor's cache
 
-_FINGERPRINT_STRIDE = 181  # no divisor of any factor's size: 4,074 images, with every value of every factor
+_FINGERPRINT_STRIDE = 181  # coprime to every factor's size: 4,074 images, with every value of every factor
 
 
 def factors_of(index: np.ndarray) -> np.ndarray:
-    """Returns the factors i32 [..., 5] of images by their numbers [...] in the grid; the last one changes fastest.
+    """Returns the factors i32 [..., 5] of the images with indices [...] in the grid; the last factor changes fastest.
 
     Example:
       >>> factors_of(np.array([0, 1, 32, NUM_IMAGES - 1])).tolist()
@@ -49,7 +49,7 @@ def factors_of(index: np.ndarray) -> np.ndarray:
 
 
 def index_of(factors: np.ndarray) -> np.ndarray:
-    """Returns the numbers i64 [...] in the grid of images by their factors [..., 5].
+    """Returns the indices i64 [...] in the grid of the images with factors [..., 5].
 
     Example:
       >>> index_of(np.array([[0, 0, 0, 1, 0], [2, 5, 39, 31, 31]])).tolist()
@@ -60,10 +60,10 @@ def index_of(factors: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def outlines() -> np.ndarray:
-    """Returns f32 [2, 3 C]: for each shape C columns to the right of its middle, where a sprite begins and ends.
+    """Returns f32 [2, 3 C]: where a sprite begins and ends, in C columns to the right of its centre for each shape.
 
-    Sprites are symmetric, upright, of scale 1, and measured in pixels from the point that they turn around; y grows
-    downwards. Column number c is that at x = c / 512; where there is no sprite, it begins below its end.
+    Sprites are symmetric, upright and of scale 1, measured in pixels from their centre of rotation; y points
+    downwards. Column c is at x = c / 512. Where there is no sprite, the beginning is below the end.
 
     Example:
       >>> begin, end = outlines()[:, 0]  # the middle of the square
@@ -74,7 +74,7 @@ def outlines() -> np.ndarray:
     nothing = np.ones_like(x)
     square = np.where(x <= _HALF, _HALF, -nothing)
     ellipse = np.where(x <= _ELLIPSE[0], _ELLIPSE[1] * np.sqrt(np.maximum(1 - (x / _ELLIPSE[0]) ** 2, 0)), -nothing)
-    # The heart curve (sin^3 t, 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t) as a polynomial of cos t: positive above.
+    # The heart curve (sin^3 t, 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t) as a polynomial in cos t: positive above.
     cosine = np.sqrt(np.maximum(1 - np.cbrt(x / _HALF) ** 2, 0))
     begin, end = (-_HALF * (np.polyval([-8, -8, -2, 19, 4], c) / 14.5 + 0.15) for c in (cosine, -cosine))
     end = np.where(x <= _HALF, end, begin - 1)
@@ -84,8 +84,8 @@ def outlines() -> np.ndarray:
 def draw(factors: np.ndarray) -> np.ndarray:
     """Returns images uint8 [N, 64, 64, 1] of 0 and 1.
 
-    A pixel is 1 where its middle lies in the sprite. Positions lie 32 / 31 pixels apart, scales are 0.5 to 1, and
-    sprites turn against the clock.
+    A pixel is 1 if its centre lies in the sprite. Positions are 32 / 31 pixels apart, scales are 0.5 to 1, and
+    sprites turn counter-clockwise.
 
     Args:
       factors: [N, 5], whole numbers.
@@ -103,7 +103,7 @@ def draw(factors: np.ndarray) -> np.ndarray:
 
 
 def _draw(image: np.ndarray, factors: np.ndarray) -> None:
-    """Draws into `image` [N, 64 64], which is black."""
+    """Draws into `image` [N, 64 * 64], which is black."""
     shape, scale, orientation, *place = factors.T
     middle = 15.5 + np.stack(place) * (32 / 31)  # [2, N]: x and y
     first = np.ceil(middle - _REACH).astype(np.int64)
@@ -111,7 +111,7 @@ def _draw(image: np.ndarray, factors: np.ndarray) -> None:
     x, y = (pixel - middle[..., None]) / (0.5 + 0.1 * scale[:, None])
     turn = orientation[:, None] % (FACTOR_SIZES[2] - 1) * (2 * np.pi / (FACTOR_SIZES[2] - 1))
     cosine, sine = np.cos(turn), np.sin(turn)
-    # Of a sprite turned back; single precision is twice as fast, and no middle of a pixel lies that near to an edge.
+    # Coordinates of the upright sprite. Single precision is twice as fast, and no pixel's centre is that near an edge.
     across = np.abs(_table(-y * sine, x * cosine))
     down = _table(y * cosine, x * sine)
     num_columns = outlines().shape[1] // len(SHAPES)
@@ -124,12 +124,12 @@ def _draw(image: np.ndarray, factors: np.ndarray) -> None:
 
 
 def _table(of_row: np.ndarray, of_column: np.ndarray) -> np.ndarray:
-    """Returns the sums f32 [N, W, W] of a part of the row and a part of the column, [N, W] each."""
+    """Returns the sums f32 [N, W, W] of a term per row and a term per column, [N, W] each."""
     return of_row.astype(np.float32)[:, :, None] + of_column.astype(np.float32)[:, None, :]
 
 
 class Grid(Sequence[dict[str, Any]]):
-    """All examples by their number in the grid, with the features of TFDS's own builder: what Grain reads, or a loop.
+    """All examples by their index in the grid, with the features of TFDS's own builder; for Grain or a plain loop.
 
     Example:
       >>> example = Grid()[NUM_IMAGES - 1]
@@ -141,7 +141,7 @@ class Grid(Sequence[dict[str, Any]]):
         return NUM_IMAGES
 
     def __getitem__(self, row: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Returns one example; a negative number counts from the end."""
+        """Returns one example; a negative index counts from the end."""
         (example,) = self.__getitems__([range(NUM_IMAGES)[row]])
         return example
 
@@ -159,7 +159,7 @@ _VALUES = tuple(f"value_{factor}" for factor in FACTORS)
 
 
 def values(factors: np.ndarray) -> np.ndarray:
-    """Returns what the whole numbers [..., 5] stand for, f32 [..., 5]: shape 1 to 3, scale 0.5 to 1, angle, x and y.
+    """Returns the values f32 [..., 5] of factors [..., 5]: shape 1 to 3, scale 0.5 to 1, angle, x and y.
 
     The angle is in radians, 0 to 2 pi; x and y are 0 to 1.
 
@@ -173,10 +173,10 @@ def values(factors: np.ndarray) -> np.ndarray:
 
 
 class DSprites(tfds.core.DatasetBuilder, skip_registration=True):
-    """The set as TFDS sees it: `info`, and `as_data_source`, which draws what it is asked for.
+    """The set as a TFDS builder: `info`, and `as_data_source`, which draws the requested images.
 
-    To prepare it would write 737,280 images that are drawn faster than they are read, so it is not a builder that
-    generates: there is nothing to download or prepare, and no tf.data.
+    Drawing the 737,280 images is faster than reading them, so the builder generates no files: there is nothing to
+    download or prepare, and no tf.data.
     """
 
     __module__ = "dsprites"  # in a package, TFDS would look for a README and citations beside this file
@@ -190,7 +190,7 @@ class DSprites(tfds.core.DatasetBuilder, skip_registration=True):
         numbers = {name: tfds.features.Scalar(np.float32) for name in _VALUES}
         info = tfds.core.DatasetInfo(
             builder=self,
-            description="Every shape, size, turn and place of dSprites, drawn when asked for.",
+            description="dSprites in every shape, size, orientation and position, drawn on demand.",
             features=tfds.features.FeaturesDict(
                 {"image": tfds.features.Image(shape=(SIZE, SIZE, 1)), **labels, **numbers}
             ),
@@ -201,21 +201,21 @@ class DSprites(tfds.core.DatasetBuilder, skip_registration=True):
         return info
 
     def as_data_source(self, split: str = "train", **kwargs: Any) -> Grid:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Returns all examples; `split` must be "train", and `kwargs`, which say how files are read, are not used."""
+        """Returns all examples; `split` must be "train". `kwargs`, which control how files are read, are ignored."""
         _require_split(split)
         return Grid()
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
-        raise UserError("dsprites is drawn when asked for: as_data_source needs no preparation")
+        raise UserError("dsprites is drawn on demand and needs no preparation: use as_data_source")
 
     def _as_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        raise UserError("dsprites is drawn when asked for, without TensorFlow: use as_data_source")
+        raise UserError("dsprites is drawn on demand, without TensorFlow: use as_data_source")
 
 
 def load(name: str, config: Any) -> Dataset:
     """Returns the set, named "dsprites:drawn", with `factors` i32 [N, 5] beside its images.
 
-    As the genuine one it has one split only: each image is one of the grid, and none can be held out.
+    Like the genuine set it has only one split: the images form a whole grid, and none is held out.
 
     Args:
       name: "drawn" or "".
@@ -227,13 +227,13 @@ def load(name: str, config: Any) -> Dataset:
     if name not in ("", "drawn"):
         raise UserError(f"config.data.name is 'dsprites:{name}'; use dsprites, or tfds:dsprites for the genuine set")
     _require_split(config.train_split)
-    if config.test_split not in ("test", ""):  # "test" is what a config says that says nothing of it
+    if config.test_split not in ("test", ""):  # "test" is the config's default
         _require_split(config.test_split)
     if config.image_size not in (0, SIZE) or config.channels not in (0, 1):
         raise UserError("dsprites has images of 64x64x1: leave out data.image_size and data.channels")
     train: dict[str, Any] = {"image": streaming.Images(Grid()), "factors": factors_of(np.arange(NUM_IMAGES))}
-    # Of the images on the stride alone, as to draw and hash all takes many seconds. Another outline, size, turn or
-    # place, or another order of the grid, changes some of these.
+    # Only every 181st image is hashed, because drawing and hashing all takes many seconds. A change of outline, size,
+    # orientation or position, or of the order of the grid, changes some of these.
     rows = np.arange(0, NUM_IMAGES, _FINGERPRINT_STRIDE)
     spec = DataSpec(
         name="dsprites:drawn",
@@ -248,4 +248,6 @@ def load(name: str, config: Any) -> Dataset:
 
 def _require_split(split: str) -> None:
     if split != "train":
-        raise UserError(f"dsprites has the split 'train' alone, whole, not {split!r}")
+        raise UserError(
+            f"dsprites has no split {split!r}, only the whole 'train': leave out data.train_split and data.test_split"
+        )

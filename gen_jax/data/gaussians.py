@@ -1,4 +1,4 @@
-"""Points of the plane around known centres, as images of one pixel: where a generator's collapse can be counted.
+"""Points in the plane around known centres, as images of one pixel: mode collapse can be counted on them.
 
 `gaussians:ring8` and `gaussians:grid25` are equal mixtures of round Gaussians. A point is an image f32 [1, 1, 2] of x
 and y. There are no labels. Nothing is downloaded or cached: the points are drawn in a fraction of a second.
@@ -20,12 +20,12 @@ _SEED = {"train": 0, "test": 1}
 
 
 class Mixture(NamedTuple):
-    """Equal shares of round Gaussians.
+    """An equal mixture of round Gaussians.
 
     Attributes:
       centres: f64 [K, 2].
       sigma: standard deviation along each axis.
-      extent: points lie between -extent and extent in either direction; a page shows this square.
+      extent: points lie between -extent and extent on both axes; pictures show this square.
     """
 
     centres: np.ndarray
@@ -63,7 +63,7 @@ MIXTURES: dict[str, Mixture] = {
 
 
 def names() -> list[str]:
-    """Returns the names of the sets as `config.data.name` takes them.
+    """Returns the names of the sets, as in `config.data.name`.
 
     Example:
       >>> names()
@@ -73,7 +73,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Mixture | None:
-    """Returns the mixture that a set of this name is drawn from, or None where it is no set of this module.
+    """Returns the mixture that the set `name` is drawn from, or None if it is not a set of this module.
 
     Example:
       >>> len(find("gaussians:grid25").centres), find("mnist")
@@ -86,7 +86,7 @@ def find(name: str) -> Mixture | None:
 def draw(mixture: Mixture, seed: int, num_points: int) -> np.ndarray:
     """Returns points of a mixture, f32 [num_points, 2], a function of (mixture, seed, row) alone.
 
-    Philox's raw numbers choose the centre and, by the transform of Box and Muller (1958) in float64, the way from it.
+    Philox's raw numbers choose the centre and, by the Box-Muller transform (1958) in float64, the offset from it.
 
     Example:
       >>> points = draw(MIXTURES["grid25"], seed=0, num_points=1_000)
@@ -109,7 +109,7 @@ def load(name: str, config: Any) -> Dataset:
     """
     full_name = f"{PREFIX}:{name}"
     if name not in MIXTURES:
-        hint = did_you_mean(full_name, names(), 0.8)  # what all begin with counts as alike
+        hint = did_you_mean(full_name, names(), 0.8)  # strict, because all names share a prefix
         raise UserError(f"there is no set {full_name}; {hint}there are {', '.join(names())}")
     if config.image_size or config.channels:
         raise UserError(f"{full_name} holds points: config.data.image_size and channels must stay 0")

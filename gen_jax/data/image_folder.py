@@ -1,19 +1,19 @@
-"""A folder of a user's own pictures as a data set: JPEG, PNG, GIF, WebP, BMP and TIFF, whatever their names.
+"""A folder of a user's own pictures as a data set: JPEG, PNG, GIF, WebP, BMP and TIFF, with any file names.
 
-- Classes: where there are sub-folders, each is a class, with all that lies below it; else there are no labels. Classes
-  are in the order of their names as bytes, or as numbers where all of them are whole numbers.
-- Splits: a folder that holds `train` (or `training`) and one of `test`, `testing`, `val`, `valid`, `validation`, in
-  capitals or not, is split by these, with the classes inside them; what lies beside them is left out. Else every tenth
-  picture is held out as `test`, at most 10,000: those whose paths have the smallest SHA-256, which is the same choice
-  on every machine; but of each class a picture stays in training. With `test_split=""` none is held out. A `train` on
-  its own is no class: its pictures are read as if it were the folder that was named.
+- Classes: each sub-folder is a class, with everything below it; without sub-folders there are no labels. Classes are
+  ordered by name as bytes, or as numbers if all names are whole numbers.
+- Splits: a folder that contains `train` (or `training`) and one of `test`, `testing`, `val`, `valid`, `validation`, in
+  upper or lower case, is split by these, with the classes inside them; anything next to them is ignored. Otherwise
+  every tenth picture is held out as `test`, at most 10,000: those whose paths have the smallest SHA-256, which is the
+  same choice on every machine; but every class keeps a picture for training. With `test_split=""` none is held out. A
+  `train` on its own is not a class: its pictures are read as if it were the named folder.
 - Order: by path, as bytes.
-- Left out: what has another suffix (which is counted), hidden files and folders, `lost+found`, and links that lead back
-  to a folder above them. A link to nowhere counts as a damaged file.
+- Ignored: files with another suffix (which are counted), hidden files and folders, `lost+found`, and links that lead
+  back to a folder above them. A broken link counts as a damaged file.
 
-`images` says how a picture becomes an array. All are decoded once, then memory-mapped from the cache, where they are
-found again as long as the folder and the files in it are the same, by paths, sizes, times of change and inodes. The
-fingerprint is that of the pixels: it stays as it is when a folder is moved, though its pictures are decoded again.
+`images` defines how a picture becomes an array. Pictures are decoded once, then memory-mapped from the cache, which is
+valid as long as the folder and its files are unchanged (paths, sizes, timestamps and inodes). The fingerprint is of
+the pixels: it stays the same when a folder is moved, though its pictures are decoded again.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ from gen_jax.method import DataSpec, UserError, labelled
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
-_COMPANIONS = ("thumbs", "desktop", "readme", "license")  # .db, .ini, .md: files that nobody takes for pictures
-_TRAIN_FOLDERS = ("train", "training")  # the first that is there
+_COMPANIONS = ("thumbs", "desktop", "readme", "license")  # .db, .ini, .md: files that nobody mistakes for pictures
+_TRAIN_FOLDERS = ("train", "training")  # the first that exists
 _TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 _MAX_HELD_OUT = 10_000
 _CHUNK = 16  # pictures that one thread decodes at a time
-_LARGE = 2**25  # pixels: pictures that are decoded one at a time, for each may take hundreds of megabytes
-_VERSION = 1  # part of every key: raise it when the same files give other pixels, labels, splits or facts
+_LARGE = 2**25  # pixels: larger pictures are decoded one at a time, because each may take hundreds of megabytes
+_VERSION = 1  # part of every key: raise it when the same files give different pixels, labels, splits or facts
 
 _logger = logging.getLogger(__name__)
 _one_large = threading.Lock()
 
 
 class _File(NamedTuple):
-    path: str  # below the folder, with "/"; bytes that are not UTF-8 as surrogates
+    path: str  # relative to the folder, with "/"; bytes that are not UTF-8 as surrogates
     size: int
     mtime_ns: int
     ctime_ns: int  # no program can set it
@@ -67,14 +67,14 @@ class _File(NamedTuple):
 
 
 class _Listing(NamedTuple):
-    """What lies below a folder."""
+    """The content of a folder, at any depth."""
 
-    files: list[_File]  # which have a picture's suffix, in the order of their paths
+    files: list[_File]  # with a picture's suffix, ordered by path
     others: list[str]  # paths of other files
     unreadable: list[tuple[str, str]]  # paths of folders, and why
 
     def below(self, top: str) -> _Listing:
-        """Returns what lies below one of its folders."""
+        """Returns the content of one of its folders."""
         start = f"{top}/"
         return _Listing(
             [file._replace(path=file.path.removeprefix(start)) for file in self.files],
@@ -84,9 +84,9 @@ class _Listing(NamedTuple):
 
 
 class _Split(NamedTuple):
-    files: list[_File]  # of training before those of the test
+    files: list[_File]  # those of training first
     num_train: int
-    folders: tuple[str, ...]  # that are splits, so that the next folders in a path are classes; or ()
+    folders: tuple[str, ...]  # that are splits, so classes are one level further down; or ()
 
 
 class _Fault(NamedTuple):
@@ -98,13 +98,13 @@ class _Fault(NamedTuple):
 
 
 def load(directory: str, config: Any) -> Dataset:
-    """Returns the pictures below `directory`, named "image_folder:<its last name>".
+    """Returns the pictures below `directory`, named "image_folder:<last part of the path>".
 
     Args:
-      directory: of the pictures; "~" is the user's.
-      config: `image_size`, `channels`, `background` as in `images.fit`, but with `channels` 0 grey pictures among
-        colour become colour; `on_error`: at a damaged file "stop", or "skip" it with a warning; `max_megapixels`: of
-        a picture, 0 for any number; `train_split`, `test_split` ("" for none); `cache_dir`.
+      directory: folder of the pictures; "~" is the home folder.
+      config: `image_size`, `channels`, `background` as in `images.fit`, except that `channels` 0 turns grey pictures
+        among colour ones into colour; `on_error`: "stop" at a damaged file, or "skip" it with a warning;
+        `max_megapixels`: limit per picture, 0 for none; `train_split`, `test_split` ("" for none); `cache_dir`.
 
     Raises:
       UserError: no such folder, no pictures in it, pictures of several sizes, a damaged or huge file, a folder that
@@ -168,7 +168,7 @@ def _existing(directory: str) -> pathlib.Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise UserError(f"{folder} is a file: image_folder takes the folder around it")
+        raise UserError(f"{folder} is a file: name the folder that contains it")
     parent = next(parent for parent in folder.parents if parent.is_dir())
     missing = folder.relative_to(parent).parts[0]
     beside = [name for name in os.listdir(parent) if (parent / name).is_dir()]
@@ -178,7 +178,7 @@ def _existing(directory: str) -> pathlib.Path:
 
 
 def _listed(folder: pathlib.Path) -> _Listing:
-    """Returns all that lies below the folder and is not hidden; raises UserError where the folder cannot be read."""
+    """Returns everything below the folder that is not hidden; raises UserError if the folder cannot be read."""
     files, others, unreadable = [], [], []
 
     def visit(entry: os.DirEntry[str], prefix: str, above: frozenset[tuple[int, int]]) -> None:
@@ -186,7 +186,7 @@ def _listed(folder: pathlib.Path) -> _Listing:
         try:
             status = entry.stat()
         except OSError:
-            status = entry.stat(follow_symlinks=False)  # a link to nowhere: found damaged when it is read
+            status = entry.stat(follow_symlinks=False)  # a broken link: reported as damaged when it is read
         if stat.S_ISDIR(status.st_mode):
             walk(entry.path, f"{path}/", above)
         elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
@@ -216,30 +216,30 @@ def _listed(folder: pathlib.Path) -> _Listing:
 
 
 def _below_lone_train(folder: pathlib.Path, listing: _Listing) -> tuple[pathlib.Path, _Listing]:
-    """Returns the folder with what lies below it, or, where all of it lies in a folder called train, that one."""
+    """Returns the folder and its content, or those of its sub-folder train if that contains everything."""
     while listing.files and len(tops := _tops(listing)) == 1 and (top := tops.pop()).lower() in _TRAIN_FOLDERS:
         folder, listing = folder / top, listing.below(top)
     return folder, listing
 
 
 def _tops(listing: _Listing) -> set[str]:
-    """Returns the folders at the top that hold pictures, or may hold some; and "" where pictures lie beside them."""
+    """Returns the top-level folders that contain, or may contain, pictures; and "" if pictures lie beside them."""
     tops = {top if slash else "" for top, slash, _ in (file.path.partition("/") for file in listing.files)}
     return tops | {path.partition("/")[0] for path, _ in listing.unreadable}
 
 
 def _called(names: Sequence[str], tops: Iterable[str]) -> str:
-    """Returns the folder that bears the first of the names, be it in capitals; "" where there is none."""
-    by_name = {top.lower(): top for top in sorted(tops)}  # of several the one in small letters, which comes last
+    """Returns the folder with the first of the names that exists, in upper or lower case; "" if there is none."""
+    by_name = {top.lower(): top for top in sorted(tops)}  # of several, the lower-case one, which comes last
     return next((by_name[name] for name in names if name in by_name), "")
 
 
 def _split_folders(folder: pathlib.Path, tops: set[str]) -> tuple[str, ...]:
-    """Returns the folders at the top that are training and test split, or () where there are no such."""
+    """Returns the top-level folders of the training and the test split, or () if there are none."""
     train, test = _called(_TRAIN_FOLDERS, tops), _called(_TEST_FOLDERS, tops)
     if tops and all(top.lower() in _TEST_FOLDERS for top in tops):
         raise UserError(
-            f"{folder} holds {', '.join(map(_text, sorted(tops)))}, but no train: to train on one of them, name it as "
+            f"{folder} holds {', '.join(map(_text, sorted(tops)))}, but no train: to train on one of them, use "
             f"--config.data.name=image_folder:{folder / test}"
         )
     return (train, test) if train and test else ()
@@ -248,7 +248,7 @@ def _split_folders(folder: pathlib.Path, tops: set[str]) -> tuple[str, ...]:
 def _refuse_unreadable(
     name: str, folder: pathlib.Path, listing: _Listing, splits: tuple[str, ...], on_error: str
 ) -> None:
-    """Refuses folders that cannot be read, or warns of them; those beside the splits do not count."""
+    """Refuses folders that cannot be read, or warns about them; those beside the splits do not count."""
     found = sorted(each for each in listing.unreadable if not splits or each[0].partition("/")[0] in splits)
     if not found:
         return
@@ -282,7 +282,7 @@ def _split(folder: pathlib.Path, listing: _Listing, splits: tuple[str, ...], con
         if name not in groups:
             raise UserError(
                 f"{folder} has no split {name!r} (it has {', '.join(sorted(groups))}): "
-                "set --config.data.train_split, --config.data.test_split"
+                "set --config.data.train_split or --config.data.test_split"
             )
     train, *test = [groups[name] for name in wanted]
     if not train:
@@ -293,9 +293,9 @@ def _split(folder: pathlib.Path, listing: _Listing, splits: tuple[str, ...], con
 
 
 def _held_out(files: Sequence[_File]) -> set[_File]:
-    """Returns the test split of files that are not split: a tenth of them, the same on every machine.
+    """Returns the test split of files that are not split yet: a tenth of them, the same on every machine.
 
-    Of each class one at least is left, that with the largest hash.
+    Every class keeps at least one file, the one with the largest hash.
     """
     by_hash = sorted(files, key=lambda file: hashlib.sha256(os.fsencode(file.path)).digest())
     tops = {file: file.path.rpartition("/")[0].partition("/")[0] for file in files}
@@ -311,7 +311,7 @@ def _held_out(files: Sequence[_File]) -> set[_File]:
 
 
 def _classes(folder: pathlib.Path, split: _Split) -> tuple[tuple[str, ...] | None, np.ndarray | None]:
-    """Returns the names of the classes and each file's label i32 [N], or None twice where there are no sub-folders."""
+    """Returns the names of the classes and each file's label i32 [N], or (None, None) without sub-folders."""
     owners = [_owner(file.path, split) for file in split.files]
     names = sorted({owner for owner in owners if owner}, key=os.fsencode)
     if not names:
@@ -328,12 +328,12 @@ def _classes(folder: pathlib.Path, split: _Split) -> tuple[tuple[str, ...] | Non
 
 
 def _owner(path: str, split: _Split) -> str:
-    """Returns the folder that is a file's class, or "" where the file lies in none."""
+    """Returns the folder that is a file's class, or "" if there is none."""
     return next(iter(path.split("/")[bool(split.folders) : -1]), "")
 
 
 def _tell_of_others(name: str, listing: _Listing, split: _Split, class_names: tuple[str, ...] | None) -> None:
-    """Warns of files of other kinds, and of folders that hold nothing else."""
+    """Warns about files of other kinds, and about folders that contain nothing else."""
     others = [path for path in listing.others if not split.folders or path.partition("/")[0] in split.folders]
     others = sorted(path for path in others if not _is_companion(path.rpartition("/")[2]))
     if not others:
@@ -344,7 +344,7 @@ def _tell_of_others(name: str, listing: _Listing, split: _Split, class_names: tu
     _logger.warning(
         "%s: left out %s (%s)%s",
         name,
-        "1 file that is no picture" if len(others) == 1 else f"{len(others):,} files that are no pictures",
+        "1 file that is not a picture" if len(others) == 1 else f"{len(others):,} files that are not pictures",
         shown,
         f"; no pictures in {_shown(sorted(empty))}" if empty else "",
     )
@@ -379,7 +379,7 @@ def _text(name: str) -> str:
 def _build(
     folder: pathlib.Path, split: _Split, labels: np.ndarray | None, config: Any, scratch: pathlib.Path
 ) -> tuple[cache.Arrays, dict[str, Any]]:
-    """Returns `image` uint8 [N, H, W, C] and, where there are classes, `label` i32 [N]; and what `load` asks for."""
+    """Returns `image` uint8 [N, H, W, C] and, if there are classes, `label` i32 [N]; and facts that `load` needs."""
     files, num_train, _ = split
     with images.unlimited():
         image, faults = _decode(folder, files, config, config.channels, scratch)
@@ -402,9 +402,9 @@ def _build(
 def _decode(
     folder: pathlib.Path, files: Sequence[_File], config: Any, channels: int, scratch: pathlib.Path
 ) -> tuple[np.ndarray, dict[int, _Fault]]:
-    """Returns the sound pictures, uint8 [N, H, W, C], and the rows of those that are not.
+    """Returns the intact pictures, uint8 [N, H, W, C], and the faults of the others, by row.
 
-    The array is mapped from a file in `scratch` that has no name, so that memory holds but a few pictures at a time.
+    The array is mapped from an unnamed file in `scratch`, so memory holds only a few pictures at a time.
     """
     read = functools.partial(
         _read,
@@ -429,9 +429,9 @@ def _decode(
             if image.shape[:2] != shape[:2]:
                 raise UserError(
                     f"{path!r} in {folder} has {image.shape[1]}x{image.shape[0]} pixels, {first!r} has "
-                    f"{shape[1]}x{shape[0]}: set --config.data.image_size to the height and width that all shall have"
+                    f"{shape[1]}x{shape[0]}: set --config.data.image_size to one height and width for all"
                 )
-            if image.shape[2] > shape[2]:  # colour behind grey: all become colour
+            if image.shape[2] > shape[2]:  # colour after grey: all become colour
                 pictures.close()  # ends its progress bar
                 return _decode(folder, files, config, 3, scratch)
             store.write(np.broadcast_to(image, shape).tobytes())
@@ -453,7 +453,7 @@ def _in_order(
         return [read(f"{folder}/{file.path}") for file in files[start : start + _CHUNK]]
 
     with (
-        # Threads: PIL lets go of Python's lock while it decodes, and processes would take longer to start than to read.
+        # Threads: PIL releases the GIL while it decodes, and processes would take longer to start than to read.
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
         tqdm.tqdm(total=len(files), desc=f"decoding {folder.name}", unit="images", disable=None) as progress,
     ):
@@ -480,10 +480,10 @@ def _read(path: str, size: int, channels: int, background: int, max_megapixels: 
             with _one_large if pixels > _LARGE else contextlib.nullcontext():
                 return images.fit(image, size, channels, background)
     except PIL.UnidentifiedImageError:
-        why = f"not a {', '.join(_FORMATS)} file, or of a kind that cannot be read"
+        why = f"not a {', '.join(_FORMATS)} file, or of an unsupported kind"
     except OSError as error:
         why = error.strerror or _line(error)
-    except Exception as error:  # what PIL raises on damaged files has no common base
+    except Exception as error:  # PIL's errors on damaged files have no common base
         why = _line(error)
     return _Fault("damaged", f"is damaged ({why})", "remove it")
 

@@ -1,18 +1,17 @@
-"""Pictures of any kind as arrays of one kind: 8 bit, grey or RGB, upright, opaque, square where asked for.
+"""Pictures of any kind as arrays of one kind: 8 bit, grey or RGB, upright, opaque, square on request.
 
-What each step means, in its order:
+The steps, in order:
 
-- Orientation: the EXIF tag's rotation and mirroring are carried out. All else that a file tells beside its pixels is
-  passed over, be it damaged or too long.
-- 16-bit grey is scaled, not clipped: round(value / 257), so that 65535 becomes 255. Numbers whose white is not known
-  (a TIFF's floating point, signed or 32-bit ones) are refused.
-- Transparent pixels are laid over a grey background. Values are mixed as they are stored (sRGB, not linear light),
-  as browsers do.
+- Orientation: the rotation and mirroring in the EXIF tag are applied. All other metadata is ignored, even if it is
+  damaged or too long.
+- 16-bit grey is scaled, not clipped: round(value / 257), so that 65535 becomes 255. Pixels whose value of white is not
+  known (in TIFFs of floating-point, signed or 32-bit numbers) are refused.
+- Transparent pixels are laid over a grey background. Stored values are mixed (sRGB, not linear light), as in browsers.
 - Palettes become RGB; CMYK by the plain formula 255 - min(255, ink + black), without colour profiles.
 - Colour becomes grey by ITU-R 601-2: 0.299 R + 0.587 G + 0.114 B. Grey becomes colour by three equal channels.
-- Crop: the largest square about the centre; where a row or column is left over, it goes at the bottom or right.
-- Resize: Lanczos with a support that grows with the reduction, so that fine detail does not alias; a picture of six
-  times the size or more is first averaged over whole boxes of pixels, to three times the size or more.
+- Crop: the largest central square; an odd row or column is removed at the bottom or right.
+- Resize: Lanczos with a support that grows with the reduction, so that fine detail does not alias; a picture of at
+  least six times the new size is first averaged over whole boxes of pixels, to at least three times the new size.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from gen_jax.method import UserError
 _TAGS = PIL.ExifTags.Base
 _MODES = {1: "L", 3: "RGB"}
 _GREY_MODES = ("1", "L", "LA")
-_UPRIGHT = {  # what undoes each orientation but 1
+_UPRIGHT = {  # undoes each orientation except 1
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
     4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
@@ -50,8 +49,8 @@ _JPEG = b"\xff\xd8\xff"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
-_WANTED = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT")  # of a PNG's chunks, besides those that it cannot be without
-_TELLS_ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp", b"exif")  # keywords of texts
+_WANTED = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT")  # ancillary chunks of a PNG that are kept
+_TELLS_ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp", b"exif")  # keywords of text chunks
 _MAX_TEXT = 2**20  # bytes that PIL unpacks
 
 _unlimited = threading.Lock()
@@ -67,30 +66,30 @@ def check(config: Any) -> None:
       >>> import types
       >>> check(types.SimpleNamespace(image_size=64, channels=2, background=255, on_error="stop"))
       Traceback (most recent call last):
-      gen_jax.method.UserError: config.data.channels is 2; use 1 for grey, 3 for colour, 0 for what is stored
+      gen_jax.method.UserError: config.data.channels is 2; use 1 for grey, 3 for colour, 0 for the stored ones
     """
     if config.image_size < 0:
         raise UserError(
-            f"config.data.image_size is {config.image_size}; use a number of pixels, or 0 for what is stored"
+            f"config.data.image_size is {config.image_size}; use a number of pixels, or 0 for the stored size"
         )
     if config.channels not in (0, *_MODES):
         raise UserError(
-            f"config.data.channels is {config.channels}; use 1 for grey, 3 for colour, 0 for what is stored"
+            f"config.data.channels is {config.channels}; use 1 for grey, 3 for colour, 0 for the stored ones"
         )
     if not 0 <= config.background <= 255:
-        raise UserError(f"config.data.background is {config.background}; a grey value lies in 0..255")
+        raise UserError(f"config.data.background is {config.background}; use a grey value in 0..255")
     require_choice("data.on_error", config.on_error, ("stop", "skip"))
 
 
 def opened(file: IO[bytes], formats: tuple[str, ...] | None = None) -> PIL.Image.Image:
-    """Opens a picture for `fit`, as PIL.Image.open does, but whatever a JPEG or PNG brings along beside its pixels.
+    """Opens a picture for `fit`, like PIL.Image.open, but without the metadata of a JPEG or PNG that could break it.
 
     Args:
-      file: of the picture; it must stay open until the pixels are read.
-      formats: those that are tried, by PIL's names; None for all.
+      file: the picture file; it must stay open until the pixels are read.
+      formats: formats to try, by PIL's names; None for all.
 
     Raises:
-      PIL.UnidentifiedImageError, and what else PIL raises on a damaged file.
+      PIL.UnidentifiedImageError, and whatever else PIL raises on a damaged file.
 
     Example:
       >>> file = io.BytesIO()
@@ -109,7 +108,7 @@ def opened(file: IO[bytes], formats: tuple[str, ...] | None = None) -> PIL.Image
 
 @contextlib.contextmanager
 def unlimited() -> Iterator[None]:
-    """Lets PIL open pictures of any size, in any thread, and keeps its warnings from the user; for this block only.
+    """Lets PIL open pictures of any size, in any thread, and hides its warnings; for this block only.
 
     Example:
       >>> before = PIL.Image.MAX_IMAGE_PIXELS
@@ -119,7 +118,7 @@ def unlimited() -> Iterator[None]:
       >>> PIL.Image.MAX_IMAGE_PIXELS == before
       True
     """
-    # One block at a time: of two that overlap, the one to end first would give back the other's values.
+    # One block at a time: if two overlapped, the first to end would restore the values during the other.
     with _unlimited, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\b")
         before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
@@ -130,12 +129,12 @@ def unlimited() -> Iterator[None]:
 
 
 def fit(image: PIL.Image.Image, size: int, channels: int, background: int) -> np.ndarray:
-    """Returns a picture as uint8 [H, W, C], by the steps that the module states; of an animation, the current frame.
+    """Returns a picture as uint8 [H, W, C], by the steps listed in this module; of an animation, the current frame.
 
     Args:
-      image: as `opened`, or PIL, opens it.
+      image: as opened by `opened`, or by PIL.
       size: height and width after a centre crop; 0 leaves height and width as they are.
-      channels: 1 (grey), 3 (RGB), or 0: 1 where the picture is stored as grey, 3 where it is not (a palette is not).
+      channels: 1 (grey), 3 (RGB), or 0: 1 if the picture is stored as grey, otherwise 3 (also for a palette).
       background: grey value that shows through transparent pixels, 0..255.
 
     Example:
@@ -143,7 +142,7 @@ def fit(image: PIL.Image.Image, size: int, channels: int, background: int) -> np
       >>> fit(half_clear, size=1, channels=0, background=255).tolist()
       [[[244, 224, 204]]]
     """
-    image.load()  # PIL itself turns a TIFF
+    image.load()  # PIL itself rotates a TIFF
     _require_known_white(image)
     image = _opaque(_eight_bit(_upright(image), background), background)
     if channels:
@@ -155,11 +154,11 @@ def fit(image: PIL.Image.Image, size: int, channels: int, background: int) -> np
 
 
 def _bare_jpeg(jpeg: bytes) -> bytes:
-    """Returns a JPEG without all that PIL might stumble over and no pixel depends on: profiles, most of EXIF."""
+    """Returns a JPEG without metadata that could break PIL and that no pixel depends on: profiles, most of EXIF."""
     kept, start = [jpeg[:2]], 2
     while len(jpeg) >= start + 4 and jpeg[start] == 0xFF and 0xC0 <= jpeg[start + 1] < 0xFF:
         marker, length = struct.unpack_from(">xBH", jpeg, start)
-        if 0xD0 <= marker <= 0xDA:  # pixels; or damaged, for PIL to tell
+        if 0xD0 <= marker <= 0xDA:  # pixels; or damaged, which PIL reports
             break
         content = jpeg[start + 4 : start + 2 + length]
         if marker == 0xE1 and content.startswith(b"Exif\0\0"):
@@ -171,23 +170,23 @@ def _bare_jpeg(jpeg: bytes) -> bytes:
 
 
 def _bare_exif(content: bytes) -> bytes:
-    """Returns a JPEG's segment of EXIF that tells the orientation alone; b"" where it is not told."""
+    """Returns a JPEG's EXIF segment reduced to the orientation; b"" if it has none."""
     exif = PIL.Image.Exif()
     try:
         exif.load(content)
         orientation = struct.pack(">HHIHxx", _TAGS.Orientation, 3, 1, exif[_TAGS.Orientation])
-    except Exception:  # what PIL raises on damaged EXIF has no common base, and the pixels are sound
+    except Exception:  # PIL's errors on damaged EXIF have no common base, and the pixels are intact
         return b""
     content = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + orientation + bytes(4)
     return struct.pack(">HH", 0xFFE1, 2 + len(content)) + content
 
 
 def _bare_png(png: bytes) -> bytes:
-    """Returns a PNG without all that PIL might stumble over and no pixel depends on: long texts, colour profiles."""
+    """Returns a PNG without metadata that could break PIL and that no pixel depends on: long texts, colour profiles."""
     kept, start = [_PNG], len(_PNG)
     while start + 8 <= len(png):
         length, kind = struct.unpack_from(">I4s", png, start)
-        if not kind.isalpha():  # damaged: for PIL to tell
+        if not kind.isalpha():  # damaged: PIL reports it
             kept.append(png[start:])
             break
         end = start + 12 + length
@@ -198,12 +197,12 @@ def _bare_png(png: bytes) -> bytes:
 
 
 def _is_orientation(kind: bytes, text: bytes) -> bool:
-    """Whether a PNG's text may tell how the picture is turned, and PIL can read it."""
+    """Whether a PNG's text may contain the orientation, and PIL can read it."""
     keyword, _, value = text.partition(b"\0")
     if keyword not in _TELLS_ORIENTATION:
         return False
     if kind != b"zTXt":
-        return kind == b"tEXt" or value[:1] == b"\0"  # not compressed, as the standard of these texts has it
+        return kind == b"tEXt" or value[:1] == b"\0"  # not compressed, as the standard requires
     unpacking = zlib.decompressobj()
     with contextlib.suppress(zlib.error):
         unpacking.decompress(value[1:], _MAX_TEXT)
@@ -213,7 +212,7 @@ def _is_orientation(kind: bytes, text: bytes) -> bool:
 def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
     try:
         turn = _UPRIGHT[image.getexif()[_TAGS.Orientation]]
-    except Exception:  # there is none; or what PIL raises on damaged EXIF, of no common base, though pixels are sound
+    except Exception:  # no orientation; or damaged EXIF, where PIL's errors have no common base
         return image
     return image.transpose(turn)
 
@@ -225,7 +224,7 @@ def _require_known_white(image: PIL.Image.Image) -> None:
         return
     bits, white = tags.get(_TAGS.BitsPerSample), tags.get(_TAGS.PhotometricInterpretation)
     if not image.mode.startswith("I;16") or (bits, white) != ((16,), 1):  # 1: the largest number is white
-        raise ValueError("a TIFF of numbers whose white is not known: save it with 8 or 16 bits")
+        raise ValueError("a TIFF whose value of white is not known: save it with 8 or 16 bits")
 
 
 def _eight_bit(image: PIL.Image.Image, background: int) -> PIL.Image.Image:
@@ -234,7 +233,7 @@ def _eight_bit(image: PIL.Image.Image, background: int) -> PIL.Image.Image:
         return image
     values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)  # mode I has 32 bits, of which files use 16
     grey = (values + 128) // 257
-    # PIL's own conversion would compare the one transparent value after it has clipped it to 8 bit.
+    # PIL's own conversion would compare pixels with the transparent value only after clipping it to 8 bit.
     if "transparency" in image.info:
         grey[values == image.info["transparency"]] = background
     return PIL.Image.fromarray(grey.astype(np.uint8))

@@ -1,4 +1,4 @@
-"""One process at a time, by a lock file that is there only while somebody holds it."""
+"""One process at a time, by a lock file that exists only while it is held."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import IO
 
 @contextlib.contextmanager
 def alone(path: pathlib.Path, waiting: str) -> Iterator[bool]:
-    """Lets one process at a time into the block, and the others wait; gives whether the file system can do that.
+    """Lets one process at a time into the block while the others wait; yields whether the file system has locks.
 
-    Where it cannot (some mounts of Lustre and NFS), all go in at once: what they do there must be right without a lock.
-    The system lets go of a lock when its process dies.
+    If it has none (some mounts of Lustre and NFS), all enter at once: the block must be correct without a lock, too.
+    The system releases a lock when its process dies.
 
     Args:
-      path: of the lock file; its folder is made where missing. The file is removed at the end.
-      waiting: a line for stderr, where another process holds the lock.
+      path: the lock file; its folder is created if missing. The file is removed at the end.
+      waiting: a line for stderr if another process holds the lock.
 
     Raises:
       OSError: the folder cannot be written.
@@ -37,7 +37,7 @@ def alone(path: pathlib.Path, waiting: str) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
             locked = _take(file, waiting)
-            if locked and not _is_at(file, path):  # whoever held it has removed it: others lock a new file by now
+            if locked and not _is_at(file, path):  # its holder has removed it: others now lock a new file
                 waiting = ""
                 continue
             try:
@@ -49,7 +49,7 @@ def alone(path: pathlib.Path, waiting: str) -> Iterator[bool]:
 
 
 def _take(file: IO[str], waiting: str) -> bool:
-    """Waits for the lock; returns whether it holds it, which it does wherever there are locks."""
+    """Waits for the lock; returns whether it holds it, which is false only without locks."""
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,7 +57,7 @@ def _take(file: IO[str], waiting: str) -> bool:
             if waiting:
                 print(f"gen_jax: {waiting}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:  # ENOSYS, ENOLCK, EOPNOTSUPP: as many words for no locks as there are file systems
+    except OSError:  # ENOSYS, ENOLCK, EOPNOTSUPP: file systems without locks differ in their error
         return False
     return True
 

@@ -1,8 +1,8 @@
 """Preparation of TFDS's own sets as array_record, with or without TensorFlow.
 
-On the way of the plain image sets (MNIST and its like, CIFAR) TFDS asks for TensorFlow in three places: where an
-archive is unpacked, where raw files are opened and where pixels become PNG. Where TensorFlow is missing, Python's
-own take its place. All private names of TFDS that this project touches stand in this file, in `stand_ins`.
+To prepare plain image sets (MNIST and similar sets, CIFAR), TFDS needs TensorFlow in three places: to unpack archives,
+to open raw files and to encode pixels as PNG. If TensorFlow is missing, plain Python replaces it there. All private
+names of TFDS that this project touches are in this file, in `stand_ins`.
 """
 
 from __future__ import annotations
@@ -33,23 +33,22 @@ from gen_jax.data.dataset import LOADERS, UnavailableError
 from gen_jax.method import UserError, did_you_mean
 
 _PATIENCE = 12.0  # seconds that a host may take to answer at all
-_STALL = 60.0  # seconds that a download may stand still
+_STALL = 60.0  # seconds that a download may stall
 _RETRIES = 2  # TFDS would try ten times, for over three minutes
 
 
 def prepare(name: str, config: Any) -> pathlib.Path:
-    """Returns the directory of the set `name`; downloads and prepares it where it is not there yet.
+    """Returns the directory of the set `name`; downloads and prepares it if it is not prepared yet.
 
-    Of several processes one prepares, while the others wait for it. What an interrupted preparation left behind is
-    removed, and so is all that this one made, if it fails. Raw files in downloads/manual of the folder are used in
-    place of a download.
+    If several processes need the set, one prepares it while the others wait. Leftovers of an interrupted preparation
+    are removed, as are those of this one if it fails. Raw files in downloads/manual of the folder replace a download.
 
     Args:
       name: as TFDS knows it: "mnist", "mnist:3.0.1", "set/config".
       config: `data_dir` ("" for TFDS's own folder).
 
     Raises:
-      UnavailableError: it has to be downloaded, and there is no network; known after some 12 s.
+      UnavailableError: it must be downloaded, and there is no network; raised after about 12 s.
       UserError: TFDS has no such set, or cannot prepare it here; one line that says what to do.
 
     Example:
@@ -67,7 +66,7 @@ def prepare(name: str, config: Any) -> pathlib.Path:
             return place
         prepared_sets.require_image(builder)
         if place.exists():
-            raise UserError(f"{place} has no dataset_info.json, so it is not whole: remove it and try again")
+            raise UserError(f"{place} has no dataset_info.json, so it is incomplete: remove it and try again")
         say(f"{name} is not prepared in {folder}: downloading and preparing it, once")
         _remove_leftovers(place, folder, alone)
         try:
@@ -97,12 +96,12 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def stand_ins(builder: Any) -> Iterator[None]:
-    """Lets `builder` prepare without TensorFlow where that is missing, and give up early without a network.
+    """Lets `builder` prepare without TensorFlow if that is missing, and give up early without a network.
 
-    TFDS is changed for this block only.
+    TFDS is patched for this block only.
 
     Raises:
-      UserError: TFDS has no longer the private names that are replaced.
+      UserError: TFDS no longer has the private names that are patched.
     """
     try:
         from tensorflow_datasets.core import dataset_builder
@@ -124,7 +123,7 @@ def stand_ins(builder: Any) -> Iterator[None]:
         before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"TFDS {tfds.__version__} cannot be told to prepare without TensorFlow ({error}): "
+            f"TFDS {tfds.__version__} cannot prepare data sets without TensorFlow ({error}): "
             '`pip install "gen-jax[tf]"`, or `pip install tensorflow-datasets==4.9.10`'
         ) from error
     try:
@@ -137,10 +136,10 @@ def stand_ins(builder: Any) -> Iterator[None]:
 
 
 class _StandIn(types.SimpleNamespace):
-    """A few names of TensorFlow that have their equals in Python; all others are missing, as TensorFlow is."""
+    """A few names of TensorFlow that Python can replace; all others raise as if TensorFlow were missing."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # Python's own questions
+        if name.startswith("__"):  # looked up by Python itself
             raise AttributeError(name)
         raise ModuleNotFoundError(f"no stand-in for TensorFlow's {name}", name="tensorflow")
 
@@ -150,8 +149,8 @@ _TENSORFLOW = _StandIn(io=_StandIn(gfile=_GFILE), compat=_StandIn(as_text=str))
 
 
 def _encode_png(encoder: Any, pixels: Any) -> bytes:
-    """Takes the place of `_ImageEncoder._encode_image`: pixels [H, W, C] to the bytes of a PNG."""
-    if encoder.encoding_format != "png":  # PNG gives the same pixels whoever wrote it; JPEG does not
+    """Replaces `_ImageEncoder._encode_image`: pixels [H, W, C] to the bytes of a PNG."""
+    if encoder.encoding_format != "png":  # PNG gives the same pixels with any encoder; JPEG does not
         raise ModuleNotFoundError("no stand-in for TensorFlow's JPEG encoder", name="tensorflow")
     stream = io.BytesIO()
     PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(stream, "PNG")
@@ -163,7 +162,7 @@ def _is_missing(package: str) -> bool:
 
 
 def _patient(open_url: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns TFDS's `_open_url` that gives up where the network does not answer."""
+    """Returns TFDS's `_open_url`, changed to give up if the network does not answer."""
 
     def open_or_give_up(url: str, **kwargs: Any) -> Any:
         if url.startswith("http"):
@@ -174,7 +173,7 @@ def _patient(open_url: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _require_answer(url: str) -> None:
-    """Raises what requests raises where `url` does not answer in time, be it the name, the proxy or the host."""
+    """Raises an error of requests if `url` does not answer in time, whether the name, the proxy or the host fails."""
     failures = []
 
     def ask() -> None:
@@ -183,7 +182,7 @@ def _require_answer(url: str) -> None:
         except requests.RequestException as error:
             failures.append(error)
 
-    # A name's look-up knows no timeout: the thread is left to itself.
+    # Name lookup has no timeout, so the thread may outlive this call.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_PATIENCE)
@@ -206,10 +205,10 @@ def _require_known(name: str, folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _alone(name: str, folder: pathlib.Path) -> Iterator[bool]:
-    """As `locks.alone`, for a set and the folder of prepared sets; removes the folder where it made it for nothing."""
+    """Like `locks.alone`, for a set in the folder of prepared sets; removes the folder if it was created in vain."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = locks.alone(
-        folder / f".{name.replace('/', '_')}.lock", f"another process prepares {name} in {folder}: waiting for it"
+        folder / f".{name.replace('/', '_')}.lock", f"another process is preparing {name} in {folder}: waiting"
     )
     with contextlib.ExitStack() as stack:
         stack.callback(_remove_empty, made)  # after the lock is gone
@@ -225,15 +224,15 @@ def _alone(name: str, folder: pathlib.Path) -> Iterator[bool]:
 
 def _remove_empty(places: Iterable[pathlib.Path]) -> None:
     for place in places:
-        with contextlib.suppress(OSError):  # it holds something, or is not there
+        with contextlib.suppress(OSError):  # it is not empty, or does not exist
             place.rmdir()
 
 
 def _remove_leftovers(place: pathlib.Path, folder: pathlib.Path, alone: bool) -> None:
-    """Removes what a preparation that did not end left: half-written shards, half-loaded files and empty folders."""
+    """Removes leftovers of an unfinished preparation: partial shards, partial downloads and empty folders."""
     name = place.relative_to(folder).parts[0]
     downloads = folder / "downloads"
-    if alone:  # else another process may be at work on them
+    if alone:  # else another process may be using them
         for leftover in (*place.parent.glob(f"incomplete.*_{place.name}"), *(downloads / name).glob("*.tmp.*")):
             shutil.rmtree(leftover, ignore_errors=True)
     _remove_empty((place.parent, folder / name, downloads / name, downloads / "extracted", downloads))
@@ -241,7 +240,7 @@ def _remove_leftovers(place: pathlib.Path, folder: pathlib.Path, alone: bool) ->
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS's prints and warnings from the user, who gets our own lines; its progress bars stay."""
+    """Hides TFDS's prints and warnings, since the user gets our own lines; its progress bars stay."""
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.ERROR)

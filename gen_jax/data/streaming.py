@@ -1,9 +1,9 @@
-"""Sets larger than memory: images read again whenever they are asked for, and batches read ahead of training by Grain.
+"""Sets larger than memory: images are read from disk on demand, and Grain reads batches ahead of training.
 
-`fetch` gives a set whose images stay where they are, as arrays that read the rows they are asked for. Which example
-stands in which batch is decided by `dataset.Batches`, for such arrays as for others, so that both ways of reading
-give the same batches and no position need be saved. `ahead` computes the coming batches in threads or in processes
-of their own. In memory are the labels (4 bytes an example), the orders of two epochs (8 bytes each) and a few batches.
+`fetch` returns a set whose images stay on disk, as arrays that read only the requested rows. `dataset.Batches` decides
+which example is in which batch, as for any other arrays, so batches are the same with and without streaming and no
+position needs to be saved. `ahead` computes upcoming batches in threads or in separate processes. Memory holds the
+labels (4 bytes per example), the orders of two epochs (8 bytes per example each) and a few batches.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from gen_jax.method import UserError
 
 T = TypeVar("T")
 
-_CHUNK = 64  # examples read at a time, small because they may be large
-_THREADS = 4  # of this process, where no others read; reading and decoding let go of Python's lock
+_CHUNK = 64  # examples read at a time, few because they may be large
+_THREADS = 4  # of this process, if there are no workers; reading and decoding release the GIL
 
 
 class Source(Protocol):
-    """What gives any example by its number, from several threads at once; sent to worker processes by cloudpickle."""
+    """Gives any example by its index, from several threads at once; sent to worker processes by cloudpickle."""
 
     def __len__(self) -> int: ...
 
     def __getitems__(self, rows: Sequence[int], /) -> Sequence[Mapping[str, Any]]:
-        """Returns the examples of these numbers: `image` uint8 [H, W, C] and, where there are classes, `label`."""
+        """Returns the examples with these indices: `image` uint8 [H, W, C] and, if there are classes, `label`."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """A source whose pictures are decoded from the files that another one gives.
+    """A source that decodes the picture files of another source.
 
     Attributes:
       files: gives `image` as the bytes of a picture file.
@@ -69,7 +69,7 @@ class Fitted:
 
 
 class Images:
-    """The images of a source, as an array uint8 [N, H, W, C] that is read where it is indexed, not held.
+    """The images of a source, as an array uint8 [N, H, W, C] that is read when it is indexed, not kept in memory.
 
     Example:
       >>> class Squares(list):
@@ -83,7 +83,7 @@ class Images:
     dtype = np.dtype(np.uint8)
 
     def __init__(self, source: Source):
-        """Takes a source of at least one example; all of its images must be of the first one's size."""
+        """Takes a source of at least one example; all of its images must have the size of the first."""
         (first,) = source.__getitems__([0])
         self.shape = (len(source), *first["image"].shape)
         self._source = source
@@ -99,22 +99,22 @@ class Images:
     def _read(self, rows: list[int]) -> Sequence[Mapping[str, Any]]:
         try:
             return self._source.__getitems__(rows)
-        except (OSError, RuntimeError, ValueError) as error:  # as the system, ArrayRecord and Pillow have it
+        except (OSError, RuntimeError, ValueError) as error:  # of the system, ArrayRecord or Pillow
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise UserError(
-                f"cannot read the streamed set any more ({reason}): bring its files back; "
-                "the same command goes on from the newest checkpoint"
+                f"cannot read the streamed set any more ({reason}): restore its files; "
+                "the same command resumes from the newest checkpoint"
             ) from error
 
     def stack(self, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Returns the images of a few examples, uint8 [n, H, W, C].
 
         Raises:
-          UserError: they are not of one size.
+          UserError: their sizes differ.
         """
         images = np.empty((len(examples), *self.shape[1:]), np.uint8)
         for row, example in enumerate(examples):
-            if example["image"].shape != self.shape[1:]:  # numpy would stretch some of them
+            if example["image"].shape != self.shape[1:]:  # numpy would broadcast some of them
                 raise UserError(
                     f"the set holds images of different sizes ({example['image'].shape} beside {self.shape[1:]}): "
                     "set --config.data.image_size"
@@ -126,16 +126,16 @@ class Images:
 def fetch(
     folder: pathlib.Path, title: str, key: Mapping[str, Any], source: Source, num_classes: int | None, workers: int = 0
 ) -> cache.Stored:
-    """Returns a source's arrays as `cache.fetch` would, of the same content and fingerprint, but images stay unread.
+    """Returns a source's arrays with the same content and fingerprint as from `cache.fetch`, but images stay on disk.
 
-    All examples are read once, for the fingerprint and the labels; the cache keeps these two.
+    All examples are read once, for the fingerprint and the labels, which the cache keeps.
 
     Args:
       folder: of the cache.
       title: start of the entry's name.
-      key: all that decides the content, as JSON values.
+      key: everything that determines the content, as JSON values.
       source: of at least one example.
-      num_classes: None for a set without labels, even where the source gives some.
+      num_classes: None for a set without labels, even if the source gives some.
       workers: as in `ahead`.
 
     Raises:
@@ -174,12 +174,12 @@ def fetch(
 
 @contextlib.contextmanager
 def ahead(fn: Callable[[int], T], arguments: range, workers: int = 0) -> Iterator[Iterator[T]]:
-    """Gives an iterator over `fn` of each argument, in order, computed before it is asked for; the first one is there.
+    """Yields an iterator over `fn` of each argument, in order, computed ahead; the first value is ready on entry.
 
-    Leaving the context ends threads and processes, whatever the reason; processes end with their parent, too.
+    Leaving the context always ends its threads and processes; processes also end with their parent.
 
     Args:
-      fn: what it holds goes to each worker process by cloudpickle, arrays by value.
+      fn: sent to each worker process by cloudpickle, with the arrays it holds.
       arguments: at least one.
       workers: number of processes, or 0 for threads of this one.
 
@@ -191,7 +191,7 @@ def ahead(fn: Callable[[int], T], arguments: range, workers: int = 0) -> Iterato
     import grain
     from absl import flags
 
-    if not flags.FLAGS.is_parsed():  # outside an absl app nobody does, and Grain's workers look at flags
+    if not flags.FLAGS.is_parsed():  # only absl apps parse flags, but Grain's workers read them
         flags.FLAGS.mark_as_parsed()
     threads = 1 if workers else _THREADS
     values = (
@@ -205,7 +205,7 @@ def ahead(fn: Callable[[int], T], arguments: range, workers: int = 0) -> Iterato
 
 
 def _belong_to_parent(worker: int, workers: int) -> None:
-    """Lets the parent alone act on signals, in a worker, and ends the worker when the parent is gone."""
+    """In a worker: leaves signals to the parent, and ends the worker when the parent is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal and a scheduler send them to all processes
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,10 +1,10 @@
-"""Handwritten digits that no one wrote: drawn from pen strokes, 28x28, an exact function of (seed, index).
+"""Synthetic handwritten digits, 28x28, drawn from pen strokes: an exact function of (seed, index).
 
-A hand is one way to write a digit: a few strokes through points. A picture takes a hand, moves its points, bends,
-slants and turns it, and draws it with a pen of varying pressure: white on black, fitted and centred as in MNIST
-(LeCun, Cortes and Burges 1998). No picture of MNIST was used. Nothing is downloaded.
+A hand is one way to write a digit: a few strokes through points. To draw a picture, the points of a hand are moved,
+and it is bent, slanted, rotated and drawn with a pen of varying pressure: white on black, fitted and centred as in
+MNIST (LeCun, Cortes and Burges 1998). No picture of MNIST was used. Nothing is downloaded.
 
-Only +, -, * and / are used, in a fixed order, on Philox's raw numbers: the pictures are equal on any machine,
+Only +, -, * and / are used, in a fixed order, on Philox's raw numbers, so the pictures are the same on any machine,
 however many are drawn at once.
 """
 
@@ -37,7 +37,7 @@ SIZE = 28  # pixels of height and width
 BOX = 20.0  # pixels of height or width that the longer side of a digit fills at most
 
 # For each digit, its hands: strokes between slashes, each a curve through points "x,y" (y grows downwards, the digit
-# is about 100 high). Strokes that share a point stay joined there: that is how a corner is written.
+# is about 100 high). Strokes that share a point stay joined there, which makes a corner.
 HANDS: tuple[tuple[str, ...], ...] = (
     (  # 0: round, narrow, started at the right, looped at the top, wide, open, broad
         "40,0 15,12 2,50 15,90 38,100 62,88 72,50 60,12 36,1 24,8",
@@ -142,17 +142,17 @@ HANDS: tuple[tuple[str, ...], ...] = (
 )
 
 _SPACING = 3.0  # between neighbouring points of a drawn line, on the scale of HANDS: 0.6 pixels
-_CHUNK = 128  # pictures drawn at once: what they need fits a processor's cache
-_NUM_FREE = 18  # random numbers of a picture besides those of its points
+_CHUNK = 128  # pictures drawn at once: few enough to fit a processor's cache
+_NUM_FREE = 18  # random numbers per picture, besides those of its points
 _SEED = {"train": 0, "test": 1}  # of the prepared set
 
 
 def draw(seed: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns pictures uint8 [N, 28, 28, 1] and their digits i32 [N]: number `index[n]` of those of `seed`.
+    """Returns pictures uint8 [N, 28, 28, 1] and their digits i32 [N]: those at `index` in the sequence of `seed`.
 
     Args:
       seed: at least 0.
-      index: i64 [N], at least 0. Ten in a row hold each digit once.
+      index: i64 [N], at least 0. Ten in a row contain each digit once.
 
     Example:
       >>> image, label = draw(seed=0, index=np.arange(20))
@@ -169,7 +169,7 @@ def draw(seed: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Lines(NamedTuple):
-    """All hands as tables; M hands, of at most K points, drawn as at most P points of lines.
+    """All hands as tables: M hands of at most K points, each drawn as lines of at most P points.
 
     Attributes:
       first: i64 [11]; the hands of digit d are number first[d] up to first[d + 1].
@@ -231,7 +231,7 @@ def _padded(rows: np.ndarray, num_rows: int) -> np.ndarray:
 def _numbers(seed: int, index: np.ndarray) -> np.ndarray:
     """Returns each picture's random numbers, f64 [D, N]: the sum of two uniform ones, between -1 and 1."""
     count = _NUM_FREE + 3 * lines().anchor.shape[1]
-    # numpy promises the stream of Philox's raw numbers for ever, but not those of Generator.
+    # numpy guarantees the stream of Philox's raw numbers forever, but not those of Generator.
     raw = np.stack([np.random.Philox(np.random.SeedSequence([seed, int(i)])).random_raw(count) for i in index], axis=1)
     return (raw >> np.uint64(32)) / 2**32 + (raw & np.uint64(2**32 - 1)) / 2**32 - 1
 
@@ -242,7 +242,7 @@ def _pen(number: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     choice, care, breadth, arch, wedge, curl, sag, tilt, cup = number[:9]
     slant, turn, press, pen, heavy, size, right, down, soft = number[9:_NUM_FREE]
     to_right, to_below, harder = number[_NUM_FREE:].reshape(3, tables.anchor.shape[1], -1)  # of each point
-    # What is left of a number in many small steps is uniform, though the number is not.
+    # The remainder of a number modulo a small step is uniform, though the number is not.
     uniform = (choice * 4096) % 1
     first = tables.first[label]
     hand = first + (uniform * (tables.first[label + 1] - first)).astype(np.int64)
@@ -270,8 +270,8 @@ def _pen(number: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def _along(tables: Lines, hand: np.ndarray, anchor: np.ndarray) -> np.ndarray:
-    """Returns what `anchor` [K, N] says of the hands' points as [P, N], of the points drawn between them."""
-    # Not einsum, whose multiply-adds round as the processor likes.
+    """Interpolates `anchor` [K, N], one value per point of each hand, to the drawn points, [P, N]."""
+    # Not einsum, whose multiply-adds round differently on different processors.
     source, weight = tables.source[hand].transpose(1, 2, 0), tables.weight[hand].transpose(1, 2, 0)  # [4, P, N]
     terms = [np.take_along_axis(anchor, source[j], axis=0) * weight[j] for j in range(4)]
     return ((terms[0] + terms[1]) + terms[2]) + terms[3]
@@ -280,8 +280,8 @@ def _along(tables: Lines, hand: np.ndarray, anchor: np.ndarray) -> np.ndarray:
 def _ink(x: np.ndarray, y: np.ndarray, radius: np.ndarray, soft: np.ndarray) -> np.ndarray:
     """Returns the pictures uint8 [N, 28, 28] of lines of discs, x, y and radius [P, N].
 
-    How deep a pixel at distance d lies in a disc of radius r is taken as (r^2 - d^2) / 2r, which is r - d near the
-    edge: it needs no root, and falls into a part of the row and one of the column.
+    The depth of a pixel at distance d in a disc of radius r is taken as (r^2 - d^2) / 2r, which is r - d near the
+    edge: it needs no root, and is the sum of a term per row and a term per column.
     """
     pixel = np.arange(SIZE)[:, None]
     curve = (0.5 / radius).astype(np.float32)
@@ -303,13 +303,13 @@ def _centred(image: np.ndarray) -> np.ndarray:
     for axis in (1, 2):
         mass = image.sum(axis=3 - axis)  # of each row, then of each column: whole numbers, so exact
         shift = np.rint((mass * pixel).sum(axis=1) / mass.sum(axis=1) - (SIZE - 1) / 2).astype(np.int64)
-        # Beyond the edge stands what is at the edge: black, since a digit is smaller than its picture.
+        # Pixels beyond the edge repeat the edge: black, since a digit is smaller than its picture.
         image = np.take_along_axis(image, np.expand_dims(np.clip(pixel + shift[:, None], 0, SIZE - 1), 3 - axis), axis)
     return image
 
 
 class StrokeDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """The set as TFDS prepares it: nothing to download, and pictures that are PNG already, so no TensorFlow."""
+    """The set as a TFDS builder: nothing to download, and pictures are already PNG, so it needs no TensorFlow."""
 
     __module__ = NAME  # in a package, TFDS would look for a README and citations beside this file
     name = NAME
@@ -340,17 +340,17 @@ class StrokeDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 for i, image, label in zip(index, *draw(seed, index), strict=True)
             ]
 
-        with concurrent.futures.ThreadPoolExecutor() as pool:  # numpy and Pillow let go of Python's lock
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # numpy and Pillow release the GIL
             for examples in pool.map(drawn, range(0, num_examples, _CHUNK)):
                 yield from examples
 
 
 def load(name: str, config: Any) -> Dataset:
-    """Returns the set; draws and prepares it where that was not done yet.
+    """Returns the set; draws and prepares it if that has not been done yet.
 
     Args:
       name: "", or its version.
-      config: as in `dataset.load`. Where its `data_dir` cannot be written, the set is prepared in the cache.
+      config: as in `dataset.load`. If its `data_dir` cannot be written, the set is prepared in the cache.
     """
     folders = prepared_sets.data_dir(config.data_dir), cache.root(config.cache_dir) / "tfds"
     config = copy.deepcopy(config)
@@ -366,22 +366,22 @@ def _prepare(folders: Sequence[pathlib.Path]) -> pathlib.Path:
     """Prepares the set in the first of the folders that can be written; returns that one."""
     for folder in folders:
         try:
-            waiting = f"another process prepares {NAME} in {folder}: waiting for it"
+            waiting = f"another process is preparing {NAME} in {folder}: waiting"
             with locks.alone(folder / f".{NAME}.lock", waiting) as alone:
                 if not _is_prepared(folder):  # another process may have done so while this one waited
                     if alone:
-                        for leftover in (folder / NAME).glob(f"*{VERSION}"):  # of a process that was killed
+                        for leftover in (folder / NAME).glob(f"*{VERSION}"):  # of a killed process
                             shutil.rmtree(leftover)
                     if not sys.stderr.isatty():
                         tfds.disable_progress_bar()
-                    with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of a download
+                    with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download
                         StrokeDigits(data_dir=folder, file_format="array_record").download_and_prepare()
             return folder
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
     raise UserError(
-        f"{NAME} is prepared once, but {' and '.join(map(str, folders))} cannot be written: "
+        f"{NAME} must be prepared once, but {' and '.join(map(str, folders))} cannot be written: "
         "set --config.data.data_dir or --config.data.cache_dir"
     )
 

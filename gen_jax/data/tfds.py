@@ -1,7 +1,7 @@
 """Image sets that TFDS has prepared as array_record, read without TensorFlow.
 
-A set is found by the files in its folder, not by TFDS's own code for it, so that any set reads by name, whoever
-built it; a set of TFDS that is not there is prepared first. Decoded once, then memory-mapped from the cache.
+A set is found by the files in its folder, not by TFDS's code for it, so any set can be read by name, whoever built it;
+a set of TFDS that is missing is prepared first. Images are decoded once, then memory-mapped from the cache.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from gen_jax.method import DataSpec, UserError, labelled, with_factors
 
 Builder: TypeAlias = Any  # tfds.core.DatasetBuilder, whose own annotations do not fit what it returns
 
-# What the features of these sets do not say.
+# What the features of these sets do not record.
 FACTORS = {"dsprites": dsprites.FACTORS}
-"""From a set to its factors of variation, each of them a feature `label_<factor>`."""
+"""Maps a set to its factors of variation, each of which is a feature `label_<factor>`."""
 BINARY = ("dsprites", "binarized_mnist")
 """Sets whose pixels are 0 or 1."""
 
 _CHUNK = 512  # examples that one thread decodes at a time
-_MAKE_EQUAL = "set --config.data.image_size, and --config.data.channels where some are grey"
+_MAKE_EQUAL = "set --config.data.image_size, and --config.data.channels if some are grey"
 
 
 def load(name: str, config: Any) -> Dataset:
@@ -49,9 +49,9 @@ def load(name: str, config: Any) -> Dataset:
     class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
 
     if builder.name in BINARY and config.image_size not in (0, *builder.info.features["image"].shape[:1]):
-        raise UserError(f"the pixels of {name!r} are 0 or 1, so it cannot be resized: leave out data.image_size")
+        raise UserError(f"the pixels of {name!r} are 0 or 1, so they cannot be resized: leave out data.image_size")
     train = _split(builder, config.train_split, class_names, config, config.stream)
-    # "test" is what a config says that says nothing of it.
+    # "test" is the config's default: a set that has only "train" may lack it.
     has_one = config.test_split and (config.test_split, [*builder.info.splits]) != ("test", ["train"])
     test = _split(builder, config.test_split, class_names, config) if has_one else None
     height, width, channels = train.arrays["image"].shape[1:]
@@ -72,7 +72,7 @@ def load(name: str, config: Any) -> Dataset:
 
 
 def require_image(builder: Builder) -> None:
-    """Raises a UserError where a set of TFDS holds no images of bytes under that name."""
+    """Raises a UserError if a set of TFDS has no feature `image` of uint8."""
     features = dict(builder.info.features.items())
     image = features.get("image")
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
@@ -80,7 +80,7 @@ def require_image(builder: Builder) -> None:
 
 
 def _place(name: str, config: Any) -> pathlib.Path:
-    """Returns where the set is prepared; prepares it there if need be."""
+    """Returns the directory of the prepared set; prepares it if necessary."""
     folder = data_dir(config.data_dir)
     if name.partition(":")[0] in prepared(folder):
         return find(name, folder)
@@ -100,7 +100,7 @@ def data_dir(configured: str = "") -> pathlib.Path:
 
 
 def prepared(folder: pathlib.Path) -> dict[str, list[str]]:
-    """Returns what is prepared in `folder`: from name ("mnist", "set/config") to its versions, oldest first.
+    """Returns the sets prepared in `folder`: from name ("mnist", "set/config") to versions, oldest first.
 
     Example:
       >>> prepared(pathlib.Path("/nowhere"))
@@ -109,7 +109,7 @@ def prepared(folder: pathlib.Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for depth in ("*/*", "*/*/*"):
         for info in folder.glob(f"{depth}/dataset_info.json"):
-            if not info.parent.name.startswith("incomplete."):  # cut short by TFDS's death
+            if not info.parent.name.startswith("incomplete."):  # of a killed TFDS
                 found.setdefault(info.parent.parent.relative_to(folder).as_posix(), []).append(info.parent.name)
     return {name: sorted(versions, key=_version_key) for name, versions in sorted(found.items())}
 
@@ -118,7 +118,7 @@ def find(name: str, folder: pathlib.Path) -> pathlib.Path:
     """Returns the directory of a prepared set in its newest version, or in the one named ("mnist:3.0.1").
 
     Raises:
-      UserError: it is not there; one line that says what to do.
+      UserError: it does not exist; one line that says what to do.
     """
     bare, _, version = name.partition(":")
     sets = prepared(folder)
@@ -133,7 +133,7 @@ def find(name: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def _version_key(version: str) -> tuple[tuple[bool, int, str], ...]:
-    """Orders "3.10.0" behind "3.9.0"; what is not a number comes first."""
+    """Orders "3.10.0" after "3.9.0"; parts that are not numbers come first."""
     return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in version.split("."))
 
 
@@ -145,7 +145,7 @@ def _split(
     except (KeyError, ValueError):
         raise UserError(
             f"{builder.name!r} has no split {split!r} (it has {', '.join(sorted(builder.info.splits))}): "
-            "set --config.data.train_split, --config.data.test_split"
+            "set --config.data.train_split or --config.data.test_split"
         ) from None
     if not info.num_examples:
         raise UserError(f"the split {split!r} of {builder.name!r} is empty")
@@ -207,12 +207,12 @@ def _digest(paths: Sequence[pathlib.Path]) -> str:
 
 
 def _stamps(paths: Sequence[pathlib.Path]) -> list[tuple[str, int, int]]:
-    """Returns names, sizes and times of change: what `_digest` is to a set that takes minutes to read."""
+    """Returns names, sizes and modification times: a fast `_digest`, for a set that takes minutes to read."""
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in map(pathlib.Path, paths)]
 
 
 def _source(builder: Builder, split: str, fit: Callable[[PIL.Image.Image], np.ndarray]) -> streaming.Fitted:
-    # Left as files, images too: TFDS would decode palettes and CMYK as if they were colours.
+    # Images stay encoded, too: TFDS would decode palettes and CMYK as if they were RGB.
     unread = {name: tfds.decode.SkipDecoding() for name in builder.info.features if name != "label"}
     return streaming.Fitted(builder.as_data_source(split=split, decoders=unread), fit)
 
@@ -220,7 +220,7 @@ def _source(builder: Builder, split: str, fit: Callable[[PIL.Image.Image], np.nd
 def _decode(
     builder: Builder, split: str, class_names: tuple[str, ...] | None, fit: Callable[[PIL.Image.Image], np.ndarray]
 ) -> cache.Arrays:
-    """Returns the split's `image` uint8 [N, H, W, C] and, where there are classes, `label` i32 [N]."""
+    """Returns the split's `image` uint8 [N, H, W, C] and, if there are classes, `label` i32 [N]."""
     source = _source(builder, split, fit)
     num_examples = len(source)
     image = np.empty((num_examples, *source.__getitems__([0])[0]["image"].shape), np.uint8)
@@ -239,8 +239,8 @@ def _decode(
                 label[row] = example["label"]
         return len(rows)
 
-    # Decoding lets go of Python's lock, but for small pictures so briefly that threads only wait for it: MNIST takes
-    # one of them half the time that it takes six.
+    # Decoding releases the GIL, but for small pictures so briefly that threads only wait for it: one thread decodes
+    # MNIST in half the time that six need.
     threads = 1 if image[0].size < 64 * 64 else os.cpu_count()
     with (
         concurrent.futures.ThreadPoolExecutor(threads) as pool,

@@ -133,18 +133,18 @@ def check(prediction: Prediction, path: Path) -> None:
     """Refuses a prediction that does not determine the data at the last level of a path.
 
     Raises:
-      UserError: the last level is pure noise, and the prediction contains no information on the data there.
+      UserError: the last level is pure noise, where the prediction contains no information about the data.
 
     Example:
       >>> from gen_jax.diffusion import schedule
       >>> check(eps(), schedule.cosine(zero_terminal_snr=True))
       Traceback (most recent call last):
-      gen_jax.method.UserError: prediction 'eps' says nothing of the data where there is only noise, \
-as at the end of cosine: use 'v' or 'x' or 'velocity' or 'edm', or zero_terminal_snr=false where the schedule has it
+      gen_jax.method.UserError: prediction 'eps' cannot recover the data from pure noise, as at the end of cosine: \
+use 'v' or 'x' or 'velocity' or 'edm', or zero_terminal_snr=false if the schedule has it
     """
     if prediction.needs_signal and path.path(path.steps(1)).alpha[0] == 0:
         others = " or ".join(repr(name) for name, make in PREDICTIONS.items() if not make().needs_signal)
         raise UserError(
-            f"prediction {prediction.name!r} says nothing of the data where there is only noise, as at the end of "
-            f"{path.name}: use {others}, or zero_terminal_snr=false where the schedule has it"
+            f"prediction {prediction.name!r} cannot recover the data from pure noise, as at the end of {path.name}: "
+            f"use {others}, or zero_terminal_snr=false if the schedule has it"
         )

@@ -112,7 +112,7 @@ def test_a_process_that_waits_says_for_what(tmp_path: pathlib.Path):
         process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         line = process.stderr.readline()
-    assert line == f"gen_jax: waiting for another process that prepares entry in {tmp_path}\n"
+    assert line == f"gen_jax: waiting for another process that is preparing entry in {tmp_path}\n"
     assert process.communicate(timeout=60)[1] == ""
     assert process.returncode == 0
 
@@ -192,7 +192,7 @@ def test_without_a_home_folder_the_cache_is_in_the_temporary_one_and_one_line_sa
     assert line == f"gen_jax: there is no home folder; the cache is {folder}: set XDG_CACHE_HOME to keep it"
     cache._in_temporary_folder.cache_clear()  # of the next process
     assert cache.root() == folder
-    with pytest.raises(UserError, match="the home folder ~ is not known"):
+    with pytest.raises(UserError, match="the home folder ~ is unknown"):
         cache.root("~/cache")
 
 

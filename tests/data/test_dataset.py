@@ -85,7 +85,7 @@ def test_unlabelled_sets_have_no_labels():
 
 
 def test_refuses_a_batch_that_does_not_divide_by_the_processes():
-    with pytest.raises(UserError, match="batch_size 10 does not divide by 4 processes"):
+    with pytest.raises(UserError, match="batch_size 10 does not divide over 4 processes"):
         dataset.Batches(_arrays(20), 10, 0, process_count=4)
 
 

@@ -150,8 +150,8 @@ def test_the_fingerprint_is_that_of_what_is_drawn(monkeypatch: pytest.MonkeyPatc
     ("changes", "message"),
     [
         ({"name": "dsprites:genuine"}, "tfds:dsprites for the genuine set"),
-        ({"train_split": "train[:10%]"}, "has the split 'train' alone"),
-        ({"test_split": "validation"}, "not 'validation'"),
+        ({"train_split": "train[:10%]"}, "only the whole 'train'"),
+        ({"test_split": "validation"}, "has no split 'validation'"),
         ({"image_size": 32}, "64x64x1"),
         ({"channels": 3}, "64x64x1"),
     ],

@@ -254,7 +254,7 @@ def test_files_of_other_kinds_are_counted(folder: pathlib.Path, caplog: pytest.L
     assert not caplog.messages
     (folder / "cat" / "license_plate.TXT").write_text("")
     _load(folder)
-    assert caplog.messages == ["image_folder:pictures: left out 1 file that is no picture (.txt)"]
+    assert caplog.messages == ["image_folder:pictures: left out 1 file that is not a picture (.txt)"]
     caplog.clear()
     (folder / "bird").mkdir()
     for number in range(1_000):
@@ -263,7 +263,7 @@ def test_files_of_other_kinds_are_counted(folder: pathlib.Path, caplog: pytest.L
         (folder / name).touch()
     assert _load(folder).spec.class_names == ("cat",)
     assert caplog.messages == [
-        "image_folder:pictures: left out 1,006 files that are no pictures (.heic, .pdf, .txt, ...); "
+        "image_folder:pictures: left out 1,006 files that are not pictures (.heic, .pdf, .txt, ...); "
         "no pictures in 'bird'"
     ]
 
@@ -276,7 +276,7 @@ def test_files_beside_the_splits_are_not_counted(folder: pathlib.Path, caplog: p
         (folder / name).touch()
     _load(folder, test_split="test")
     assert caplog.messages == [
-        "image_folder:pictures: left out 1 file that is no picture (.heic); no pictures in 'dog'"
+        "image_folder:pictures: left out 1 file that is not a picture (.heic); no pictures in 'dog'"
     ]
 
 

@@ -103,7 +103,7 @@ def test_a_run_on_points_gives_samples_metrics_and_a_page(workdir):
     assert "could not be read" not in page
     assert "cannot be shown" not in page
     titles = ("Samples and data", "Samples during training", "Growth")
-    for words in ("100,000 points of the plane", "The first 2,500 of 3,000 samples", *titles):
+    for words in ("100,000 points in the plane", "The first 2,500 of 3,000 samples", *titles):
         assert words in page
     for path in (workdir / "samples.png", workdir / "training" / "samples" / "00000002.png"):
         with PIL.Image.open(path) as picture:

@@ -166,7 +166,7 @@ def test_an_interrupted_preparation_starts_again_cleanly(raw: pathlib.Path):
 
 def test_a_folder_that_was_copied_in_part_is_named(raw: pathlib.Path):
     (raw / "mnist/3.0.1").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"mnist/3.0.1 has no dataset_info.json, so it is not whole"):
+    with pytest.raises(UserError, match=r"mnist/3.0.1 has no dataset_info.json, so it is incomplete"):
         prepare.prepare("mnist", data_config(raw, "mnist"))
 
 
@@ -185,7 +185,7 @@ def test_of_two_processes_one_prepares_while_the_other_waits(raw: pathlib.Path):
         ]
         for process in processes:
             assert process.stderr is not None
-            assert process.stderr.readline() == f"gen_jax: another process prepares mnist in {raw}: waiting for it\n"
+            assert process.stderr.readline() == f"gen_jax: another process is preparing mnist in {raw}: waiting\n"
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [out.strip() for out, _ in outputs] == [str(raw / "mnist/3.0.1")] * 2
     assert sum("downloading and preparing it" in err for _, err in outputs) == 1
@@ -261,7 +261,7 @@ def test_where_tensorflow_is_installed_none_stands_in_for_it(tmp_path: pathlib.P
 
 def test_private_names_that_tfds_no_longer_has_are_one_line(raw: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delattr(image_feature._ImageEncoder, "_encode_image")
-    with pytest.raises(UserError, match=r"TFDS 4\.\S+ cannot be told to prepare .*_encode_image.*gen-jax\[tf\]"):
+    with pytest.raises(UserError, match=r"TFDS 4\.\S+ cannot prepare data sets .*_encode_image.*gen-jax\[tf\]"):
         prepare.prepare("mnist", data_config(raw, "mnist"))
 
 

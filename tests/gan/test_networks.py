@@ -134,7 +134,7 @@ def test_noise_belongs_to_examples():
     ("fields", "hint"),
     [
         ({"name": "cov"}, "did you mean conv"),
-        ({"name": "conv", "generator_hidden": (3,)}, "no field of network conv"),
+        ({"name": "conv", "generator_hidden": (3,)}, "not a field of network conv"),
         ({"name": "conv", "norm": "bach"}, "did you mean batch"),
         ({"name": "conv", "upsampling": "cubic"}, "allowed: transposed, nearest, shuffle"),
         ({"name": "conv", "channels": ()}, "channels is empty"),

@@ -71,7 +71,7 @@ def test_refusals_name_what_there_is():
 
     with pytest.raises(UserError, match="did you mean dense"):
         make(name="dens")
-    with pytest.raises(UserError, match=r"^config\.network\.activation is no field of network conv$"):
+    with pytest.raises(UserError, match=r"^config\.network\.activation is not a field of network conv$"):
         make(name="conv", activation="relu")
     with pytest.raises(UserError, match="'gate'; did you mean gated"):
         make(name="dense", activation="gate")
