@@ -17,7 +17,14 @@ from gen_jax.run import Run
 SHORT = ("log_every=2", "eval_every=4", "checkpoint_every=4", "sample.num=70", "sample.batch_size=70",
          "eval.num_examples=20", "eval.classifier_steps=10")  # fmt: skip
 FIRST = ("num_steps=4", "batch_size=16", "network.channels=(4,)", "vae.latents=32", *SHORT)
-SECOND = ("num_steps=8", "batch_size=16", "network.multipliers=(1,)", "sample.num_steps=3", *SHORT)
+SECOND = (
+    "num_steps=8",
+    "optimizer.name=adam",
+    "batch_size=16",
+    "network.multipliers=(1,)",
+    "sample.num_steps=3",
+    *SHORT,
+)
 
 
 def words(workdir, data_dir, name="made_up_digits", pretrained=None):
