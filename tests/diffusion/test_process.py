@@ -159,7 +159,7 @@ def test_what_the_network_is_told_is_finite_and_rises_with_the_noise(path, name)
 def test_mistakes_are_refused_in_one_line():
     for words, pattern in (
         (["told=sigma"], "'sigma'.*time, log_snr"),
-        (["schedule=straight", "prediction=eps"], "'eps' says nothing.*straight"),
+        (["schedule=straight", "prediction=eps"], "'eps' cannot recover.*straight"),
         (["input_scale=unit_variance", "input_scale.sigma_data=0.0"], r"input_scale\.sigma_data is 0.0"),
         (["schedule=variance_exploding", "schedule.sigma_min=0.0"], "0 < sigma_min"),
         (["times=logit_normal", "times.std=0.0"], r"times\.std is 0.0"),
