@@ -63,28 +63,37 @@ def jax_calls(config: Any, state: State, images: np.ndarray, options: dict[str, 
 
 
 def torch_calls(
-    config: Any, schedule: Schedule, network: torch_unet.UNet, images: np.ndarray, layout: torch.memory_format
+    config: Any,
+    schedule: Schedule,
+    network: torch_unet.UNet,
+    images: np.ndarray,
+    layout: torch.memory_format,
+    device: str = "cpu",
+    forward: Callable[..., torch.Tensor] | None = None,
 ) -> Calls:
-    """Returns the peer's two calls."""
-    network = network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]  missing in torch's stubs
-    image = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    """Returns the peer's two calls; `forward` is the network as it is called, if it is compiled or cast."""
+    network = network.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]  missing in torch's stubs
+    forward = forward or network
+    image = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
     update = peer.make_update(config, network)
-    time, alpha, sigma = (torch.from_numpy(table).float() for table in (schedule.time, schedule.alpha, schedule.sigma))
+    time, alpha, sigma = (
+        torch.from_numpy(table).float().to(device) for table in (schedule.time, schedule.alpha, schedule.sigma)
+    )
     steps = [int(t) for t in schedule.steps(SAMPLER_STEPS, config.sample.spacing)]
 
     def step() -> object:
         x0 = image.float() / 127.5 - 1
-        t = torch.randint(schedule.num_steps, (len(x0),))
+        t = torch.randint(schedule.num_steps, (len(x0),), device=device)
         eps = torch.randn_like(x0)
         alpha_t, sigma_t = alpha[t][:, None, None, None], sigma[t][:, None, None, None]
         v = alpha_t * eps - sigma_t * x0
-        return update(F.mse_loss(network(alpha_t * x0 + sigma_t * eps, time[t]), v))
+        return update(F.mse_loss(forward(alpha_t * x0 + sigma_t * eps, time[t]).float(), v))
 
     @torch.inference_mode()
     def draw() -> object:
-        x = torch.randn(image.shape).contiguous(memory_format=layout)
+        x = torch.randn(image.shape, device=device).contiguous(memory_format=layout)
         for t, s in zip(steps, [*steps[1:], None], strict=True):
-            v = network(x, time[t].expand(len(x)))
+            v = forward(x, time[t].expand(len(x))).float()
             x0_hat = (alpha[t] * x - sigma[t] * v).clamp(-1, 1)
             if s is None:
                 return x0_hat

@@ -34,22 +34,23 @@ def fields_of(network: Mapping[str, Any], choice: Choice, peer: Callable[..., An
     return {key: value for key, value in fields.items() if key in takes}
 
 
-def make_update(config: Any, network: torch.nn.Module) -> Callable[[torch.Tensor], float]:
-    """Returns loss -> its value; a call computes and clips gradients, and updates `network` and its moving average.
+def make_update(config: Any, network: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Returns loss -> loss; a call computes and clips gradients, and updates `network` and its moving average.
 
-    It uses Adam, and PyTorch's forms for all parameters at once. Unlike in ours, the learning rate is constant.
+    It uses Adam, and PyTorch's forms for all parameters at once. Unlike in ours, the learning rate is constant. The
+    loss stays on its device, so that an accelerator need not wait for it.
     """
     c, parameters = config.optimizer, list(network.parameters())
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
     adam = torch.optim.Adam(parameters, lr=c.learning_rate, betas=(c.b1, c.b2), eps=c.eps, fused=True)
 
-    def update(loss: torch.Tensor) -> float:
+    def update(loss: torch.Tensor) -> torch.Tensor:
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, c.clip_norm, foreach=True)
         adam.step()
         average.update_parameters(network)
-        return loss.item()
+        return loss.detach()
 
     return update
 

@@ -119,7 +119,7 @@ def make_average(config: Any, network: GAN) -> AveragedModel:
     return AveragedModel(network.generator, multi_avg_fn=renew, use_buffers=True)
 
 
-def make_step(config: Any, network: GAN, average: AveragedModel) -> Callable[[Tensor, Tensor], tuple[float, float]]:
+def make_step(config: Any, network: GAN, average: AveragedModel) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Returns (real [B, C, H, W] in [-1, 1], z [B, Z]) -> losses of discriminator and generator; a call trains both.
 
     As in gen_jax.gan.game: one forward pass of the generator, whose images the discriminator evaluates separately from
@@ -154,10 +154,9 @@ def make_step(config: Any, network: GAN, average: AveragedModel) -> Callable[[Te
         average.update_parameters(generator)
         return loss
 
-    def step(real: Tensor, z: Tensor) -> tuple[float, float]:
+    def step(real: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         fake = generator(z)
-        losses = train_discriminator(real, fake.detach()), train_generator(fake)
-        return losses[0].item(), losses[1].item()
+        return train_discriminator(real, fake.detach()).detach(), train_generator(fake).detach()
 
     return step
 

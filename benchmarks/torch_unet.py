@@ -224,7 +224,7 @@ class UNet(nn.Module):
 
 def _sinusoidal(values: Tensor, dim: int) -> Tensor:
     half = dim // 2
-    frequencies = torch.exp(-math.log(10_000.0) / (half - 1) * torch.arange(half))
+    frequencies = torch.exp(-math.log(10_000.0) / (half - 1) * torch.arange(half, device=values.device))
     angles = values[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
