@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 from gen_jax.method import UserError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # full, over quota, read-only: not a bug
-_NO_READER = (errno.EIO, errno.EBADF, errno.ENOSPC, errno.EDQUOT)  # a closed terminal, a full disk behind `>`
+# A pipe whose reader is gone (`| head`), a closed terminal, a full disk behind `>`.
+_NO_READER = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENOSPC, errno.EDQUOT)
 _LOST = ("gloo", "nccl", "unavailable", "heartbeat", "coordination", "connection closed", "socket closed")
 
 STOPPED = 75
@@ -45,8 +46,6 @@ def run(main: Callable[[list[str]], None], interrupted: str) -> None:
     except KeyboardInterrupt:
         sys.stderr.write(f"gen_jax: interrupted; {interrupted}\n")
         _end(130)
-    except BrokenPipeError:  # `| head`: nobody reads the rest, nor Python's complaint about it
-        os._exit(1)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK:  # from a write that has no message of its own
             sys.stderr.write(f"gen_jax: cannot write {error.filename or 'a file'}: {error.strerror}\n")

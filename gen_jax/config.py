@@ -21,6 +21,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -270,8 +271,7 @@ def load(path: str) -> tuple[str, str, Config]:
     except UserError:
         raise
     except Exception as error:  # a mistake in the file: the message says where
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{file}{_line_of(error, target)} fails: {type(error).__name__}: {reason}") from error
+        raise UserError(f"{file}{_line_of(error, target)} fails: {_reason(error)}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"get_config of {file} returns {type(config).__name__}; it must return a ConfigDict")
     return target.stem, variant, config
@@ -305,6 +305,21 @@ def _takes(signature: inspect.Signature, *values: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _reason(error: Exception) -> str:
+    """One line about a mistake in a config file; ml_collections speaks of types in Python's terms."""
+    content: Any = error
+    while isinstance(content, Exception):  # an AttributeError of theirs contains a KeyError
+        content = content.args[0] if content.args else ""
+    text = " ".join(str(content).split())
+    wrong = re.match(r"Could not override field '(\w+)'.*?\. (.*) is of original type .* to type <class '(.*)'>", text)
+    if wrong is None:
+        return f"{type(error).__name__}: {text}"
+    field, value, type_name = wrong.groups()
+    if type_name.endswith("ConfigDict"):
+        return f"{field} has parameters of its own: set it to {{'name': {value!r}}} instead of {value!r}"
+    return f"{field} must be of type {type_name}, not {value!r}"
 
 
 def _line_of(error: Exception, file: pathlib.Path) -> str:
@@ -627,8 +642,14 @@ def modules_of(
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Iterable[str] = MAY_CHANGE) -> list[str]:
-    """Returns a line "key: old -> new" for each key that differs and is not `free` (by default: free on resume)."""
+    """Returns a line "key: old -> new" for each key that differs and is not `free` (by default: free on resume).
+
+    Where the place of the data is free, so is the path of a folder of pictures: `dataset.refuse_other` compares what
+    the folders contain.
+    """
     before, after = (json.loads(json.dumps(flatten(c))) for c in (old, new))
+    if "data.data_dir" in free and all(str(c.get("data.name")).startswith("image_folder:") for c in (before, after)):
+        free = (*free, "data.name")
     return [
         f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
         for key in sorted(before.keys() | after.keys())
@@ -650,7 +671,8 @@ def _no_value(key: str, flat: Mapping[str, Any]) -> str:
         return f"config value {key!r} is a group; set one of {', '.join(k for k in flat if k.startswith(key + '.'))}"
     leaf = key.rpartition(".")[2]
     same_leaf = [k for k in flat if k.rpartition(".")[2] == leaf]
-    return f"no config value {key!r}; {did_you_mean(key, same_leaf or flat, 0.0).strip()}"
+    groups = [k.rpartition(".")[0] for k in flat if "." in k]
+    return f"no config value {key!r}; {did_you_mean(key, same_leaf or [*flat, *groups], 0.0).strip()}"
 
 
 def _shown(value: Any) -> str:

@@ -166,8 +166,9 @@ def _use_compilation_cache() -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        folder.owner()  # JAX asks for it, too, at every program
         _sweep_compiled(folder)
-    except OSError:  # the home folder is not writable: start-up only takes longer
+    except (OSError, KeyError):  # not writable, or of a user that the system does not know: starts only take longer
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)

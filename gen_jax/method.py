@@ -293,8 +293,12 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     Example:
       >>> did_you_mean("hing", ["minimax", "hinge"]), did_you_mean("hing", ["minimax"])
       ('did you mean hinge? ', '')
+      >>> did_you_mean("lr", ["eps", "learning_rate"])
+      'did you mean learning_rate? '
     """
-    near = difflib.get_close_matches(name, list(known), 1, cutoff)
+    known = list(known)
+    initials = [each for each in known if "_" in each and name == "".join(word[:1] for word in each.split("_"))]
+    near = initials or difflib.get_close_matches(name, known, 1, cutoff)
     return f"did you mean {near[0]}? " if near else ""
 
 

@@ -169,6 +169,8 @@ def _slurm_number(name: str, default: str = "") -> int:
 def _slurm_lacks(name: str) -> str:
     text, tasks = os.environ.get(name), os.environ.get("SLURM_STEP_NUM_TASKS", "")
     what = f"{name} is {text!r}" if text else f"{name} is not set"
+    if name == "SLURM_STEP_NUM_TASKS":
+        return f"{what}, which is not a number of tasks; {ALONE}"
     return f"SLURM_STEP_NUM_TASKS={tasks} says that there are several processes, but {what}; {ALONE}"
 
 
@@ -263,7 +265,9 @@ def devices() -> list[Any]:
         asked = jax.config.jax_platforms  # pyright: ignore  of JAX_PLATFORMS
         reason = f" ({str(error).splitlines()[0][:200]})" if str(error) else ""
         if not asked:
-            raise UserError(f"JAX finds no device{reason}") from error
+            named = os.environ.get("JAX_PLATFORM_NAME")
+            way_out = f": unset JAX_PLATFORM_NAME={named}" if named else ""
+            raise UserError(f"JAX finds no device{reason}{way_out}") from error
         extra = next((e for e in ("cuda", "tpu") if e in asked), "cuda" if "gpu" in asked else "")
         install = f", or install the extra: pip install -e '.[{extra}]'" if extra else ""
         raise UserError(f"JAX finds no device for JAX_PLATFORMS={asked}{reason}: unset it{install}") from error

@@ -183,14 +183,18 @@ def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> G
         seed: int | None = None,
         progress: bool = False,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        if num < 1:
-            raise UserError(f"{num} samples cannot be drawn; request 1 or more")
-        if seed is not None and not 0 <= seed < 2**32:
-            raise UserError(f"the seed of samples is {seed}; it must be in 0..{2**32 - 1}")
+        if not _is_whole(num) or num < 1:
+            raise UserError(f"{num!r} samples cannot be drawn; request a whole number, 1 or more")
+        if seed is not None and not (_is_whole(seed) and 0 <= seed < 2**32):
+            raise UserError(f"the seed of samples is {seed!r}; it must be a whole number in 0..{2**32 - 1}")
         condition = conditions(method, spec, num, given or {})
         return np.concatenate([*_counted(batches(state, condition, 0, num, seed), num, progress)]), condition
 
     return generate
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _counted(batches: Iterable[np.ndarray], num: int, shown: bool, start: int = 0) -> Iterator[np.ndarray]:
@@ -229,16 +233,25 @@ def _condition(name: str, feature: Feature, num: int, values: Any) -> np.ndarray
             raise UserError(f"this model needs {name}: give {num} of them")
         trained = np.flatnonzero(feature.counts or np.ones(classes))
         values = trained[np.arange(num) % len(trained)]
+    if classes and isinstance(values, (list, tuple)) and len({isinstance(each, str) for each in values}) > 1:
+        raise UserError(f"{name} is {list(values)!r}: give numbers or names of classes, not both")
     values, shape = np.asarray(values), (num, *feature.shape)
     if classes:
         if values.dtype.kind == "U":
             values = _numbers_of(values, feature.names)
         whole = np.issubdtype(values.dtype, np.integer) and values.shape == shape
         if not whole or values.min() < 0 or values.max() >= classes:
-            raise UserError(f"{name} must be {num} whole numbers in 0..{classes - 1}, or names of classes")
+            raise UserError(
+                f"{name} must be {num} whole numbers in 0..{classes - 1}, or names of classes, not {_start_of(values)}"
+            )
     elif values.shape != shape:
         raise UserError(f"{name} must be of shape {list(shape)}, not {list(values.shape)}")
     return values.astype(feature.dtype)
+
+
+def _start_of(values: np.ndarray) -> str:
+    text = str(values.tolist())
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _numbers_of(classes: np.ndarray, names: Sequence[str]) -> np.ndarray:

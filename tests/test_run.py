@@ -213,6 +213,17 @@ def test_a_program_goes_on_where_nothing_can_be_printed(tmp_path, streams):
         assert ended.stdout == r"caf\udce9 ü".encode() + b"\n"
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_pipe_without_a_reader_ends_no_program(tmp_path, stream):
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` leaves it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: writer}
+    ended = subprocess.run([sys.executable, "-c", PROGRAM, tmp_path / "file"], timeout=100, **pipes)
+    os.close(writer)
+    assert ended.returncode == 2
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_what_a_terminal_cannot_show_is_shown_with_backslashes(tmp_path, encoding):
     ended = subprocess.run(

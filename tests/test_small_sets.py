@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 
 from gen_jax import main
+from gen_jax.method import UserError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 QUICK = (
@@ -66,6 +67,19 @@ def test_a_folder_of_few_pictures(num, tmp_path, capsys):
     if num == 12:  # one test picture has no spread
         assert {row["standard_error"] for row in report["metrics"] if row["name"].startswith("test_")} == {None}
     assert all(row["reference"] is None for row in report["metrics"])  # 70 samples, and a test split of 7 at most
+
+
+def test_a_folder_that_was_renamed_is_the_same_set_and_another_is_not(tmp_path):
+    draw(tmp_path / "data", 12)
+    train(tmp_path, "vae_mnist")
+    (tmp_path / "data").rename(tmp_path / "moved")
+    words = [f"--workdir={tmp_path / 'run'}", f"--config.data.name=image_folder:{tmp_path / 'moved'}"]
+    main.main([*words, "--mode=eval", "--config.eval.num_samples=4"])
+    main.main([*words, "--config.num_steps=3"])
+    assert json.loads((tmp_path / "run/report.json").read_text())["finished_step"] == 3
+    draw(tmp_path / "moved", 12, seed=1)
+    with pytest.raises(UserError, match="but the data at hand is image_folder:moved"):
+        main.main([*words, "--config.num_steps=4"])
 
 
 @pytest.mark.parametrize(

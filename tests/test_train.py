@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -559,6 +560,16 @@ def test_a_compilation_cache_of_the_user_s_stays_as_it_is(tmp_path, monkeypatch)
 def test_a_cache_folder_that_cannot_be_made_leaves_compiled_programs_unkept(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    main._use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_user_whom_the_system_does_not_know_has_no_compiled_programs_kept(tmp_path, monkeypatch):
+    def owner(self):
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(pathlib.Path, "owner", owner)
     main._use_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is None
 

@@ -7,7 +7,6 @@ above its own, and nothing imports it. A user's mistake ends in one line on stde
 from __future__ import annotations
 
 import argparse
-import pathlib
 import re
 import textwrap
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from gen_jax.data import dataset, gaussians
 from gen_jax.figures import scatter
 from gen_jax.figures.grid import Images, contact_sheet, to_pil
 from gen_jax.method import DataSpec, UserError, to_bytes
+from gen_jax.run import directory
 
 OPTIONS = (
     "data_dir", "cache_dir", "train_split", "test_split", "image_size", "channels", "background", "on_error",
@@ -54,9 +54,12 @@ def main(argv: list[str]) -> None:
     if not flags.name:
         print(listing(config))
         return
-    data = dataset.load(config)
+    try:
+        data = dataset.load(config)
+    except UserError as error:
+        raise UserError(_in_own_flags(str(error))) from error
     print(description(data, config))
-    path = pathlib.Path(flags.sheet or f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', data.spec.name)[:100]}.png")
+    path = directory(flags.sheet or f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', data.spec.name)[:100]}.png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if data.spec.kind == "points":
@@ -69,6 +72,18 @@ def main(argv: list[str]) -> None:
             f"cannot write the sheet {path} ({error.strerror}): choose another place with --sheet"
         ) from None
     print(f"  a sheet of pictures: {path}")
+
+
+def _in_own_flags(line: str) -> str:
+    """Returns a message that names flags of this program instead of those of `gen_jax.main`.
+
+    Example:
+      >>> _in_own_flags("set --config.data.on_error=skip, or --config.data.name=image_folder:/pictures")
+      'set --on_error=skip, or image_folder:/pictures'
+    """
+    for key in OPTIONS:
+        line = line.replace(f"--config.data.{key}", f"--{key}")
+    return line.replace("--config.data.name=", "")
 
 
 def listing(config: Any) -> str:

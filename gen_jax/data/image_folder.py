@@ -165,11 +165,11 @@ def _existing(directory: str) -> pathlib.Path:
     folder = pathlib.Path(os.path.abspath(os.path.expanduser(directory)))
     if not directory:
         raise UserError("image_folder: names no folder: use --config.data.name=image_folder:/path/to/pictures")
-    if folder.is_dir():
+    if os.path.isdir(folder):  # unlike `Path.is_dir`, it accepts a name of any length
         return folder
-    if folder.exists():
+    if os.path.exists(folder):
         raise UserError(f"{folder} is a file: name the folder that contains it")
-    parent = next(parent for parent in folder.parents if parent.is_dir())
+    parent = next(parent for parent in folder.parents if os.path.isdir(parent))
     missing = folder.relative_to(parent).parts[0]
     beside = [name for name in os.listdir(parent) if (parent / name).is_dir()]
     nearest = difflib.get_close_matches(missing, beside, 1)

@@ -42,6 +42,20 @@ def test_the_sheet_is_named_after_the_data(made_up_tfds, tmp_path, monkeypatch: 
     assert [file.name for file in tmp_path.iterdir()] == ["made_up_digits.png"]
 
 
+def test_a_sheet_in_the_home_folder(made_up_tfds, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    command.main(["made_up_digits", f"--data_dir={made_up_tfds}", "--sheet=~/x.png"])
+    assert (tmp_path / "home/x.png").is_file()
+
+
+def test_advice_names_flags_of_this_program(tmp_path):
+    for number, size in enumerate((4, 5)):
+        PIL.Image.new("L", (size, size)).save(tmp_path / f"{number}.png")
+    with pytest.raises(UserError, match="set --image_size to one height and width"):
+        command.main([f"image_folder:{tmp_path}"])
+
+
 def test_the_name_of_the_sheet_is_cut(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / ("x" * 250)

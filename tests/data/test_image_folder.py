@@ -545,6 +545,8 @@ def test_no_pictures_and_no_folder(tmp_path: pathlib.Path, folder: pathlib.Path)
         _load(tmp_path / "picture")
     with pytest.raises(UserError, match=f"the nearest that exists is {folder}$"):
         _load(folder / "x" / "y")
+    with pytest.raises(UserError, match=f"no folder .*: the nearest that exists is {folder}$"):
+        _load(folder / ("n" * 300))
     with pytest.raises(UserError, match=r"a.txt is a file"):
         _load(folder / "a.txt")
     with pytest.raises(UserError, match="names no folder"):
