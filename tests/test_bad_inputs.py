@@ -65,7 +65,7 @@ BESIDE_START = {
     "--workdir=of_mine": "choose another --workdir",
     "--workdir=run --config.seed=1": "seed: 0 -> 1",
     "--workdir=run --config.ema=0.5 --config.batch_size=64": "batch_size: 32 -> 64; ema: 0.998 -> 0.5",
-    "--workdir=run --config.data.name=image_folder:pictures/0": "data.name",
+    "--workdir=run --config.data.name=image_folder:unlabelled": "bring that data back",
     "--workdir=of_other_data": "bring that data back",
     "--config.sede=1": "did you mean seed?",
     "--config.learning_rate=1": "did you mean optimizer.learning_rate?",
