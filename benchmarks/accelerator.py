@@ -234,7 +234,10 @@ class Measure:
                 for name, steps in (("straight", 40), ("resumed", 20), ("resumed", 40)):
                     _command(*words, f"--config.num_steps={steps}", f"--workdir={folder}/{name}", **env)
                 one, two = (_losses(pathlib.Path(folder, name)) for name in ("straight", "resumed"))
-                a, b = (np.load(f"{folder}/{name}/samples.npz")["arr_0"] for name in ("straight", "resumed"))
+                a, b = (
+                    np.load(f"{folder}/{name}/samples.npz", allow_pickle=False)["arr_0"]
+                    for name in ("straight", "resumed")
+                )
             rows.append({
                 "XLA_FLAGS": flags or "defaults",
                 "losses equal": one == two,
