@@ -1,8 +1,8 @@
 """Keeps freed memory in the process, for the next step to use.
 
 XLA allocates the temporaries of every call anew. By default glibc returns them to the system after the call, which then
-hands out fresh, zeroed pages: for a small U-Net on a CPU that is a seventh of the train step. Results stay the same, bit
-by bit.
+hands out fresh, zeroed pages: for a small U-Net on a CPU that takes a seventh of the train step. Results stay the same,
+bit by bit.
 """
 
 from __future__ import annotations
