@@ -32,10 +32,12 @@ import torch
 
 from benchmarks import ddpm, gan, loop, peer, timing, torch_gan, torch_unet
 from benchmarks.torch_vae import to_peer
-from gen_jax import methods, parallel, train
+from gen_jax import methods, parallel
 from gen_jax.diffusion import process
 from gen_jax.diffusion.model import CHOICES
 from gen_jax.diffusion.schedule import Schedule
+from gen_jax.run import Run
+from gen_jax.writers import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -53,7 +55,7 @@ class Step(NamedTuple):
     Attributes:
       call: runs one step, and returns its scalars without waiting for them.
       flops: of one step.
-      seconds: of compilation.
+      seconds: of its preparation: initialisation, tracing and compilation.
       lowered, compiled: text of the program before and after optimisation.
     """
 
@@ -67,14 +69,10 @@ class Step(NamedTuple):
 def make_step(config: Any, shape: tuple[int, int, int]) -> Step:
     """Returns the train step of a config on images of noise, on all devices."""
     data = loop.made_up(config.batch_size, shape)
-    method, mesh = methods.make(config, data.spec), parallel.make_mesh()
-    executor = parallel.make_executor("jit", mesh, config.fast_compile_options)
-    feed, lead = train.make_feed(config, method, data, executor)
-    batch, state = feed(0), train.initial_state(config, method, data, mesh, {})
-    lowered = jax.jit(method.step).lower(state, batch)
     began = time.perf_counter()
-    update = executor.compile_step(method.step, state, batch, lead)
+    update, state, batch = loop.compile_step(config, data)
     seconds = time.perf_counter() - began
+    lowered = jax.jit(methods.make(config, data.spec).step).lower(state, batch)
     cost: Any = lowered.cost_analysis()
     held = [state]
 
@@ -147,8 +145,7 @@ class Measure:
         with tempfile.TemporaryDirectory() as folder:
             config = f"--config={ROOT / 'configs/ddpm_mnist.py'}{':tiny' if self.small else ''}"
             seconds = _command(config, f"--workdir={folder}/run")
-            report = json.loads(pathlib.Path(folder, "run/report.json").read_text())
-            records = [json.loads(line) for line in pathlib.Path(folder, "run/metrics.jsonl").read_text().splitlines()]
+            report, records = Run(f"{folder}/run").read_report(), read_metrics(f"{folder}/run")
         speeds = [record["speed/images_per_second"] for record in records if "speed/images_per_second" in record]
         rows: Rows = [{"what": "the whole command, s", "value": round(seconds, 1)},
                       {"what": "training, images/s", "value": round(float(np.median(speeds)))}]  # fmt: skip
@@ -220,7 +217,7 @@ class Measure:
             "MFU": f"{rate / self.peak:.1%}",
             "PyTorch, ms": round(ms["PyTorch"], 3),
             "ratio": round(ms["gen_jax"] / ms["PyTorch"], 3),
-            "compilation, s": round(step.seconds, 1),
+            "preparation, s": round(step.seconds, 1),
         }
 
     def resume(self) -> Rows:
@@ -272,7 +269,7 @@ class Measure:
             "batch": config.batch_size,
             "critic steps": config.gan.critic_steps,
             "step, ms": round(ms, 3),
-            "compilation, s": round(step.seconds, 1),
+            "preparation, s": round(step.seconds, 1),
         }]  # fmt: skip
 
 
@@ -285,18 +282,18 @@ def _has_f32_input(line: str) -> bool:
 
 
 def _command(*words: str, **env: str) -> float:
-    """Returns the seconds that `python -m gen_jax.main` took."""
+    """Returns the seconds that `python -m gen_jax.main` took, which allocates memory as it does by default."""
     began = time.perf_counter()
-    command = [sys.executable, "-m", "gen_jax.main", *words]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True)
+    command, env = [sys.executable, "-m", "gen_jax.main", *words], os.environ | env
+    env.pop("XLA_PYTHON_CLIENT_PREALLOCATE", None)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-300:]}")
     return time.perf_counter() - began
 
 
 def _losses(run: pathlib.Path) -> dict[int, float]:
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {record["step"]: record["train/loss"] for record in records if "train/loss" in record}
+    return {record["step"]: record["train/loss"] for record in read_metrics(run) if "train/loss" in record}
 
 
 def markdown(found: dict[str, Any]) -> str:

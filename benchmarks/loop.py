@@ -46,15 +46,19 @@ def made_up(num_examples: int, shape: tuple[int, int, int]) -> Dataset:
     return Dataset(DataSpec("noise", shape, num_examples, labelled("0123456789")), splits, splits)
 
 
-def make_step(config: Any, data: Dataset):
-    """Returns a call that runs the bare compiled step on one batch and waits for the result."""
-    method = methods.make(config, data.spec)
-    mesh = parallel.make_mesh()
+def compile_step(config: Any, data: Dataset) -> tuple[Any, Any, Any]:
+    """Returns the compiled step, as training compiles it, with a state and a batch to call it with."""
+    method, mesh = methods.make(config, data.spec), parallel.make_mesh()
     executor = parallel.make_executor("jit", mesh, config.fast_compile_options)
     feed, lead = train.make_feed(config, method, data, executor)
-    batch = feed(0)
-    held = [train.initial_state(config, method, data, mesh, {})]
-    update = executor.compile_step(method.step, held[0], batch, lead)
+    state, batch = train.initial_state(config, method, data, mesh, {}), feed(0)
+    return executor.compile_step(method.step, state, batch, lead), state, batch
+
+
+def make_step(config: Any, data: Dataset):
+    """Returns a call that runs the bare compiled step on one batch and waits for the result."""
+    update, state, batch = compile_step(config, data)
+    held = [state]
 
     def step() -> object:
         held[0], scalars = update(held[0], batch)

@@ -41,6 +41,8 @@ MAY_CHANGE = (
     "fast_compile_options",
 )  # fmt: skip
 
+FOLDER = "image_folder:"  # begins the name of a data set that is a folder of pictures
+
 # Keys that may change when a trained model is sampled or evaluated: the others stay as it was trained.
 SAMPLING = ("sample.*", "num_devices", "fast_compile_options")
 JUDGING = (
@@ -648,7 +650,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Iterable[str] 
     the folders contain.
     """
     before, after = (json.loads(json.dumps(flatten(c))) for c in (old, new))
-    if "data.data_dir" in free and all(str(c.get("data.name")).startswith("image_folder:") for c in (before, after)):
+    if "data.data_dir" in free and all(str(c.get("data.name")).startswith(FOLDER) for c in (before, after)):
         free = (*free, "data.name")
     return [
         f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"

@@ -16,10 +16,9 @@ from clu import parameter_overview
 
 from gen_jax import methods
 from gen_jax.checkpoint import Checkpoints
+from gen_jax.config import FOLDER
 from gen_jax.method import DataSpec, PyTree, Stage, UserError, did_you_mean
 from gen_jax.run import Run, directory
-
-FOLDER = "image_folder:"
 
 
 @dataclasses.dataclass(frozen=True)

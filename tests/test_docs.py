@@ -107,7 +107,7 @@ def spec_of(config):
     name, size = config.data.name, config.data.image_size
     if name.startswith("gaussians"):
         return DataSpec(name, (1, 1, 2), 100_000, kind="points", value_range=(-5.0, 5.0))
-    if name.startswith(stages.FOLDER):
+    if name.startswith(configs.FOLDER):
         return DataSpec(name, (size, size, 3), 1_000)
     return DataSpec(name, SHAPES[name], 60_000, {} if name == "dsprites" else labelled("0123456789"))
 

@@ -193,6 +193,14 @@ def bits(state):
     return leaves
 
 
+def assert_near(one, two):
+    """Same tree, same values to rounding."""
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
+        leaf = jax.tree_util.keystr(path, simple=True, separator="/")
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=leaf)
+
+
 def still(before, after):
     """The names of those parameters, of any network and of the averages, that training has not moved at all."""
     now = bits({"params": after.params, "ema": after.ema})
@@ -407,9 +415,7 @@ def test_a_state_comes_back_from_disk_bit_by_bit(name, tmp_path):
 def test_devices_and_executors_train_to_the_same_parameters(step_of, executor, devices):
     # SGD: under Adam a leaf whose exact gradient is zero turns rounding noise into full steps.
     state = train(step_of, *SGD, executor=executor, devices=devices).state
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), params_of(state), sgd_params(step_of)
-    )
+    assert_near(params_of(state), sgd_params(step_of))
 
 
 @pytest.mark.slow
@@ -423,9 +429,7 @@ def test_under_adam_devices_agree_but_for_leaves_without_a_gradient(name):
 
 def test_accumulation_equals_the_whole_batch(step_of):
     state = train(step_of, *SGD, "--config.accumulate=2").state
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), params_of(state), sgd_params(step_of)
-    )
+    assert_near(params_of(state), sgd_params(step_of))
 
 
 def test_the_step_on_8_devices_gathers_no_batch(step_of):
