@@ -20,7 +20,7 @@ from conftest import TINY
 
 import gen_jax
 from gen_jax import config as configs
-from gen_jax import main, methods, parallel, stages, train
+from gen_jax import main, methods, parallel, train
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import __main__ as data_main
 from gen_jax.data import dataset, prepare
