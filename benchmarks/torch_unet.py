@@ -202,7 +202,7 @@ class UNet(nn.Module):
 
     def forward(self, x_t: Tensor, time: Tensor) -> Tensor:
         """Returns the prediction [B, C, H, W] for `x_t` [B, C, H, W] and `time` [B] in steps."""
-        condition = self.time_1(F.silu(self.time_0(_sinusoidal(time, self.channels))))
+        condition = self.time_1(F.silu(self.time_0(sinusoidal(time, self.channels))))
         before, after = self.padding // 2, self.padding - self.padding // 2
         x = F.pad(x_t, (before, after, before, after))
         h = self.get_submodule("in")(F.pixel_unshuffle(x, self.patch))
@@ -222,7 +222,7 @@ class UNet(nn.Module):
         return out[:, :, before : before + x_t.shape[2], before : before + x_t.shape[3]]
 
 
-def _sinusoidal(values: Tensor, dim: int) -> Tensor:
+def sinusoidal(values: Tensor, dim: int) -> Tensor:
     half = dim // 2
     frequencies = torch.exp(-math.log(10_000.0) / (half - 1) * torch.arange(half, device=values.device))
     angles = values[:, None] * frequencies
@@ -236,18 +236,18 @@ def copy_parameters(params: Mapping[str, Any], network: UNet) -> None:
     Raises:
       KeyError, RuntimeError: a parameter has no counterpart, or another shape.
     """
-    ours = {".".join(path): np.asarray(leaf) for path, leaf in _leaves(params)}
+    ours = {".".join(path): np.asarray(leaf) for path, leaf in leaves(params)}
     for name, parameter in network.named_parameters():
         module, field = name.replace(".layer.", ".").rsplit(".", 1)
         if f"{module}.scale" in ours:
             value = ours.pop(f"{module}.{field}")
         elif field == "bias":
             value = ours.pop(f"{module}.bias")
-            value = _pixel_major(value, 0, _out_shuffle(network, module))
+            value = pixel_major(value, 0, _out_shuffle(network, module))
         else:
             value = ours.pop(f"{module}.kernel")
-            value = _pixel_major(value, value.ndim - 1, _out_shuffle(network, module))
-            value = _pixel_major(value, value.ndim - 2, _in_shuffle(network, module))
+            value = pixel_major(value, value.ndim - 1, _out_shuffle(network, module))
+            value = pixel_major(value, value.ndim - 2, _in_shuffle(network, module))
             value = np.moveaxis(value, (-1, -2), (0, 1))  # [h, w, in, out] -> [out, in, h, w]
             value = value.reshape(value.shape + (1,) * (parameter.ndim - value.ndim))  # a Dense as a 1x1 convolution
         parameter.copy_(torch.from_numpy(value.copy()))
@@ -255,10 +255,10 @@ def copy_parameters(params: Mapping[str, Any], network: UNet) -> None:
         raise KeyError(f"parameters without a counterpart: {', '.join(ours)}")
 
 
-def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()):
+def leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()):
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, (*path, name))
+            yield from leaves(value, (*path, name))
         else:
             yield (*path, name), value
 
@@ -273,7 +273,7 @@ def _out_shuffle(network: UNet, module: str) -> int:
     return network.patch if module == "out" else 2 if isinstance(layer, Up) and layer.shuffle else 1
 
 
-def _pixel_major(value: np.ndarray, axis: int, factor: int) -> np.ndarray:
+def pixel_major(value: np.ndarray, axis: int, factor: int) -> np.ndarray:
     """Reorders channels from (pixel, channel), ours, to (channel, pixel), as in torch's pixel_shuffle."""
     order = np.arange(value.shape[axis]).reshape(factor**2, -1).T.ravel()
     return np.take(value, order, axis)

@@ -338,6 +338,8 @@ def test_every_key_of_every_config_is_read(path, monkeypatch):
 COMPLETE = {
     ("ddpm", "unet"): ["diffusion.conditional=true", "network.channels=8", "network.multipliers=(1,2)",
                        "network.num_blocks=1", "network.attention_sizes=()", "network.num_groups=4"],
+    ("ddpm", "dit"): ["diffusion.conditional=true", "network.patch=4", "network.width=8", "network.depth=1",
+                      "network.num_heads=2"],
     ("vae", "dense"): [],
     ("vae", "conv"): [],
     ("vae", "residual"): [],

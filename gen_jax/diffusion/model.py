@@ -19,6 +19,7 @@ from gen_jax.config import Choice, chosen, modules_of
 from gen_jax.diffusion import pictures
 from gen_jax.diffusion import process as processes
 from gen_jax.diffusion import sampler as samplers
+from gen_jax.diffusion.dit import DiT
 from gen_jax.diffusion.schedule import Level
 from gen_jax.diffusion.unet import UNet
 from gen_jax.method import (
@@ -45,7 +46,7 @@ NUM_CLASSES_SHOWN = 10  # in the picture of guidance
 SCALES_SHOWN = (0.0, 1.0, 2.0, 4.0)
 NO_LABEL = -1  # the label of an unconditional network call
 
-NETWORKS = {"unet": (UNet,)}
+NETWORKS = {"unet": (UNet,), "dit": (DiT,)}
 GIVEN = ("out_channels", "num_classes", "dtype")
 CHOICES = {
     "network": Choice(NETWORKS, GIVEN),

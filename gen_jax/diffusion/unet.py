@@ -19,6 +19,7 @@ from gen_jax.nn.blocks import (
     AttentionBlock,
     ResidualBlock,
     depth_to_space,
+    even_padding,
     kernel_init,
     space_to_depth,
     upsample_nearest,
@@ -118,7 +119,7 @@ class UNet(nn.Module):
             return attend(h, name) if h.shape[1] in self.attention_sizes else h
 
         height, width = x_t.shape[1:3]
-        pads = [_even_padding(size, stride) for size in (height, width)]
+        pads = [even_padding(size, stride) for size in (height, width)]
         x = jnp.pad(x_t, ((0, 0), *pads, (0, 0))).astype(self.dtype)
         widths = [self.channels * m for m in self.multipliers]
         h = conv(widths[0], name="in")(space_to_depth(x, self.patch))
@@ -182,8 +183,3 @@ class UNet(nn.Module):
             )
         if label is not None and not self.num_classes:
             raise UserError("a label was given to a network without num_classes")
-
-
-def _even_padding(size: int, multiple: int) -> tuple[int, int]:
-    total = -size % multiple
-    return total // 2, total - total // 2

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.method import Array
+from gen_jax.nn.norm import RMSNorm
 
 Initializer = nn.initializers.Initializer
 
@@ -21,6 +22,8 @@ class SelfAttention(nn.Module):
       num_heads: must divide the number of channels.
       qkv_bias: used by the DDPM paper. A bias of the keys has no effect (softmax cancels it), and Adam would
         turn its rounding noise into updates, so our own networks omit it.
+      qk_norm: whether queries and keys are divided by their root mean square over a head's channels, with learned
+        gains (Henry et al. 2020, Esser et al. 2024): logits stay bounded, however large the kernels grow.
       kernel_init, out_kernel_init: of the projections into and out of the heads; `kernel_init` draws the kernels of
         query, key and value one by one, each with its own fan.
       dtype: of the computation; softmax is f32, parameters are f32.
@@ -34,6 +37,7 @@ class SelfAttention(nn.Module):
 
     num_heads: int = 1
     qkv_bias: bool = False
+    qk_norm: bool = False
     kernel_init: Initializer = nn.initializers.lecun_normal()
     out_kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
@@ -50,6 +54,8 @@ class SelfAttention(nn.Module):
             3 * channels, self.qkv_bias, kernel_init=_thirds(self.kernel_init), dtype=self.dtype, name="qkv"
         )(tokens)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, -1, 3, self.num_heads, width), (2, 3), (0, 2))  # [B, heads, N, width]
+        if self.qk_norm:
+            q, k = RMSNorm(name="query_norm")(q), RMSNorm(name="key_norm")(k)
         logits = jnp.einsum("bhnd,bhmd->bhnm", q * width**-0.5, k, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         mixed = jnp.moveaxis(jnp.einsum("bhnm,bhmd->bhnd", weights, v), 1, 2).reshape(x.shape)

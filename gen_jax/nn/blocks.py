@@ -42,6 +42,17 @@ def depth_to_space(x: Array, factor: int) -> Array:
     return x.swapaxes(2, 3).reshape(batch, height * factor, width * factor, -1)
 
 
+def even_padding(size: int, multiple: int) -> tuple[int, int]:
+    """Returns how much to add before and after `size` so that it becomes a multiple.
+
+    Example:
+      >>> even_padding(9, 4)
+      (1, 2)
+    """
+    total = -size % multiple
+    return total // 2, total - total // 2
+
+
 def upsample_nearest(x: Array, factor: int = 2) -> Array:
     """Returns [B, H, W, C] as [B, factor H, factor W, C], every pixel repeated.
 
@@ -125,6 +136,12 @@ class AttentionBlock(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Returns [B, H, W, C] like `x`."""
         h = self.norm(name="norm")(x)
-        return x + SelfAttention(
-            self.num_heads, self.use_bias, kernel_init, out_kernel_init=zero_init, dtype=self.dtype, name="attention"
-        )(h)
+        attention = SelfAttention(
+            self.num_heads,
+            self.use_bias,
+            kernel_init=kernel_init,
+            out_kernel_init=zero_init,
+            dtype=self.dtype,
+            name="attention",
+        )
+        return x + attention(h)

@@ -79,6 +79,32 @@ class RMSNorm(nn.Module):
         return (y if shift is None else y + shift.reshape(middle)).astype(x.dtype)
 
 
+class LayerNorm(nn.Module):
+    """Layer normalisation over the channels of each position (Ba et al. 2016), without parameters, with FiLM.
+
+    With a condition the result is norm(x) (1 + scale) + shift, as in adaLN (Peebles & Xie 2023). Statistics are f32 for
+    any dtype of `x`.
+
+    Example:
+      >>> y, _ = LayerNorm().init_with_output(jax.random.key(0), jnp.array([[[1.0, 3.0]]]))
+      >>> [round(float(value), 4) for value in y.ravel()]
+      [-1.0, 1.0]
+    """
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array, scale: Array | None = None, shift: Array | None = None) -> Array:
+        """Returns [B, ..., C] like `x`; `scale` and `shift` are [B, C] or None."""
+        middle = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
+        if scale is not None:
+            y = y * (1 + scale.reshape(middle))
+        return (y if shift is None else y + shift.reshape(middle)).astype(x.dtype)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe & Szegedy 2015) over the global batch: it does not depend on devices or executor.
 

@@ -19,19 +19,25 @@ def attention(x, params, heads):
     out = []
     for i in range(heads):
         part = slice(i * 8 // heads, (i + 1) * 8 // heads)
-        logits = q[..., part] @ k[..., part].swapaxes(1, 2) / np.sqrt(8 / heads)
+        query, key = q[..., part], k[..., part]
+        if "query_norm" in params:
+            query = query / np.sqrt((query**2).mean(-1, keepdims=True) + 1e-6) * params["query_norm"]["scale"]
+            key = key / np.sqrt((key**2).mean(-1, keepdims=True) + 1e-6) * params["key_norm"]["scale"]
+        logits = query @ key.swapaxes(1, 2) / np.sqrt(8 / heads)
         weights = np.exp(logits - logits.max(-1, keepdims=True))
         out.append(weights / weights.sum(-1, keepdims=True) @ v[..., part])
     mixed = np.concatenate(out, axis=-1) @ np.float64(params["out"]["kernel"]) + params["out"]["bias"]
     return mixed.reshape(x.shape)
 
 
-@pytest.mark.parametrize(("heads", "bias"), [(1, True), (2, False), (4, True)])
-def test_is_the_definition_head_by_head(heads, bias):
-    layer = SelfAttention(heads, bias)
+@pytest.mark.parametrize(("heads", "bias", "norm"), [(1, True, False), (2, False, True), (4, True, True)])
+def test_is_the_definition_head_by_head(heads, bias, norm):
+    layer = SelfAttention(heads, bias, norm)
     params = jax.jit(layer.init)(jax.random.key(0), X)["params"]
     assert ("bias" in params["qkv"]) == bias
-    params = jax.tree.map(lambda p: np.asarray(p) + np.float32(0.1), params)
+    assert ("query_norm" in params, "key_norm" in params) == (norm, norm)
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(lambda p: np.asarray(p) + rng.normal(0.1, 0.1, p.shape).astype(np.float32), params)
     np.testing.assert_allclose(jax.jit(layer.apply)({"params": params}, X), attention(X, params, heads), atol=1e-5)
 
 
