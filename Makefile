@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/ddpm_mnist.py
 N ?= 100
 
-.PHONY: run test test-slow torture bad-inputs check smoke bench clean
+.PHONY: run test test-long test-slow torture bad-inputs check style smoke bench clean
 
 run: $(VENV)/.installed  ## train the main config (CONFIG=...), with samples, metrics and report
 	$(BIN)/python -m gen_jax.main --config=$(CONFIG)
 
 test: $(VENV)/.test  ## the fast tests and all docstring examples
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-long: $(VENV)/.test  ## the tests of whole runs, and of the contract of every method
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'long and not slow'
 
 test-slow: $(VENV)/.test  ## the slow tests
 	$(BIN)/python -m pytest -m slow
@@ -22,7 +25,9 @@ torture: $(VENV)/.test  ## N runs of every method, killed, resumed and compared 
 bad-inputs: $(VENV)/.test  ## regenerate docs/bad_inputs.md: user mistakes and their error messages
 	$(BIN)/python tests/test_bad_inputs.py
 
-check: $(VENV)/.test  ## style, types
+check: style test-long  ## what a change must pass besides `make test`
+
+style: $(VENV)/.test  ## style, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python

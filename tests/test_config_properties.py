@@ -4,6 +4,7 @@ import ast
 import inspect
 import pathlib
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ from gen_jax.diffusion import schedule
 from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.run import Run
 from gen_jax.vae import likelihood
+
+pytestmark = pytest.mark.long
 
 FILES = sorted(pathlib.Path(__file__).parents[1].glob("configs/*.py"))
 CONFIGS = [methods.load(f"{path}:tiny")[2] for path in FILES]

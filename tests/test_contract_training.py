@@ -28,6 +28,8 @@ from gen_jax import methods, optimizer, parallel
 from gen_jax.gan.defaults import gan_config
 from gen_jax.method import DataSpec, stream
 
+pytestmark = pytest.mark.long
+
 GAMES = [name for name, (file, _) in CONFIGS.items() if "gan" in file]
 
 # Everything that draws or stacks something of its own in a step, at once.

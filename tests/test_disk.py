@@ -20,6 +20,8 @@ from gen_jax.checkpoint import Checkpoints
 from gen_jax.method import State, UserError
 from gen_jax.run import Run, write_json
 
+pytestmark = pytest.mark.long
+
 
 def call(*words) -> bool:
     return subprocess.run([str(word) for word in words], capture_output=True).returncode == 0

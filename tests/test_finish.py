@@ -12,6 +12,8 @@ from gen_jax.data import dataset
 from gen_jax.method import DataSpec, Method, Picture, State
 from gen_jax.run import Run
 
+pytestmark = pytest.mark.long
+
 
 def test_samples_and_pictures_are_on_the_disk_before_anything_is_judged(tiny_run, made_up_tfds, tmp_path, monkeypatch):
     """Judging takes minutes: whoever looks, or is killed, meanwhile has all that was drawn, and no page that says that

@@ -17,6 +17,8 @@ from gen_jax.checkpoint import Checkpoints
 from gen_jax.method import DataSpec, Method, Picture, Scatter, Stage, State, labelled, stream
 from gen_jax.train import many_steps
 
+pytestmark = pytest.mark.long
+
 ROOT = pathlib.Path(__file__).parents[1]
 SPEC = DataSpec("made_up", (8, 8, 1), 64, labelled("0123456789"))
 # Neither square nor a power of two, in colour: whoever mistakes height for width, or expects 10 classes, fails.

@@ -16,6 +16,8 @@ from gen_jax import main
 from gen_jax.run import Run
 from gen_jax.writers import read_metrics
 
+pytestmark = pytest.mark.long
+
 RUNS = sorted((pathlib.Path(__file__).parent / "old_runs").glob("*/*.tar.xz"))
 RUNS = [path for path in RUNS if not path.name.startswith("pictures.")]
 

@@ -8,6 +8,8 @@ from gen_jax.data import dataset
 from gen_jax.method import DataSpec, Feature, UserError, labelled, with_factors
 from gen_jax.run import Run
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def _no_data(monkeypatch):

@@ -13,6 +13,8 @@ from gen_jax import main, parallel, sample
 from gen_jax.method import DataSpec, Feature, Method, UserError, labelled
 from gen_jax.run import Run
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def copy(tiny_run, tmp_path):

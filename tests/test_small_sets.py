@@ -10,6 +10,8 @@ import pytest
 from gen_jax import main
 from gen_jax.method import UserError
 
+pytestmark = pytest.mark.long
+
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 QUICK = (
     "--config.num_steps=2", "--config.eval_every=1", "--config.checkpoint_every=2", "--config.log_every=1",

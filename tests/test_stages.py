@@ -14,6 +14,8 @@ from gen_jax.checkpoint import Checkpoints
 from gen_jax.method import UserError
 from gen_jax.run import Run
 
+pytestmark = pytest.mark.long
+
 SHORT = ("log_every=2", "eval_every=4", "checkpoint_every=4", "sample.num=70", "sample.batch_size=70",
          "eval.num_examples=20", "eval.classifier_steps=10")  # fmt: skip
 FIRST = ("num_steps=4", "batch_size=16", "network.channels=(4,)", "vae.latents=32", *SHORT)

@@ -25,6 +25,8 @@ from gen_jax.method import DataSpec, Method, State, UserError
 from gen_jax.run import Run
 from gen_jax.writers import read_metrics
 
+pytestmark = pytest.mark.long
+
 
 def final_state(workdir):
     run = Run(workdir)
