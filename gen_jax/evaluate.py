@@ -12,7 +12,7 @@ from gen_jax import judges, methods, parallel, sample
 from gen_jax.data import dataset
 from gen_jax.figures import samples as figures
 from gen_jax.judges import metric
-from gen_jax.method import Batch, DataSpec, Figure, Method, Picture, Scalars, State, stream, to_bytes
+from gen_jax.method import Batch, DataSpec, Figure, Method, Picture, Scalars, State, counted, stream, to_bytes
 from gen_jax.metrics import disentanglement
 from gen_jax.metrics.precision_recall import nearest
 from gen_jax.run import Run, write_json
@@ -149,7 +149,8 @@ def _judge_losses(model: sample.Model, data: dataset.Dataset) -> list[dict[str, 
     config, step = model.config, int(model.state.step)
     split, _, examples = held_out(data, config.eval.num_examples)
     which = "" if split == "test" else ", spread over the set (it has no test split)"
-    protocol = f"mean over {len(examples):,} {split} examples{which}, averaged weights, step {step:,}"
+    about = counted(len(examples), f"{split} example")
+    protocol = f"mean over {about}{which}, averaged weights, step {step:,}"
     measures, rows = methods.options(config).measures, []
     for name, (value, error) in make_losses(config, model.method, data, model.mesh)(model.state).items():
         measure = measures.get(name.partition("/")[0])
@@ -168,7 +169,7 @@ def _judge_codes(model: sample.Model, data: dataset.Dataset, thorough: bool) -> 
     )
     split, arrays, examples = held_out(data, config.eval.num_examples)
     codes = call(state, arrays, examples)["code"].reshape(len(examples), -1)
-    about = f"{len(codes):,} {split} examples"
+    about = counted(len(codes), f"{split} example")
     step = int(state.step)
     if code.kind == "integers":
         protocol = f"number of the {code.size} codes that occur in {about}, averaged weights, step {step:,}"

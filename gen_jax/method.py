@@ -159,6 +159,16 @@ def labelled(names: Iterable[str]) -> dict[str, Feature]:
     return {"label": Feature(names=tuple(names))}
 
 
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """Returns a number with its noun, in the plural (`nouns`; by default with an s) unless the number is 1.
+
+    Example:
+      >>> counted(1, "class", "classes"), counted(1_000, "example")
+      ('1 class', '1,000 examples')
+    """
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
 def with_factors(sizes: Iterable[int]) -> dict[str, Feature]:
     """Returns the feature `factors` of a set whose factors of variation have `sizes` values."""
     sizes = tuple(sizes)

@@ -27,7 +27,7 @@ from gen_jax.figures import animation, bars, curve, page, samples, scatter
 from gen_jax.figures.grid import Images, checked, grid
 from gen_jax.figures.markup import Html, element, join, number
 from gen_jax.figures.pictures import animate, load_picture
-from gen_jax.method import DataSpec, Figure, Scatter, UserError
+from gen_jax.method import DataSpec, Figure, Scatter, UserError, counted
 from gen_jax.run import directory, write_text
 from gen_jax.writers import training_seconds
 
@@ -260,7 +260,7 @@ def _describe_data(data: dict[str, Any]) -> Html:
     return join(
         element("strong", data.get("name", "an unnamed data set")),
         f": {data.get('num_examples', 0):,} {kind}",
-        f" in {len(classes)} classes" if classes else ", without labels",
+        f" in {counted(len(classes), 'class', 'classes')}" if classes else ", without labels",
     )
 
 

@@ -18,7 +18,7 @@ from gen_jax import command
 from gen_jax.data import dataset, gaussians
 from gen_jax.figures import scatter
 from gen_jax.figures.grid import Images, contact_sheet, to_pil
-from gen_jax.method import DataSpec, UserError, to_bytes
+from gen_jax.method import DataSpec, UserError, counted, to_bytes
 from gen_jax.run import directory
 
 OPTIONS = (
@@ -114,7 +114,7 @@ def description(data: dataset.Dataset, config: Any) -> str:
     lines = [f"{spec.name}: {'x'.join(map(str, spec.image_shape))}, {_classes(spec)}"]
     for split, arrays in (("train", data.train), ("test", data.test)):
         if arrays is not None:
-            lines.append(f"  {split}: {len(arrays['image']):,} examples{_balance(arrays, spec.num_classes)}")
+            lines.append(f"  {split}: {counted(len(arrays['image']), 'example')}{_balance(arrays, spec.num_classes)}")
     lines.append(f"  fingerprint: {spec.fingerprint}")
     folder = tfds.data_dir(config.data_dir)
     if spec.name in tfds.prepared(folder):
@@ -128,7 +128,7 @@ def _classes(spec: DataSpec) -> str:
     if spec.class_names is None:
         return "no labels"
     shown = ", ".join(spec.class_names[:MAX_ROWS]) + (", ..." if len(spec.class_names) > MAX_ROWS else "")
-    return f"{len(spec.class_names)} classes ({shown})"
+    return f"{counted(len(spec.class_names), 'class', 'classes')} ({shown})"
 
 
 def _balance(arrays: Mapping[str, Any], num_classes: int | None) -> str:

@@ -387,7 +387,9 @@ def _build(
     sound[list(faults)] = False
     num_sound = int(sound[:num_train].sum())
     if not num_sound:
-        raise UserError(f"all {num_train} training pictures in {folder} are damaged or oversized")
+        row, fault = next(iter(faults.items()))
+        first = f"the first of {num_train:,}, {files[row].path!r}, {fault.what}"
+        raise UserError(f"no training picture in {folder} can be used; {first}")
     arrays = {"image": image} if labels is None else {"image": image, "label": labels[sound]}
     skipped: dict[str, list[str]] = {}
     for row, fault in faults.items():

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gen_jax.figures.curve import SIDE, Axis, percent, thinned
 from gen_jax.figures.grid import Images
 from gen_jax.figures.markup import Html, element, number
-from gen_jax.method import Scatter
+from gen_jax.method import Scatter, counted
 
 if TYPE_CHECKING:
     import PIL.ImageDraw
@@ -112,7 +112,7 @@ def plot(one: Scatter) -> Html:
         for tick in axes[1].ticks()
     ]
     described = f"{one.title}: {frames.shape[1]:,} points" + (
-        "" if one.classes is None else f" in {len(one.names)} classes"
+        "" if one.classes is None else f" in {counted(len(one.names), 'class', 'classes')}"
     )
     return element(
         "svg",
