@@ -19,6 +19,7 @@ MODES = {
     "eval": "evaluate config.eval.num_samples samples of a trained run: report.json and the report",
     "report": "regenerate report.html from the run's files",
     "profile": "write a trace of a few train steps and a table of the costliest operations",
+    "rehearse": "compile the config's train step for a TPU slice, here, and print what it needs there",
 }
 
 EXIT_CODES = {
@@ -71,6 +72,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--workdir", metavar="DIR", help="the run's directory; default: runs/<config name>[-<variant>]")
     parser.add_argument("--mode", metavar="MODE", default="train", help="what to do with the run (see below)")
+    parser.add_argument(
+        "--topology",
+        metavar="TYPE:SHAPE",
+        default="",
+        help="TPU slice of --mode=rehearse, such as v5e:16x16 or v4:4x4x4",
+    )
     several = parser.add_argument_group("several processes (detected automatically on TPU pods and under SLURM)")
     several.add_argument("--coordinator", metavar="HOST:PORT", default="", help="address of process 0")
     several.add_argument(
@@ -100,7 +107,11 @@ def main(argv: list[str]) -> None:
 
     if flags.config is None and flags.workdir is None:
         raise UserError("nothing to do: give --config=configs/<name>.py, or --workdir=<a run's directory> (see --help)")
+    if flags.topology and flags.mode != "rehearse":
+        raise UserError(f"--topology={flags.topology} is for --mode=rehearse: leave it out, or set that mode")
     _set_switches()
+    if flags.mode == "rehearse":
+        _use_cpu()
     if flags.mode != "report":  # which needs no device
         _use_compilation_cache()
         parallel.set_up_processes(flags.coordinator, flags.num_processes, flags.process_id)
@@ -111,15 +122,20 @@ def main(argv: list[str]) -> None:
         name, variant, config = methods.load(flags.config)
     run = Run(flags.workdir or pathlib.Path("runs") / (name + (f"-{variant}" if variant else "")))
 
-    if flags.mode == "train":
+    if flags.mode in ("train", "rehearse"):
         if config is None:  # resume from the directory alone
             record = run.read_config()
             name, variant, config = record["name"], record["variant"], methods.stored(record)
         config = stages.with_absolute_paths(methods.override(config, words))
         methods.check(config)
-        from gen_jax import train
+        if flags.mode == "train":
+            from gen_jax import train
 
-        train.train(config, run, name, variant, shlex.join(["python", "-m", "gen_jax.main", *argv]))
+            train.train(config, run, name, variant, shlex.join(["python", "-m", "gen_jax.main", *argv]))
+        else:
+            from gen_jax import rehearse
+
+            rehearse.rehearse(config, flags.topology or rehearse.DEFAULT)
     elif flags.mode == "report":
         if words:
             raise UserError(f"--mode=report takes no config values: leave out {words[0]}")
@@ -135,6 +151,13 @@ def main(argv: list[str]) -> None:
             "profile": ("gen_jax.profile", "profile"),
         }[flags.mode]
         getattr(importlib.import_module(module), function)(run.workdir, tuple(words))
+
+
+def _use_cpu() -> None:
+    """Hides accelerators, which a rehearsal does not use: with libtpu installed, JAX would look for a TPU."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
 
 
 def _set_switches() -> None:

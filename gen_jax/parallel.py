@@ -8,6 +8,7 @@ one. The rest of the package uses devices only through this file.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import os
 import re
@@ -184,6 +185,19 @@ def _tpu_pod() -> _Cluster | None:
     return _Cluster("", len(hosts.split(",")), number, f"TPU_WORKER_HOSTNAMES={hosts}")
 
 
+_target: contextvars.ContextVar[str] = contextvars.ContextVar("target", default="")
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+    """Traces programs inside this block for a platform that this machine may not have."""
+    token = _target.set(platform)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
 @functools.cache
 def compiler_options(fast: bool = True) -> dict[str, str | bool | int | float]:
     """Returns the XLA options with which this project compiles train steps and samplers on this platform.
@@ -213,7 +227,7 @@ def loop(body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: PyTree) ->
     if len(jax.tree.leaves(xs)[0]) == 1:
         carry, y = body(carry, jax.tree.map(lambda x: x[0], xs))
         return carry, jax.tree.map(lambda leaf: leaf[None], y)
-    return jax.lax.scan(body, carry, xs, unroll=jax.default_backend() == "cpu")
+    return jax.lax.scan(body, carry, xs, unroll=(_target.get() or jax.default_backend()) == "cpu")
 
 
 def _in_device_axis() -> bool:
@@ -440,6 +454,16 @@ def _pmap_executor(mesh: Mesh, options: dict) -> Executor:
         return call.lower(state, batch).compile()
 
     return Executor(mesh, compile_step, put)
+
+
+def rehearsing(mesh: Mesh) -> Executor:
+    """Returns executor `jit` over a mesh of devices that need not exist: `put` returns the shapes of a batch."""
+
+    def put(rows: dict[str, np.ndarray], lead: int) -> PyTree:
+        sharding = sharded(mesh, lead)
+        return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding) for k, v in rows.items()}
+
+    return _jit_executor(mesh, {})._replace(put=put)
 
 
 EXECUTORS: dict[str, Callable[[Mesh, dict], Executor]] = {"jit": _jit_executor, "pmap": _pmap_executor}

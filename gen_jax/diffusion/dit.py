@@ -16,6 +16,7 @@ import numpy as np
 from gen_jax.method import Array, UserError
 from gen_jax.nn.attention import SelfAttention
 from gen_jax.nn.blocks import depth_to_space, even_padding, kernel_init, space_to_depth
+from gen_jax.nn.dense import Dense
 from gen_jax.nn.embedding import sinusoidal
 from gen_jax.nn.norm import LayerNorm
 
@@ -109,7 +110,7 @@ class DiT(nn.Module):
         return out[:, top : top + height, left : left + width].astype(jnp.float32)
 
     def _dense(self, features: int, kernel_init: Any = kernel_init, **fields: Any) -> nn.Dense:
-        return nn.Dense(features, kernel_init=kernel_init, dtype=self.dtype, **fields)
+        return Dense(features, kernel_init=kernel_init, dtype=self.dtype, **fields)
 
     def _condition(self, time: Array, label: Array | None) -> Array:
         """The condition of every block, from time and label: [B, width]."""
@@ -147,7 +148,7 @@ class Block(nn.Module):
     def __call__(self, x: Array, condition: Array) -> Array:
         """Returns [B, N, C] like `x` for `condition` [B, C]."""
         width = x.shape[-1]
-        modulation = nn.Dense(6 * width, kernel_init=_zero_init, dtype=self.dtype, name="modulation")(condition)
+        modulation = Dense(6 * width, kernel_init=_zero_init, dtype=self.dtype, name="modulation")(condition)
         shift_0, scale_0, gate_0, shift_1, scale_1, gate_1 = jnp.split(modulation, 6, axis=-1)
         h = LayerNorm()(x, scale_0, shift_0)
         attention = SelfAttention(
@@ -161,9 +162,9 @@ class Block(nn.Module):
         )
         x += gate_0[:, None] * attention(h)
         h = LayerNorm()(x, scale_1, shift_1)
-        h = nn.Dense(self.mlp_ratio * width, kernel_init=kernel_init, dtype=self.dtype, name="mlp_0")(h)
+        h = Dense(self.mlp_ratio * width, kernel_init=kernel_init, dtype=self.dtype, name="mlp_0")(h)
         h = nn.gelu(h, approximate=True)
-        return x + gate_1[:, None] * nn.Dense(width, kernel_init=kernel_init, dtype=self.dtype, name="mlp_1")(h)
+        return x + gate_1[:, None] * Dense(width, kernel_init=kernel_init, dtype=self.dtype, name="mlp_1")(h)
 
 
 def positions(rows: int, columns: int, width: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.method import Array
+from gen_jax.nn.dense import Dense
 from gen_jax.nn.norm import RMSNorm
 
 Initializer = nn.initializers.Initializer
@@ -50,16 +51,17 @@ class SelfAttention(nn.Module):
             raise ValueError(f"{channels} channels do not divide into {self.num_heads} heads")
         width = channels // self.num_heads
         tokens = x.reshape(batch, -1, channels)
-        qkv = nn.Dense(
-            3 * channels, self.qkv_bias, kernel_init=_thirds(self.kernel_init), dtype=self.dtype, name="qkv"
-        )(tokens)
-        q, k, v = jnp.moveaxis(qkv.reshape(batch, -1, 3, self.num_heads, width), (2, 3), (0, 2))  # [B, heads, N, width]
+        qkv = Dense(3 * channels, self.qkv_bias, kernel_init=_thirds(self.kernel_init), dtype=self.dtype, name="qkv")(
+            tokens
+        )
+        heads = (batch, -1, self.num_heads, width)
+        q, k, v = (each.reshape(heads) for each in jnp.split(qkv, 3, axis=-1))  # [B, N, heads, width]
         if self.qk_norm:
             q, k = RMSNorm(name="query_norm")(q), RMSNorm(name="key_norm")(k)
-        logits = jnp.einsum("bhnd,bhmd->bhnm", q * width**-0.5, k, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bnhd,bmhd->bhnm", q * width**-0.5, k, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        mixed = jnp.moveaxis(jnp.einsum("bhnm,bhmd->bhnd", weights, v), 1, 2).reshape(x.shape)
-        return nn.Dense(channels, kernel_init=self.out_kernel_init, dtype=self.dtype, name="out")(mixed)
+        mixed = jnp.einsum("bhnm,bmhd->bnhd", weights, v).reshape(x.shape)
+        return Dense(channels, kernel_init=self.out_kernel_init, dtype=self.dtype, name="out")(mixed)
 
 
 def _thirds(init: Initializer) -> Initializer:

@@ -1,0 +1,85 @@
+"""A rehearsal for a TPU slice: its figures, its refusals, and (slow) that every method's step shards as it should."""
+
+import math
+import types
+
+import pytest
+
+from gen_jax import main, methods, rehearse
+from gen_jax.method import UserError
+from gen_jax.rehearse import CHIPS, GIB, Needs
+
+
+def test_the_estimate_is_the_slowest_of_three_at_published_peaks():
+    chip = CHIPS["v5e"]._replace(flops=1e12, bandwidth=1e11, links=1e10)
+    needs = Needs(64, 3 * GIB, GIB, 2 * GIB, flops=4e9, bytes=1e9, collectives={"all-reduce": (2, 2**20)})
+    lines = rehearse.describe(types.SimpleNamespace(batch_size=64), "v5e:4x4", chip, 16, needs, 1234).splitlines()
+    assert lines[0].endswith("16 chips, 4 images each")
+    assert "3.00 of 16 GiB a chip: 1.00 for state and batch, 2.00 for the step" in lines[2]
+    assert lines[3].split(maxsplit=2)[2] == "4.0 GFLOP and 1.00 GB of memory traffic a chip"
+    assert lines[4].split(maxsplit=1)[1] == "2 all-reduces of 1.0 MiB"
+    # 4e9 / 1e12 = 4 ms; 1e9 / 1e11 = 10 ms; in a ring each byte of an all-reduce leaves a chip twice: 2 * 2**20 / 1e10
+    assert "at least 10 ms a step, at most 6,400 images/s, limited by memory traffic" in lines[5]
+    assert "compute 4 ms, memory traffic 10 ms, collectives 0.21 ms" in lines[6]
+
+
+@pytest.mark.parametrize(("fixed", "image", "power"), [(20, 3, 1.0), (0, 1, 1.2), (500, 0.01, 1.0), (990, 1, 1.0)])
+def test_the_largest_batch_fits_and_hardly_more_would(fixed, image, power):
+    tried = []
+
+    def memory(batch):
+        tried.append(batch)
+        return int(fixed + image * (batch / 8) ** power)
+
+    above = 8 * 200_000
+    found = rehearse.largest(memory, Needs(above, memory(above)), CHIPS["v5e"]._replace(memory=1000), 8)
+    assert found % 8 == 0
+    assert memory(found) <= 1000 < memory(math.ceil(found / 8 * 1.04 + 1) * 8)
+    assert len(tried) < 25
+
+
+def test_there_may_be_no_batch_that_fits():
+    assert rehearse.largest(lambda batch: 2000 + batch, Needs(64, 2064), CHIPS["v5e"]._replace(memory=1000), 4) == 0
+
+
+def test_collectives_are_counted_by_kind_and_size():
+    program = """
+  %all-reduce.80 = (f32[8]{0:T(128)S(1)}, /*index=1*/bf16[4,2]{1,0}) all-reduce(%a, %b), channel_id=1
+  %get-tuple-element.1 = f32[8]{0} get-tuple-element(%all-reduce.80), index=0
+  ROOT %ag = u8[16,28,28,1]{0} all-gather-start(%x), dimensions={0}
+  %done = u8[16,28,28,1]{0} all-gather-done(%ag)
+  %r = f32[] all-reduce(%c), to_apply=%add
+"""
+    assert rehearse.collectives(program) == {"all-reduce": (2, 8 * 4 + 8 * 2 + 4), "all-gather": (1, 16 * 28 * 28)}
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v5e:", "v5e:4", "v5e:4x4x4x4", "v5:4x4", "v5e:axb"])
+def test_a_slice_that_cannot_be_is_one_line(topology):
+    with pytest.raises(UserError, match="use <type>:<shape> such as v5e:16x16"):
+        rehearse.rehearse(None, topology)
+
+
+def test_without_the_compiler_the_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs libtpu, .* pip install -e '.\[rehearse\]'"):
+        rehearse.rehearse(None, "v5e:4x4")
+
+
+def test_a_topology_is_for_a_rehearsal_only():
+    with pytest.raises(UserError, match="--topology=v5e:4x4 is for --mode=rehearse"):
+        main.main(["--config=ddpm_mnist:tiny", "--topology=v5e:4x4"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["ddpm_mnist", "flow_mnist", "latent_mnist", "vae_mnist", "dcgan_mnist", "wgan_gp_mnist"]
+)
+def test_no_step_gathers_a_batch(name, capsys, made_up_tfds):
+    pytest.importorskip("libtpu", reason="the TPU compiler is in the extra rehearse")
+    config = methods.load(f"{name}:tiny")[2]
+    config.data.name, config.data.data_dir, config.batch_size = "made_up_digits", str(made_up_tfds), 64
+    rehearse.rehearse(config, "v5e:4x4")
+    shown = capsys.readouterr().out
+    assert "16 chips, 4 images each" in shown
+    assert "all-reduce" in shown
+    assert "all-gather" not in shown
