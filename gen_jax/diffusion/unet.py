@@ -26,6 +26,7 @@ from gen_jax.nn.blocks import (
     zero_init,
 )
 from gen_jax.nn.conv import Conv
+from gen_jax.nn.dense import Dense
 from gen_jax.nn.embedding import sinusoidal
 from gen_jax.nn.norm import GroupNorm, RMSNorm
 
@@ -151,19 +152,19 @@ class UNet(nn.Module):
     def _down(self, h: Array, name: str, features: int) -> Array:
         """Halves height and width."""
         if self.shuffle:
-            return nn.Dense(features, kernel_init=kernel_init, dtype=self.dtype, name=name)(space_to_depth(h, 2))
+            return Dense(features, kernel_init=kernel_init, dtype=self.dtype, name=name)(space_to_depth(h, 2))
         return Conv(features, (3, 3), (2, 2), kernel_init=kernel_init, dtype=self.dtype, name=name)(h)
 
     def _up(self, h: Array, name: str, features: int) -> Array:
         """Doubles height and width."""
         if self.shuffle:
-            h = nn.Dense(4 * features, kernel_init=kernel_init, dtype=self.dtype, name=name)(h)
+            h = Dense(4 * features, kernel_init=kernel_init, dtype=self.dtype, name=name)(h)
             return depth_to_space(h, 2)
         return Conv(features, (3, 3), kernel_init=kernel_init, dtype=self.dtype, name=name)(upsample_nearest(h))
 
     def _condition(self, time: Array, label: Array | None) -> Array:
         """The condition of every block, from time and label: f32 [B, 4 channels]."""
-        dense = functools.partial(nn.Dense, 4 * self.channels, kernel_init=kernel_init, dtype=self.dtype)
+        dense = functools.partial(Dense, 4 * self.channels, kernel_init=kernel_init, dtype=self.dtype)
         condition = dense(name="time_0")(sinusoidal(time, self.channels))
         condition = dense(name="time_1")(nn.silu(condition))
         if self.num_classes:

@@ -16,6 +16,7 @@ from gen_jax.gan.layers import NORMS, LabelVector, Upsample, start_size
 from gen_jax.method import Array
 from gen_jax.nn.blocks import upsample_nearest
 from gen_jax.nn.conv import Conv
+from gen_jax.nn.dense import Dense
 
 branch_init = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")  # Glorot, gain sqrt(2), as in the release
 shortcut_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -65,7 +66,7 @@ class UpBlock(nn.Module):
         )
         h = grow(normalise(0, x))
         h = Conv(self.features, size, kernel_init=branch_init, dtype=self.dtype, name="conv_1")(normalise(1, h))
-        shortcut = nn.Dense(self.features, kernel_init=shortcut_init, dtype=self.dtype, name="shortcut")
+        shortcut = Dense(self.features, kernel_init=shortcut_init, dtype=self.dtype, name="shortcut")
         return h + upsample_nearest(shortcut(x), 2)
 
 
@@ -96,7 +97,7 @@ class DownBlock(nn.Module):
         if x.shape == h.shape:
             return x + h
         # A 1x1 layer and a mean over pixels commute; this order is cheaper.
-        shortcut = nn.Dense(self.features, kernel_init=shortcut_init, dtype=self.dtype, name="shortcut")
+        shortcut = Dense(self.features, kernel_init=shortcut_init, dtype=self.dtype, name="shortcut")
         return h + shortcut(average_pool(x, self.stride))
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from gen_jax.method import Array
 from gen_jax.nn.attention import SelfAttention
 from gen_jax.nn.conv import Conv
+from gen_jax.nn.dense import Dense
 from gen_jax.nn.dropout import Dropout
 
 # Ho et al. 2020 (released code): uniform, fan-avg; scale 1e-10 at the end of a residual branch: it starts as identity.
@@ -102,7 +103,7 @@ class ResidualBlock(nn.Module):
         scale = shift = None
         if condition is not None:
             width = self.features * (2 if self.film else 1)
-            shift = nn.Dense(width, kernel_init=kernel_init, dtype=self.dtype, name="condition")(nn.silu(condition))
+            shift = Dense(width, kernel_init=kernel_init, dtype=self.dtype, name="condition")(nn.silu(condition))
             if self.film:
                 scale, shift = jnp.split(shift, 2, axis=-1)
             else:
@@ -111,7 +112,7 @@ class ResidualBlock(nn.Module):
         h = Dropout(self.dropout)(h, index, train=train)
         h = Conv(self.features, (3, 3), kernel_init=zero_init, dtype=self.dtype, name="conv_1")(h)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, kernel_init=kernel_init, dtype=self.dtype, name="shortcut")(x)
+            x = Dense(self.features, kernel_init=kernel_init, dtype=self.dtype, name="shortcut")(x)
         return x + h
 
 

@@ -16,6 +16,7 @@ from gen_jax.config import modules_of, require_choice
 from gen_jax.method import Array, UserError
 from gen_jax.nn.blocks import ResidualBlock, depth_to_space, space_to_depth
 from gen_jax.nn.conv import Conv, ConvTranspose
+from gen_jax.nn.dense import Dense
 from gen_jax.nn.norm import RMSNorm
 
 
@@ -225,7 +226,7 @@ def _downwards(network: ResidualEncoder | SpatialEncoder, x: Array) -> Array:
     multiple = 2 ** len(network.channels)
     h = jnp.pad(x, ((0, 0), *((0, -size % multiple) for size in x.shape[1:3]), (0, 0)))
     for level, features in enumerate(network.channels):
-        h = nn.Dense(features, dtype=network.dtype, name=f"down_{level}")(space_to_depth(h, 2))
+        h = Dense(features, dtype=network.dtype, name=f"down_{level}")(space_to_depth(h, 2))
         for number in range(network.num_blocks):
             h = ResidualBlock(features, RMSNorm, dtype=network.dtype, name=f"block_{level}_{number}")(h)
     return nn.silu(RMSNorm(name="norm")(h))
@@ -236,7 +237,7 @@ def _upwards(network: ResidualDecoder | SpatialDecoder, h: Array) -> Array:
     height, width, channels = network.image_shape
     for level, features in reversed(list(enumerate(network.channels))):
         if level + 1 < len(network.channels):
-            h = depth_to_space(nn.Dense(4 * features, dtype=network.dtype, name=f"up_{level}")(h), 2)
+            h = depth_to_space(Dense(4 * features, dtype=network.dtype, name=f"up_{level}")(h), 2)
         for number in range(network.num_blocks):
             h = ResidualBlock(features, RMSNorm, dtype=network.dtype, name=f"block_{level}_{number}")(h)
     h = nn.silu(RMSNorm(name="norm")(h))
