@@ -109,7 +109,7 @@ class DiT(nn.Module):
         top, left = (before for before, _ in pads)
         return out[:, top : top + height, left : left + width].astype(jnp.float32)
 
-    def _dense(self, features: int, kernel_init: Any = kernel_init, **fields: Any) -> nn.Dense:
+    def _dense(self, features: int, kernel_init: Any = kernel_init, **fields: Any) -> Dense:
         return Dense(features, kernel_init=kernel_init, dtype=self.dtype, **fields)
 
     def _condition(self, time: Array, label: Array | None) -> Array:

@@ -21,6 +21,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.custom_derivatives import SymbolicZero
 
 from gen_jax.method import Array
+from gen_jax.nn.rows import spread
 
 _MOST_FEATURES = 3  # of an image: grey or RGB
 
@@ -302,7 +303,7 @@ class Conv(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = self.operation(x, kernel)
-        return y if bias is None else y + bias
+        return y if bias is None else y + spread(bias, y.shape)
 
     def operation(self, x: Array, kernel: Array) -> Array:
         """Returns the convolution without its bias."""

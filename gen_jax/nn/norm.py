@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.method import Array
+from gen_jax.nn.rows import spread, sum_of_rows
 from gen_jax.parallel import mean_over_devices
 
 
@@ -75,7 +76,7 @@ class RMSNorm(nn.Module):
         wide = x.astype(jnp.float32)
         norm = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.epsilon)
         middle = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
-        y = norm * (gain if scale is None else (gain * (1 + scale)).reshape(middle))
+        y = norm * (spread(gain, x.shape) if scale is None else (gain * (1 + scale)).reshape(middle))
         return (y if shift is None else y + shift.reshape(middle)).astype(x.dtype)
 
 
@@ -137,10 +138,10 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         mean, var = running_mean.value, running_var.value
         if train:
-            axes = tuple(range(x.ndim - 1))
-            wide = x.astype(jnp.float32)
-            mean = mean_over_devices(wide.mean(axes))  # [C]
-            var = mean_over_devices(jnp.square(wide - mean).mean(axes))  # the mean of squares would lose digits
+            wide, num_rows = x.astype(jnp.float32), x.size // channels
+            mean = mean_over_devices(sum_of_rows(wide) / num_rows)  # [C]
+            # The mean of squares would lose digits.
+            var = mean_over_devices(sum_of_rows(jnp.square(wide - spread(mean, x.shape))) / num_rows)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 for running, new in ((running_mean, mean), (running_var, var)):
                     running.value = self.momentum * running.value + (1 - self.momentum) * new
@@ -150,5 +151,5 @@ class BatchNorm(nn.Module):
             a, d = a * (1 + scale), d * (1 + scale)  # [B, C]
         if shift is not None:
             d = d + shift
-        a, d = (v.reshape(-1, *(1,) * (x.ndim - 2), channels) for v in (a, d))
+        a, d = (spread(v, x.shape) if v.ndim == 1 else v.reshape(-1, *(1,) * (x.ndim - 2), channels) for v in (a, d))
         return (a * x + d).astype(x.dtype)  # in float32, as in GroupNorm
