@@ -58,7 +58,7 @@ _ITEM = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "
 _COLLECTIVE = re.compile(
     r"%\S+ = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 )
-_TOO_LARGE = re.compile(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"(?:Used |required for .*?\()([\d.]+)([KMGT]?)")
 
 
 class Needs(NamedTuple):
@@ -96,9 +96,16 @@ def rehearse(config: Any, topology: str) -> None:
     if config.executor != "jit":
         raise UserError(f"--mode=rehearse compiles for executor jit, but config.executor is {config.executor!r}")
     data = dataset.load(config.data)
-    needs, abstract = _needs(config, data, mesh)
+    needs, abstract = _needs(config, data, mesh, chip)
     if needs.memory > chip.memory:
-        fits = largest(lambda batch: _needs(_with_batch(config, batch), data, mesh)[0].memory, needs, chip, mesh.size)
+        print(f"batch {config.batch_size} does not fit: looking for the largest that does", flush=True)
+
+        def memory(batch: int) -> int:
+            needed = _needs(_with_batch(config, batch), data, mesh, chip)[0].memory
+            print(f"  batch {batch} {'fits' if needed <= chip.memory else 'does not fit'}", flush=True)
+            return needed
+
+        fits = largest(memory, needs, chip, mesh.size)
         way_out = (
             f"the largest that fits is {fits}" if fits else "not even one image a chip fits: use a smaller network"
         )
@@ -206,7 +213,7 @@ def _with_batch(config: Any, batch: int) -> Any:
     return other
 
 
-def _needs(config: Any, data: dataset.Dataset, mesh: Mesh) -> tuple[Needs, Any]:
+def _needs(config: Any, data: dataset.Dataset, mesh: Mesh, chip: Chip) -> tuple[Needs, Any]:
     """Compiles the train step; returns what it needs, and the shapes of the State."""
     whole = methods.whole_stage(config)
     stage: Stage | None = None if whole is None else methods.make_stage(whole, data.spec)
@@ -219,12 +226,11 @@ def _needs(config: Any, data: dataset.Dataset, mesh: Mesh) -> tuple[Needs, Any]:
     feed, lead = train.make_feed(single, method, data, executor)
     with parallel.compiling_for("tpu"):
         try:
-            step = executor.compile_step(method.step, abstract, feed(0), lead)
+            step: Any = executor.compile_step(method.step, abstract, feed(0), lead)
         except jax.errors.JaxRuntimeError as error:
-            found = _TOO_LARGE.search(str(error))
-            if found is None:
+            if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            return Needs(config.batch_size, _bytes(found[1], found[2])), abstract
+            return Needs(config.batch_size, max(chip.memory + 1, memory_of(str(error)))), abstract
     memory, cost = step.memory_analysis(), step.cost_analysis()
     state = memory.argument_size_in_bytes
     temporaries = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
@@ -255,8 +261,17 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
     return {kind: (number[kind], size[kind]) for kind in number}
 
 
-def _bytes(number: str, unit: str) -> int:
-    return int(float(number) * 1024 ** " KMG".index(unit.upper() or " "))
+def memory_of(refusal: str) -> int:
+    """Returns the bytes that a program needs for which XLA finds too little memory; 0 if it does not name them.
+
+    Example:
+      >>> memory_of("Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm.") / GIB
+      17.5
+      >>> memory_of("the total memory required for HLO temporaries (34.63G) exceeds available HBM (15.75G).") / GIB
+      34.63
+    """
+    found = _TOO_LARGE.search(refusal)
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) if found else 0
 
 
 def _parameters(abstract: Any) -> int:

@@ -139,7 +139,7 @@ def _loop(
                 values = {k: float(v) for k, v in scalars.items()}
                 now = time.perf_counter()
                 speed = config.batch_size * (done - window_step) / (now - window)
-                _stop_if_not_finite(values, state, done, checkpoints)
+                _stop_if_not_finite(config, values, state, done, checkpoints)
                 if writer:
                     scores = {f"train/{k}": v for k, v in values.items()}
                     writer.write(done, scores | {"speed/images_per_second": speed, "seconds": now - began})
@@ -151,7 +151,7 @@ def _loop(
             if done % config.eval_every == 0 and (done < config.num_steps or config.eval.track):
                 look(state, done, writer, best)
             if done % config.checkpoint_every == 0 or last:
-                _stop_if_not_finite({}, state, done, checkpoints)
+                _stop_if_not_finite(config, {}, state, done, checkpoints)
                 checkpoints.save(state)
                 saved = done
             window += time.perf_counter() - pause  # speed counts training only
@@ -180,7 +180,7 @@ def _make_look(
             writer.write(done, scores)
             validation.save_snapshots(run, done, frames, data.spec.name)
         if best.takes(scores):
-            _stop_if_not_finite({}, state, done, checkpoints)
+            _stop_if_not_finite(config, {}, state, done, checkpoints)
             best.save(state)
 
     return look
@@ -366,7 +366,9 @@ def _all_finite(state: State) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]))
 
 
-def _stop_if_not_finite(values: dict[str, float], state: State, done: int, checkpoints: Checkpoints) -> None:
+def _stop_if_not_finite(
+    config: Any, values: dict[str, float], state: State, done: int, checkpoints: Checkpoints
+) -> None:
     """Raises a UserError that names what is not finite: among the values given, or else in the state."""
     bad = [k for k, v in values.items() if not np.isfinite(v)]
     if not bad and (values or bool(_all_finite(state))):
@@ -379,9 +381,10 @@ def _stop_if_not_finite(values: dict[str, float], state: State, done: int, check
             bad.append("params" + jax.tree_util.keystr(path))
             break
     good = "no checkpoint has been written yet" if newest is None else f"the newest checkpoint is from step {newest}"
+    clip = "" if config.optimizer.clip_norm else ", or with --config.optimizer.clip_norm=1, which clips gradients"
     raise UserError(
-        f"not finite at step {done}: {', '.join(bad)}; {good}; start afresh in another --workdir, "
-        "with a smaller --config.optimizer.learning_rate or with --config.optimizer.clip_norm=1 (0 disables clipping)"
+        f"not finite at step {done}: {', '.join(bad)}; {good}; start afresh in another --workdir, with a smaller "
+        f"--config.optimizer.learning_rate than {config.optimizer.learning_rate:g}{clip}"
     )
 
 
