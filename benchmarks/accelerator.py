@@ -30,10 +30,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks import ddpm, gan, loop, peer, timing, torch_gan, torch_unet
+from benchmarks import ddpm, gan, loop, peer, timing, torch_dit, torch_gan, torch_unet
 from benchmarks.torch_vae import to_peer
 from gen_jax import methods, parallel
 from gen_jax.diffusion import process
+from gen_jax.diffusion.dit import SIZES
 from gen_jax.diffusion.model import CHOICES
 from gen_jax.diffusion.schedule import Schedule
 from gen_jax.run import Run
@@ -118,6 +119,8 @@ class Measure:
         yield "Main job: ddpm_mnist, whole", self.main_job
         for size in (8,) if self.small else (128, 512, 2048):
             yield f"U-Net of CIFAR-10 (35.7M), bf16, batch {size}", lambda size=size: self.unet(size)
+        for size in (8,) if self.small else (128, 512):
+            yield f"DiT-B/2 (130M), bf16, 256 tokens, batch {size}", lambda size=size: self.dit(size)
         yield "Resume, bit by bit", self.resume
         yield "ddpm_mnist's network, f32 and bf16", self.mnist
         yield "dcgan_cats, f32", self.cats
@@ -156,6 +159,12 @@ class Measure:
         words = [f"--config.network.{word}" for word in CIFAR_UNET + SMALL_UNET * self.small]
         return self._diffusion([*words, "--config.compute_dtype=bfloat16"], (32, 32, 3), size)
 
+    def dit(self, size: int) -> Rows:
+        """A transformer on images of the size of ImageNet's latents."""
+        fields = {"width": 32, "depth": 2, "num_heads": 2} if self.small else SIZES["B"]
+        words = ["--config.network=dit", *(f"--config.network.{key}={value}" for key, value in fields.items())]
+        return self._diffusion([*words, "--config.compute_dtype=bfloat16"], (32, 32, 4), size, torch_dit.DiT)
+
     def mnist(self) -> Rows:
         """The network of the main job, at its own batch and at a larger one."""
         rows = []
@@ -164,12 +173,14 @@ class Measure:
                 rows += self._diffusion([f"--config.compute_dtype={dtype}"], (28, 28, 1), size)
         return rows
 
-    def _diffusion(self, words: list[str], shape: tuple[int, int, int], size: int) -> Rows:
+    def _diffusion(
+        self, words: list[str], shape: tuple[int, int, int], size: int, make_peer: Callable[..., Any] = torch_unet.UNet
+    ) -> Rows:
         words = [*ddpm.WORDS, *words, f"--config.batch_size={size}"]
         config = methods.override(methods.load(str(ddpm.CONFIG))[2], words)
         step = make_step(config, shape)
-        fields = peer.fields_of(config.network, CHOICES["network"], torch_unet.UNet)
-        network = torch_unet.UNet(shape[0], shape[2], shape[2], **fields).to(DEVICE)
+        fields = peer.fields_of(config.network, CHOICES["network"], make_peer)
+        network = make_peer(shape[0], shape[2], shape[2], **fields).to(DEVICE)
         forward = network if self.small else torch.compile(network)
 
         def cast(*inputs: torch.Tensor) -> torch.Tensor:

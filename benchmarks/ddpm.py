@@ -1,17 +1,13 @@
-"""Train step and sampler of configs/ddpm_mnist.py compared with the same network in eager PyTorch, in both its layouts.
+"""Train step and sampler of configs/ddpm_mnist.py, with its U-Net or a DiT, and the same network in PyTorch.
 
-    python -m benchmarks.ddpm [--rounds=20]
-
-A train step is complete: bytes to the model's range, noise, loss, gradients, clipping, Adam, moving average. Before the
-timing, a check ensures that both networks have the same number of parameters and the same output. Contenders alternate
-within one run, because only ratios from one machine at one time are meaningful.
+A train step is complete: bytes to the model's range, noise, loss, gradients, clipping, Adam, moving average. A check
+ensures that both networks have the same number of parameters and the same output.
 """
 
 from __future__ import annotations
 
-import argparse
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,12 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  as everyone calls it
 
-from benchmarks import peer, timing, torch_unet
-from gen_jax import methods, parallel, xla
+from benchmarks import peer, torch_dit, torch_unet
+from benchmarks.case import OURS, Case, compiled, flops
+from gen_jax import methods, parallel
+from gen_jax.config import modules_of
 from gen_jax.diffusion import process
-from gen_jax.diffusion.model import CHOICES
+from gen_jax.diffusion.model import CHOICES, NETWORKS
 from gen_jax.diffusion.schedule import Schedule
-from gen_jax.diffusion.unet import UNet
 from gen_jax.method import DataSpec, State, labelled
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "ddpm_mnist.py"
@@ -37,13 +34,15 @@ WORDS = [
     "--config.diffusion.prediction=v",
     "--config.diffusion.weighting=v",
     "--config.diffusion.conditional=false",
-    "--config.network.dropout=0.0",
     "--config.accumulate=1",
     "--config.sample.sampler=ddim",
     "--config.sample.sampler.eta=0.0",
     f"--config.sample.num_steps={SAMPLER_STEPS}",
 ]
+# A transformer of 49 tokens.
+DIT = ["--config.network=dit", "--config.network.patch=4", "--config.network.width=192", "--config.network.depth=6"]
 Calls = tuple[Callable[[], object], Callable[[], object]]  # train step, sampler
+Peer = torch_unet.UNet | torch_dit.DiT
 
 
 def jax_calls(config: Any, state: State, images: np.ndarray, options: dict[str, Any]) -> Calls:
@@ -65,7 +64,7 @@ def jax_calls(config: Any, state: State, images: np.ndarray, options: dict[str, 
 def torch_calls(
     config: Any,
     schedule: Schedule,
-    network: torch_unet.UNet,
+    network: Peer,
     images: np.ndarray,
     layout: torch.memory_format,
     device: str = "cpu",
@@ -104,55 +103,61 @@ def torch_calls(
     return step, draw
 
 
-def check_equal(config: Any, params: Any, network: torch_unet.UNet, images: np.ndarray) -> str:
+def check_equal(config: Any, params: Any, network: Peer, images: np.ndarray) -> str:
     """Returns a sentence that both networks are equal, or raises an AssertionError."""
     x = (images / 127.5 - 1).astype(np.float32)
     time = np.linspace(0, 999, len(x), dtype=np.float32)
-    fields = peer.fields_of(config.network, CHOICES["network"], UNet)
-    ours = jax.jit(UNet(out_channels=SPEC.image_shape[-1], **fields).apply)({"params": params}, x, time)
+    given = {"out_channels": SPEC.image_shape[-1], "num_classes": 0, "dtype": jnp.float32}
+    (module,) = modules_of(config.network, NETWORKS, given)
+    ours = jax.jit(module.apply)({"params": params}, x, time)
     with torch.inference_mode():
         theirs = network(torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(time)).permute(0, 2, 3, 1).numpy()
     return peer.check_equal(params, network, np.asarray(ours), theirs)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train step and sampler compared with eager PyTorch.")
-    parser.add_argument("--rounds", type=int, default=20, help=f"turns per contender, {timing.CALLS_A_TURN} calls each")
-    rounds = parser.parse_args().rounds
+def make(network_words: Sequence[str], make_peer: Callable[..., Peer], copy: Callable[..., None]) -> Case:
+    """Returns the contenders for a network of the main job.
+
+    Args:
+      network_words: what the network differs in from the config's.
+      make_peer: the class of the same network in PyTorch.
+      copy: sets the peer's parameters to ours.
+    """
     torch.manual_seed(0)
-    config = methods.override(methods.load(str(CONFIG))[2], WORDS)
+    config = methods.override(methods.load(str(CONFIG))[2], [*WORDS, *network_words])
     methods.check(config)
     schedule = process.make(config.diffusion).path
     assert isinstance(schedule, Schedule)
     images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *SPEC.image_shape), np.uint8)
-    state = parallel.init_state(methods.make(config, SPEC).init, 0, parallel.make_mesh(1), {}, {})
+    method = methods.make(config, SPEC)
+    state = parallel.init_state(method.init, 0, parallel.make_mesh(1), {}, {})
     # The last layers of an untrained network are zero: random weights make the comparison of outputs meaningful.
     noisy = jax.tree.map(lambda p: p + 0.02 * np.random.default_rng(p.size).normal(size=p.shape), state.params)
     state = state.replace(params=jax.tree.map(jnp.float32, noisy), ema=jax.tree.map(jnp.float32, noisy))
 
-    def make_peer() -> torch_unet.UNet:
-        fields = peer.fields_of(config.network, CHOICES["network"], torch_unet.UNet)
-        network = torch_unet.UNet(SPEC.image_shape[0], SPEC.image_shape[2], SPEC.image_shape[2], **fields)
-        torch_unet.copy_parameters(state.params["denoiser"], network)
+    def peer_network() -> Peer:
+        fields = peer.fields_of(config.network, CHOICES["network"], make_peer)
+        network = make_peer(SPEC.image_shape[0], SPEC.image_shape[2], SPEC.image_shape[2], **fields)
+        copy(state.params["denoiser"], network)
         return network
 
-    same = check_equal(config, state.params["denoiser"], make_peer(), images)
-    contenders = {"gen_jax": jax_calls(config, state, images, parallel.compiler_options())}
-    if not xla.is_set():  # otherwise the whole process has the option already
-        contenders["gen_jax, no compiler options"] = jax_calls(config, state, images, {})
-    contenders |= {
-        "PyTorch, NCHW": torch_calls(config, schedule, make_peer(), images, torch.contiguous_format),
-        "PyTorch, channels_last": torch_calls(config, schedule, make_peer(), images, torch.channels_last),
+    same = check_equal(config, state.params["denoiser"], peer_network(), images)
+    calls = {
+        ours: jax_calls(config, state, images, parallel.compiler_options(fast == "true")) for ours, fast in OURS.items()
     }
-    steps = timing.alternate({name: calls[0] for name, calls in contenders.items()}, rounds)
-    draws = timing.alternate({name: calls[1] for name, calls in contenders.items()}, rounds)
-    rows = [[name, f"{1000 * steps[name]:.1f}", f"{1000 * draws[name]:.1f}"] for name in contenders]
-    ratios = [f"{t['gen_jax'] / min(v for k, v in t.items() if 'PyTorch' in k):.2f}" for t in (steps, draws)]
-    rows.append(["gen_jax / faster PyTorch", *ratios])
-    print(f"{timing.machine('torch')}; batch {config.batch_size}; medians of {rounds * timing.CALLS_A_TURN} calls")
-    print(same)
-    print(timing.table(["", "train step, ms", f"{SAMPLER_STEPS} sampler steps, ms"], rows))
-
-
-if __name__ == "__main__":
-    main()
+    for name, layout in (("NCHW", torch.contiguous_format), ("channels_last", torch.channels_last)):
+        calls[f"PyTorch, {name}"] = torch_calls(config, schedule, peer_network(), images, layout)
+    network = peer_network()
+    forward = compiled(network, torch.zeros(len(images), 1, *SPEC.image_shape[:2]), torch.zeros(len(images)))
+    if forward is not None:
+        calls["PyTorch, compiled"] = torch_calls(
+            config, schedule, network, images, torch.contiguous_format, forward=forward
+        )
+    batch = {"image": jnp.asarray(images), "index": jnp.arange(len(images))}
+    return Case(
+        [same],
+        len(images),
+        flops(method.step, state, batch),
+        {name: step for name, (step, _) in calls.items()},
+        {name: draw for name, (_, draw) in calls.items()},
+    )

@@ -19,13 +19,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks import timing
+from benchmarks.case import flops
 from gen_jax import methods, parallel, train, writers
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data.dataset import Batches, Dataset
@@ -65,6 +66,23 @@ def make_step(config: Any, data: Dataset):
         return jax.block_until_ready((held[0], scalars))
 
     return step
+
+
+def make_steps(config: Any, data: Dataset, contenders: Mapping[str, str]) -> dict[str, Callable[[], object]]:
+    """Returns `make_step` by contender, each with its value of `config.fast_compile_options`."""
+    return {
+        name: make_step(methods.override(config, [f"--config.fast_compile_options={fast}"]), data)
+        for name, fast in contenders.items()
+    }
+
+
+def flops_of_step(config: Any, data: Dataset) -> float:
+    """Returns the FLOPs of the train step, before optimisation."""
+    method = methods.make(config, data.spec)
+    batch = {**{name: array[: config.batch_size] for name, array in data.train.items()},
+             "index": np.arange(config.batch_size, dtype=np.int32)}  # fmt: skip
+    abstract = methods.abstract_state(method, data.spec, None, parallel.make_mesh(1))
+    return flops(method.step, abstract, batch)
 
 
 def median_seconds(call, repeats: int) -> float:

@@ -1,18 +1,14 @@
-"""Train steps of configs/vae_mnist_dense.py and vae_mnist.py compared with the same networks in eager PyTorch.
-
-    python -m benchmarks.vae [--rounds=20]
+"""Train steps of configs/vae_mnist_dense.py and vae_mnist.py, and the same networks in PyTorch.
 
 A train step is complete: bytes to [0, 1], binarisation if configured, z drawn from the posterior, both terms of the
 loss, gradients, clipping, Adam, moving average. Both sides do all of this, PyTorch with its fused and foreach forms.
 Only ours includes the learning rate decay and returns each term and the norm of the gradient; PyTorch draws its random
 numbers from one generator, ours draws them per example. The convolutional network runs in both of PyTorch's layouts; a
-dense one has no layout. Before the timing, a check ensures that both networks have the same number of parameters and
-the same output. Contenders alternate within one run, because only ratios from one machine at one time are meaningful.
+dense one has no layout. A check ensures that both networks have the same number of parameters and the same output.
 """
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -21,16 +17,14 @@ import jax
 import numpy as np
 import torch
 
-from benchmarks import loop, peer, timing, torch_vae
-from gen_jax import methods, parallel, xla
+from benchmarks import loop, peer, torch_vae
+from benchmarks.case import OURS, Case
+from gen_jax import methods, parallel
 from gen_jax.data.dataset import Dataset
 from gen_jax.vae import autoencoder
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 CONFIGS = {"vae_mnist_dense": ("NCHW",), "vae_mnist": tuple(torch_vae.LAYOUTS)}  # with the peer's layouts
-OURS = {"gen_jax": "true"}
-if not xla.is_set():  # otherwise the whole process has the option already
-    OURS["gen_jax, no compiler options"] = "false"
 # The values that the peer supports; the rest is the config's.
 WORDS = ["--config.optimizer.name=adam", "--config.vae.likelihood=bernoulli", "--config.accumulate=1"]
 BINARISE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -65,40 +59,19 @@ def check_equal(config: Any, data: Dataset, params: Any, network: torch_vae.VAE,
     return peer.check_equal(params, network, np.asarray(ours), torch_vae.from_peer(logits))
 
 
-def measure(name: str, layouts: tuple[str, ...], rounds: int) -> tuple[str, dict[str, float]]:
-    """Returns a line about the comparison, and the median seconds of each contender's step."""
+def make(name: str) -> Case:
+    """Returns the contenders for a config, in the layouts that `CONFIGS` names."""
+    torch.manual_seed(0)
     config = methods.override(methods.load(str(FOLDER / f"{name}.py"))[2], WORDS)
     methods.check(config)
     data = loop.made_up(10 * config.batch_size, (28, 28, 1))
     params = jax.jit(autoencoder.make(config, data.spec).init)(parallel.make_key(0))
-    contenders: dict[str, Callable[[], object]] = {
-        ours: loop.make_step(methods.override(config, [f"--config.fast_compile_options={fast}"]), data)
-        for ours, fast in OURS.items()
-    }
+    steps = loop.make_steps(config, data, OURS)
     same = ""
-    for layout in layouts:
+    for layout in CONFIGS[name]:
         network = torch_vae.make(config.network, data.spec.image_shape, config.vae.latents, layout)
         torch_vae.copy_parameters(params, network)
         same = check_equal(config, data, params, network, layout)
         image = torch_vae.to_peer(data.train["image"][: config.batch_size], layout)
-        contenders[f"PyTorch, {layout}"] = torch_step(config, network, image)
-    return f"{name}: batch {config.batch_size}; {same}", timing.alternate(contenders, rounds)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.vae", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=20, help=f"turns per contender, {timing.CALLS_A_TURN} calls each")
-    rounds = parser.parse_args().rounds
-    torch.manual_seed(0)
-    lines, columns = zip(*(measure(name, layouts, rounds) for name, layouts in CONFIGS.items()), strict=True)
-    names = [*OURS, *(f"PyTorch, {layout}" for layout in torch_vae.LAYOUTS)]
-    rows = [[name, *(f"{1000 * t[name]:.1f}" if name in t else "" for t in columns)] for name in names]
-    ratios = [f"{t['gen_jax'] / min(v for k, v in t.items() if 'PyTorch' in k):.2f}" for t in columns]
-    rows.append(["gen_jax / faster PyTorch", *ratios])
-    print(f"{timing.machine('torch')}; medians of {rounds * timing.CALLS_A_TURN} calls")
-    print(*lines, sep="\n")
-    print(timing.table(["", *(f"{name}, ms per step" for name in CONFIGS)], rows))
-
-
-if __name__ == "__main__":
-    main()
+        steps[f"PyTorch, {layout}"] = torch_step(config, network, image)
+    return Case([same], config.batch_size, loop.flops_of_step(config, data), steps)

@@ -203,7 +203,7 @@ def compiler_options(fast: bool = True) -> dict[str, str | bool | int | float]:
     """Returns the XLA options with which this project compiles train steps and samplers on this platform.
 
     On a CPU, matrix products use XLA's library of fused kernels, which speeds up the train step and the sampler of a
-    small U-Net (`benchmarks/ddpm.py` measures by how much); results change in the last digits. Empty on other
+    small U-Net (`python -m benchmarks` measures by how much); results change in the last digits. Empty on other
     platforms, if the installed jaxlib does not know the option, and if `fast` is false.
     """
     if not fast or jax.default_backend() != "cpu":

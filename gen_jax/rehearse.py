@@ -267,8 +267,8 @@ def memory_of(refusal: str) -> int:
     Example:
       >>> memory_of("Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm.") / GIB
       17.5
-      >>> memory_of("the total memory required for HLO temporaries (34.63G) exceeds available HBM (15.75G).") / GIB
-      34.63
+      >>> memory_of("the total memory required for HLO temporaries (34.50G) exceeds available HBM (15.75G).") / GIB
+      34.5
     """
     found = _TOO_LARGE.search(refusal)
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) if found else 0

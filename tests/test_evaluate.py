@@ -15,6 +15,8 @@ from gen_jax.run import Run
 from gen_jax.sample import Model
 from gen_jax.vae.defaults import vae_config
 
+pytestmark = pytest.mark.long
+
 
 def test_1003_examples_count_1003():
     # One value an example, known in advance: the first pixel. Padding of the last batch must not count.

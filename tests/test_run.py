@@ -21,6 +21,8 @@ from gen_jax import run as run_module
 from gen_jax.method import UserError
 from gen_jax.run import Run, to_json, write_bytes, write_json
 
+pytestmark = pytest.mark.long
+
 HOLD = """
     import sys, time
     from gen_jax.run import Run

@@ -170,6 +170,7 @@ def test_a_folder_that_was_copied_in_part_is_named(raw: pathlib.Path):
         prepare.prepare("mnist", data_config(raw, "mnist"))
 
 
+@pytest.mark.long
 def test_of_two_processes_one_prepares_while_the_other_waits(raw: pathlib.Path):
     program = (
         f"import sys; sys.path[:0] = {[os.path.dirname(__file__), *sys.path]!r}\n"

@@ -34,6 +34,7 @@ def test_learns_to_read_the_test_split(digits: Dataset, judge: classifier.Classi
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.long
 def test_colour_images_of_odd_sides(made_up_tfds: pathlib.Path):
     colours = classifier.train(_load(made_up_tfds, "made_up_colours"), recipe=SHORT)
     assert colours.test_accuracy > 0.95

@@ -107,6 +107,7 @@ def gamma_log_weight(x, theta):
     return of
 
 
+@pytest.mark.long
 def test_a_gamma_posterior_is_exact_at_theta_of_x_plus_one():
     # golden.json, vae, gamma_kl_x2: the divergence at theta = 1, 3; the minimum is -log p(x) = 2 log(1 + x).
     index, key, log_evidence = jnp.arange(20_000), jax.random.key(0), -2.1972245773362196

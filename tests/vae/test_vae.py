@@ -166,6 +166,7 @@ def test_configs_are_of_the_published_sizes(file):
     assert autoencoder.make(config, spec).latents == {"vae_mnist": 2, "vae_mnist_dense": 40}[file]
 
 
+@pytest.mark.long
 def test_one_command_trains_and_reports_and_another_measures_the_likelihood(made_up_tfds, tmp_path):
     words = [
         f"--config={FOLDER / 'vae_mnist_dense.py'}:tiny", f"--config.data.data_dir={made_up_tfds}",
