@@ -72,7 +72,7 @@ def torch_calls(
 ) -> Calls:
     """Returns the peer's two calls; `forward` is the network as it is called, if it is compiled or cast."""
     network = network.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]  missing in torch's stubs
-    forward = forward or network
+    forward = network if forward is None else forward
     image = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
     update = peer.make_update(config, network)
     time, alpha, sigma = (

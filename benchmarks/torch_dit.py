@@ -79,7 +79,7 @@ class DiT(nn.Module):
         self.patch, side = patch, size // patch
         self.time_0 = nn.Linear(256, width)
         self.time_1 = nn.Linear(width, width)
-        self.add_module("in", nn.Conv2d(in_channels, width, patch, stride=patch))
+        self.in_ = nn.Conv2d(in_channels, width, patch, stride=patch)  # "in" is a keyword
         self.blocks = [f"block_{i}" for i in range(depth)]
         for name in self.blocks:
             self.add_module(name, Block(width, num_heads, mlp_ratio, qk_norm, qkv_bias))
@@ -93,7 +93,7 @@ class DiT(nn.Module):
     def forward(self, x_t: Tensor, time: Tensor) -> Tensor:
         """Returns the prediction [B, C, H, W] for `x_t` [B, C, H, W] and `time` [B] in steps."""
         condition = F.silu(self.time_1(F.silu(self.time_0(sinusoidal(time, 256)))))
-        grid = self.get_submodule("in")(x_t)
+        grid = self.in_(x_t)
         h = grid.flatten(2).mT + self.positions
         for name in self.blocks:
             h = self.get_submodule(name)(h, condition)
@@ -115,10 +115,11 @@ def copy_parameters(params: Mapping[str, Any], network: DiT) -> None:
     """
     ours = {".".join(path): np.asarray(leaf) for path, leaf in leaves(params)}
     for name, parameter in network.named_parameters():
-        value = ours.pop(name if name in ours else name.replace("weight", "kernel"))
+        path = name.replace("in_.", "in.")
+        value = ours.pop(path if path in ours else path.replace("weight", "kernel"))
         if name.startswith("out."):
             value = pixel_major(value, value.ndim - 1, network.patch)
-        if name == "in.weight":  # [patch * patch * channels, width] -> [width, channels, patch, patch]
+        if name == "in_.weight":  # [patch * patch * channels, width] -> [width, channels, patch, patch]
             value = value.reshape(network.patch, network.patch, -1, value.shape[-1]).transpose(3, 2, 0, 1)
         elif name.endswith("weight"):
             value = value.T

@@ -163,7 +163,7 @@ class UNet(nn.Module):
 
         self.time_0 = nn.Linear(channels, 4 * channels)
         self.time_1 = nn.Linear(4 * channels, 4 * channels)
-        self.add_module("in", nn.Conv2d(in_channels * patch**2, channels, 3, padding=1))
+        self.in_ = nn.Conv2d(in_channels * patch**2, channels, 3, padding=1)  # "in" is a keyword
         side, width, skips = (size + self.padding) // patch, channels, [channels]
         self.way_down: list[str] = []
         self.way_up: list[str] = []
@@ -205,7 +205,7 @@ class UNet(nn.Module):
         condition = self.time_1(F.silu(self.time_0(sinusoidal(time, self.channels))))
         before, after = self.padding // 2, self.padding - self.padding // 2
         x = F.pad(x_t, (before, after, before, after))
-        h = self.get_submodule("in")(F.pixel_unshuffle(x, self.patch))
+        h = self.in_(F.pixel_unshuffle(x, self.patch))
         skips = [h]
         for name in self.way_down:
             module = self.get_submodule(name)
@@ -238,7 +238,7 @@ def copy_parameters(params: Mapping[str, Any], network: UNet) -> None:
     """
     ours = {".".join(path): np.asarray(leaf) for path, leaf in leaves(params)}
     for name, parameter in network.named_parameters():
-        module, field = name.replace(".layer.", ".").rsplit(".", 1)
+        module, field = name.replace(".layer.", ".").replace("in_.", "in.").rsplit(".", 1)
         if f"{module}.scale" in ours:
             value = ours.pop(f"{module}.{field}")
         elif field == "bias":
