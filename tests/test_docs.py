@@ -36,7 +36,15 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What stands for something that a reader fills in.
-PLACEHOLDERS = {"<dir>": "pictures", "<folder>": "pictures", "<s>": "1", "<scale>": "2", "<name>": "mnist", "$i": "0"}
+PLACEHOLDERS = {
+    "<dir>": "pictures",
+    "<folder>": "pictures",
+    "<s>": "1",
+    "<scale>": "2",
+    "<name>": "mnist",
+    "<commit>": "HEAD",
+    "$i": "0",
+}
 SHAPES = {"mnist": (28, 28, 1), "stroke_digits": (28, 28, 1), "dsprites": (64, 64, 1), "cifar10": (32, 32, 3)}
 
 
@@ -140,7 +148,8 @@ def check_data(argv):
 
 def check_program(module, argv):
     """Flags are those that the program's source adds to its parser, one of them with a name that is put together."""
-    file = ROOT / f"{module.replace('.', '/')}.py"
+    place = ROOT / module.replace(".", "/")
+    file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
     assert file.is_file()
     known = []
     for node in ast.walk(ast.parse(file.read_text())):
