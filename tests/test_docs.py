@@ -36,15 +36,8 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What stands for something that a reader fills in.
-PLACEHOLDERS = {
-    "<dir>": "pictures",
-    "<folder>": "pictures",
-    "<s>": "1",
-    "<scale>": "2",
-    "<name>": "mnist",
-    "<commit>": "HEAD",
-    "$i": "0",
-}
+PLACEHOLDERS = {"<dir>": "pictures", "<folder>": "pictures", "<s>": "1", "<scale>": "2", "<name>": "mnist",
+                "<commit>": "HEAD", "$i": "0"}  # fmt: skip
 SHAPES = {"mnist": (28, 28, 1), "stroke_digits": (28, 28, 1), "dsprites": (64, 64, 1), "cifar10": (32, 32, 3)}
 
 
