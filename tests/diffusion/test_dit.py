@@ -126,3 +126,12 @@ def test_refuses_fields_that_no_network_can_have(fields, message):
 def test_refuses_a_label_without_classes():
     with pytest.raises(UserError, match="num_classes"):
         DiT(**TINY).init(jax.random.key(0), X_T, TIME, label=jnp.zeros(2, jnp.int32))
+
+
+def test_forward_mode_gives_the_slope():
+    apply, params = network()
+    direction = jnp.asarray(np.random.default_rng(2).normal(size=X_T.shape), jnp.float32)
+    _, tangent = jax.jvp(lambda x: apply(params, x, TIME), (X_T,), (direction,))
+    step = 1e-2
+    ahead, behind = (apply(params, X_T + sign * step * direction, TIME) for sign in (1, -1))
+    np.testing.assert_allclose(tangent, (ahead - behind) / (2 * step), atol=0.01 * np.abs(tangent).max())
