@@ -161,7 +161,7 @@ def largest(memory: Callable[[int], int], needs: Needs, chip: Chip, num_chips: i
     fits, above = 0, needs.batch // num_chips  # images a chip
     known = {fits: 0, above: needs.memory}
     for halve in itertools.cycle([False, True]):
-        if above - fits <= max(1, fits // 32):  # to 3%: every try takes a minute
+        if above - fits <= max(1, fits // 32):  # to 3%: every try takes minutes
             break
         share = 0.5 if halve else (chip.memory - known[fits]) / (known[above] - known[fits])
         guess = min(max(fits + int(share * (above - fits)), fits + 1), above - 1)
