@@ -1,5 +1,5 @@
 # Everything to get started: `make run`, `make test`. VENV and PYTHON can be set from outside.
-# The newest Python that works: newer ones get a newer JAX, which is faster.
+# The newest Python that works: newer ones get a newer JAX, which does better beside PyTorch (docs/results.md).
 PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3,\
   $(shell $(python) -c 'import ensurepip, venv' 2>/dev/null && echo $(python))) python3)
 VENV ?= .venv

@@ -3,8 +3,9 @@
     python -m benchmarks [ddpm_mnist vae_mnist ...] [--rounds=20]
 
 Contenders take turns within one process, because only ratios from one machine at one time are meaningful: ours as
-`--mode=train` compiles it, PyTorch eager in both its layouts and, where that works, under torch.compile. Ratios are to
-the fastest of PyTorch's. The share of the peak is that of the machine's own rate for a large f32 matmul in JAX.
+`--mode=train` compiles it, PyTorch eager in both its layouts and, for the diffusion networks, under torch.compile.
+Ratios are to the fastest of PyTorch's. The share of the peak is that of the machine's own rate for a large f32 matmul
+in JAX.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from gen_jax import main, methods, parallel, train
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import __main__ as data_main
 from gen_jax.data import dataset, prepare
+from gen_jax.gan import losses as gan_losses
 from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.run import Run
 
@@ -327,11 +328,14 @@ def test_the_python_of_readme_runs(untrained_run, project):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in (README, ROOT / "docs/extend.md")])
 def test_the_python_of_other_pages_runs(page, project):
-    run_blocks(page, project)
+    own = [block for block in blocks(page.read_text("utf-8")) if block.language == "python"]
+    assert (len(run_blocks(page, project)) > 1) == bool(own)  # a page with Python defines something
 
 
 def test_what_extend_adds_works_and_passes_the_tests_of_its_kind(project, monkeypatch):
     run_blocks(ROOT / "docs/extend.md", project)
+    assert "soft_hinge" in gan_losses.LOSSES
+    assert "toy" in methods.METHODS
     losses, contract = project.tests["tests/gan/test_losses.py"], project.tests["tests/test_methods.py"]
     losses.test_every_loss_is_proved()
     losses.test_values_are_those_of_the_definitions("soft_hinge")
