@@ -262,7 +262,7 @@ def load(path: str) -> tuple[str, str, Config]:
       UserError: no such config or variant, a file without get_config, or one that fails.
     """
     file, variant = _split_path(path)
-    target = _find(file)
+    target = file_of(path)
     spec = importlib.util.spec_from_file_location(f"config_{target.stem}", target)
     if spec is None or spec.loader is None:
         raise UserError(f"{file} is not a Python file; a config is a Python file with get_config(variant='')")
@@ -332,18 +332,29 @@ def _line_of(error: Exception, file: pathlib.Path) -> str:
     return f", line {lines[-1]}," if lines else ""
 
 
-def _find(file: str) -> pathlib.Path:
-    """The file of a config: at the path itself, else one of that name in `folders`."""
+def by_name() -> dict[str, pathlib.Path]:
+    """Returns the files of the configs that can be given by name, from `folders`; the first of a name counts."""
+    found: dict[str, pathlib.Path] = {}
+    for folder in reversed(folders()):
+        found |= {each.stem: each for each in sorted(folder.glob("*.py")) if each.stem != "__init__"}
+    return found
+
+
+def file_of(path: str) -> pathlib.Path:
+    """Returns the file of `<config>[:<variant>]`: at the path itself, else the one of that name.
+
+    Raises:
+      UserError: there is none.
+    """
+    file, _ = _split_path(path)
     target = pathlib.Path(os.path.expanduser(file))
     if os.path.isfile(target):  # unlike `Path.is_file`, it accepts any text, even one too long for a name
         return target
-    by_name: dict[str, pathlib.Path] = {}
-    for folder in reversed(folders()):
-        by_name |= {each.stem: each for each in sorted(folder.glob("*.py")) if each.stem != "__init__"}
+    names = by_name()
     # From any folder, configs/ddpm_mnist.py means the project's own config.
-    if target.suffix in ("", ".py") and str(target.parent) in (".", "configs") and target.stem in by_name:
-        return by_name[target.stem]
-    hint = did_you_mean(target.stem, by_name) or (f"the configs are: {', '.join(by_name)}" if by_name else "")
+    if target.suffix in ("", ".py") and str(target.parent) in (".", "configs") and target.stem in names:
+        return names[target.stem]
+    hint = did_you_mean(target.stem, names) or (f"the configs are: {', '.join(names)}" if names else "")
     raise UserError(f"no config {file}; {hint}".rstrip("; "))
 
 
@@ -510,7 +521,7 @@ def _split_word(word: str, flat: Mapping[str, Any]) -> tuple[str, str]:
     if not key.isprintable():  # not one of our keys, and the lines below would print it raw
         raise UserError(_no_value(key, flat))
     if not equals:
-        shown = _shown(flat[key]) if key in flat else "<value>"
+        shown = as_text(flat[key]) if key in flat else "<value>"
         raise UserError(f"--config.{key} needs a value: --config.{key}={shown}")
     return key, text
 
@@ -519,7 +530,7 @@ def _refuse_unread(before: Mapping[str, Any], after: Mapping[str, Any], read_whe
     for key, switch in read_where.items():
         if before.get(key) != after.get(key) and not after[switch]:
             raise UserError(
-                f"config.{key}={_shown(after[key])} has no effect with {switch}={_shown(after[switch])}: "
+                f"config.{key}={as_text(after[key])} has no effect with {switch}={as_text(after[switch])}: "
                 f"set --config.{switch} as well"
             )
 
@@ -570,7 +581,7 @@ def of_type(key: str, value: Any, default: Any, shown: Any = None) -> Any:
     if not fits:
         kinds = {"int": "a whole number", "float": "a number", "tuple": "a list of numbers", "str": "a string"}
         kind = kinds.get(type(default).__name__, "")
-        example = f" such as {_shown(default)}" if default != "" else ""
+        example = f" such as {as_text(default)}" if default != "" else ""
         allowed = "true or false" if isinstance(default, bool) else f"{kind}{example}"
         raise UserError(f"config.{key} must be {allowed}, not {given if shown is None else shown!r}")
     return value
@@ -653,7 +664,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Iterable[str] 
     if "data.data_dir" in free and all(str(c.get("data.name")).startswith(FOLDER) for c in (before, after)):
         free = (*free, "data.name")
     return [
-        f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
+        f"{key}: {as_text(before.get(key))} -> {as_text(after.get(key))}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not any(fnmatch.fnmatch(key, each) for each in free)
     ]
@@ -677,5 +688,6 @@ def _no_value(key: str, flat: Mapping[str, Any]) -> str:
     return f"no config value {key!r}; {did_you_mean(key, same_leaf or [*flat, *groups], 0.0).strip()}"
 
 
-def _shown(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Returns a value as it is written on the command line."""
     return value if isinstance(value, str) else json.dumps(value)

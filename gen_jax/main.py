@@ -50,23 +50,20 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')} (see --help)")
 
 
-def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Returns the flags, and the remaining words: `--config.<key>=<value>`.
-
-    Raises:
-      UserError: a flag without a value, or with an invalid one.
-    """
+def _parser() -> _Parser:
     modes = "\n".join(f"  {name:8} {text}" for name, text in MODES.items())
     codes = "\n".join(f"  {code:<8} {text}" for code, text in EXIT_CODES.items())
     parser = _Parser(
         prog="python -m gen_jax.main",
-        description="Train, sample and judge generative models of images.",
+        description="Train, sample and evaluate generative models of images.",
         epilog=f"modes:\n{modes}\n\n"
         "Any config value can be set: --config.seed=1 --config.optimizer.learning_rate=1e-3\n"
         f"Unknown keys and values of the wrong type are refused.\n\nexit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action="store_true", help="show this; with --config: its description and keys")
     parser.add_argument(
         "--config", metavar="FILE[:VARIANT]", help="e.g. configs/ddpm_mnist.py or configs/ddpm_mnist.py:tiny"
     )
@@ -84,6 +81,16 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--num_processes", type=int, default=0, metavar="N", help="1: run alone, regardless of SLURM's variables"
     )
     several.add_argument("--process_id", type=int, default=-1, metavar="I")
+    return parser
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the flags, and the remaining words: `--config.<key>=<value>`.
+
+    Raises:
+      UserError: a flag without a value, or with an invalid one.
+    """
+    parser = _parser()
     flags, words = parser.parse_known_args(argv)
     if flags.mode not in MODES:
         from gen_jax.method import did_you_mean
@@ -99,6 +106,12 @@ def main(argv: list[str]) -> None:
       UserError: a user's mistake.
     """
     flags, words = parse(argv)
+    if flags.help:
+        from gen_jax import help as listing
+
+        general = f"{_parser().format_help()}\nconfigs:\n{listing.titles()}"
+        print(listing.of_config(flags.config) if flags.config else general)
+        return
 
     # Heavy imports come only after the flags have been parsed.
     from gen_jax import methods, parallel, stages

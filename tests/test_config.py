@@ -201,7 +201,7 @@ def test_every_key_that_may_not_change_is_named_with_both_values(path):
         new.update_from_flattened_dict({key: other(value)})
         free = any(fnmatch.fnmatch(key, pattern) for pattern in configs.MAY_CHANGE)
         free = free or (key == "data.name" and value.startswith("image_folder:"))  # a folder that was moved
-        shown = [configs._shown(v) for v in (value, other(value))]
+        shown = [configs.as_text(v) for v in (value, other(value))]
         assert configs.changes(old.to_dict(), new.to_dict()) == ([] if free else [f"{key}: {' -> '.join(shown)}"])
 
 

@@ -486,13 +486,6 @@ def test_the_time_that_is_left_is_told_from_the_first_calls_of_the_run_itself(mo
     assert lines == ["  time        about 1.0 minutes (750.0 ms a step, measured)"]
 
 
-def test_help_names_the_exit_codes(capsys):
-    with pytest.raises(SystemExit) as end:
-        main.main(["--help"])
-    assert end.value.code == 0
-    assert "75       stopped by a signal and saved" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("name", main.SWITCHES)
 def test_what_jax_is_set_to_in_the_environment_has_no_effect_and_is_named(name):
     others = {True: "0", False: "1", "standard": "strict", "allow": "disallow"}
