@@ -190,7 +190,9 @@ def test_killed_and_resumed_is_the_same_run_bit_by_bit(tiny_run, made_up_tfds, t
 def test_a_signal_saves_and_the_same_command_goes_on(tiny_run, made_up_tfds, tmp_path, number):
     words = [*tiny_words(made_up_tfds), "--config.num_steps=100000", "--config.checkpoint_every=100000",
              "--config.optimizer.decay=none"]  # fmt: skip
+    before = signal.signal(number, signal.SIG_DFL)  # nohup has these tests ignore one, and what they start
     process = subprocess.Popen(command(words, tmp_path), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    signal.signal(number, before)
     deadline = time.monotonic() + 200
     while process.poll() is None and len(read_metrics(tmp_path)) < 2:
         assert time.monotonic() < deadline
