@@ -57,7 +57,9 @@ _ITEM = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "
 _COLLECTIVE = re.compile(
     r"%\S+ = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 )
-_TOO_LARGE = re.compile(r"(?:Used |required for .*?\()([\d.]+)([KMGT]?)")
+_TOO_LARGE = re.compile(
+    r"(?:Used |required for .*?\()([\d.]+)([KMGT]?)\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMGT]?)"
+)
 
 
 class Needs(NamedTuple):
@@ -66,6 +68,7 @@ class Needs(NamedTuple):
     Attributes:
       batch: of the run.
       memory: bytes, with a part for state and batch, and a part for temporaries.
+      limit: bytes that a chip has for the program if that is too little; 0 if the program fits.
       state, temporaries: these parts; 0 if the program was not compiled.
       flops, bytes: of the compiled program, as XLA estimates them.
       collectives: by kind, how many, and bytes of their results.
@@ -73,6 +76,7 @@ class Needs(NamedTuple):
 
     batch: int
     memory: int
+    limit: int = 0
     state: int = 0
     temporaries: int = 0
     flops: float = 0.0
@@ -96,21 +100,23 @@ def rehearse(config: Any, topology: str) -> None:
         raise UserError(f"--mode=rehearse compiles for executor jit, but config.executor is {config.executor!r}")
     data = dataset.load(config.data)
     needs, abstract = _needs(config, data, mesh, chip)
-    if needs.memory > chip.memory:
+    if needs.limit:
         print(f"batch {config.batch_size} does not fit: looking for the largest that does", flush=True)
 
-        def memory(batch: int) -> int:
-            needed = _needs(_with_batch(config, batch), data, mesh, chip)[0].memory
-            print(f"  batch {batch} {'fits' if needed <= chip.memory else 'does not fit'}", flush=True)
-            return needed
+        def attempt(batch: int) -> Needs:
+            needs, _ = _needs(_with_batch(config, batch), data, mesh, chip)
+            print(f"  batch {batch} {'does not fit' if needs.limit else 'fits'}", flush=True)
+            return needs
 
-        fits = largest(memory, needs, chip, mesh.size)
+        fits = largest(attempt, needs, mesh.size)
         way_out = (
-            f"the largest that fits is {fits}" if fits else "not even one image a chip fits: use a smaller network"
+            f"the largest that fits is about {fits}"
+            if fits
+            else "not even one image a chip fits: use a smaller network"
         )
         raise UserError(
             f"config.batch_size {config.batch_size} does not fit {topology}: a chip would need "
-            f"{needs.memory / GIB:.1f} of its {chip.memory / GIB:.0f} GiB; {way_out}"
+            f"{needs.memory / GIB:.1f} GiB and has {needs.limit / GIB:.1f}; {way_out}"
         )
     print(describe(config, topology, chip, mesh.size, needs, _parameters(abstract)))
 
@@ -140,46 +146,40 @@ def describe(config: Any, topology: str, chip: Chip, num_chips: int, needs: Need
     return "\n".join(lines)
 
 
-def largest(memory: Callable[[int], int], needs: Needs, chip: Chip, num_chips: int) -> int:
-    """Returns the largest batch that fits, to 3% and a multiple of the number of chips; 0 if there is none.
+def largest(attempt: Callable[[int], Needs], needs: Needs, num_chips: int) -> int:
+    """Returns about the largest batch that fits, a multiple of the number of chips; 0 if there is none.
 
-    Compilation takes minutes where a chip is nearly full, and seconds where it is not. Memory is nearly linear in the
-    batch: two small batches are tried, then one a little below where the line through the two largest that fit reaches
-    the limit. If that does not fit, the middle between it and the largest that does is next.
+    A program that does not fit is refused in seconds, with the bytes that it needs; one that fits is compiled to its
+    end, for minutes. So the search comes from above: the next try is 1% above the batch at which the line through the
+    last two tries meets the limit, and the answer is where it meets it, or a try that fits and nearly fills the chip.
 
     Args:
-      memory: maps a batch to the bytes that a chip needs for it; a call compiles the step.
+      attempt: maps a batch to what it needs; a call compiles the step.
       needs: of a batch that does not fit.
-      chip: what there is.
       num_chips: of the slice.
 
     Example:
-      >>> chip = CHIPS["v5e"]._replace(memory=100)
-      >>> largest(lambda batch: 20 + 3 * batch // 4, Needs(batch=400, memory=320), chip, num_chips=4)
+      >>> def attempt(batch):
+      ...     memory = 20 + 3 * batch // 4
+      ...     return Needs(batch, memory, limit=100 if memory > 100 else 0)
+      >>> largest(attempt, attempt(400), num_chips=4)
       104
     """
-    above = needs.batch // num_chips  # images a chip
-    fits: dict[int, int] = {}  # their bytes
-    guess = max(1, above * chip.memory // needs.memory // 32)
-    while True:
-        needed = memory(guess * num_chips)
-        if needed <= chip.memory:
-            fits[guess] = needed
-        else:
+    below, above, limit = 0, needs.batch // num_chips, needs.limit  # images a chip
+    full = above * limit / needs.memory
+    while above - full > max(1, 0.03 * full):
+        guess = min(max(int(1.01 * full), below + 1), above - 1)
+        tried = attempt(guess * num_chips)
+        if tried.limit:
             above = guess
-        best, full = max(fits, default=0), _full(fits, chip.memory)
-        if min(above, full) - best <= max(1, best // 32):
-            return best * num_chips
-        guess = best + int(0.98 * (full - best)) if fits else above // 8
-        if not best < guess < above:
-            guess = (best + above) // 2
-
-
-def _full(fits: dict[int, int], limit: int) -> float:
-    """The number of images at which the line through the two largest that fit reaches the limit."""
-    *others, last = sorted(fits) or [math.inf]
-    rise = (fits[last] - fits[others[-1]]) / (last - others[-1]) if others else 0
-    return last + (limit - fits[last]) / rise if rise > 0 else 4 * last
+        else:
+            below = guess
+        if above - below <= 1 or (below == guess and tried.memory > 0.95 * limit):
+            return below * num_chips
+        rise = (needs.memory - tried.memory) / (needs.batch // num_chips - guess)
+        full = guess + (limit - tried.memory) / rise if rise > 0 else (below + above) / 2
+        needs = tried
+    return int(full) * num_chips
 
 
 def _passes(kind: str) -> float:
@@ -239,7 +239,8 @@ def _needs(config: Any, data: dataset.Dataset, mesh: Mesh, chip: Chip) -> tuple[
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            return Needs(config.batch_size, max(chip.memory + 1, memory_of(str(error)))), abstract
+            needed, limit = memory_of(str(error)) or (2 * chip.memory, chip.memory)
+            return Needs(config.batch_size, needed, limit), abstract
     memory, cost = step.memory_analysis(), step.cost_analysis()
     state = memory.argument_size_in_bytes
     temporaries = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
@@ -247,6 +248,7 @@ def _needs(config: Any, data: dataset.Dataset, mesh: Mesh, chip: Chip) -> tuple[
     return Needs(
         config.batch_size,
         state + temporaries,
+        0,
         state,
         temporaries,
         cost.get("flops", 0.0),
@@ -270,17 +272,25 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
     return {kind: (number[kind], size[kind]) for kind in number}
 
 
-def memory_of(refusal: str) -> int:
-    """Returns the bytes that a program needs for which XLA finds too little memory; 0 if it does not name them.
+def memory_of(refusal: str) -> tuple[int, int] | None:
+    """Returns the bytes that a program needs and those that there are, where XLA finds too little memory and says how
+    much; else None.
 
     Example:
-      >>> memory_of("Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm.") / GIB
-      17.5
-      >>> memory_of("the total memory required for HLO temporaries (34.50G) exceeds available HBM (15.75G).") / GIB
-      34.5
+      >>> [size / GIB for size in memory_of("Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm.")]
+      [17.5, 15.75]
+      >>> [size / GIB for size in memory_of("required for HLO temporaries (34.50G) exceeds available HBM (15.75G).")]
+      [34.5, 15.75]
     """
     found = _TOO_LARGE.search(refusal)
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) if found else 0
+    if found is None:
+        return None
+    needed, needed_unit, limit, limit_unit = found.groups()
+    return _bytes(needed, needed_unit), _bytes(limit, limit_unit)
+
+
+def _bytes(number: str, unit: str) -> int:
+    return int(float(number) * 1024 ** " KMGT".index(unit or " "))
 
 
 def _parameters(abstract: Any) -> int:

@@ -12,7 +12,9 @@ from gen_jax.rehearse import CHIPS, GIB, Needs
 
 def test_the_estimate_is_the_slowest_of_three_at_published_peaks():
     chip = CHIPS["v5e"]._replace(flops=1e12, bandwidth=1e11, links=1e10)
-    needs = Needs(64, 3 * GIB, GIB, 2 * GIB, flops=4e9, bytes=1e9, collectives={"all-reduce": (2, 2**20)})
+    needs = Needs(
+        64, 3 * GIB, state=GIB, temporaries=2 * GIB, flops=4e9, bytes=1e9, collectives={"all-reduce": (2, 2**20)}
+    )
     lines = rehearse.describe(types.SimpleNamespace(batch_size=64), "v5e:4x4", chip, 16, needs, 1234).splitlines()
     assert lines[0].endswith("16 chips, 4 images each")
     assert "3.00 of 16 GiB a chip: 1.00 for state and batch, 2.00 for the step" in lines[2]
@@ -23,23 +25,46 @@ def test_the_estimate_is_the_slowest_of_three_at_published_peaks():
     assert "compute 4 ms, memory traffic 10 ms, collectives 0.21 ms" in lines[6]
 
 
+def attempts(memory, limit, tried):
+    """What `rehearse` does with a batch, for a chip whose memory is a function of the batch."""
+
+    def attempt(batch):
+        tried.append(batch)
+        needed = int(memory(batch))
+        return Needs(batch, needed, limit=limit if needed > limit else 0)
+
+    return attempt
+
+
 @pytest.mark.parametrize(("fixed", "image", "power"), [(20, 3, 1.0), (0, 1, 1.2), (500, 0.01, 1.0), (990, 1, 1.0)])
 def test_the_largest_batch_fits_and_hardly_more_would(fixed, image, power):
-    tried = []
-
     def memory(batch):
-        tried.append(batch)
         return int(fixed + image * (batch / 8) ** power)
 
-    above = 8 * 200_000
-    found = rehearse.largest(memory, Needs(above, memory(above)), CHIPS["v5e"]._replace(memory=1000), 8)
+    tried = []
+    attempt = attempts(memory, 1000, tried)
+    found = rehearse.largest(attempt, attempt(8 * 200_000), 8)
     assert found % 8 == 0
     assert memory(found) <= 1000 < memory(math.ceil(found / 8 * 1.04 + 1) * 8)
     assert len(tried) < 12
+    if power == 1:
+        assert sum(memory(batch) <= 1000 for batch in tried) <= 1  # each of these would take minutes
 
 
 def test_there_may_be_no_batch_that_fits():
-    assert rehearse.largest(lambda batch: 2000 + batch, Needs(64, 2064), CHIPS["v5e"]._replace(memory=1000), 4) == 0
+    attempt = attempts(lambda batch: 2000 + batch, 1000, [])
+    assert rehearse.largest(attempt, attempt(64), 4) == 0
+
+
+def test_a_refusal_without_figures_halves_the_batch():
+    tried = []
+
+    def attempt(batch):
+        tried.append(batch)
+        return Needs(batch, 2, limit=1) if batch > 100 else Needs(batch, 1)
+
+    assert rehearse.largest(attempt, attempt(1600), 16) == 96
+    assert tried == [1600, 800, 400, 192, 96]
 
 
 def test_collectives_are_counted_by_kind_and_size():
