@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ def jax_calls(config: Any, state: State, images: np.ndarray, options: dict[str, 
 def torch_calls(
     config: Any,
     schedule: Schedule,
-    network: Peer,
+    network: torch.nn.Module,
     images: np.ndarray,
     layout: torch.memory_format,
     device: str = "cpu",
@@ -115,6 +115,35 @@ def check_equal(config: Any, params: Any, network: Peer, images: np.ndarray) -> 
     return peer.check_equal(params, network, np.asarray(ours), theirs)
 
 
+class Job(NamedTuple):
+    """What all contenders train on, and our start.
+
+    Attributes:
+      config: of the run.
+      schedule: of the diffusion.
+      images: uint8 [B, 28, 28, 1].
+      state: our random start; the last layers are not zero, so that outputs can be compared.
+    """
+
+    config: Any
+    schedule: Schedule
+    images: np.ndarray
+    state: State
+
+
+def make_job(network_words: Sequence[str]) -> Job:
+    """Returns the main job without labels, with the network that the words of a command line choose."""
+    config = methods.override(methods.load(str(CONFIG))[2], [*WORDS, *network_words])
+    methods.check(config)
+    schedule = process.make(config.diffusion).path
+    assert isinstance(schedule, Schedule)
+    images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *SPEC.image_shape), np.uint8)
+    state = parallel.init_state(methods.make(config, SPEC).init, 0, parallel.make_mesh(1), {}, {})
+    noisy = jax.tree.map(lambda p: p + 0.02 * np.random.default_rng(p.size).normal(size=p.shape), state.params)
+    state = state.replace(params=jax.tree.map(jnp.float32, noisy), ema=jax.tree.map(jnp.float32, noisy))
+    return Job(config, schedule, images, state)
+
+
 def make(network_words: Sequence[str], make_peer: Callable[..., Peer], copy: Callable[..., None]) -> Case:
     """Returns the contenders for a network of the main job.
 
@@ -124,16 +153,7 @@ def make(network_words: Sequence[str], make_peer: Callable[..., Peer], copy: Cal
       copy: sets the peer's parameters to ours.
     """
     torch.manual_seed(0)
-    config = methods.override(methods.load(str(CONFIG))[2], [*WORDS, *network_words])
-    methods.check(config)
-    schedule = process.make(config.diffusion).path
-    assert isinstance(schedule, Schedule)
-    images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *SPEC.image_shape), np.uint8)
-    method = methods.make(config, SPEC)
-    state = parallel.init_state(method.init, 0, parallel.make_mesh(1), {}, {})
-    # The last layers of an untrained network are zero: random weights make the comparison of outputs meaningful.
-    noisy = jax.tree.map(lambda p: p + 0.02 * np.random.default_rng(p.size).normal(size=p.shape), state.params)
-    state = state.replace(params=jax.tree.map(jnp.float32, noisy), ema=jax.tree.map(jnp.float32, noisy))
+    config, schedule, images, state = make_job(network_words)
 
     def peer_network() -> Peer:
         fields = peer.fields_of(config.network, CHOICES["network"], make_peer)
@@ -157,7 +177,7 @@ def make(network_words: Sequence[str], make_peer: Callable[..., Peer], copy: Cal
     return Case(
         [same],
         len(images),
-        flops(method.step, state, batch),
+        flops(methods.make(config, SPEC).step, state, batch),
         {name: step for name, (step, _) in calls.items()},
         {name: draw for name, (_, draw) in calls.items()},
     )

@@ -5,23 +5,25 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from importlib import metadata
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 CALLS_A_TURN = 3
+Name = TypeVar("Name", bound=Hashable)
 
 
 def alternate(
-    calls: Mapping[str, Callable[[], object]], rounds: int, calls_a_turn: int = CALLS_A_TURN
-) -> dict[str, float]:
+    calls: Mapping[Name, Callable[[], object]], rounds: int, calls_a_turn: int = CALLS_A_TURN
+) -> dict[Name, float]:
     """Returns the median seconds of each call. In every round, each contender has a turn of `calls_a_turn` calls.
 
     A call must return only when its work is done. The first round is a warm-up, including compilation.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[Name, list[float]] = {name: [] for name in calls}
     for counted in [False] + [True] * rounds:
         for name, call in calls.items():
             for _ in range(calls_a_turn):
