@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gen_jax"
 # From the top down. Rooms on one line may use each other.
 LAYERS = [
     {"main"},
-    {"profile", "rehearse"},
+    {"help", "profile", "rehearse"},
     {"train"},
     {"finish"},
     {"validation"},
