@@ -102,7 +102,7 @@ def turn(process: subprocess.Popen[str]) -> list[float]:
     for line in process.stdout:
         if line.startswith("turn "):
             return json.loads(line.removeprefix("turn "))
-    sys.exit(f"the process in {process.args} ended: see the error above")
+    sys.exit("one side ended: see the error above")
 
 
 def medians(sides: Mapping[pathlib.Path, Mapping[str, str]], task: Sequence[Any], turns: int) -> list[float]:
