@@ -3,7 +3,7 @@
     python -m benchmarks.others [--rounds=6]
 
 It needs the extra `others`. Their networks work on 28x28, 14x14 and 7x7 positions, ours on 14x14 and 7x7 with the
-pixels moved to channels: this compares choices of network, not frameworks, as `python -m benchmarks` does. Each runs in
+pixels moved to channels: unlike `python -m benchmarks`, this compares networks, not frameworks. Each of theirs runs in
 its own project's code, eager, in both of PyTorch's layouts, with the same loss, Adam, clipping and moving average.
 """
 
@@ -26,7 +26,7 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
 def denoising_diffusion_pytorch() -> torch.nn.Module:
-    """The U-Net of denoising-diffusion-pytorch with three levels; linear attention at 28x28 and 14x14."""
+    """The U-Net of denoising-diffusion-pytorch with three levels; attention at all, linear but for the last."""
     from denoising_diffusion_pytorch import Unet
 
     return Unet(dim=16, dim_mults=(1, 2, 4), channels=1)

@@ -1,7 +1,7 @@
 """A VAE with dense layers on dynamically binarised MNIST, for its log-likelihood (Tomczak & Welling 2018, one level).
 
     python -m gen_jax.main --config=configs/vae_mnist_dense.py
-    python -m gen_jax.main --config=configs/vae_mnist_dense.py --mode=eval \
+    python -m gen_jax.main --config=configs/vae_mnist_dense.py --mode=eval \\
         --config.eval.importance_samples=5000 --config.eval.num_examples=1000
 
 The second command estimates -log p(x) in nats with 5,000 importance samples for each of 1,000 test images: 87.4

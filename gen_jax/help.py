@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from gen_jax import config as configs
@@ -18,30 +19,33 @@ def titles() -> str:
       ['  wgan_gp_mnist      WGAN with a gradient penalty on MNIST (Gulrajani et al. 2017): five critic steps per \
 generator step.']
     """
-    return "\n".join(
-        f"  {name:18} {_docstring(file).partition(chr(10))[0]}" for name, file in configs.by_name().items()
-    )
+    lines = (f"  {name:18} {_docstring(file).partition(chr(10))[0]}" for name, file in configs.by_name().items())
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def of_config(path: str) -> str:
-    """Returns a config's docstring, then every key with its value and, where they are names, the allowed ones.
+def of_config(path: str, words: Iterable[str] = ()) -> str:
+    """Returns a config's docstring, then every key with its value and, where a value has parameters, the names allowed.
 
     Args:
       path: `<config>[:<variant>]`, like `--config`.
+      words: `--config.<key>=<value>`.
 
     Raises:
-      UserError: see `methods.load`.
+      UserError: see `methods.load` and `methods.override`.
     """
-    _, _, config = methods.load(path)
+    config = methods.override(methods.load(path)[2], words)
     choices = {f"{key}.name": choice.table for key, choice in methods.options(config).all_choices.items()}
     names = configs.CHOICES | choices | {"method": [config.method]}
     keys = [_line(key, value, names.get(key, ())) for key, value in configs.flatten(config).items()]
-    heading = "Its values (set any with --config.<key>=<value>):"
-    return "\n".join([_docstring(configs.file_of(path)).strip(), "", heading, *keys])
+    about = _docstring(configs.file_of(path)).strip()
+    return "\n".join([*([about, ""] if about else []), "Its values (set any with --config.<key>=<value>):", *keys])
 
 
 def _line(key: str, value: Any, names: Any) -> str:
-    line = f"  {key}={configs.as_text(value)}"
+    text = configs.as_text(value)
+    if not isinstance(value, str):
+        text = text.replace(" ", "")  # a tuple is one word of the shell
+    line = f"  {key}={text}"
     return f"{line:50}  one of {', '.join(names)}" if len(names) > 1 else line
 
 

@@ -109,8 +109,10 @@ def main(argv: list[str]) -> None:
     if flags.help:
         from gen_jax import help as listing
 
-        general = f"{_parser().format_help()}\nconfigs:\n{listing.titles()}"
-        print(listing.of_config(flags.config) if flags.config else general)
+        if flags.config:
+            print(listing.of_config(flags.config, words))
+        else:
+            print(f"{_parser().format_help()}\nconfigs:\n{listing.titles()}")
         return
 
     # Heavy imports come only after the flags have been parsed.

@@ -68,7 +68,8 @@ class Needs(NamedTuple):
     Attributes:
       batch: of the run.
       memory: bytes, with a part for state and batch, and a part for temporaries.
-      limit: bytes that a chip has for the program if that is too little; 0 if the program fits.
+      limit: bytes that a chip has for the program if that is too little; 0 if the program fits. XLA may not say how
+        much a program needs that does not fit: `memory` is 0 then.
       state, temporaries: these parts; 0 if the program was not compiled.
       flops, bytes: of the compiled program, as XLA estimates them.
       collectives: by kind, how many, and bytes of their results.
@@ -108,15 +109,20 @@ def rehearse(config: Any, topology: str) -> None:
             print(f"  batch {batch} {'does not fit' if needs.limit else 'fits'}", flush=True)
             return needs
 
-        fits = largest(attempt, needs, mesh.size)
+        fits = largest(attempt, needs, mesh.size * config.accumulate)
         way_out = (
             f"the largest that fits is about {fits}"
             if fits
             else "not even one image a chip fits: use a smaller network"
         )
         raise UserError(
-            f"config.batch_size {config.batch_size} does not fit {topology}: a chip would need "
-            f"{needs.memory / GIB:.1f} GiB and has {needs.limit / GIB:.1f}; {way_out}"
+            f"config.batch_size {config.batch_size} does not fit {topology}: "
+            + (
+                f"a chip would need {needs.memory / GIB:.1f} GiB and has {needs.limit / GIB:.1f}; "
+                if needs.memory
+                else ""
+            )
+            + way_out
         )
     print(describe(config, topology, chip, mesh.size, needs, _parameters(abstract)))
 
@@ -146,40 +152,51 @@ def describe(config: Any, topology: str, chip: Chip, num_chips: int, needs: Need
     return "\n".join(lines)
 
 
-def largest(attempt: Callable[[int], Needs], needs: Needs, num_chips: int) -> int:
-    """Returns about the largest batch that fits, a multiple of the number of chips; 0 if there is none.
+def largest(attempt: Callable[[int], Needs], needs: Needs, unit: int) -> int:
+    """Returns about the largest batch that fits, a multiple of `unit`; 0 if there is none.
 
     A program that does not fit is refused in seconds, with the bytes that it needs; one that fits is compiled to its
-    end, for minutes. So the search comes from above: the next try is 1% above the batch at which the line through the
-    last two tries meets the limit, and the answer is where it meets it, or a try that fits and nearly fills the chip.
+    end, for minutes. So the search comes from above: memory is nearly linear in the batch, and each try is 1% above the
+    batch at which the line through the last two tries meets the limit (at first, the line through the origin). The
+    answer is that batch itself, once one at most 3% larger was refused, or a try that nearly fills the chip.
 
     Args:
       attempt: maps a batch to what it needs; a call compiles the step.
       needs: of a batch that does not fit.
-      num_chips: of the slice.
+      unit: what a batch must be a multiple of.
 
     Example:
       >>> def attempt(batch):
       ...     memory = 20 + 3 * batch // 4
       ...     return Needs(batch, memory, limit=100 if memory > 100 else 0)
-      >>> largest(attempt, attempt(400), num_chips=4)
+      >>> largest(attempt, attempt(400), unit=4)
       104
     """
-    below, above, limit = 0, needs.batch // num_chips, needs.limit  # images a chip
-    full = above * limit / needs.memory
-    while above - full > max(1, 0.03 * full):
-        guess = min(max(int(1.01 * full), below + 1), above - 1)
-        tried = attempt(guess * num_chips)
+    below, above, limit = 0, needs.batch // unit, needs.limit  # batches in units
+    points = [(0, 0), (above, needs.memory)]  # tries and their bytes
+    while above - below > 1:
+        full = _meets(points, limit)
+        if not below < full < above:  # no figures, or not linear
+            full = (below + above) // 2
+        elif len(points) > 2 and above - full <= max(1, 0.03 * full):
+            return int(full) * unit
+        guess = min(max(math.ceil(1.01 * full), below + 1), above - 1)
+        tried = attempt(guess * unit)
         if tried.limit:
-            above = guess
+            above, limit = guess, tried.limit
+        elif tried.memory > 0.95 * limit:
+            return guess * unit
         else:
             below = guess
-        if above - below <= 1 or (below == guess and tried.memory > 0.95 * limit):
-            return below * num_chips
-        rise = (needs.memory - tried.memory) / (needs.batch // num_chips - guess)
-        full = guess + (limit - tried.memory) / rise if rise > 0 else (below + above) / 2
-        needs = tried
-    return int(full) * num_chips
+        points.append((guess, tried.memory))
+    return below * unit
+
+
+def _meets(points: list[tuple[int, int]], limit: int) -> float:
+    """The batch at which the line through the last two tries meets the limit; 0 if it does not rise."""
+    (first, before), (last, bytes_of_last) = points[-2:]
+    rise = (bytes_of_last - before) / (last - first)
+    return last + (limit - bytes_of_last) / rise if rise > 0 else 0
 
 
 def _passes(kind: str) -> float:
@@ -239,7 +256,7 @@ def _needs(config: Any, data: dataset.Dataset, mesh: Mesh, chip: Chip) -> tuple[
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            needed, limit = memory_of(str(error)) or (2 * chip.memory, chip.memory)
+            needed, limit = memory_of(str(error)) or (0, chip.memory)
             return Needs(config.batch_size, needed, limit), abstract
     memory, cost = step.memory_analysis(), step.cost_analysis()
     state = memory.argument_size_in_bytes

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 
 import pytest
 
@@ -33,10 +34,24 @@ def test_help_of_a_config_lists_each_value_as_the_command_line_takes_it(capsys):
     main.main(["--config=latent_mnist:tiny", "--help"])
     text = capsys.readouterr().out
     _, _, config = methods.load("latent_mnist:tiny")
-    words = [f"--config.{line.split('  ')[1]}" for line in text.partition("Its values")[2].splitlines()[1:]]
+    lines = text.partition("Its values")[2].splitlines()[1:]
+    words = [word for line in lines for word in shlex.split(f"--config.{line[2:].partition('  ')[0]}")]
     assert len(words) == len(configs.flatten(config))
     assert methods.override(config, words) == config
     assert re.search(r"optimizer.name=muon +one of adam, adamw, muon, sgd, rmsprop\n", text)
+
+
+def test_help_of_a_config_shows_what_the_command_line_sets(capsys, tmp_path):
+    (tmp_path / "bare.py").write_text(
+        "from gen_jax.config import *\ndef get_config():\n    return load('flow_mnist')[2]"
+    )
+    main.main([f"--config={tmp_path / 'bare.py'}", "--config.optimizer=sgd", "-h"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Its values")
+    assert any(line.startswith("  optimizer.name=sgd ") for line in lines)
+    assert not any(line.startswith("  optimizer.b2=") for line in lines)
+    with pytest.raises(UserError, match="did you mean seed"):
+        main.main(["--config=flow_mnist", "--config.sed=1", "--help"])
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)

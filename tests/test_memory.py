@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import gen_jax, resource, threading
 faults = []
-def allocate():  # in a thread, as XLA does: arenas of threads are limited to 64 MiB
+def allocate():  # in a thread, as XLA does: heaps of threads are limited to 64 MiB
     for number in range(11):
         b"x" * 2**27
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
@@ -30,6 +30,7 @@ NAMES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX",
         (COMMAND, {}, True, "kept for the next step"),
         ("", {}, False, "returned to the system"),  # a user's own process
         (COMMAND, {"MALLOC_MMAP_THRESHOLD_": "65536"}, False, "as set by MALLOC_MMAP_THRESHOLD_=65536"),
+        (COMMAND, {"MALLOC_ARENA_MAX": "2"}, False, "as set by MALLOC_ARENA_MAX=2"),
         (
             COMMAND,
             {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"},

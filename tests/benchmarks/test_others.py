@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is in the extra bench")
 pytest.importorskip("diffusers", reason="diffusers is in the extra others")
+pytest.importorskip("denoising_diffusion_pytorch", reason="denoising-diffusion-pytorch is in the extra others")
 
 from benchmarks import ddpm, others
 
