@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  as everyone calls it
 
-from benchmarks import peer, torch_dit, torch_unet
+from benchmarks import peer, torch_dit, torch_unet, torch_vae
 from benchmarks.case import OURS, Case, compiled, flops
 from gen_jax import methods, parallel
 from gen_jax.config import modules_of
@@ -144,6 +144,12 @@ def make_job(network_words: Sequence[str]) -> Job:
     return Job(config, schedule, images, state)
 
 
+def flops_of_step(job: Job) -> float:
+    """Returns the FLOPs of our train step, before optimisation."""
+    batch = {"image": jnp.asarray(job.images), "index": jnp.arange(len(job.images))}
+    return flops(methods.make(job.config, SPEC).step, job.state, batch)
+
+
 def make(network_words: Sequence[str], make_peer: Callable[..., Peer], copy: Callable[..., None]) -> Case:
     """Returns the contenders for a network of the main job.
 
@@ -153,7 +159,8 @@ def make(network_words: Sequence[str], make_peer: Callable[..., Peer], copy: Cal
       copy: sets the peer's parameters to ours.
     """
     torch.manual_seed(0)
-    config, schedule, images, state = make_job(network_words)
+    job = make_job(network_words)
+    config, schedule, images, state = job
 
     def peer_network() -> Peer:
         fields = peer.fields_of(config.network, CHOICES["network"], make_peer)
@@ -165,7 +172,7 @@ def make(network_words: Sequence[str], make_peer: Callable[..., Peer], copy: Cal
     calls = {
         ours: jax_calls(config, state, images, parallel.compiler_options(fast == "true")) for ours, fast in OURS.items()
     }
-    for name, layout in (("NCHW", torch.contiguous_format), ("channels_last", torch.channels_last)):
+    for name, layout in torch_vae.LAYOUTS.items():
         calls[f"PyTorch, {name}"] = torch_calls(config, schedule, peer_network(), images, layout)
     network = peer_network()
     forward = compiled(network, torch.zeros(len(images), 1, *SPEC.image_shape[:2]), torch.zeros(len(images)))
@@ -173,11 +180,10 @@ def make(network_words: Sequence[str], make_peer: Callable[..., Peer], copy: Cal
         calls["PyTorch, compiled"] = torch_calls(
             config, schedule, network, images, torch.contiguous_format, forward=forward
         )
-    batch = {"image": jnp.asarray(images), "index": jnp.arange(len(images))}
     return Case(
         [same],
         len(images),
-        flops(methods.make(config, SPEC).step, state, batch),
+        flops_of_step(job),
         {name: step for name, (step, _) in calls.items()},
         {name: draw for name, (_, draw) in calls.items()},
     )

@@ -13,16 +13,13 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import torch
 from clu.parameter_overview import count_parameters
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import ddpm, timing
-from benchmarks.case import flops
-from gen_jax import methods, parallel
-
-LAYOUTS = (torch.contiguous_format, torch.channels_last)
+from benchmarks.torch_vae import LAYOUTS
+from gen_jax import parallel
 
 
 def denoising_diffusion_pytorch() -> torch.nn.Module:
@@ -65,9 +62,7 @@ class Contender(NamedTuple):
 def ours(job: ddpm.Job) -> Contender:
     """Returns our U-Net."""
     step, _ = ddpm.jax_calls(job.config, job.state, job.images, parallel.compiler_options())
-    batch = {"image": jnp.asarray(job.images), "index": jnp.arange(len(job.images))}
-    count = flops(methods.make(job.config, ddpm.SPEC).step, job.state, batch)
-    return Contender(count_parameters(job.state.params), count, [step])
+    return Contender(count_parameters(job.state.params), ddpm.flops_of_step(job), [step])
 
 
 def theirs(job: ddpm.Job, make: Callable[[], torch.nn.Module]) -> Contender:
@@ -83,7 +78,7 @@ def theirs(job: ddpm.Job, make: Callable[[], torch.nn.Module]) -> Contender:
 
     steps = [
         ddpm.torch_calls(job.config, job.schedule, network, job.images, layout, forward=forward_of(network))[0]
-        for network, layout in zip(networks, LAYOUTS, strict=True)
+        for network, layout in zip(networks, LAYOUTS.values(), strict=True)
     ]
     with FlopCounterMode(display=False) as counter:
         steps[0]()

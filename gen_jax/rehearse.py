@@ -265,12 +265,11 @@ def _needs(config: Any, data: dataset.Dataset, mesh: Mesh, chip: Chip) -> tuple[
     return Needs(
         config.batch_size,
         state + temporaries,
-        0,
-        state,
-        temporaries,
-        cost.get("flops", 0.0),
-        cost.get("bytes accessed", 0.0),
-        collectives(step.as_text()),
+        state=state,
+        temporaries=temporaries,
+        flops=cost.get("flops", 0.0),
+        bytes=cost.get("bytes accessed", 0.0),
+        collectives=collectives(step.as_text()),
     ), abstract
 
 
