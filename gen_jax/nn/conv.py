@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax.custom_derivatives import SymbolicZero
 
+from gen_jax import parallel
 from gen_jax.method import Array
 from gen_jax.nn.rows import spread
 
@@ -51,13 +52,9 @@ def conv(x: Array, kernel: Array, strides: Sequence[int] = (1, 1), padding: Padd
     pads = padding
     if isinstance(pads, str):
         pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, pads)
-    on_cpu = _conv_by_tap if by_tap else _conv_strided_on_cpu
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=lambda x, kernel: on_cpu(x, kernel, tuple(strides), tuple(pads)),
-        default=lambda x, kernel: _conv(x, kernel, strides, pads),
-    )
+    if not parallel.on_cpu():
+        return _conv(x, kernel, strides, pads)
+    return (_conv_by_tap if by_tap else _conv_strided_on_cpu)(x, kernel, tuple(strides), tuple(pads))
 
 
 def _conv(x: Array, kernel: Array, strides: Sequence[int], padding: Padding) -> Array:
@@ -151,7 +148,7 @@ def conv_transpose(x: Array, kernel: Array, strides: Sequence[int] = (1, 1), pad
     """Returns the transposed convolution of images (flax.linen.ConvTranspose without its bias).
 
     The kernel is not flipped: a torch kernel must be flipped along both spatial axes. On a CPU this is one convolution
-    per output phase, elsewhere XLA's own; the platform is known when the program is lowered.
+    per output phase, elsewhere XLA's own.
 
     Args:
       x: [B, H, W, C].
@@ -168,12 +165,8 @@ def conv_transpose(x: Array, kernel: Array, strides: Sequence[int] = (1, 1), pad
     """
     names = (padding, padding) if isinstance(padding, str) else padding
     pads = [_transposed_padding(k, s, p) for k, s, p in zip(kernel.shape, strides, names, strict=False)]
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=lambda x, kernel: _conv_transpose_on_cpu(x, kernel, tuple(strides), tuple(pads)),
-        default=lambda x, kernel: _conv_transpose_dilated(x, kernel, strides, pads),
-    )
+    form = _conv_transpose_on_cpu if parallel.on_cpu() else _conv_transpose_dilated
+    return form(x, kernel, tuple(strides), tuple(pads))
 
 
 def _transposed_padding(size: int, stride: int, padding: str | tuple[int, int]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from gen_jax import parallel
 from gen_jax.method import Array
 
 
@@ -22,7 +23,7 @@ def sum_of_rows(x: Array) -> Array:
       >>> sum_of_rows(jnp.arange(6.0).reshape(1, 3, 2)).tolist()
       [6.0, 9.0]
     """
-    return jax.lax.platform_dependent(x, cpu=_product_with_ones, default=_plain_sum)
+    return _product_with_ones(x) if parallel.on_cpu() else _plain_sum(x)
 
 
 @sum_of_rows.defjvp
@@ -37,9 +38,7 @@ def spread(vector: Array, shape: tuple[int, ...]) -> Array:
       >>> spread(jnp.array([1.0, 2.0]), (2, 2)).tolist()
       [[1.0, 2.0], [1.0, 2.0]]
     """
-    return jax.lax.platform_dependent(
-        vector, cpu=lambda v: _spread_on_cpu(v, shape), default=lambda v: jnp.broadcast_to(v, shape)
-    )
+    return _spread_on_cpu(vector, shape) if parallel.on_cpu() else jnp.broadcast_to(vector, shape)
 
 
 def _spread_on_cpu(vector: Array, shape: tuple[int, ...]) -> Array:
