@@ -3,9 +3,8 @@
     python -m benchmarks [ddpm_mnist vae_mnist ...] [--rounds=20]
 
 Contenders take turns within one process, because only ratios from one machine at one time are meaningful: ours as
-`--mode=train` compiles it, PyTorch eager in both its layouts and, for the diffusion networks, under torch.compile.
-Ratios are to the fastest of PyTorch's. The share of the peak is that of the machine's own rate for a large f32 matmul
-in JAX.
+`--mode=train` compiles it, PyTorch eager in both its layouts and under torch.compile. Ratios are to the fastest of
+PyTorch's. The share of the peak is that of the machine's own rate for a large f32 matmul in JAX.
 """
 
 from __future__ import annotations
@@ -25,7 +24,15 @@ CASES: dict[str, Callable[[], Case]] = {
     "ddpm_mnist": functools.partial(ddpm.make, [], torch_unet.UNet, torch_unet.copy_parameters),
     "dit": functools.partial(ddpm.make, ddpm.DIT, torch_dit.DiT, torch_dit.copy_parameters),
     **{name: functools.partial(vae.make, name) for name in vae.CONFIGS},
-    gan.CONFIG.stem: gan.make,
+    **{name: functools.partial(gan.make, name) for name in gan.SHAPES},
+    "cifar_unet": functools.partial(
+        ddpm.make,
+        [*ddpm.CIFAR_UNET, "--config.batch_size=4"],
+        torch_unet.UNet,
+        torch_unet.copy_parameters,
+        ddpm.CIFAR,
+        1,
+    ),
 }
 
 

@@ -43,10 +43,7 @@ from gen_jax.writers import read_metrics
 ROOT = pathlib.Path(__file__).parents[1]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 IN_A_ROW = 10  # steps without waiting, as in training
-# The U-Net of Ho et al. 2020 for CIFAR-10; the rest as in `benchmarks.ddpm`.
-CIFAR_UNET = ["channels=128", "multipliers=(1,2,2,2)", "num_blocks=2", "attention_sizes=(16,)", "patch=1",
-              "norm=group", "film=false", "shuffle=false", "use_bias=true"]  # fmt: skip
-SMALL_UNET = ["channels=32", "multipliers=(1,2)", "num_blocks=1"]
+SMALL_UNET = [f"--config.network.{word}" for word in ("channels=32", "multipliers=(1,2)", "num_blocks=1")]
 Rows = list[dict[str, Any]]  # of a table; all have the same keys
 
 
@@ -156,8 +153,8 @@ class Measure:
 
     def unet(self, size: int) -> Rows:
         """The paper's network; its memory limits the batch, so a size that does not fit is reported as failed."""
-        words = [f"--config.network.{word}" for word in CIFAR_UNET + SMALL_UNET * self.small]
-        return self._diffusion([*words, "--config.compute_dtype=bfloat16"], (32, 32, 3), size)
+        words = [*ddpm.CIFAR_UNET, *SMALL_UNET * self.small, "--config.compute_dtype=bfloat16"]
+        return self._diffusion(words, ddpm.CIFAR, size)
 
     def dit(self, size: int) -> Rows:
         """A transformer on images of the size of ImageNet's latents."""
@@ -202,17 +199,16 @@ class Measure:
 
     def cats(self) -> Rows:
         """Both networks of a GAN, in one step; PyTorch's are not compiled, for their running averages are switched."""
-        rows = []
+        rows, shape = [], gan.SHAPES["dcgan_cats"]
         for size in (8,) if self.small else (128, 1024):
-            words = [*gan.WORDS, f"--config.batch_size={size}"]
-            config = methods.override(methods.load(str(gan.CONFIG))[2], words)
-            network = torch_gan.make(config.network, gan.SHAPE, config.gan.latents, "channels_last")
+            config = gan.load("dcgan_cats", f"--config.batch_size={size}")
+            network = torch_gan.make(config.network, shape, config.gan.latents, "channels_last")
             network.generator.to(DEVICE)
             network.discriminator.to(DEVICE)
             theirs = torch_gan.make_step(config, network, torch_gan.make_average(config, network))
-            image = to_peer(loop.made_up(size, gan.SHAPE).train["image"], "channels_last").to(DEVICE)
+            image = to_peer(loop.made_up(size, shape).train["image"], "channels_last").to(DEVICE)
             z = torch.randn(size, config.gan.latents, device=DEVICE)
-            rows.append(self._row(config, make_step(config, gan.SHAPE),
+            rows.append(self._row(config, make_step(config, shape),
                                   lambda t=theirs, i=image, z=z: t(i.float() / 127.5 - 1, z)))  # fmt: skip
         return rows
 
@@ -255,9 +251,9 @@ class Measure:
 
     def program(self) -> Rows:
         """Nothing leaves the device between logged steps; matmuls of a bf16 step are in bf16."""
-        words = [f"--config.network.{word}" for word in CIFAR_UNET + SMALL_UNET * self.small]
-        words = [*ddpm.WORDS, *words, "--config.compute_dtype=bfloat16", "--config.batch_size=8"]
-        step = make_step(methods.override(methods.load(str(ddpm.CONFIG))[2], words), (32, 32, 3))
+        words = [*ddpm.WORDS, *ddpm.CIFAR_UNET, *SMALL_UNET * self.small, "--config.compute_dtype=bfloat16",
+                 "--config.batch_size=8"]  # fmt: skip
+        step = make_step(methods.override(methods.load(str(ddpm.CONFIG))[2], words), ddpm.CIFAR)
         wait(step.call())
         with jax.transfer_guard("disallow"):
             for _ in range(IN_A_ROW):

@@ -43,11 +43,12 @@ def flops(step: Callable[..., Any], *inputs: Any) -> float:
     return float(cost.get("flops", 0.0))
 
 
-def compiled(network: torch.nn.Module, *example: torch.Tensor) -> Callable[..., torch.Tensor] | None:
+def compiled(network: torch.nn.Module, *example: torch.Tensor) -> Callable[..., Any] | None:
     """Returns a network under torch.compile, or None, after a line that says why, where that does not work."""
     try:
         forward = torch.compile(network)
-        forward(*example).sum().backward()
+        outputs = forward(*example)
+        sum(each.sum() for each in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
     except Exception as error:  # of the compiler, of a missing C++ compiler
         print(f"torch.compile does not work here: {str(error).splitlines()[0][:200]}")
         return None

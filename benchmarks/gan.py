@@ -1,13 +1,14 @@
-"""Train step of configs/dcgan_cats.py, and the same networks and game in PyTorch.
+"""Train steps of configs/dcgan_cats.py and cgan_mnist.py, and the same networks and game in PyTorch.
 
 A train step is complete: bytes to [-1, 1], random z, one forward pass of the generator, the discriminator's passes over
 real and over generated images, its loss, gradients and Adam; then its pass over the same generated images with its new
 weights, the generator's loss, gradients and Adam, and the moving average of weights and running averages. Both sides do
 all of this, PyTorch with its fused and foreach forms. Only ours returns the norms of both gradients and the mean
 scores; PyTorch draws z from one generator, ours draws it per example; PyTorch's running variances are the unbiased
-ones, which training does not use. A check ensures that both networks have the same
-numbers of parameters and the same outputs in training. The machine must be idle: under load, PyTorch's threads wait
-for each other in every layer, which distorts the ratio.
+ones, which training does not use. Labels and spectral normalisation of cgan_mnist are omitted on both sides. Under
+torch.compile, both networks are compiled, and the game is not. A check ensures that both networks have the same numbers
+of parameters and the same outputs in training. The machine must be idle: under load, PyTorch's threads wait for each
+other in every layer, which distorts the ratio.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks import loop, peer, torch_gan
-from benchmarks.case import OURS, Case
+from benchmarks import loop, peer, timing, torch_gan
+from benchmarks.case import OURS, Case, compiled
 from benchmarks.torch_vae import LAYOUTS, copy_parameters, from_peer, to_peer
 from gen_jax import methods, parallel
 from gen_jax.gan import networks
 from gen_jax.method import State
 
-CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "dcgan_cats.py"
-SHAPE = (64, 64, 3)
+FOLDER = pathlib.Path(__file__).parents[1] / "configs"
+SHAPES = {"dcgan_cats": (64, 64, 3), "cgan_mnist": (28, 28, 1)}  # by config
 # The values that the peer supports; the rest is the config's.
 WORDS = [
     "--config.optimizer.name=adam",
@@ -46,18 +47,20 @@ WORDS = [
 ]
 
 
-def torch_step(config: Any, network: torch_gan.GAN, image: torch.Tensor) -> Callable[[], object]:
-    """Returns the peer's train step on bytes `image`."""
-    step = torch_gan.make_step(config, network, torch_gan.make_average(config, network))
+def torch_step(config: Any, network: torch_gan.GAN, image: torch.Tensor, forward: Any = None) -> Callable[[], object]:
+    """Returns the peer's train step on bytes `image`; `forward` as in `torch_gan.make_step`."""
+    step = torch_gan.make_step(config, network, torch_gan.make_average(config, network), forward)
     return lambda: step(image.float() / 127.5 - 1, torch.randn(len(image), config.gan.latents))
 
 
-def check_equal(config: Any, state: State, network: torch_gan.GAN, layout: str) -> list[str]:
+def check_equal(
+    config: Any, shape: tuple[int, int, int], state: State, network: torch_gan.GAN, layout: str
+) -> list[str]:
     """Returns one sentence per network that both are equal, or raises an AssertionError."""
     rng = np.random.default_rng(0)
     z = rng.normal(size=(16, config.gan.latents)).astype(np.float32)
-    image = rng.uniform(-1, 1, (16, *SHAPE)).astype(np.float32)
-    generator, discriminator = networks.make(config.network, SHAPE, 0, 0, 1, jnp.dtype(config.compute_dtype))
+    image = rng.uniform(-1, 1, (16, *shape)).astype(np.float32)
+    generator, discriminator = networks.make(config.network, shape, 0, 0, 1, jnp.dtype(config.compute_dtype))
     with torch.no_grad():
         theirs = {
             "generator": from_peer(network.generator(torch.from_numpy(z))),
@@ -75,20 +78,36 @@ def check_equal(config: Any, state: State, network: torch_gan.GAN, layout: str) 
     return lines
 
 
-def make() -> Case:
-    """Returns the contenders for the config."""
-    torch.manual_seed(0)
-    config = methods.override(methods.load(str(CONFIG))[2], WORDS)
+def load(name: str, *words: str) -> Any:
+    """Returns a config of `SHAPES` with the values that the peer supports, and those of `words`."""
+    config = methods.override(methods.load(str(FOLDER / f"{name}.py"))[2], [*WORDS, *words])
     methods.check(config)
-    data = loop.made_up(10 * config.batch_size, SHAPE)
+    return config
+
+
+def make(name: str) -> Case:
+    """Returns the contenders for a config."""
+    torch.manual_seed(0)
+    config, shape = load(name), SHAPES[name]
+    data = loop.made_up(10 * config.batch_size, shape)
     steps = loop.make_steps(config, data, OURS)
     state = parallel.init_state(methods.make(config, data.spec).init, config.seed, parallel.make_mesh(1), {}, {})
     about = []
-    for layout in LAYOUTS:
-        network = torch_gan.make(config.network, SHAPE, config.gan.latents, layout)
+
+    def peer_network(layout: str) -> tuple[torch_gan.GAN, torch.Tensor]:
+        network = torch_gan.make(config.network, shape, config.gan.latents, layout)
         copy_parameters(state.params, network)
-        about = check_equal(config, state, network, layout)
-        image = to_peer(data.train["image"][: config.batch_size], layout)
+        return network, to_peer(data.train["image"][: config.batch_size], layout)
+
+    for layout in LAYOUTS:
+        network, image = peer_network(layout)
+        about = check_equal(config, shape, state, network, layout)
         steps[f"PyTorch, {layout}"] = torch_step(config, network, image)
-    # A call takes long enough that after-effects of the previous one do not matter.
-    return Case(about, config.batch_size, loop.flops_of_step(config, data), steps, calls_a_turn=1)
+    network, image = peer_network("channels_last")
+    z, real = torch.randn(len(image), config.gan.latents), image.float() / 127.5 - 1
+    forward = compiled(network.generator, z), compiled(network.discriminator, real)
+    if None not in forward:
+        steps["PyTorch, compiled"] = torch_step(config, network, image, forward)
+    # A call for cats takes long enough that after-effects of the previous one do not matter.
+    calls = 1 if name == "dcgan_cats" else timing.CALLS_A_TURN
+    return Case(about, config.batch_size, loop.flops_of_step(config, data), steps, calls_a_turn=calls)

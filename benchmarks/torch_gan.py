@@ -21,6 +21,7 @@ from benchmarks.peer import fields_of
 from benchmarks.torch_vae import LAYOUTS, Linear, Picture
 from gen_jax.gan.defaults import CHOICES
 
+Player = Callable[[Tensor], Tensor]
 NORMS = {"none": False, "batch": True}  # whether there is a norm
 
 
@@ -119,13 +120,18 @@ def make_average(config: Any, network: GAN) -> AveragedModel:
     return AveragedModel(network.generator, multi_avg_fn=renew, use_buffers=True)
 
 
-def make_step(config: Any, network: GAN, average: AveragedModel) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def make_step(
+    config: Any, network: GAN, average: AveragedModel, forward: tuple[Player, Player] | None = None
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Returns (real [B, C, H, W] in [-1, 1], z [B, Z]) -> losses of discriminator and generator; a call trains both.
+
+    `forward` is the generator and the discriminator as they are called, if they are compiled.
 
     As in gen_jax.gan.game: one forward pass of the generator, whose images the discriminator evaluates separately from
     the real ones, and once more after its own update; running averages are those of real images.
     """
     generator, discriminator, c = network.generator, network.discriminator, config.optimizer
+    generate, judge = forward or (generator, discriminator)
 
     def adam(player: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
         return torch.optim.Adam(player.parameters(), learning_rate, (c.b1, c.b2), c.eps, fused=True)
@@ -134,9 +140,9 @@ def make_step(config: Any, network: GAN, average: AveragedModel) -> Callable[[Te
     optimize_discriminator = adam(discriminator, config.discriminator_optimizer.learning_rate)
 
     def train_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-        real_logits = discriminator(real)
+        real_logits = judge(real)
         with _running_averages_kept(discriminator):
-            fake_logits = discriminator(fake)
+            fake_logits = judge(fake)
         loss = _cross_entropy(real_logits, config.gan.real_target) + _cross_entropy(fake_logits, 0.0)
         optimize_discriminator.zero_grad()
         loss.backward()
@@ -146,7 +152,7 @@ def make_step(config: Any, network: GAN, average: AveragedModel) -> Callable[[Te
     def train_generator(fake: Tensor) -> Tensor:
         discriminator.requires_grad_(False)  # do not compute gradients of its weights
         with _running_averages_kept(discriminator):
-            loss = _cross_entropy(discriminator(fake), 1.0)
+            loss = _cross_entropy(judge(fake), 1.0)
         optimize_generator.zero_grad()
         loss.backward()
         optimize_generator.step()
@@ -155,7 +161,7 @@ def make_step(config: Any, network: GAN, average: AveragedModel) -> Callable[[Te
         return loss
 
     def step(real: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        fake = generator(z)
+        fake = generate(z)
         return train_discriminator(real, fake.detach()).detach(), train_generator(fake).detach()
 
     return step

@@ -76,8 +76,11 @@ class VAE(nn.Module):
         return self.decoder(mean + torch.exp(0.5 * log_var) * eps), mean, log_var
 
 
-def negative_elbo(network: VAE, x: Tensor, eps: Tensor, kl_weight: float, free_bits: float) -> Tensor:
-    """Returns the loss of gen_jax.vae.vae with the Bernoulli likelihood, for `x` in [0, 1] and noise [B, Z]."""
+def negative_elbo(network: Callable[..., Any], x: Tensor, eps: Tensor, kl_weight: float, free_bits: float) -> Tensor:
+    """Returns the loss of gen_jax.vae.vae with the Bernoulli likelihood, for `x` in [0, 1] and noise [B, Z].
+
+    `network` is a VAE, or a VAE compiled.
+    """
     logits, mean, log_var = network(x, eps)
     kl = 0.5 * (mean.square() + torch.expm1(log_var) - log_var)
     reconstruction = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")

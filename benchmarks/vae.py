@@ -4,7 +4,8 @@ A train step is complete: bytes to [0, 1], binarisation if configured, z drawn f
 loss, gradients, clipping, Adam, moving average. Both sides do all of this, PyTorch with its fused and foreach forms.
 Only ours includes the learning rate decay and returns each term and the norm of the gradient; PyTorch draws its random
 numbers from one generator, ours draws them per example. The convolutional network runs in both of PyTorch's layouts; a
-dense one has no layout. A check ensures that both networks have the same number of parameters and the same output.
+dense one has no layout. Under torch.compile, the network is compiled, and the loss and the update are not. A check
+ensures that both networks have the same number of parameters and the same output.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks import loop, peer, torch_vae
-from benchmarks.case import OURS, Case
+from benchmarks.case import OURS, Case, compiled
 from gen_jax import methods, parallel
 from gen_jax.data.dataset import Dataset
 from gen_jax.vae import autoencoder
@@ -33,9 +34,12 @@ BINARISE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def torch_step(config: Any, network: torch_vae.VAE, image: torch.Tensor) -> Callable[[], float]:
-    """Returns the peer's train step on bytes `image`."""
+def torch_step(
+    config: Any, network: torch_vae.VAE, image: torch.Tensor, forward: Callable[..., Any] | None = None
+) -> Callable[[], float]:
+    """Returns the peer's train step on bytes `image`; `forward` is the network as it is called, if it is compiled."""
     update = peer.make_update(config, network)
+    forward = network if forward is None else forward
     binarise, c = BINARISE[config.vae.binarisation], config.vae
     num_steps = 0
 
@@ -44,7 +48,7 @@ def torch_step(config: Any, network: torch_vae.VAE, image: torch.Tensor) -> Call
         x = binarise(image.float() / 255)
         weight = c.beta * min(1.0, (num_steps + 1) / max(1, c.kl_warmup_steps))
         num_steps += 1
-        return update(torch_vae.negative_elbo(network, x, torch.randn(len(x), c.latents), weight, c.free_bits))
+        return update(torch_vae.negative_elbo(forward, x, torch.randn(len(x), c.latents), weight, c.free_bits))
 
     return step
 
@@ -68,10 +72,18 @@ def make(name: str) -> Case:
     params = jax.jit(autoencoder.make(config, data.spec).init)(parallel.make_key(0))
     steps = loop.make_steps(config, data, OURS)
     same = ""
-    for layout in CONFIGS[name]:
+
+    def peer_network(layout: str) -> tuple[torch_vae.VAE, torch.Tensor]:
         network = torch_vae.make(config.network, data.spec.image_shape, config.vae.latents, layout)
         torch_vae.copy_parameters(params, network)
+        return network, torch_vae.to_peer(data.train["image"][: config.batch_size], layout)
+
+    for layout in CONFIGS[name]:
+        network, image = peer_network(layout)
         same = check_equal(config, data, params, network, layout)
-        image = torch_vae.to_peer(data.train["image"][: config.batch_size], layout)
         steps[f"PyTorch, {layout}"] = torch_step(config, network, image)
+    network, image = peer_network("NCHW")
+    forward = compiled(network, image.float() / 255, torch.zeros(len(image), config.vae.latents))
+    if forward is not None:
+        steps["PyTorch, compiled"] = torch_step(config, network, image, forward)
     return Case([same], config.batch_size, loop.flops_of_step(config, data), steps)
