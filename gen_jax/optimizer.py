@@ -1,7 +1,7 @@
 """Optimizers from a config, and `apply`: mean over devices, clip, update, EMA.
 
-optax does the work; this module adds the order of operations and the moving average of the parameters
-used for sampling. `value_and_grad` averages gradients over minibatches.
+optax does the work, except for Muon's; this module adds the order of operations and the moving average of the
+parameters used for sampling. `value_and_grad` averages gradients over minibatches.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import parallel
+from gen_jax import muon, parallel
 from gen_jax.method import Array, Batch, PyTree, Scalars, State, UserError
 
 LossFn = Callable[[PyTree, Batch], tuple[Array, PyTree]]
@@ -55,22 +55,7 @@ def _muon(rate: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float =
     Muon replaces a kernel's momentum by the nearest (nearly) orthogonal matrix, so that steps have the same length in
     all directions. The rest is trained at a tenth of the rate.
     """
-    from optax import contrib
-
-    def matrices(params: PyTree) -> PyTree:
-        def of(leaf: Array) -> contrib.MuonDimensionNumbers | None:
-            return contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1) if leaf.ndim > 1 else None
-
-        return jax.tree.map(of, params)
-
-    return contrib.muon(
-        rate,
-        eps=eps,
-        adam_b1=b1,
-        adam_b2=b2,
-        adam_learning_rate=lambda step: 0.1 * rate(step),
-        muon_weight_dimension_numbers=matrices,
-    )
+    return muon.muon(rate, lambda step: 0.1 * rate(step), b1, b2, eps)
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {

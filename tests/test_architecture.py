@@ -30,6 +30,7 @@ LAYERS = [
     {"run"},
     {"config"},
     {"optimizer"},
+    {"muon"},
     {"nn"},
     {"parallel"},
     {"command"},
