@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
 from gen_jax import parallel
 from gen_jax.method import Array, PyTree
@@ -60,8 +61,6 @@ def _scale_by_shape(update: Array) -> Array:
 
 
 def _scale_by_muon(eps: float) -> optax.GradientTransformation:
-    from optax import contrib  # which takes a tenth of a second
-
     optaxs = contrib.scale_by_muon(COEFFICIENTS, ITERATIONS, MOMENTUM, eps)
 
     def update(grads: PyTree, state: contrib.MuonState, params: PyTree = None) -> tuple[PyTree, contrib.MuonState]:

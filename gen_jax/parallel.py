@@ -415,9 +415,7 @@ def init_state(
     """
     # It runs once: on a CPU, it is ready four times sooner without optimisation.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    call = jax.jit(
-        lambda s, *given: init(make_key(s), *given), out_shardings=replicated(mesh), compiler_options=options
-    )
+    call = jax.jit(_from_seed(init), out_shardings=replicated(mesh), compiler_options=options)
     return call(np.uint32(seed), examples, frozen)
 
 
@@ -427,8 +425,14 @@ def abstract_state(
     """Returns shapes, dtypes and shardings of the State without computing it; `examples` and `frozen` are shapes."""
     sharding = replicated(mesh)
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
-    shapes = jax.eval_shape(lambda s, *given: init(make_key(s), *given), seed, examples, frozen)
+    shapes = jax.eval_shape(_from_seed(init), seed, examples, frozen)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+@functools.lru_cache(maxsize=1)
+def _from_seed(init: Callable[[Array, Batch, PyTree], State]) -> Callable[[Array, Batch, PyTree], State]:
+    """One function for both uses above, so that JAX traces it only once."""
+    return lambda seed, *given: init(make_key(seed), *given)
 
 
 def make_key(seed: Array | int) -> Array:
