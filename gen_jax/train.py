@@ -36,6 +36,8 @@ Rows: TypeAlias = dict[str, np.ndarray]
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
+ROUNDING = ("jax", "jaxlib", "flax", "optax")  # packages that decide the order of operations
+
 
 def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
     """`--mode=train`: starts or resumes training, until `config.num_steps`; then samples, judges and reports.
@@ -59,8 +61,9 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
         refuse_changes(run, config)
         check_batch(config, mesh, run.config_path.is_file())
         data = dataset.load(config.data)
-        if run.config_path.is_file():
-            dataset.refuse_other(dataset.DataSpec.from_dict(run.read_config()["data"]), data.spec, run.workdir)
+        before = run.read_config() if run.config_path.is_file() else {}
+        if before:
+            dataset.refuse_other(dataset.DataSpec.from_dict(before["data"]), data.spec, run.workdir)
         first = stages.find(config, run, data.spec)
         method = methods.make(config, data.spec, first.stage if first else None)
         judges.check_tracked(config, data.spec)
@@ -83,7 +86,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
                 write_text(run.parameters, _overview(abstract, data.spec.name))
             frozen = first.params(mesh, train) if first and state is None else {}
             if chief:
-                print(_headline(record, run, start))
+                print(_headline(record, run, start) + (other_rounding(before, record) if start else ""))
                 if untracked := judges.untracked(config, data.spec):
                     print(untracked)
             if state is None or start < config.num_steps:
@@ -298,11 +301,36 @@ def describe(
         | {p: importlib.metadata.version(p) for p in PACKAGES},
         "devices": {"platform": device.platform, "kind": device.device_kind, "count": mesh.devices.size},
         "processes": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git_commit": _git_commit(),
         "command": command,
         "parameters": {network: _modules(params) for network, params in abstract.params.items()},
         **({"pretrained": first.record()} if first else {}),
     }
+
+
+def other_rounding(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Returns a line on what differs between two starts of a run and changes the last digits of its steps, or "".
+
+    Args:
+      before: config.json as it was; that of an older version may lack a part, which then counts as equal.
+      now: as `describe` returns it.
+
+    Example:
+      >>> other_rounding({"versions": {"jax": "0.10.2"}}, {"versions": {"jax": "0.12.0"}, "xla_flags": ""})
+      '\\n  changed     jax 0.10.2 -> 0.12.0: equal up to rounding from here on, not bit by bit'
+    """
+
+    def parts(record: dict[str, Any]) -> dict[str, Any]:
+        versions = {name: version for name, version in record.get("versions", {}).items() if name in ROUNDING}
+        devices = {f"device {name}": value for name, value in record.get("devices", {}).items()}
+        return versions | devices | ({"XLA_FLAGS": repr(record["xla_flags"])} if "xla_flags" in record else {})
+
+    old, new = parts(before), parts(now)
+    changes = [f"{name} {old[name]} -> {value}" for name, value in new.items() if old.get(name, value) != value]
+    if not changes:
+        return ""
+    return f"\n  changed     {', '.join(changes)}: equal up to rounding from here on, not bit by bit"
 
 
 def _modules(params: PyTree) -> list[dict[str, Any]]:

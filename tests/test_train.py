@@ -186,6 +186,24 @@ def test_killed_and_resumed_is_the_same_run_bit_by_bit(tiny_run, made_up_tfds, t
         np.testing.assert_array_equal(*[file[file.files[0]] for file in (first, second)])
 
 
+def test_what_changes_the_rounding_of_a_resumed_run_is_named():
+    now = {
+        "versions": {"jax": "0.12.0", "optax": "0.2.8", "numpy": "2.4"},
+        "devices": {"platform": "cpu", "kind": "cpu", "count": 8},
+        "xla_flags": "--xla_a=1",
+    }
+    before = {
+        "versions": {"jax": "0.12.0", "optax": "0.2.6", "numpy": "2.1"},
+        "devices": {"platform": "cpu", "kind": "cpu", "count": 1},
+        "xla_flags": "",
+    }
+    assert train.other_rounding(now, now) == ""
+    line = train.other_rounding(before, now)
+    assert line.count("\n") == 1
+    assert "optax 0.2.6 -> 0.2.8, device count 1 -> 8, XLA_FLAGS '' -> '--xla_a=1'" in line
+    assert train.other_rounding({"config": {}, "data": {}}, now) == ""  # of a version that recorded none of them
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_same_command_goes_on(tiny_run, made_up_tfds, tmp_path, number):
     words = [*tiny_words(made_up_tfds), "--config.num_steps=100000", "--config.checkpoint_every=100000",
