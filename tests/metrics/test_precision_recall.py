@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import scipy.spatial.distance
 
+from gen_jax.metrics import balls
 from gen_jax.metrics import precision_recall as pr
 
 # golden.json: prdc (k = 1)
@@ -27,12 +28,13 @@ def _brute_force(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, flo
 def test_four_points_on_a_line():
     assert pr.precision_recall(REAL, FAKE, k=1) == (0.5, 0.75)
     assert pr.density_coverage(REAL, FAKE, k=1) == (0.75, 0.75)
+    assert pr.prdc(REAL, FAKE, k_pr=1, k_dc=1) == (0.5, 0.75, 0.75, 0.75)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("chunk_entries", [1, 1_000, 2**23])
 def test_agrees_with_brute_force_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch, k: int, chunk_entries: int):
-    monkeypatch.setattr(pr, "_CHUNK_ENTRIES", chunk_entries)
+    monkeypatch.setattr(balls, "_BLOCK_ENTRIES", chunk_entries)
     real, fake = _sets()
     found = (*pr.precision_recall(real, fake, k), *pr.density_coverage(real, fake, k))
     assert found == pytest.approx(_brute_force(real, fake, k), abs=1e-12)
