@@ -32,15 +32,28 @@ def gaussian(features: np.ndarray) -> Gaussian:
       [[7.0]]
     """
     features = np.asarray(features, np.float64)
-    num_samples, num_features = features.shape
+    require_enough(*features.shape)
+    mean = features.mean(axis=0)
+    centred = features - mean
+    return Gaussian(mean, centred.T @ centred / (len(features) - 1))
+
+
+def require_enough(num_samples: int, num_features: int) -> None:
+    """Refuses too few samples for a Frechet distance.
+
+    Raises:
+      UserError: there are no more samples than features.
+
+    Example:
+      >>> require_enough(2_048, 2_048)
+      Traceback (most recent call last):
+      gen_jax.method.UserError: 2048 samples are too few for a Frechet distance on 2048 features: use more than 2048
+    """
     if num_samples <= num_features:
         raise UserError(
             f"{num_samples} samples are too few for a Frechet distance on {num_features} features: "
             f"use more than {num_features}"
         )
-    mean = features.mean(axis=0)
-    centred = features - mean
-    return Gaussian(mean, centred.T @ centred / (num_samples - 1))
 
 
 def distance(a: Gaussian, b: Gaussian) -> float:
