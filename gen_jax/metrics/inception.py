@@ -386,7 +386,7 @@ def load(path: str | os.PathLike[str]) -> Inception:
     if file.suffix == ".npz":
         weights = _read_npz(file, what)
     else:
-        from gen_jax.metrics import torch_file  # pyright: ignore[reportAttributeAccessIssue]  only this format needs it
+        from gen_jax.metrics import torch_file  # only this format needs it
 
         weights = torch_file.read(file)
     _check(weights, what)

@@ -73,6 +73,7 @@ def by_xla(x: Any, kernel: Any, stride: int) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_network_against_xlas_convolutions_and_norms_of_their_own(tensors: dict[str, np.ndarray], params: Any):
     def layer(x: Any, name: str, norm: str, stride: int = 1) -> Any:
         x = by_xla(x, tensors[f"{name}.weight"].transpose(2, 3, 1, 0), stride)
@@ -131,12 +132,14 @@ def test_resizes_as_pillow_does_in_floats(size: tuple[int, int]):
         np.testing.assert_allclose(made[..., channel], expected, atol=2e-5)
 
 
+@pytest.mark.long
 def test_greys_are_repeated(params: Any):
     grey = photographs(28, 28)[..., :1]
     repeated = efficientnet.features(params, np.repeat(grey, 3, axis=-1))
     np.testing.assert_allclose(efficientnet.features(params, grey), repeated, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_neither_order_nor_number_of_pictures_matters(params: Any):
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
     features, logits = efficientnet.outputs(params, images)

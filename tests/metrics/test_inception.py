@@ -172,6 +172,7 @@ def loaded(tmp_path_factory):
     return network, digest
 
 
+@pytest.mark.long
 def test_a_file_of_weights_end_to_end(loaded):
     network, digest = loaded
     assert network.sha256 == digest

@@ -1,0 +1,241 @@
+"""Sample sets beside each other: every measure of each set against one reference, in the features of one network.
+
+All sets have the same number n of pictures, and so has the reference: most measures change with n. Where the reference
+has a test split of n pictures, that is judged like a sample set. It shows what perfect samples would score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gen_jax.data import cache
+from gen_jax.method import UserError
+from gen_jax.metrics import bootstrap, kid, vendi
+from gen_jax.metrics import inception_score as scores
+from gen_jax.metrics import memorisation as memory
+from gen_jax.metrics.extractors import Extractor
+from gen_jax.metrics.frechet import require_enough
+from gen_jax.metrics.precision_recall import prdc
+from gen_jax.metrics.sources import Pictures
+
+PUBLISHED_NUM = 50_000  # samples of a published FID
+
+
+class Seen(NamedTuple):
+    """A set of pictures, as the network of an extractor sees them.
+
+    Attributes:
+      name: of the set.
+      features: f32 [n, D].
+      probabilities: f32 [n, K], or None.
+    """
+
+    name: str
+    features: np.ndarray
+    probabilities: np.ndarray | None
+
+    def rows(self, numbers: np.ndarray) -> Seen:
+        """Returns some of the pictures."""
+        return Seen(
+            self.name, self.features[numbers], None if self.probabilities is None else self.probabilities[numbers]
+        )
+
+
+class Row(NamedTuple):
+    """One measure of one set.
+
+    Attributes:
+      measure: its name.
+      value: of the set.
+      spread: lower and upper end of what `how` says, or None.
+      better: "lower", "higher", "0.5", or "reference": near the value of real pictures.
+      how: the protocol, in words.
+      standard_error: of the value, or None if it is unknown.
+    """
+
+    measure: str
+    value: float
+    spread: tuple[float, float] | None
+    better: str
+    how: str
+    standard_error: float | None = None
+
+
+class Sets(NamedTuple):
+    """What a measure may look at.
+
+    Attributes:
+      fake: the set to judge.
+      real: n pictures of the reference.
+      test: n pictures of its test split, or None.
+      extractor: the network.
+      whole: whether `real` are all pictures of the reference.
+    """
+
+    fake: Seen
+    real: Seen
+    test: Seen | None
+    extractor: Extractor
+    whole: bool
+
+
+def see(pictures: Pictures, extractor: Extractor, cache_dir: str = "", keep: bool = False) -> Seen:
+    """Returns pictures as an extractor sees them; with `keep`, they are looked at once and kept in the cache."""
+    if not keep or not extractor.digest:
+        return Seen(pictures.name, *extractor.outputs(pictures.images))
+    key = {"judge": extractor.label, "images": cache.fingerprint({"image": pictures.images})}
+
+    def build() -> tuple[cache.Arrays, dict]:
+        features, probabilities = extractor.outputs(pictures.images)
+        return {"features": features} | ({} if probabilities is None else {"probabilities": probabilities}), {}
+
+    found = cache.fetch(cache.root(cache_dir) / "features", f"{extractor.name}-{pictures.name}", key, build).arrays
+    return Seen(pictures.name, found["features"], found.get("probabilities"))
+
+
+def frechet(sets: Sets) -> list[Row]:
+    """The Frechet distance, with a 95% interval; `fid` if all is as published."""
+    n, real = len(sets.fake.features), len(sets.real.features)
+    require_enough(min(n, real), sets.extractor.size)
+    found = bootstrap.linear_frechet_interval(sets.fake.features, sets.real.features)
+    is_fid = sets.extractor.published and n >= PUBLISHED_NUM and sets.whole
+    how = f"{n:,} pictures against {real:,}; 95% bootstrap interval"
+    how += ", to first order" if is_fid else ", to first order; not FID"
+    name, spread = "fid" if is_fid else "frechet_distance", (found.low, found.high)
+    return [Row(name, found.value, spread, "lower", how, found.standard_error)]
+
+
+def kernel(sets: Sets) -> list[Row]:
+    """The kernel distance; KID in the features of the published network."""
+    found = kid.kernel_distance(sets.fake.features, sets.real.features)
+    name = "kid" if sets.extractor.published else "kernel_distance"
+    how, spread = "kernel (x.y / D + 1)^3, unbiased", None
+    if found.std:
+        spread = found.mean - found.std, found.mean + found.std
+        how += (
+            f"; mean of {found.num_subsets} subsets of {found.subset_size:,} pictures, plus and minus their standard "
+            "deviation"
+        )
+    return [Row(name, found.mean, spread, "lower", how)]
+
+
+def overlap(sets: Sets) -> list[Row]:
+    """Precision and recall (k = 3), density and coverage (k = 5)."""
+    found = prdc(sets.real.features, sets.fake.features)
+    n = len(sets.fake.features)
+    rows = []
+    for name, value in found._asdict().items():
+        how = f"balls to neighbour number {3 if name in ('precision', 'recall') else 5}"
+        if name == "density":  # no share: its balls overlap
+            rows.append(Row(name, value, None, "higher", how))
+        else:
+            rows.append(_share(name, value, math.sqrt(value * (1 - value) / n), "higher", how))
+    return rows
+
+
+def _share(name: str, value: float, error: float, better: str, how: str) -> Row:
+    spread = value - 1.96 * error, value + 1.96 * error
+    return Row(name, value, spread, better, f"{how}; 95% binomial interval", error)
+
+
+def score(sets: Sets) -> list[Row]:
+    """The Inception score; `class_score` with another classifier."""
+    if sets.fake.probabilities is None:
+        return []
+    found = scores.inception_score(sets.fake.probabilities)
+    name = "inception_score" if sets.extractor.published else "class_score"
+    how = (
+        f"exp of the mean KL(p(y|x) || p(y)) over classes of {sets.extractor.classes}; mean of {found.num_splits} "
+        "random splits, plus and minus their standard deviation; it never looks at the reference"
+    )
+    return [Row(name, found.mean, (found.mean - found.std, found.mean + found.std), "higher", how)]
+
+
+def variety(sets: Sets) -> list[Row]:
+    """The Vendi score."""
+    how = "effective number of different pictures, cosine of features; without reference"
+    return [Row("vendi_score", vendi.vendi_score(sets.fake.features), None, "reference", how)]
+
+
+def copies(sets: Sets) -> list[Row]:
+    """The share of samples nearer to training than to test images."""
+    if sets.test is None or sets.fake is sets.test:
+        return []
+    found = memory.memorisation(sets.fake.features, sets.real.features, sets.test.features)
+    how = (
+        f"share of pictures whose nearest of {found.num_images:,} reference images is nearer than their nearest of as "
+        "many test images; about 0.5 without memorisation"
+    )
+    return [_share("memorisation", found.share, found.standard_error, "0.5", how)]
+
+
+MEASURES: dict[str, Callable[[Sets], list[Row]]] = {
+    "frechet": frechet,
+    "kernel": kernel,
+    "overlap": overlap,
+    "score": score,
+    "vendi": variety,
+    "memorisation": copies,
+}
+"""From a name on the command line to the measures that it stands for."""
+
+
+def judge(sets: Sets, measures: Sequence[str]) -> tuple[list[Row], dict[str, str]]:
+    """Returns the rows of all measures of one set, and for each measure that is left out the reason."""
+    rows, left_out = [], {}
+    for name in measures:
+        try:
+            rows += MEASURES[name](sets)
+        except (UserError, ValueError) as error:
+            left_out[name] = str(error)
+    return rows, left_out
+
+
+def differences(seen: Sequence[Seen], real: Seen) -> list[tuple[str, bootstrap.Interval]]:
+    """Returns the differences of the first set's Frechet distance and each other set's, with 95% intervals.
+
+    Both distances of a difference are to the same draws of the reference, so its interval is shorter than those of the
+    two distances suggest.
+    """
+    first = seen[0]
+    return [
+        (
+            f"{first.name} minus {each.name}",
+            bootstrap.linear_frechet_interval(first.features, real.features, each.features),
+        )
+        for each in seen[1:]
+    ]
+
+
+def table(columns: Mapping[str, Sequence[Row]]) -> str:
+    """Returns a Markdown table with a row for each measure and a column for each set.
+
+    Example:
+      >>> print(table({"a": [Row("recall", 0.5, (0.4, 0.6), "higher", "")], "b": []}))
+      | measure | better | a | b |
+      | --- | --- | ---: | ---: |
+      | recall | higher | 0.5 (0.4 to 0.6) | |
+    """
+    measures = {row.measure: row.better for rows in columns.values() for row in rows}
+    lines = [["measure", "better", *columns], ["---", "---", *["---:"] * len(columns)]]
+    for measure, better in measures.items():
+        cells = [next((shown(row) for row in rows if row.measure == measure), "") for rows in columns.values()]
+        lines.append([measure, better, *cells])
+    return "\n".join(" ".join(f"| {cell}" if cell else "|" for cell in line) + " |" for line in lines)
+
+
+def shown(row: Row) -> str:
+    """Returns a value with its spread.
+
+    Example:
+      >>> shown(Row("recall", 0.51234, None, "higher", ""))
+      '0.5123'
+    """
+    if row.spread is None:
+        return f"{row.value:.4g}"
+    low, high = row.spread
+    return f"{row.value:.4g} ({low:.4g} to {high:.4g})"

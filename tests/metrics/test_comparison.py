@@ -1,0 +1,137 @@
+"""The command that judges any pictures, with pixels as features: its values from other functions, and its refusals."""
+
+import json
+import pathlib
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from gen_jax.data import cache
+from gen_jax.data.dataset import spread
+from gen_jax.method import UserError
+from gen_jax.metrics import __main__ as command
+from gen_jax.metrics import comparison, extractors
+from gen_jax.metrics.frechet import frechet_distance
+from gen_jax.metrics.precision_recall import precision_recall
+
+RNG = np.random.default_rng(0)
+SETS = {
+    "good": RNG.integers(0, 200, (150, 4, 4, 1)).astype(np.uint8),
+    "bad": RNG.integers(50, 256, (120, 4, 4, 1)).astype(np.uint8),
+    "real": RNG.integers(0, 200, (130, 4, 4, 1)).astype(np.uint8),
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, images in SETS.items():
+        np.savez(tmp_path / f"{name}.npz", images)
+    return {name: str(tmp_path / f"{name}.npz") for name in SETS}
+
+
+def test_every_measure_of_every_set_is_printed_and_written(files, tmp_path, capsys):
+    path = str(tmp_path / "table.json")
+    command.main([*files.values(), "--judge=pixels", f"--json={path}", f"--cache_dir={tmp_path}/cache"])
+    printed = capsys.readouterr().out
+    (found,) = json.loads(pathlib.Path(path).read_text())
+    values = {
+        name.rsplit("/")[-1][:-4]: {row["measure"]: row for row in rows} for name, rows in found["values"].items()
+    }
+    assert values.keys() == {"good", "bad"}
+    assert set(found["pictures"].values()) == {120}  # the size of the smallest, for all
+    thinned = {name: images[spread(len(images), 120)] for name, images in SETS.items()}
+    features = {name: images.reshape(120, -1) / 255 for name, images in thinned.items()}
+    for name in values:
+        row = values[name]["frechet_distance"]
+        assert row["value"] == pytest.approx(frechet_distance(features[name], features["real"]), rel=1e-5)
+        low, high = row["spread"]
+        assert low < row["value"] < high
+        precision, recall = precision_recall(features["real"], features[name])
+        assert values[name]["precision"]["value"] == pytest.approx(precision)
+        assert values[name]["recall"]["value"] == pytest.approx(recall)
+    (difference,) = found["differences"].values()
+    both = (values[name]["frechet_distance"]["value"] for name in ("good", "bad"))
+    assert difference["value"] == pytest.approx(float(np.subtract(*both)))
+    assert difference["high"] < 0  # the good one is nearer
+    assert re.search(r"\| frechet_distance \| lower \| [\d.e-]+ \(", printed)
+    assert "not FID" in printed
+
+
+def test_real_test_images_are_judged_beside_the_samples(tmp_path, capsys):
+    command.main(["stroke_digits@train[:60]", "stroke_digits", "--judge=pixels", "--num=60",
+                  "--measures=overlap,memorisation,frechet", f"--cache_dir={tmp_path}"])  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "| stroke_digits@train[:60] | real (stroke_digits@test) |" in printed
+    assert re.search(r"\| memorisation \| 0.5 \| [\d.]+ \([^)]+\) \| \|", printed)  # test images have no test images
+    assert (
+        "frechet: left out: 60 samples are too few for a Frechet distance on 784 features: use more than 784" in printed
+    )
+
+
+def test_features_of_the_reference_are_kept(tmp_path):
+    seen = []
+
+    def outputs(images):
+        seen.append(len(images))
+        return images.reshape(len(images), -1).astype(np.float32), None
+
+    network = extractors.Extractor("net", "01234567", 16, "", outputs)
+    pictures = types.SimpleNamespace(name="real", images=SETS["real"])
+    first, again = (comparison.see(pictures, network, str(tmp_path), keep=True) for _ in range(2))
+    np.testing.assert_array_equal(first.features, again.features)
+    assert seen == [130]
+    comparison.see(pictures, network._replace(digest="other"), str(tmp_path), keep=True)
+    assert seen == [130, 130]
+    assert cache.root(str(tmp_path)).is_dir()
+
+
+@pytest.mark.parametrize(("published", "whole", "num", "name"), [
+    (True, True, 50_000, "fid"), (False, True, 50_000, "frechet_distance"), (True, False, 50_000, "frechet_distance"),
+    (True, True, 49_999, "frechet_distance"),
+])  # fmt: skip
+def test_only_the_published_protocol_is_called_fid(published, whole, num, name):
+    features = np.random.default_rng(0).normal(size=(num, 2))
+    network = extractors.Extractor("net", "01234567", 2, "", lambda images: (images, None), published)
+    sets = comparison.Sets(comparison.Seen("a", features, None), comparison.Seen("b", features[:100], None), None,
+                           network, whole)  # fmt: skip
+    (row,) = comparison.frechet(sets)
+    assert row.measure == name
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    (["--judge=efficientnet"], "there is no judge 'efficientnet'; did you mean efficientnet_lite0"),
+    (["--judge=inception"], "needs its weights: inception:<file>"),
+    (["--judge=pixels:x"], "the judge pixels takes no file"),
+    (["--judge=classifier"], "has no classes to train a classifier on: use the judge turns"),
+    (["--measures=fid"], "there is no measure 'fid'"),
+    (["--num=200"], r"--num=200, but .*bad.npz has 120 pictures"),
+    (["--num=-2"], "--num=-2: it is at least 2"),
+])  # fmt: skip
+def test_refusals_are_one_line(files, words, line):
+    with pytest.raises(UserError, match=line) as error:
+        command.main([*files.values(), *words])
+    assert "\n" not in str(error.value)
+
+
+def test_pictures_of_another_size_or_colour_are_refused(files, tmp_path):
+    np.savez(tmp_path / "other.npz", np.zeros((5, 4, 5, 3), np.uint8))
+    with pytest.raises(UserError, match=r"other.npz has pictures of 4x5x3 and .*real.npz of 4x4x1: they must be equal"):
+        command.main([str(tmp_path / "other.npz"), files["real"], "--judge=pixels"])
+    with pytest.raises(UserError, match=r"good.npz is given more than once"):
+        command.main([files["good"], files["good"], files["real"], "--judge=pixels"])
+
+
+def test_help_imports_no_network():
+    import subprocess
+
+    code = (
+        "import sys; from gen_jax.metrics import __main__ as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit: assert 'gen_jax.metrics.efficientnet' not in sys.modules, 'imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "REFERENCE" in done.stdout or "reference" in done.stdout
