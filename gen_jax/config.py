@@ -219,6 +219,7 @@ def base_config() -> Config:
                 "num_examples": 2_048,  # test examples whose loss is evaluated
                 "num_codes": 10_000,  # images whose codes are evaluated, if the factors of the data are known
                 "classifier_steps": 1_400,  # training steps of the classifier behind the metrics; part of its cache key
+                "judges": "",  # more networks whose features judge the samples, with commas: efficientnet_lite0,pixels
             },
         }
     )

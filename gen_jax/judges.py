@@ -16,7 +16,7 @@ import numpy as np
 from gen_jax.data import dataset, gaussians
 from gen_jax.method import DataSpec, UserError, to_bytes
 from gen_jax.metrics import classifier as classifiers
-from gen_jax.metrics import modes, ms_ssim
+from gen_jax.metrics import comparison, extractors, modes, ms_ssim, sources
 from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, precision_recall, thin
 
@@ -98,10 +98,13 @@ def judge_samples(config: Any, data: dataset.Dataset, samples: Samples) -> Judge
         return found
     rows, left_out = _by_similarity(data, samples)
     found = Judgement(found.rows + rows, left_out)
-    if not has_features(data.spec):
-        return found
-    judged = judge_by_classifier(config, data, samples)
-    return judged._replace(rows=found.rows + judged.rows, left_out=found.left_out + judged.left_out)
+    if has_features(data.spec):
+        judged = judge_by_classifier(config, data, samples)
+        found = judged._replace(rows=found.rows + judged.rows, left_out=found.left_out + judged.left_out)
+    for name in _networks(config):
+        rows, left_out = judge_by_network(name, config, data, samples)
+        found = found._replace(rows=found.rows + rows, left_out=found.left_out + left_out)
+    return found
 
 
 def has_features(spec: DataSpec) -> bool:
@@ -244,6 +247,51 @@ def judge_by_classifier(config: Any, data: dataset.Dataset, samples: Samples) ->
         "share": classifiers.class_histogram(outputs[0]).tolist(),
         "reference": None if real_outputs is None else classifiers.class_histogram(real_outputs[0]).tolist(),
     }, judge)  # fmt: skip
+
+
+def judge_by_network(
+    name: str, config: Any, data: dataset.Dataset, samples: Samples
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Returns the metrics of samples in the features of a network of `config.eval.judges`, and what is left out.
+
+    Unlike with the classifier, whose features of all training images are kept, samples are compared with as many
+    training images: a large network takes minutes for all of them.
+    """
+    train = sources.Pictures(data.spec.name, data.train["image"], None, data, data.spec.fingerprint)
+    extractor, cache_dir = extractors.make(name, train, config.data), config.data.cache_dir
+    seen = comparison.see(sources.Pictures("samples", samples.images, None, None, ""), extractor)
+    rows, left_out = [], []
+    for pair in _pairs(data, len(samples.images)):
+        against = comparison.see(train.thinned(pair.num), extractor, cache_dir, keep=True)
+        test = None
+        if pair.real is not None:
+            real = train._replace(name=f"{data.spec.name}@test", images=pair.real["image"])
+            test = comparison.see(real, extractor, cache_dir, keep=True)
+        sets = comparison.Sets(seen.rows(pair.samples), against, test, extractor, whole=False)
+        found, reasons = comparison.judge(sets, [*comparison.MEASURES])
+        reference = {} if test is None else {
+            row.measure: row.value for row in comparison.judge(sets._replace(fake=test), [*comparison.MEASURES])[0]
+        }  # fmt: skip
+        left_out += [{"measure": f"{each}/{extractor.name}", "reason": why} for each, why in reasons.items()]
+        for row in found:
+            protocol = (
+                f"{pair.num:,} samples ({samples.made}), judged by {extractor.label}, {extractor.about}, against "
+                f"{len(against.features):,} training images. {row.how}. {pair.reference}"
+            )
+            better = row.better if row.better in ("lower", "higher") else "reference"
+            measure = f"{row.measure}/{extractor.name}_{short(pair.num)}"
+            rows.append(metric(measure, row.value, better, protocol, reference.get(row.measure), row.standard_error))
+    return rows, left_out
+
+
+def _networks(config: Any) -> list[str]:
+    return [name.strip() for name in config.eval.judges.split(",") if name.strip()]
+
+
+def check_networks(config: Any) -> None:
+    """Raises a UserError if a network of `eval.judges` is unknown, or its weights are missing: before training."""
+    for name in _networks(config):
+        extractors.check(name)
 
 
 class _Seen(NamedTuple):

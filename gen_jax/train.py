@@ -67,6 +67,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
         first = stages.find(config, run, data.spec)
         method = methods.make(config, data.spec, first.stage if first else None)
         judges.check_tracked(config, data.spec)
+        judges.check_networks(config)
         abstract = methods.abstract_state(method, data.spec, first.stage if first else None, mesh)
         record = describe(config, data.spec, abstract, mesh, name, variant, command, first)
         with Checkpoints(run.checkpoints, about=_about(data.spec)) as checkpoints:

@@ -668,7 +668,7 @@ UNREAD = {
     "vae": {"optimizer.weight_decay", "vae.sigma"},
     "gan": {"optimizer.weight_decay", "gan.clip", "gan.penalty_weight"},
 }
-NEW_IN_ALL = {"data.max_megapixels": 200}
+NEW_IN_ALL = {"data.max_megapixels": 200, "eval.judges": ""}
 NEW = {
     "ddpm": {
         "network.name": "unet", "network.num_groups": 32, "diffusion.times.name": "uniform",

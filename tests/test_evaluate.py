@@ -11,6 +11,7 @@ from gen_jax import evaluate, judges, main, parallel
 from gen_jax.data import dataset, gaussians
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import Code, DataSpec, Method, State, UserError, labelled, with_factors
+from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.run import Run
 from gen_jax.sample import Model
 from gen_jax.vae.defaults import vae_config
@@ -239,7 +240,7 @@ def test_a_distance_that_cannot_be_taken_is_refused():
     judges.check_tracked(config, points)
 
 
-def seen(num, num_test):
+def seen(num, num_test, networks=""):
     """Rows of `num` samples, which are test images, of a set with `num_test` of them and 300 training images."""
     rng = np.random.default_rng(0)
     arrays = {"image": rng.integers(0, 256, (600, 12, 12, 1)).astype(np.uint8)}
@@ -248,9 +249,33 @@ def seen(num, num_test):
         DataSpec("noise", (12, 12, 1), 300, fingerprint="noise"), split(slice(300)), split(slice(300, 300 + num_test))
     )
     config = configs.base_config()
-    config.eval.classifier_steps = 5
+    config.eval.classifier_steps, config.eval.judges = 5, networks
     samples = judges.Samples(arrays["image"][300 : 300 + num], None, "")
     return {row["name"]: row for row in judges.judge_samples(config, data, samples).rows}
+
+
+def test_more_networks_judge_the_same_samples_against_as_many_training_images():
+    rows = seen(200, 200, networks="pixels")
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 12, 12, 1)).astype(np.uint8).reshape(600, -1) / 255
+    row = rows["frechet_distance/pixels_200"]
+    assert row["value"] == row["reference"] == pytest.approx(
+        frechet_distance(pixels[300:500], pixels[dataset.spread(300, 200)]), rel=1e-5
+    )  # fmt: skip
+    assert row["standard_error"] > 0
+    assert "judged by pixels, pixels, scaled to 0 to 1, against 200 training images." in row["protocol"]
+    measures = {name.partition("/")[0] for name in rows if "/pixels_" in name}
+    assert {"kernel_distance", "precision", "recall", "vendi_score", "memorisation"} < measures
+    assert rows.keys() > seen(200, 200).keys()  # the classifier's rows remain
+
+
+def test_a_network_that_is_not_there_is_refused_before_training():
+    config = configs.base_config()
+    config.eval.judges = "pixels,inception:/nowhere.pth"
+    with pytest.raises(UserError, match="/nowhere.pth"):
+        judges.check_networks(config)
+    config.eval.judges = "inceptoin"
+    with pytest.raises(UserError, match="there is no judge 'inceptoin'; did you mean inception"):
+        judges.check_networks(config)
 
 
 def test_a_reference_has_the_number_of_the_samples_or_is_none():
