@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from gen_jax.method import UserError
@@ -61,6 +61,22 @@ def run(main: Callable[[list[str]], None], interrupted: str) -> None:
             _end(3)
         traceback.print_exc()
         _end(1)
+
+
+def in_own_flags(line: str, keys: Sequence[str]) -> str:
+    """Returns a message about data that names a program's own flags instead of those of `gen_jax.main`.
+
+    Args:
+      line: a UserError's.
+      keys: of `config.data` that are flags of the program.
+
+    Example:
+      >>> in_own_flags("set --config.data.on_error=skip, or --config.data.name=image_folder:/pictures", ["on_error"])
+      'set --on_error=skip, or image_folder:/pictures'
+    """
+    for key in keys:
+        line = line.replace(f"--config.data.{key}", f"--{key}")
+    return line.replace("--config.data.name=", "")
 
 
 def end_as_stopped(line: str) -> NoReturn:

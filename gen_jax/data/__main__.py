@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     try:
         data = dataset.load(config)
     except UserError as error:
-        raise UserError(_in_own_flags(str(error))) from error
+        raise UserError(command.in_own_flags(str(error), OPTIONS)) from error
     print(description(data, config))
     path = directory(flags.sheet or f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', data.spec.name)[:100]}.png")
     try:
@@ -72,18 +72,6 @@ def main(argv: list[str]) -> None:
             f"cannot write the sheet {path} ({error.strerror}): choose another place with --sheet"
         ) from None
     print(f"  a sheet of pictures: {path}")
-
-
-def _in_own_flags(line: str) -> str:
-    """Returns a message that names flags of this program instead of those of `gen_jax.main`.
-
-    Example:
-      >>> _in_own_flags("set --config.data.on_error=skip, or --config.data.name=image_folder:/pictures")
-      'set --on_error=skip, or image_folder:/pictures'
-    """
-    for key in OPTIONS:
-        line = line.replace(f"--config.data.{key}", f"--{key}")
-    return line.replace("--config.data.name=", "")
 
 
 def listing(config: Any) -> str:

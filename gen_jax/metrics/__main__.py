@@ -45,7 +45,10 @@ def main(argv: list[str]) -> None:
                 f"there is no measure {name!r}; {did_you_mean(name, comparison.MEASURES)}there are: "
                 f"{', '.join(comparison.MEASURES)}"
             )
-    *sets, reference = [sources.read(source, config) for source in (*flags.samples, flags.reference)]
+    try:
+        *sets, reference = [sources.read(source, config) for source in (*flags.samples, flags.reference)]
+    except UserError as error:
+        raise UserError(command.in_own_flags(str(error), OPTIONS)) from error
     _refuse_unequal(sets, reference)
     thinned, real, test = _thinned(sets, reference, flags.num)
     judges = [extractors.make(name, reference, config) for name in flags.judge.split(",")]

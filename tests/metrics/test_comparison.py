@@ -7,6 +7,7 @@ import sys
 import types
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from gen_jax.data import cache
@@ -122,6 +123,16 @@ def test_pictures_of_another_size_or_colour_are_refused(files, tmp_path):
         command.main([str(tmp_path / "other.npz"), files["real"], "--judge=pixels"])
     with pytest.raises(UserError, match=r"good.npz is given more than once"):
         command.main([files["good"], files["good"], files["real"], "--judge=pixels"])
+
+
+def test_errors_of_the_data_name_flags_of_this_command(files, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for side in (4, 5):
+        PIL.Image.new("L", (side, side)).save(folder / f"{side}.png")
+    with pytest.raises(UserError, match=r" --image_size") as error:
+        command.main([str(folder), files["real"], f"--cache_dir={tmp_path}/cache"])
+    assert "--config" not in str(error.value)
 
 
 def test_help_imports_no_network():
