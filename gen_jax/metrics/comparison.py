@@ -138,7 +138,7 @@ def overlap(sets: Sets) -> list[Row]:
 
 
 def _share(name: str, value: float, error: float, better: str, how: str) -> Row:
-    spread = value - 1.96 * error, value + 1.96 * error
+    spread = max(0.0, value - 1.96 * error), min(1.0, value + 1.96 * error)
     return Row(name, value, spread, better, f"{how}; 95% binomial interval", error)
 
 
