@@ -42,7 +42,7 @@ from gen_jax.writers import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-IN_A_ROW = 10  # steps without waiting, as in training
+IN_A_ROW, IN_A_ROW_SMALL = 10, 2  # steps without waiting, as in training
 SMALL_UNET = [f"--config.network.{word}" for word in ("channels=32", "multipliers=(1,2)", "num_blocks=1")]
 Rows = list[dict[str, Any]]  # of a table; all have the same keys
 
@@ -88,35 +88,35 @@ def wait(value: Any) -> None:
         torch.cuda.synchronize()
 
 
-def milliseconds(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Returns the median time of one call each, of `IN_A_ROW` calls without waiting between them; turns alternate."""
+def milliseconds(calls: dict[str, Callable[[], Any]], rounds: int, in_a_row: int = IN_A_ROW) -> dict[str, float]:
+    """Returns the median time of one call each, of `in_a_row` calls without waiting between them; turns alternate."""
 
-    def in_a_row(call: Callable[[], Any]) -> Callable[[], None]:
+    def together(call: Callable[[], Any]) -> Callable[[], None]:
         def several() -> None:
             value = None
-            for _ in range(IN_A_ROW):
+            for _ in range(in_a_row):
                 value = call()
             wait(value)
 
         return several
 
-    seconds = timing.alternate({name: in_a_row(call) for name, call in calls.items()}, rounds, calls_a_turn=1)
-    return {name: 1000 * value / IN_A_ROW for name, value in seconds.items()}
+    seconds = timing.alternate({name: together(call) for name, call in calls.items()}, rounds, calls_a_turn=1)
+    return {name: 1000 * value / in_a_row for name, value in seconds.items()}
 
 
 class Measure:
     """The parts, in the order in which they run; each returns the rows of its table."""
 
     def __init__(self, small: bool, rounds: int):
-        self.small, self.rounds = small, rounds
+        self.small, self.rounds, self.in_a_row = small, rounds, IN_A_ROW_SMALL if small else IN_A_ROW
         self.peak = float("nan")  # TFLOP/s of a bf16 matmul
 
     def parts(self) -> Iterator[tuple[str, Callable[[], Rows]]]:
         yield "Machine", self.machine
         yield "Main job: ddpm_mnist, whole", self.main_job
-        for size in (8,) if self.small else (128, 512, 2048):
+        for size in (2,) if self.small else (128, 512, 2048):
             yield f"U-Net of CIFAR-10 (35.7M), bf16, batch {size}", lambda size=size: self.unet(size)
-        for size in (8,) if self.small else (128, 512):
+        for size in (2,) if self.small else (128, 512):
             yield f"DiT-B/2 (130M), bf16, 256 tokens, batch {size}", lambda size=size: self.dit(size)
         yield "Resume, bit by bit", self.resume
         yield "ddpm_mnist's network, f32 and bf16", self.mnist
@@ -133,7 +133,7 @@ class Measure:
             ours = jax.jit(lambda a: jnp.matmul(a, a, precision="tensorfloat32" if a.dtype == jnp.float32 else None))
             x = torch.randn(n, n, device=DEVICE, dtype=torch.bfloat16 if name == "bf16" else torch.float32)
             calls = {"JAX": lambda a=a, ours=ours: ours(a), "PyTorch": lambda x=x: x @ x}
-            for library, ms in milliseconds(calls, self.rounds).items():
+            for library, ms in milliseconds(calls, self.rounds, self.in_a_row).items():
                 rate = 2 * n**3 / ms / 1e9
                 rows.append({"what": f"matmul of {n}, {name}, {library}, TFLOP/s", "value": f"{rate:.4g}"})
                 if (name, library) == ("bf16", "JAX"):
@@ -191,7 +191,9 @@ class Measure:
         method = methods.make(config, loop.made_up(size, shape).spec)
         state = parallel.init_state(method.init, 0, parallel.make_mesh(1), {}, {})
         ours, keys = jax.jit(method.sample), jax.random.split(jax.random.key(1), size)
-        draws = milliseconds({"gen_jax": lambda: ours(state, keys, {}), "torch.compile": draw}, self.rounds)
+        draws = milliseconds(
+            {"gen_jax": lambda: ours(state, keys, {}), "torch.compile": draw}, self.rounds, self.in_a_row
+        )
         return [self._row(config, step, theirs) | {
             f"{ddpm.SAMPLER_STEPS} sampler steps, images/s": round(1000 * size / draws["gen_jax"]),
             "ratio of samplers": round(draws["gen_jax"] / draws["torch.compile"], 3),
@@ -213,7 +215,7 @@ class Measure:
         return rows
 
     def _row(self, config: Any, step: Step, theirs: Callable[[], Any]) -> dict[str, Any]:
-        ms = milliseconds({"gen_jax": step.call, "PyTorch": theirs}, self.rounds)
+        ms = milliseconds({"gen_jax": step.call, "PyTorch": theirs}, self.rounds, self.in_a_row)
         rate = step.flops / ms["gen_jax"] / 1e9
         return {
             "batch": config.batch_size,
@@ -271,7 +273,7 @@ class Measure:
         """The step of WGAN-GP, whose five critic steps are a rolled loop on accelerators."""
         config = methods.load(f"{ROOT / 'configs/wgan_gp_mnist.py'}{':tiny' if self.small else ''}")[2]
         step = make_step(config, (28, 28, 1))
-        ms = milliseconds({"gen_jax": step.call}, self.rounds)["gen_jax"]
+        ms = milliseconds({"gen_jax": step.call}, self.rounds, self.in_a_row)["gen_jax"]
         return [{
             "batch": config.batch_size,
             "critic steps": config.gan.critic_steps,
