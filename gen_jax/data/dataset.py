@@ -26,6 +26,7 @@ LOADERS: dict[str, str] = {
     "image_folder": "gen_jax.data.image_folder",
     "dsprites": "gen_jax.data.dsprites",
     "gaussians": "gen_jax.data.gaussians",
+    "shades": "gen_jax.data.shades",
 }
 """Maps the prefix of a name ("tfds:mnist", "stroke_digits") to the module whose `load(rest, config)` reads it,
 imported on demand; `rest` is the part after the colon. A name without one of these prefixes is a name of TFDS."""
@@ -64,8 +65,8 @@ def load(config: Any) -> Dataset:
 
     Args:
       config: as `data` of `config.base_config()`: `name` ("mnist", "tfds:mnist", with version "mnist:3.0.1",
-        "stroke_digits", "dsprites", "gaussians:grid25", "image_folder:<dir>"); `data_dir` ("" for TFDS's own folder);
-        `cache_dir` ("" for the user's); `train_split`; `test_split` ("" for none); `image_size`, `channels`,
+        "stroke_digits", "dsprites", "shades", "gaussians:grid25", "image_folder:<dir>"); `data_dir` ("" for TFDS's own
+        folder); `cache_dir` ("" for the user's); `train_split`; `test_split` ("" for none); `image_size`, `channels`,
         `background`; `offline_substitute` ("" for none). Splits may be slices ("train[:10%]").
 
     Raises:
