@@ -21,8 +21,6 @@ from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, precision_recall, thin
 
 SMALLEST_SIDE = 8  # pixels; the orientation of smaller pictures cannot be recognised
-MAX_PAIRS = 100  # compared per class, as in Odena et al. 2017; fewer if there are many classes
-MAX_PAIRS_IN_ALL = 10_000
 NEIGHBOURS = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
 LEAST = {"frechet_distance": classifiers.NUM_FEATURES + 1} | {name: k + 1 for name, k in NEIGHBOURS.items()}
 """The smallest number of images per set that each metric accepts."""
@@ -197,7 +195,7 @@ def _by_similarity(data: dataset.Dataset, samples: Samples) -> tuple[list[dict[s
     if min(height, width) < ms_ssim.WINDOW:
         reason = f"images of {height}x{width} pixels are smaller than its window of {ms_ssim.WINDOW}x{ms_ssim.WINDOW}"
         return [], [{"measure": measure, "reason": reason}]
-    pairs = max(1, min(MAX_PAIRS, MAX_PAIRS_IN_ALL // _classes(data.spec)))
+    pairs = ms_ssim.pairs_per_class(_classes(data.spec))
     rows, left_out = [], []
     for pair in _pairs(data, len(samples.images)):
         mine = labels[pair.samples]

@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         help="efficientnet_lite0, inception:<file>, classifier, turns or pixels; several with commas",
     )
     parser.add_argument(
-        "--measures", default="", help="of frechet, kernel, overlap, score, vendi, memorisation; default: all"
+        "--measures",
+        default="",
+        help="of frechet, kernel, overlap, score, vendi, similarity, memorisation, with commas; default: all",
     )
     parser.add_argument(
         "--num",
@@ -119,7 +121,8 @@ def _thinned(sets: list[Any], reference: Any, num: int) -> tuple[list[Any], Any,
     if reference.data is not None and reference.data.test is not None:
         images = reference.data.test["image"]
         if len(images) >= max(2, size):
-            test = reference._replace(name=f"real ({reference.name}@test)", images=images, data=None, labels=None)
+            test = reference._replace(name=f"real ({reference.name}@test)", images=images, data=None)
+            test = test._replace(labels=reference.data.test.get("label"))
     if size == -1:
         return sets, reference, test
     return [each.thinned(size) for each in sets], reference.thinned(size), test and test.thinned(size)
@@ -135,10 +138,11 @@ def _judge(extractor: Any, sets: list[Any], reference: Any, test: Any, measures:
     seen = [comparison.see(each, extractor) for each in sets]
     whole = reference.data is not None and len(reference.images) == len(reference.data.train["image"])
     columns, left_out = {}, {}
-    for each in [*seen, held_out] if held_out else seen:
+    pictures = [*sets, test] if test else sets
+    for each, shown in zip([*seen, held_out] if held_out else seen, pictures, strict=True):
         print(f"measuring {each.name}", file=sys.stderr, flush=True)
         columns[each.name], reasons = comparison.judge(
-            comparison.Sets(each, real, held_out, extractor, whole), measures
+            comparison.Sets(each, real, held_out, extractor, whole, shown), measures
         )
         left_out |= reasons
     print(f"{len(seen[0].features):,} pictures a set, against {len(real.features):,} of {reference.name}")

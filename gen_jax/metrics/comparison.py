@@ -14,7 +14,7 @@ import numpy as np
 
 from gen_jax.data import cache
 from gen_jax.method import UserError
-from gen_jax.metrics import bootstrap, kid, vendi
+from gen_jax.metrics import bootstrap, kid, ms_ssim, vendi
 from gen_jax.metrics import inception_score as scores
 from gen_jax.metrics import memorisation as memory
 from gen_jax.metrics.extractors import Extractor
@@ -74,6 +74,7 @@ class Sets(NamedTuple):
       test: n pictures of its test split, or None.
       extractor: the network.
       whole: whether `real` are all pictures of the reference.
+      pictures: the pictures of `fake` with their labels, for measures that need no network; None leaves these out.
     """
 
     fake: Seen
@@ -81,6 +82,7 @@ class Sets(NamedTuple):
     test: Seen | None
     extractor: Extractor
     whole: bool
+    pictures: Pictures | None = None
 
 
 def see(pictures: Pictures, extractor: Extractor, cache_dir: str = "", keep: bool = False) -> Seen:
@@ -161,6 +163,21 @@ def variety(sets: Sets) -> list[Row]:
     return [Row("vendi_score", vendi.vendi_score(sets.fake.features), None, "reference", how)]
 
 
+def similarity(sets: Sets) -> list[Row]:
+    """The similarity of pictures of one class, if they have labels."""
+    if sets.pictures is None or sets.pictures.labels is None:
+        return []
+    images, labels = sets.pictures.images, sets.pictures.labels
+    height, width = images.shape[1:3]
+    pairs = ms_ssim.pairs_per_class(len(np.unique(labels)))
+    found = ms_ssim.within_class(images, labels, pairs)
+    how = (
+        f"mean MS-SSIM ({ms_ssim.protocol(height, width, pairs)}) of random pairs of one class, of the pixels; above "
+        "the real value there is less variety within classes"
+    )
+    return [Row("within_class_ms_ssim", found.mean, None, "reference", how, found.standard_error)]
+
+
 def copies(sets: Sets) -> list[Row]:
     """The share of samples nearer to training than to test images."""
     if sets.test is None or sets.fake is sets.test:
@@ -179,6 +196,7 @@ MEASURES: dict[str, Callable[[Sets], list[Row]]] = {
     "overlap": overlap,
     "score": score,
     "vendi": variety,
+    "similarity": similarity,
     "memorisation": copies,
 }
 """From a name on the command line to the measures that it stands for."""

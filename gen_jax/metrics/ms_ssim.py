@@ -21,6 +21,8 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, section 
 WINDOW, SIGMA = 11, 1.5  # pixels
 K1, K2 = 0.01, 0.03
 
+_MOST_PAIRS = 100  # of a class, as in Odena et al. 2017
+_MOST_PAIRS_IN_ALL = 10_000
 _CHUNK_PIXELS = 2**22  # of pairs compared at a time
 
 
@@ -97,6 +99,16 @@ def ms_ssim(a: np.ndarray, b: np.ndarray, value_range: float = 255.0) -> np.ndar
         result *= np.clip(term.mean(axis=(1, 2)), 0, None) ** weight
         x, y = _halved(x), _halved(y)
     return result.reshape(shape[0], shape[-1]).mean(axis=1)
+
+
+def pairs_per_class(num_classes: int) -> int:
+    """Returns how many pairs of each class to compare: 100, and fewer if there are more than 100 classes.
+
+    Example:
+      >>> pairs_per_class(10), pairs_per_class(1000)
+      (100, 10)
+    """
+    return max(1, min(_MOST_PAIRS, _MOST_PAIRS_IN_ALL // num_classes))
 
 
 def within_class(

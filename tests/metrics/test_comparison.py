@@ -14,7 +14,7 @@ from gen_jax.data import cache
 from gen_jax.data.dataset import spread
 from gen_jax.method import UserError
 from gen_jax.metrics import __main__ as command
-from gen_jax.metrics import comparison, extractors
+from gen_jax.metrics import comparison, extractors, sources
 from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import precision_recall
 
@@ -146,3 +146,20 @@ def test_help_imports_no_network():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "REFERENCE" in done.stdout or "reference" in done.stdout
+
+
+def test_similarity_within_classes_needs_labels_and_is_that_of_the_pixels():
+    images = RNG.integers(0, 256, (40, 16, 16, 1)).astype(np.uint8)
+    images[20:] = images[20]  # the second class repeats itself
+    labels = np.repeat([0, 1], 20).astype(np.int32)
+    seen, extractor = comparison.Seen("a", images.reshape(40, -1), None), types.SimpleNamespace()
+    pictures = sources.Pictures("a", images, labels, None, "")
+    (row,) = comparison.similarity(comparison.Sets(seen, seen, None, extractor, False, pictures))
+    alone = comparison.Sets(
+        seen, seen, None, extractor, False, pictures._replace(images=images[:20], labels=labels[:20])
+    )
+    (first,) = comparison.similarity(alone)
+    assert row.value == pytest.approx((first.value + 1) / 2, abs=1e-9)  # identical pictures have similarity 1
+    assert first.value < 0.2
+    assert comparison.similarity(alone._replace(pictures=pictures._replace(labels=None))) == []
+    assert comparison.similarity(alone._replace(pictures=None)) == []
