@@ -7,6 +7,7 @@ from typing import Any
 from gen_jax.config import Options
 from gen_jax.diffusion import model
 from gen_jax.diffusion.defaults import MOVED, diffusion_config
+from gen_jax.diffusion.likelihood import MEASURES
 from gen_jax.method import DataSpec, Method, Stage, UserError
 
 OPTIONS = Options(
@@ -15,6 +16,7 @@ OPTIONS = Options(
     model.CHOICES,
     MOVED,
     shares=("network.dropout", "diffusion.label_drop"),
+    measures=MEASURES,
 )
 
 

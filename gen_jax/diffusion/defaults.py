@@ -44,6 +44,7 @@ def diffusion_config(method: str) -> Config:
             "weighting": CHOICES["diffusion.weighting"].start("v"),
             "times": CHOICES["diffusion.times"].start("uniform"),  # density in training; or logit_normal
             "input_scale": CHOICES["diffusion.input_scale"].start("none"),  # or unit_variance
+            "variance": CHOICES["diffusion.variance"].start("fixed"),  # or learned
             "told": "time",  # noise conditioning; or log_snr
             "conditional": False,  # on the class label
             "label_drop": 0.0,  # share of labels dropped in training, for guidance
@@ -58,6 +59,7 @@ def diffusion_config(method: str) -> Config:
             "clip": True,  # x0_hat stays in [-1, 1]
         }
     )
+    config.eval.likelihood = ConfigDict(CHOICES["eval.likelihood"].start("none"))  # or bound, ode
     return config
 
 

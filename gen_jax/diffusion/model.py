@@ -16,6 +16,7 @@ import numpy as np
 
 from gen_jax import optimizer
 from gen_jax.config import Choice, chosen, modules_of
+from gen_jax.diffusion import likelihood as likelihoods
 from gen_jax.diffusion import pictures
 from gen_jax.diffusion import process as processes
 from gen_jax.diffusion import sampler as samplers
@@ -52,6 +53,7 @@ CHOICES = {
     "network": Choice(NETWORKS, GIVEN),
     **processes.CHOICES,
     "sample.sampler": Choice(samplers.SAMPLERS),
+    "eval.likelihood": Choice(likelihoods.LIKELIHOODS),
 }
 
 
@@ -63,12 +65,14 @@ class Domain(NamedTuple):
       init: (training examples, frozen) -> State.variables.
       enter: (state, batch, key) -> x0 f32 [B, *shape], with about the range [-1, 1].
       leave: (state, x [N, *shape]) -> images f32 [N, H, W, C] in [-1, 1].
+      grey: whether its elements are pictures of 256 grey values per channel, which have a likelihood.
     """
 
     shape: tuple[int, int, int]
     init: Callable[[Batch, PyTree], dict[str, PyTree]]
     enter: Callable[[State, Batch, Key], Array]
     leave: Callable[[State, Array], Array]
+    grey: bool = False
 
 
 def pixels(spec: DataSpec) -> Domain:
@@ -78,6 +82,7 @@ def pixels(spec: DataSpec) -> Domain:
         lambda examples, frozen: {},
         lambda state, batch, key: to_model(batch["image"], spec.value_range),
         lambda state, x: x,
+        grey=spec.value_range == (0, 255),
     )
 
 
@@ -91,6 +96,7 @@ class _Model(NamedTuple):
     sampler: samplers.Sampler
     steps: np.ndarray
     optimize: optimizer.Optimizer
+    likelihood: likelihoods.Likelihood | None
     classes: tuple[str, ...]  # class names of a conditional model, or ()
 
 
@@ -104,7 +110,8 @@ def make(config: Any, spec: DataSpec, domain: Domain) -> Method:
 
     Raises:
       UserError: an unknown name; a prediction that does not determine the data at the end of the path; a conditional
-        model on a data set without labels; guidance of a model trained without label dropout.
+        model on a data set without labels; guidance of a model trained without label dropout; a learned variance of a
+        model without one; a likelihood that the model does not have.
     """
     model = _assemble(config, spec, domain)
     return Method(
@@ -126,18 +133,43 @@ def _assemble(config: Any, spec: DataSpec, domain: Domain) -> _Model:
     (network,) = modules_of(
         config.network,
         NETWORKS,
-        {"out_channels": domain.shape[-1], "num_classes": len(classes), "dtype": jnp.dtype(config.compute_dtype)},
+        {
+            "out_channels": process.variance.outputs * domain.shape[-1],
+            "num_classes": len(classes),
+            "dtype": jnp.dtype(config.compute_dtype),
+        },
     )
+    sampler = chosen(CHOICES["sample.sampler"], config.sample.sampler)
+    if sampler.estimates and process.variance.outputs == 1:
+        raise UserError(
+            "config.sample.sampler.variance is 'learned', but this model was trained with fixed variances: use small "
+            "or large, or train one with --config.diffusion.variance=learned"
+        )
     return _Model(
         config,
         domain,
         process,
         network,
-        chosen(CHOICES["sample.sampler"], config.sample.sampler),
+        sampler,
         process.path.steps(config.sample.num_steps, config.sample.spacing),
         optimizer.make(config.optimizer, config.num_steps, config.ema),
+        _likelihood(config, domain, process),
         classes,
     )
+
+
+def _likelihood(config: Any, domain: Domain, process: processes.Process) -> likelihoods.Likelihood | None:
+    """The likelihood that `evaluate` computes, if the config asks for one."""
+    likelihood = chosen(CHOICES["eval.likelihood"], config.eval.likelihood)
+    if likelihood is None:
+        return None
+    if not domain.grey:
+        raise UserError(
+            f"config.eval.likelihood is {config.eval.likelihood.name!r}, a likelihood of 256 grey values, and this "
+            "model is of codes or of other values: use none"
+        )
+    likelihood.check(process.path, process.variance.outputs == 2)
+    return likelihood
 
 
 def _init(model: _Model, key: Key, examples: Batch, frozen: PyTree) -> State:
@@ -203,21 +235,45 @@ def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
     key_noise, key_time = jax.random.split(key)
     process = model.process
     t = process.path.times(process.density(draw(key_time, batch["index"], jax.random.uniform)))
-    return {"loss": _losses(model, state, state.ema["denoiser"], batch, t, key_noise, None)}
+    values = {"loss": _losses(model, state, state.ema["denoiser"], batch, t, key_noise, None)}
+    likelihood = model.likelihood
+    if likelihood is None:
+        return values
+    condition = {"label": batch["label"]} if model.classes else {}
+    denoise = _denoiser(model, state, condition, 1.0, likelihood.estimates, likelihood.clips)
+    x0 = model.domain.enter(state, batch, key)
+    found = likelihood.measure(denoise, process.path, x0, keys_of(jax.random.fold_in(key, 2), batch["index"]))
+    given = "_given_label" if model.classes else ""
+    clipped = "_clipped" if likelihood.clips and model.config.sample.clip else ""
+    return values | {f"{name}{clipped}{given}": value for name, value in found.items()}
 
 
-def _denoiser(model: _Model, state: State, condition: Condition, scale: float) -> samplers.Denoiser:
-    """x0_hat of the averaged weights, with guidance, clipped to [-1, 1] if the config says so."""
+def _denoiser(
+    model: _Model,
+    state: State,
+    condition: Condition,
+    scale: float,
+    estimates: bool | None = None,
+    clips: bool = True,
+) -> samplers.Denoiser:
+    """x0_hat of the averaged weights, with guidance, clipped to [-1, 1] if `clips` and the config say so.
+
+    With `estimates` (by default if the sampler needs it) it comes in an `Estimate`; guidance and clipping do not change
+    the variance.
+    """
     label = condition.get("label")
+    with_variance = model.sampler.estimates if estimates is None else estimates
+
+    wrap: Any = model.process.estimator if with_variance else model.process.denoiser
 
     def told(label: Array | None) -> samplers.Denoiser:
         def network(x_in: Array, told: Array) -> Array:
             return model.network.apply({"params": state.ema["denoiser"]}, x_in, told, label=label)
 
-        return model.process.denoiser(network)
+        return wrap(network)
 
     denoise = told(label) if label is None else guided(told, label, scale)
-    return samplers.clipped(denoise) if model.config.sample.clip else denoise
+    return samplers.clipped(denoise) if clips and model.config.sample.clip else denoise
 
 
 def guided(told: Callable[[Array], samplers.Denoiser], label: Array, scale: float) -> samplers.Denoiser:
@@ -238,8 +294,10 @@ def guided(told: Callable[[Array], samplers.Denoiser], label: Array, scale: floa
     def denoise(x_t: Array, level: Level) -> Array:
         both = told(jnp.concatenate([label, _no_label(label)]))
         twice = Level(*(jnp.concatenate([value, value]) for value in level))
-        conditional, unconditional = jnp.split(both(jnp.concatenate([x_t, x_t]), twice), 2)
-        return scale * conditional + (1 - scale) * unconditional
+        found: Any = both(jnp.concatenate([x_t, x_t]), twice)
+        with_label = jax.tree.map(lambda value: value[: len(x_t)], found)  # a learned variance is the conditional one
+        conditional, unconditional = jnp.split(samplers.x0_of(found), 2)
+        return samplers.with_x0(with_label, scale * conditional + (1 - scale) * unconditional)
 
     return denoise
 

@@ -8,21 +8,58 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gen_jax.config import Choice, chosen, require_choice
+from gen_jax.diffusion import bound as bounds
 from gen_jax.diffusion import prediction as predictions
 from gen_jax.diffusion import schedule as schedules
 from gen_jax.diffusion import times as densities
 from gen_jax.diffusion import weighting as weightings
-from gen_jax.diffusion.schedule import Level, Path
+from gen_jax.diffusion.sampler import Estimate
+from gen_jax.diffusion.schedule import Level, Path, Schedule
 from gen_jax.method import Array, Key, UserError, broadcast_to_images
 
 Network = Callable[[Array, Array], Array]
-"""(x_in f32 [B, H, W, C], told f32 [B], 0..1000) -> output f32 [B, H, W, C]."""
+"""(x_in f32 [B, H, W, C], told f32 [B], 0..1000) -> output f32 [B, H, W, C], or 2 C with learned variances."""
+
+
+class Variance(NamedTuple):
+    """The variances of the reverse steps.
+
+    Attributes:
+      outputs: of the network, per channel of the data: 1, or 2 if it predicts the variance as well.
+      weight: of the variational bound in the loss.
+    """
+
+    outputs: int
+    weight: float
+
+
+def fixed() -> Variance:
+    """Returns variances that depend on the step only; the sampler chooses them."""
+    return Variance(1, 0.0)
+
+
+def learned(weight: float = 0.001) -> Variance:
+    """Returns variances that the network predicts (Nichol & Dhariwal 2021); sampled with `ancestral("learned")`.
+
+    The second half of the network's channels, v, places the log variance of each pixel (1 + v) / 2 of the way from the
+    small to the large one. It is trained by the variational bound, in which x0_hat is held fixed.
+
+    Args:
+      weight: of the bound in the loss, lambda in the paper. The bound is in bits per dimension; a term counts T times,
+        so that its mean over uniform times is the sum of all terms. Another density of times weights the terms.
+
+    Raises:
+      UserError: it is negative.
+    """
+    if weight < 0:
+        raise UserError(f"config.diffusion.variance.weight is {weight}; it must not be negative")
+    return Variance(2, weight)
 
 
 def no_scale() -> Callable[[Level], Any]:
@@ -59,6 +96,9 @@ INPUT_SCALES = {"none": no_scale, "unit_variance": unit_variance}
 TOLD: dict[str, Callable[[Level], Array]] = {"time": lambda level: level.time, "log_snr": _log_snr}
 """Noise conditioning of the network, 0..1000, rising with noise: the time, or the log SNR from 20 down to -20."""
 
+FIXED = fixed()
+VARIANCES: dict[str, Callable[..., Variance]] = {"fixed": fixed, "learned": learned}
+
 CHOICES = {
     # By default a schedule ends in pure noise.
     "diffusion.schedule": Choice(schedules.SCHEDULES, defaults={"zero_terminal_snr": True}),
@@ -66,6 +106,7 @@ CHOICES = {
     "diffusion.weighting": Choice(weightings.WEIGHTINGS),
     "diffusion.times": Choice(densities.DENSITIES),
     "diffusion.input_scale": Choice(INPUT_SCALES),
+    "diffusion.variance": Choice(VARIANCES),
 }
 
 
@@ -80,6 +121,7 @@ class Process:
       density: of the times in training.
       input_scale: level -> factor of x_t before the network.
       told: level -> noise conditioning of the network.
+      variance: of the reverse steps.
     """
 
     path: Path
@@ -88,6 +130,7 @@ class Process:
     density: densities.Density
     input_scale: Callable[[Level], Any]
     told: Callable[[Level], Array]
+    variance: Variance = FIXED
 
     def draw_times(self, key: Key, index: Array, size: int) -> Array:
         """Returns a time for each example, drawn from the density and spread evenly over the global batch.
@@ -110,32 +153,63 @@ class Process:
         return network(x_in, self.told(level))
 
     def loss(self, network: Network, x0: Array, eps: Array, t: Array) -> Array:
-        """Returns the weighted squared error at times t [B], a mean over pixels: f32 [B]."""
+        """Returns the weighted squared error at times t [B], a mean over pixels: f32 [B].
+
+        With learned variances, weight * T times the term of the variational bound at t is added (`learned`).
+        """
         level = self.path.level(t)
-        output = self.output(network, schedules.add_noise(x0, eps, level), level)
+        x_t = schedules.add_noise(x0, eps, level)
+        output, *variance = jnp.split(self.output(network, x_t, level), self.variance.outputs, axis=-1)
         target = predictions.target(self.prediction, x0, eps, level)
         error = jnp.mean((output - target) ** 2, axis=(1, 2, 3))
-        return weightings.on(self.weighting, self.prediction, level, self.path.unit) * error
+        loss = weightings.on(self.weighting, self.prediction, level, self.path.unit) * error
+        if not variance:
+            return loss
+        assert isinstance(self.path, Schedule)
+        x0_hat = predictions.to_x0(self.prediction, jax.lax.stop_gradient(output), x_t, level, self.path.unit)
+        rows = bounds.rows_at(bounds.coefficients(self.path), t, x0.dtype)
+        term = bounds.term(rows, x0, x0_hat, (1 + variance[0]) / 2, t)
+        return loss + self.variance.weight * self.path.num_steps * term
 
     def denoiser(self, network: Network) -> Callable[[Array, Level], Array]:
         """Returns (x_t, level with leaves [B]) -> x0_hat."""
 
         def denoise(x_t: Array, level: Level) -> Array:
-            return predictions.to_x0(self.prediction, self.output(network, x_t, level), x_t, level, self.path.unit)
+            output = jnp.split(self.output(network, x_t, level), self.variance.outputs, axis=-1)[0]
+            return predictions.to_x0(self.prediction, output, x_t, level, self.path.unit)
 
         return denoise
+
+    def estimator(self, network: Network) -> Callable[[Array, Level], Estimate]:
+        """Returns (x_t, level with leaves [B]) -> x0_hat and the learned variance, from one network call."""
+
+        def estimate(x_t: Array, level: Level) -> Estimate:
+            output, variance = jnp.split(self.output(network, x_t, level), 2, axis=-1)
+            x0_hat = predictions.to_x0(self.prediction, output, x_t, level, self.path.unit)
+            return Estimate(x0_hat, (1 + variance) / 2)
+
+        return estimate
 
 
 def make(config: Any) -> Process:
     """Returns the process of `config.diffusion`.
 
     Raises:
-      UserError: an unknown name, an invalid value, or a prediction that does not determine the data at the path's end.
+      UserError: an unknown name, an invalid value, a prediction that does not determine the data at the path's end, or
+        learned variances along a continuous path.
     """
     require_choice("diffusion.told", config.told, TOLD)
     path = chosen(CHOICES["diffusion.schedule"], config.schedule)
     prediction = chosen(CHOICES["diffusion.prediction"], config.prediction)
     predictions.check(prediction, path)
+    variance = chosen(CHOICES["diffusion.variance"], config.variance)
+    if variance.outputs == 2:
+        if not isinstance(path, Schedule):
+            raise UserError(
+                f"config.diffusion.variance is 'learned', which belongs to the steps of a table, and the {path.name} "
+                "path has none: use fixed, or another schedule"
+            )
+        bounds.coefficients(path)  # refuses a table of one step
     return Process(
         path,
         prediction,
@@ -143,4 +217,5 @@ def make(config: Any) -> Process:
         chosen(CHOICES["diffusion.times"], config.times),
         chosen(CHOICES["diffusion.input_scale"], config.input_scale),
         TOLD[config.told],
+        variance,
     )

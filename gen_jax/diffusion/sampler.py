@@ -22,6 +22,29 @@ from gen_jax.method import Array, PyTree, UserError
 Denoiser = Callable[[Array, Level], Array]
 
 
+class Estimate(NamedTuple):
+    """What a denoiser of a model with learned variances returns to those who ask for both.
+
+    Attributes:
+      x0_hat: the estimate of the data, [N, ...].
+      fraction: where the log variance of a reverse step lies between the small (0) and the large one (1); of x0_hat's
+        shape, not limited to 0..1.
+    """
+
+    x0_hat: Array
+    fraction: Array
+
+
+def x0_of(found: Any) -> Array:
+    """Returns x0_hat of what a denoiser returned: the array itself, or that of an `Estimate`."""
+    return found.x0_hat if isinstance(found, Estimate) else found
+
+
+def with_x0(found: Any, x0_hat: Array) -> Any:
+    """Returns what a denoiser returned, with another x0_hat; a learned variance stays."""
+    return found._replace(x0_hat=x0_hat) if isinstance(found, Estimate) else x0_hat
+
+
 class Row(NamedTuple):
     """The inputs of one step: leaves f32 []."""
 
@@ -38,12 +61,14 @@ class Sampler(NamedTuple):
       init: x_T -> the sampler's memory between steps; () if it has none.
       step: (carry, x_t, denoise, row, noise) -> (carry, x_s, x0_hat); `denoise` takes a level with leaves [].
       noisy: whether steps use standard normal noise; otherwise `noise` is None.
+      estimates: whether `denoise` must return an `Estimate`, as only models with learned variances can.
     """
 
     plan: Callable[[Level], PyTree]
     init: Callable[[Array], PyTree]
     step: Callable[[PyTree, Array, Denoiser, Row, Array | None], tuple[PyTree, Array, Array]]
     noisy: bool
+    estimates: bool = False
 
 
 class Transition(NamedTuple):
@@ -52,6 +77,15 @@ class Transition(NamedTuple):
     of_x_t: Any
     of_x0: Any
     of_noise: Any
+
+
+class LearnedTransition(NamedTuple):
+    """Steps whose noise has the standard deviation small (sigma_t / sigma_s)^fraction: leaves [S]."""
+
+    of_x_t: Any
+    of_x0: Any
+    small: Any  # 0 in the last step
+    log_ratio: Any  # log(sigma_t / sigma_s), of the large standard deviation to the small one; 0 in the last step
 
 
 class Trajectory(NamedTuple):
@@ -70,7 +104,8 @@ def ancestral(variance: str = "small") -> Sampler:
 
     Args:
       variance: "small" is the variance of q(x_s | x_t, x0), exact for data at a single point; "large" is the variance
-        of q(x_t | x_s), exact for standard normal data.
+        of q(x_t | x_s), exact for standard normal data; "learned" is between them where the network says (Nichol &
+        Dhariwal 2021), for models with learned variances.
 
     Raises:
       UserError: there is no such variance.
@@ -81,10 +116,12 @@ def ancestral(variance: str = "small") -> Sampler:
       >>> plan.of_noise.round(6).tolist()
       [0.420265, 0.0]
     """
-    if variance not in _ANCESTRAL_STD:
+    if variance not in (*_ANCESTRAL_STD, "learned"):
         raise UserError(
-            f"unknown variance {variance!r} of the ancestral sampler; there are {', '.join(_ANCESTRAL_STD)}"
+            f"unknown variance {variance!r} of the ancestral sampler; there are {', '.join(_ANCESTRAL_STD)}, learned"
         )
+    if variance == "learned":
+        return Sampler(_plan_learned, _no_memory, _apply_learned, noisy=True, estimates=True)
 
     def plan(levels: Level) -> Transition:
         t, s = _pairs(levels)
@@ -254,7 +291,12 @@ def clipped(denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser
       >>> clipped(lambda x_t, level: 3 * x_t)(jnp.array([-1.0, 0.1]), None).tolist()
       [-1.0, 0.30000001192092896]
     """
-    return lambda x_t, level: jnp.clip(denoise(x_t, level), low, high)
+
+    def denoise_clipped(x_t: Array, level: Level) -> Any:
+        found = denoise(x_t, level)
+        return with_x0(found, jnp.clip(x0_of(found), low, high))
+
+    return denoise_clipped
 
 
 def _pairs(levels: Level) -> tuple[Level, Level]:
@@ -280,6 +322,20 @@ def _large_std(t: Level, s: Level) -> np.ndarray:
 
 
 _ANCESTRAL_STD: dict[str, Callable[[Level, Level], np.ndarray]] = {"small": _small_std, "large": _large_std}
+
+
+def _plan_learned(levels: Level) -> LearnedTransition:
+    t, s = _pairs(levels)
+    of_x_t, of_x0, small = ancestral("small").plan(levels)
+    return LearnedTransition(of_x_t, of_x0, small, np.log(t.sigma / np.where(s.sigma == 0, t.sigma, s.sigma)))
+
+
+def _apply_learned(
+    carry: PyTree, x_t: Array, denoise: Callable[[Array, Level], Any], row: Row, noise: Array | None
+) -> tuple[PyTree, Array, Array]:
+    found, plan = denoise(x_t, row.t), row.plan
+    std = plan.small * jnp.exp(found.fraction * plan.log_ratio)
+    return carry, plan.of_x_t * x_t + plan.of_x0 * found.x0_hat + std * noise, found.x0_hat
 
 
 def _no_memory(x_T: Array) -> tuple[()]:
