@@ -392,6 +392,11 @@ READ_WITH = {
     "diffusion.times.mean": ("logit_normal",),
     "diffusion.times.std": ("logit_normal",),
     "diffusion.input_scale.sigma_data": ("unit_variance",),
+    "diffusion.variance.weight": ("learned",),
+    "eval.likelihood.terms": ("bound",),
+    "eval.likelihood.variance": ("bound",),
+    "eval.likelihood.num_steps": ("ode",),
+    "eval.likelihood.probes": ("ode",),
     "sample.sampler.eta": ("ddim",),
     "sample.sampler.variance": ("ancestral",),
     "vae.likelihood.sigma": ("gaussian",),
@@ -421,7 +426,9 @@ def different(key, value):
     """A value of the same type that the parameter `key` may have instead."""
     if isinstance(value, float):
         return value / 2 + 0.3
-    return "large" if key.endswith("sampler.variance") else other(value)
+    if key.endswith("likelihood.terms"):  # 0 means all, and few are too few
+        return 5
+    return "large" if key.endswith(("sampler.variance", "likelihood.variance")) else other(value)
 
 
 def words_of(values):
@@ -435,12 +442,13 @@ def orders(words):
 
 def test_choices_are_all_that_has_parameters():
     below = {
-        "diffusion": ("schedule", "prediction", "weighting", "times", "input_scale"),
+        "diffusion": ("schedule", "prediction", "weighting", "times", "input_scale", "variance"),
         "vae": ("likelihood",),
         "gan": ("penalty", "constraint"),
     }
     of_all = {"optimizer", "optimizer.decay", "network"}
-    diffusion_paths = of_all | {f"diffusion.{name}" for name in below["diffusion"]} | {"sample.sampler"}
+    diffusion_paths = of_all | {f"diffusion.{name}" for name in below["diffusion"]}
+    diffusion_paths |= {"sample.sampler", "eval.likelihood"}
     vae_paths, gan_paths = of_all | {"vae.likelihood"}, of_all | {f"gan.{name}" for name in below["gan"]}
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
@@ -543,6 +551,7 @@ class OneNumber(nn.Module):
 
     @nn.compact
     def __call__(self, x, time, *, label=None, index=None, train=False):
+        x = jnp.repeat(x, self.out_channels // x.shape[-1], axis=-1)  # twice with learned variances
         return x * self.param("number", nn.initializers.ones, ()) + 0 * time.reshape(-1, 1, 1, 1)
 
 
@@ -673,7 +682,7 @@ NEW = {
     "ddpm": {
         "network.name": "unet", "network.num_groups": 32, "diffusion.times.name": "uniform",
         "diffusion.input_scale.name": "none", "diffusion.told": "time", "diffusion.label_drop": 0.0,
-        "sample.guidance": 1.0,
+        "diffusion.variance.name": "fixed", "eval.likelihood.name": "none", "sample.guidance": 1.0,
     },
     "vae": {"vae.manifold": False},
     "gan": {

@@ -81,11 +81,11 @@ def bound(terms: int = 0, variance: str = "small") -> Likelihood:
     return Likelihood(check, measure, estimates=variance == "learned", clips=True)
 
 
-def ode(steps: int = 100, probes: int = 1) -> Likelihood:
+def ode(num_steps: int = 100, probes: int = 1) -> Likelihood:
     """Returns the likelihood of the probability-flow ODE, of images with uniform noise in place of rounding.
 
     Args:
-      steps: of Heun's method, two network calls and their derivatives each.
+      num_steps: of Heun's method, two network calls and their derivatives each.
       probes: random directions for the divergence, per image; 0 for the exact one, a derivative per dimension.
 
     Raises:
@@ -95,18 +95,18 @@ def ode(steps: int = 100, probes: int = 1) -> Likelihood:
         raise UserError(f"config.eval.likelihood.probes is {probes}; use 0 for the exact divergence, or 1 or more")
 
     def check(path: Path, learned: bool) -> None:
-        ode_likelihood.times(path, steps)
+        ode_likelihood.times(path, num_steps)
 
     def measure(denoise: sampler.Denoiser, path: Path, x0: Array, keys: Array) -> Scalars:
         directions = ode_likelihood.hutchinson(probes) if probes else ode_likelihood.exact(x0[0].size)
         for_pixels, for_signs = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(2))
         x = ode_likelihood.dequantised(x0, for_pixels)
-        visited = ode_likelihood.times(path, steps)
+        visited = ode_likelihood.times(path, num_steps)
         nats = ode_likelihood.log_density_of_data(denoise, path, visited, x, directions, for_signs)
         divergence = counted(probes, "probe").replace(" ", "_") if probes else "exact_divergence"
         first = path.path(visited)
         protocol = (
-            f"uniform_dequantisation_of_256_levels_ode_{steps}_heun_steps_{divergence}"
+            f"uniform_dequantisation_of_256_levels_ode_{num_steps}_heun_steps_{divergence}"
             f"_noise_{first.sigma[-2] / first.alpha[-2]:.2g}"
         )
         return {f"nll/{protocol}": -nats, f"bits_per_dim/{protocol}": ode_likelihood.bits_per_dim(nats, x0[0].size)}

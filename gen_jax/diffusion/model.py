@@ -295,9 +295,8 @@ def guided(told: Callable[[Array], samplers.Denoiser], label: Array, scale: floa
         both = told(jnp.concatenate([label, _no_label(label)]))
         twice = Level(*(jnp.concatenate([value, value]) for value in level))
         found: Any = both(jnp.concatenate([x_t, x_t]), twice)
-        with_label = jax.tree.map(lambda value: value[: len(x_t)], found)  # a learned variance is the conditional one
         conditional, unconditional = jnp.split(samplers.x0_of(found), 2)
-        return samplers.with_x0(with_label, scale * conditional + (1 - scale) * unconditional)
+        return samplers.with_x0(found, scale * conditional + (1 - scale) * unconditional)
 
     return denoise
 

@@ -80,7 +80,7 @@ def times(path: Path, num_steps: int) -> np.ndarray:
     """
     most = path.num_steps - 1 if isinstance(path, Schedule) else 100_000
     if not 1 <= num_steps <= most:
-        raise UserError(f"config.eval.likelihood.steps is {num_steps}; use 1 to {most:,} along {path.name}")
+        raise UserError(f"config.eval.likelihood.num_steps is {num_steps}; use 1 to {most:,} along {path.name}")
     if isinstance(path, Schedule):
         return path.steps(num_steps + 1, "linspace")
     return np.linspace(1.0, FIRST, num_steps + 1)

@@ -159,7 +159,7 @@ class Process:
         """
         level = self.path.level(t)
         x_t = schedules.add_noise(x0, eps, level)
-        output, *variance = jnp.split(self.output(network, x_t, level), self.variance.outputs, axis=-1)
+        output, *variance = self._halves(self.output(network, x_t, level))
         target = predictions.target(self.prediction, x0, eps, level)
         error = jnp.mean((output - target) ** 2, axis=(1, 2, 3))
         loss = weightings.on(self.weighting, self.prediction, level, self.path.unit) * error
@@ -175,7 +175,7 @@ class Process:
         """Returns (x_t, level with leaves [B]) -> x0_hat."""
 
         def denoise(x_t: Array, level: Level) -> Array:
-            output = jnp.split(self.output(network, x_t, level), self.variance.outputs, axis=-1)[0]
+            output = self._halves(self.output(network, x_t, level))[0]
             return predictions.to_x0(self.prediction, output, x_t, level, self.path.unit)
 
         return denoise
@@ -184,11 +184,15 @@ class Process:
         """Returns (x_t, level with leaves [B]) -> x0_hat and the learned variance, from one network call."""
 
         def estimate(x_t: Array, level: Level) -> Estimate:
-            output, variance = jnp.split(self.output(network, x_t, level), 2, axis=-1)
+            output, variance = self._halves(self.output(network, x_t, level))
             x0_hat = predictions.to_x0(self.prediction, output, x_t, level, self.path.unit)
             return Estimate(x0_hat, (1 + variance) / 2)
 
         return estimate
+
+    def _halves(self, output: Array) -> list[Array]:
+        """The prediction and, if it is learned, the variance: [B, H, W, C] each."""
+        return [output] if self.variance.outputs == 1 else jnp.split(output, 2, axis=-1)
 
 
 def make(config: Any) -> Process:

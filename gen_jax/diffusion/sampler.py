@@ -41,8 +41,11 @@ def x0_of(found: Any) -> Array:
 
 
 def with_x0(found: Any, x0_hat: Array) -> Any:
-    """Returns what a denoiser returned, with another x0_hat; a learned variance stays."""
-    return found._replace(x0_hat=x0_hat) if isinstance(found, Estimate) else x0_hat
+    """Returns what a denoiser returned, with another x0_hat.
+
+    A learned variance stays. If x0_hat was made of several rows, as by guidance, it is that of the first.
+    """
+    return Estimate(x0_hat, found.fraction[: len(x0_hat)]) if isinstance(found, Estimate) else x0_hat
 
 
 class Row(NamedTuple):

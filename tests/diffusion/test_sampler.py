@@ -611,7 +611,7 @@ def test_samples_are_float32_whatever_the_network_computes_in(name):
 
 
 def test_wrong_choices_are_refused_in_one_line():
-    with pytest.raises(method.UserError, match=r"^unknown variance 'medium' .* there are small, large$"):
+    with pytest.raises(method.UserError, match=r"^unknown variance 'medium' .* there are small, large, learned$"):
         sampler.ancestral("medium")
     with pytest.raises(method.UserError, match=r"^eta of the DDIM sampler must be between 0 and 1, not 1\.5$"):
         sampler.ddim(1.5)
