@@ -2,10 +2,10 @@
 
 A sampler sees a network only as `denoise(x_t [N, ...], level with leaves [N]) -> x0_hat`: prediction kind, guidance,
 labels and clipping are wrapped around the network before (only `ancestral("learned")` also asks for a variance, in an
-`Estimate`). A step may call it several times. The list of levels is an
-argument; each step goes to the next level of the list, and the last level is clean data. Coefficients that depend on
-the levels are computed in float64 on the host, for the whole list at once (1 - (alpha_t / alpha_s)^2 loses its digits
-in float32). Sources: Ho et al. 2020, Song et al. 2021 (DDIM), Lin et al. 2023, Karras et al. 2022 (Heun).
+`Estimate`). A step may call it several times. The list of levels is an argument; each step goes to the next level of
+the list, and the last level is clean data. Coefficients that depend on the levels are computed in float64 on the host,
+for the whole list at once (1 - (alpha_t / alpha_s)^2 loses its digits in float32). Sources: Ho et al. 2020, Song et al.
+2021 (DDIM), Nichol & Dhariwal 2021 (learned variance), Lin et al. 2023, Karras et al. 2022 (Heun).
 """
 
 from __future__ import annotations
