@@ -81,11 +81,11 @@ def bound(terms: int = 0, variance: str = "small") -> Likelihood:
     return Likelihood(check, measure, estimates=variance == "learned", clips=True)
 
 
-def ode(num_steps: int = 100, probes: int = 1) -> Likelihood:
+def ode(num_steps: int = 200, probes: int = 1) -> Likelihood:
     """Returns the likelihood of the probability-flow ODE, of images with uniform noise in place of rounding.
 
     Args:
-      num_steps: of Heun's method, two network calls and their derivatives each.
+      num_steps: of Heun's method, two network calls and their derivatives each. Too few give too low a figure.
       probes: random directions for the divergence, per image; 0 for the exact one, a derivative per dimension.
 
     Raises:
