@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import config as configs
-from gen_jax import evaluate, report, sample, validation
+from gen_jax import evaluate, judges, report, sample, validation
 from gen_jax.data import dataset
 from gen_jax.figures import samples as figures
 from gen_jax.figures.pictures import save_picture
@@ -60,6 +60,7 @@ def judge_run(workdir: pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
         config.data.name = model.spec.name  # the network may be up by now, but the run was trained on the substitute
     data = dataset.load(config.data)
     dataset.refuse_other(model.spec, data.spec, run.workdir)
+    judges.check_networks(config)
     finish(model, data, run, config.eval.num_samples, trained=False)
 
 

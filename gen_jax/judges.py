@@ -258,17 +258,21 @@ def judge_by_network(
     train = sources.Pictures(data.spec.name, data.train["image"], None, data, data.spec.fingerprint)
     extractor, cache_dir = extractors.make(name, train, config.data), config.data.cache_dir
     seen = comparison.see(sources.Pictures("samples", samples.images, None, None, ""), extractor)
+    measures = [name for name in comparison.MEASURES if name != "similarity"]  # measured without a network
     rows, left_out = [], []
     for pair in _pairs(data, len(samples.images)):
-        against = comparison.see(train.thinned(pair.num), extractor, cache_dir, keep=True)
+        some = train.thinned(pair.num)
+        some = some._replace(images=to_bytes(some.images, data.spec.value_range))
+        against = comparison.see(some, extractor, cache_dir, keep=True)
         test = None
         if pair.real is not None:
-            real = train._replace(name=f"{data.spec.name}@test", images=pair.real["image"])
+            shown = to_bytes(pair.real["image"], data.spec.value_range)
+            real = train._replace(name=f"{data.spec.name}@test", images=shown)
             test = comparison.see(real, extractor, cache_dir, keep=True)
         sets = comparison.Sets(seen.rows(pair.samples), against, test, extractor, whole=False)
-        found, reasons = comparison.judge(sets, [*comparison.MEASURES])
+        found, reasons = comparison.judge(sets, measures)
         reference = {} if test is None else {
-            row.measure: row.value for row in comparison.judge(sets._replace(fake=test), [*comparison.MEASURES])[0]
+            row.measure: row.value for row in comparison.judge(sets._replace(fake=test), measures)[0]
         }  # fmt: skip
         left_out += [{"measure": f"{each}/{extractor.name}", "reason": why} for each, why in reasons.items()]
         for row in found:
@@ -287,8 +291,20 @@ def _networks(config: Any) -> list[str]:
 
 
 def check_networks(config: Any) -> None:
-    """Raises a UserError if a network of `eval.judges` is unknown, or its weights are missing: before training."""
-    for name in _networks(config):
+    """Refuses a network of `eval.judges` that cannot judge a run, before training.
+
+    Raises:
+      UserError: it is unknown, named twice, or a classifier, or its weights are missing.
+    """
+    names = _networks(config)
+    kinds = [name.partition(":")[0] for name in names]
+    for name, kind in zip(names, kinds, strict=True):
+        if kind in ("classifier", "turns"):
+            raise UserError(
+                f"config.eval.judges has {name!r}, but a classifier of the data always judges a run: leave it out"
+            )
+        if kinds.count(kind) > 1:  # their metrics would have one name
+            raise UserError(f"config.eval.judges has {kind!r} more than once: leave one out")
         extractors.check(name)
 
 

@@ -276,6 +276,23 @@ def test_a_network_that_is_not_there_is_refused_before_training():
     config.eval.judges = "inceptoin"
     with pytest.raises(UserError, match="there is no judge 'inceptoin'; did you mean inception"):
         judges.check_networks(config)
+    config.eval.judges = "pixels,classifier"
+    with pytest.raises(UserError, match="a classifier of the data always judges a run"):
+        judges.check_networks(config)
+    config.eval.judges = "pixels,pixels"
+    with pytest.raises(UserError, match="'pixels' more than once"):
+        judges.check_networks(config)
+
+
+def test_samples_of_black_and_white_images_are_compared_with_bytes():
+    images = np.random.default_rng(0).integers(0, 2, (200, 8, 8, 1)).astype(np.uint8)
+    spec = DataSpec("bits", (8, 8, 1), 100, fingerprint="bits", value_range=(0, 1))
+    data = Dataset(spec, {"image": images[:100]}, {"image": images[100:]})
+    samples = judges.Samples(255 * images[:100], None, "")  # the training images themselves, as a model returns them
+    rows, _ = judges.judge_by_network("pixels", configs.base_config(), data, samples)
+    values = {row["name"].partition("/")[0]: row["value"] for row in rows}
+    assert values["precision"] == values["recall"] == values["coverage"] == 1
+    assert values["frechet_distance"] == pytest.approx(0, abs=1e-3)
 
 
 def test_a_reference_has_the_number_of_the_samples_or_is_none():

@@ -72,10 +72,10 @@ def load(name: str, config: Any) -> Dataset:
     for key, allowed in (("train_split", ("train",)), ("test_split", ("test", ""))):
         if config[key] not in allowed:
             raise UserError(f"config.data.{key} is {config[key]!r}; {NAME} has no such split: use {allowed[0]}")
-    arrays = {
-        split: dict(zip(("image", "label"), draw(_SEED[split], num), strict=True))
-        for split, num in NUM_EXAMPLES.items()
-    }
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    for split, num in NUM_EXAMPLES.items():
+        image, label = draw(_SEED[split], num)
+        arrays[split] = {"image": image, "label": label}
     spec = DataSpec(
         name=NAME,
         image_shape=(SIZE, SIZE, 1),

@@ -7,6 +7,7 @@ in one line on stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
+import pathlib
 import sys
 from typing import Any
 
@@ -33,6 +34,8 @@ def main(argv: list[str]) -> None:
       UserError: a mistake of the user.
     """
     flags = _parser().parse_args(argv)
+    if flags.json and not pathlib.Path(flags.json).absolute().parent.is_dir():
+        raise UserError(f"--json={flags.json}: there is no folder {pathlib.Path(flags.json).parent}; create it first")
     from gen_jax.config import base_config
     from gen_jax.metrics import comparison, extractors, sources
 
@@ -136,23 +139,24 @@ def _judge(extractor: Any, sets: list[Any], reference: Any, test: Any, measures:
     real = comparison.see(reference, extractor, cache_dir, keep=True)
     held_out = comparison.see(test, extractor, cache_dir, keep=True) if test else None
     seen = [comparison.see(each, extractor) for each in sets]
-    whole = reference.data is not None and len(reference.images) == len(reference.data.train["image"])
     columns, left_out = {}, {}
     pictures = [*sets, test] if test else sets
     for each, shown in zip([*seen, held_out] if held_out else seen, pictures, strict=True):
         print(f"measuring {each.name}", file=sys.stderr, flush=True)
-        columns[each.name], reasons = comparison.judge(
-            comparison.Sets(each, real, held_out, extractor, whole, shown), measures
+        columns[each.name], left_out[each.name] = comparison.judge(
+            comparison.Sets(each, real, held_out, extractor, reference.whole, shown), measures
         )
-        left_out |= reasons
-    print(f"{len(seen[0].features):,} pictures a set, against {len(real.features):,} of {reference.name}")
+    sizes = " and ".join(f"{size:,}" for size in sorted({len(each.features) for each in seen}))
+    print(f"{sizes} pictures a set, against {len(real.features):,} of {reference.name}")
     print(comparison.table(columns))
     protocols = {row.measure: row.how for rows in columns.values() for row in rows}
     for measure, how in protocols.items():
         print(f"  {measure}: {how}")
-    for measure, reason in left_out.items():
-        print(f"  {measure}: left out: {reason}")
-    pairs = comparison.differences(seen, real) if "frechet" in measures and "frechet" not in left_out else []
+    for name, reasons in left_out.items():
+        for measure, reason in reasons.items():
+            print(f"  {measure} of {name}: left out: {reason}")
+    measured = [each for each in seen if "frechet" in measures and "frechet" not in left_out[each.name]]
+    pairs = comparison.differences(measured, real) if measured else []
     for name, found in pairs:
         print(f"  frechet_distance, {name}: {found.value:.4g} (95% interval {found.low:.4g} to {found.high:.4g})")
     print()

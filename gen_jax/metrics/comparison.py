@@ -128,26 +128,36 @@ def kernel(sets: Sets) -> list[Row]:
 def overlap(sets: Sets) -> list[Row]:
     """Precision and recall (k = 3), density and coverage (k = 5)."""
     found = prdc(sets.real.features, sets.fake.features)
-    n = len(sets.fake.features)
+    num = {"precision": len(sets.fake.features)} | dict.fromkeys(("recall", "coverage"), len(sets.real.features))
     rows = []
     for name, value in found._asdict().items():
         how = f"balls to neighbour number {3 if name in ('precision', 'recall') else 5}"
         if name == "density":  # no share: its balls overlap
             rows.append(Row(name, value, None, "higher", how))
         else:
-            rows.append(_share(name, value, math.sqrt(value * (1 - value) / n), "higher", how))
+            error = math.sqrt(value * (1 - value) / num[name])
+            rows.append(Row(name, value, wilson(value, num[name]), "higher", f"{how}; 95% Wilson interval", error))
     return rows
 
 
-def _share(name: str, value: float, error: float, better: str, how: str) -> Row:
-    spread = max(0.0, value - 1.96 * error), min(1.0, value + 1.96 * error)
-    return Row(name, value, spread, better, f"{how}; 95% binomial interval", error)
+def wilson(share: float, num: int) -> tuple[float, float]:
+    """Returns the 95% interval of a share of `num` independent trials (Wilson 1927); it has a width at 0 and 1 too.
+
+    Example:
+      >>> low, high = wilson(1.0, 60)  # at 1 it starts at n / (n + z^2)
+      >>> round(low, 4), high
+      (0.9398, 1.0)
+    """
+    z = 1.959964
+    middle = (share + z**2 / (2 * num)) / (1 + z**2 / num)
+    half = z / (1 + z**2 / num) * math.sqrt(share * (1 - share) / num + z**2 / (4 * num**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def score(sets: Sets) -> list[Row]:
     """The Inception score; `class_score` with another classifier."""
     if sets.fake.probabilities is None:
-        return []
+        raise UserError(f"the judge {sets.extractor.name} has no classes: another one does (efficientnet_lite0)")
     found = scores.inception_score(sets.fake.probabilities)
     name = "inception_score" if sets.extractor.published else "class_score"
     how = (
@@ -165,8 +175,8 @@ def variety(sets: Sets) -> list[Row]:
 
 def similarity(sets: Sets) -> list[Row]:
     """The similarity of pictures of one class, if they have labels."""
-    if sets.pictures is None or sets.pictures.labels is None:
-        return []
+    if sets.pictures is None or sets.pictures.labels is None or sets.pictures.labels.max(initial=-1) < 0:
+        raise UserError("these pictures have no labels: an .npz holds them as arr_1, a folder as sub-folders")
     images, labels = sets.pictures.images, sets.pictures.labels
     height, width = images.shape[1:3]
     pairs = ms_ssim.pairs_per_class(len(np.unique(labels)))
@@ -180,14 +190,18 @@ def similarity(sets: Sets) -> list[Row]:
 
 def copies(sets: Sets) -> list[Row]:
     """The share of samples nearer to training than to test images."""
-    if sets.test is None or sets.fake is sets.test:
+    if sets.fake is sets.test:
         return []
+    if sets.test is None:
+        raise UserError("it needs as many test images, and the reference has no such split: use a data set by name")
     found = memory.memorisation(sets.fake.features, sets.real.features, sets.test.features)
     how = (
         f"share of pictures whose nearest of {found.num_images:,} reference images is nearer than their nearest of as "
         "many test images; about 0.5 without memorisation"
     )
-    return [_share("memorisation", found.share, found.standard_error, "0.5", how)]
+    share, error = found.share, found.standard_error
+    spread = max(0.0, share - 1.96 * error), min(1.0, share + 1.96 * error)
+    return [Row("memorisation", share, spread, "0.5", f"{how}; 95% interval of its standard error", error)]
 
 
 MEASURES: dict[str, Callable[[Sets], list[Row]]] = {

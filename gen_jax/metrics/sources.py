@@ -36,6 +36,7 @@ class Pictures(NamedTuple):
       labels: i32 [N], or None.
       data: the data set that they are the training images of, or None.
       fingerprint: hex digest of the images.
+      whole: whether these are all training images of a data set, at their own size.
     """
 
     name: str
@@ -43,12 +44,14 @@ class Pictures(NamedTuple):
     labels: np.ndarray | None
     data: Dataset | None
     fingerprint: str
+    whole: bool = False
 
     def thinned(self, num: int) -> Pictures:
         """Returns `num` of the pictures, evenly spaced; always the same ones."""
         rows = dataset.spread(len(self.images), num)
         labels = None if self.labels is None else np.asarray(self.labels)[rows]
-        return self._replace(images=np.asarray(self.images[rows]), labels=labels)
+        whole = self.whole and num >= len(self.images)
+        return self._replace(images=np.asarray(self.images[rows]), labels=labels, whole=whole)
 
 
 def read(source: str, config: Any) -> Pictures:
@@ -61,8 +64,12 @@ def read(source: str, config: Any) -> Pictures:
     Raises:
       UserError: there is no such source, or it holds no pictures that can be judged; one line.
     """
-    path, _, split = source.partition("@")
+    path, _, split = source.rpartition("@")
+    if not path or pathlib.Path(source).expanduser().exists():  # a name with an @ of its own
+        path, split = source, ""
     place = pathlib.Path(path).expanduser()
+    if split and (place.is_file() or (place / "config.json").is_file()):
+        raise UserError(f"{source}: only a data set has splits: leave out {'@' + split!r}")
     if place.suffix == ".npz" or (place.is_file() and zipfile.is_zipfile(place)):
         return _of_npz(source, place)
     if (place / "config.json").is_file():
@@ -89,10 +96,13 @@ def _of_set(source: str, name: str, split: str, config: Any) -> Pictures:
     images = data.train["image"]
     if not isinstance(images, np.ndarray):
         raise UserError(f"{source} is streamed: leave out data.stream")
-    return Pictures(source, images, data.train.get("label"), data, data.spec.fingerprint)
+    whole = not (split or config.image_size or config.channels)
+    return Pictures(source, images, data.train.get("label"), data, data.spec.fingerprint, whole)
 
 
 def _of_npz(source: str, path: pathlib.Path) -> Pictures:
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is cut short, or no .npz file: save pictures with numpy.savez(path, images)")
     try:
         with np.load(path, allow_pickle=False) as file:
             name = next((name for name in _ARRAYS if name in file.files), None)
@@ -149,5 +159,6 @@ def as_data(pictures: Pictures) -> Dataset:
         arrays["label"], num = pictures.labels, int(pictures.labels.max()) + 1
         features = labelled([str(label) for label in range(num)])
     shape = pictures.images.shape
-    spec = DataSpec(pictures.name, shape[1:], shape[0], features, pictures.fingerprint)
+    fingerprint = cache.fingerprint(arrays)  # of the labels too: a classifier of other labels is another one
+    spec = DataSpec(pictures.name, shape[1:], shape[0], features, fingerprint)
     return Dataset(spec, arrays, None)

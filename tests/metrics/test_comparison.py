@@ -68,8 +68,9 @@ def test_real_test_images_are_judged_beside_the_samples(tmp_path, capsys):
     assert "| stroke_digits@train[:60] | real (stroke_digits@test) |" in printed
     assert re.search(r"\| memorisation \| 0.5 \| [\d.]+ \([^)]+\) \| \|", printed)  # test images have no test images
     assert (
-        "frechet: left out: 60 samples are too few for a Frechet distance on 784 features: use more than 784" in printed
-    )
+        "frechet of stroke_digits@train[:60]: left out: 60 samples are too few for a Frechet distance on 784 features: "
+        "use more than 784"
+    ) in printed
 
 
 def test_features_of_the_reference_are_kept(tmp_path):
@@ -161,5 +162,27 @@ def test_similarity_within_classes_needs_labels_and_is_that_of_the_pixels():
     (first,) = comparison.similarity(alone)
     assert row.value == pytest.approx((first.value + 1) / 2, abs=1e-9)  # identical pictures have similarity 1
     assert first.value < 0.2
-    assert comparison.similarity(alone._replace(pictures=pictures._replace(labels=None))) == []
-    assert comparison.similarity(alone._replace(pictures=None)) == []
+    for without in (pictures._replace(labels=None), pictures._replace(labels=labels - 2), None):
+        with pytest.raises(UserError, match="no labels"):
+            comparison.similarity(alone._replace(pictures=without))
+
+
+def test_a_measure_that_lacks_something_says_what_for_each_set(files, tmp_path, capsys):
+    path = str(tmp_path / "table.json")
+    command.main([*files.values(), "--judge=pixels", "--measures=score,memorisation", f"--json={path}"])
+    (found,) = json.loads(pathlib.Path(path).read_text())
+    assert f"score of {files['bad']}: left out: the judge pixels has no classes" in capsys.readouterr().out
+    for name in (files["good"], files["bad"]):
+        assert "has no classes" in found["left_out"][name]["score"]
+        assert "the reference has no such split" in found["left_out"][name]["memorisation"]
+    with pytest.raises(UserError, match="there is no folder .*missing"):
+        command.main([*files.values(), f"--json={tmp_path}/missing/table.json"])
+
+
+def test_the_errors_of_recall_and_coverage_are_those_of_the_real_pictures():
+    features = RNG.normal(size=(500, 4)).astype(np.float32)
+    fake, real = comparison.Seen("a", features[:100], None), comparison.Seen("b", features[100:], None)
+    rows = {row.measure: row for row in comparison.overlap(comparison.Sets(fake, real, None, None, False))}  # pyright: ignore
+    for name, num in (("precision", 100), ("recall", 400), ("coverage", 400)):
+        share = rows[name].value
+        assert rows[name].standard_error == pytest.approx((share * (1 - share) / num) ** 0.5)

@@ -100,5 +100,33 @@ def test_a_file_cut_short_is_one_line(tmp_path, config):
     np.savez(tmp_path / "made.npz", IMAGES)
     content = (tmp_path / "made.npz").read_bytes()
     (tmp_path / "made.npz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="is cut short, or no .npz file"):
         sources.read(f"{tmp_path}/made.npz", config)
+    np.save(tmp_path / "one.npy", IMAGES)
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    with pytest.raises(UserError, match="no .npz file"):
+        sources.read(f"{tmp_path}/one.npz", config)
+
+
+def test_an_at_sign_is_a_split_only_where_no_such_file_is(tmp_path, config):
+    np.savez(tmp_path / "me@home.npz", IMAGES)
+    np.testing.assert_array_equal(sources.read(f"{tmp_path}/me@home.npz", config).images, IMAGES)
+    with pytest.raises(UserError, match=r"only a data set has splits: leave out '@test'"):
+        sources.read(f"{tmp_path}/me@home.npz@test", config)
+
+
+def test_only_all_training_images_at_their_size_are_whole(config):
+    whole = sources.read("stroke_digits", config)
+    assert whole.whole
+    assert not whole.thinned(100).whole
+    assert not sources.read("stroke_digits@test", config).whole
+    config.image_size = 32
+    assert not sources.read("stroke_digits", config).whole
+
+
+def test_other_labels_are_another_set_to_train_a_classifier_on():
+    digests = {
+        sources.as_data(sources.Pictures("x", IMAGES, np.array(labels, np.int32), None, "same")).spec.fingerprint
+        for labels in ([0, 1, 2, 0, 1, 2], [0, 0, 1, 1, 2, 2])
+    }
+    assert len(digests) == 2
