@@ -673,7 +673,8 @@ NEW = {
     "ddpm": {
         "network.name": "unet", "network.num_groups": 32, "diffusion.times.name": "uniform",
         "diffusion.input_scale.name": "none", "diffusion.told": "time", "diffusion.label_drop": 0.0,
-        "sample.guidance": 1.0,
+        "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",
+        "sample.dynamic_threshold": 0.0,
     },
     "vae": {"vae.manifold": False},
     "gan": {

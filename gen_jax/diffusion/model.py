@@ -16,11 +16,11 @@ import numpy as np
 
 from gen_jax import optimizer
 from gen_jax.config import Choice, chosen, modules_of
+from gen_jax.diffusion import guidance as guidances
 from gen_jax.diffusion import pictures
 from gen_jax.diffusion import process as processes
 from gen_jax.diffusion import sampler as samplers
 from gen_jax.diffusion.dit import DiT
-from gen_jax.diffusion.schedule import Level
 from gen_jax.diffusion.unet import UNet
 from gen_jax.method import (
     Array,
@@ -44,7 +44,6 @@ MAX_TIMESTEPS = 1_000_000  # of a table: more would cost memory and change nothi
 NUM_SHOWN = 9  # images whose reverse process the report shows
 NUM_CLASSES_SHOWN = 10  # in the picture of guidance
 SCALES_SHOWN = (0.0, 1.0, 2.0, 4.0)
-NO_LABEL = -1  # the label of an unconditional network call
 
 NETWORKS = {"unet": (UNet,), "dit": (DiT,)}
 GIVEN = ("out_channels", "num_classes", "dtype")
@@ -142,7 +141,7 @@ def _assemble(config: Any, spec: DataSpec, domain: Domain) -> _Model:
 
 def _init(model: _Model, key: Key, examples: Batch, frozen: PyTree) -> State:
     x = jnp.zeros((1, *model.domain.shape))
-    label = _no_label(x) if model.classes else None
+    label = guidances.no_label(x) if model.classes else None
     params = {"denoiser": model.network.init(stream(key, "init"), x, jnp.zeros(1), label=label)["params"]}
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -181,7 +180,7 @@ def _label_in_training(model: _Model, batch: Batch, key: Key | None) -> Array | 
     if not share or key is None:
         return batch["label"]
     dropped = draw(jax.random.fold_in(key, 1), batch["index"], jax.random.uniform) < share
-    return jnp.where(dropped, NO_LABEL, batch["label"])
+    return jnp.where(dropped, guidances.NO_LABEL, batch["label"])
 
 
 def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
@@ -207,7 +206,7 @@ def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
 
 
 def _denoiser(model: _Model, state: State, condition: Condition, scale: float) -> samplers.Denoiser:
-    """x0_hat of the averaged weights, with guidance, clipped to [-1, 1] if the config says so."""
+    """x0_hat of the averaged weights, with guidance, kept in [-1, 1] if the config says so."""
     label = condition.get("label")
 
     def told(label: Array | None) -> samplers.Denoiser:
@@ -216,32 +215,11 @@ def _denoiser(model: _Model, state: State, condition: Condition, scale: float) -
 
         return model.process.denoiser(network)
 
-    denoise = told(label) if label is None else guided(told, label, scale)
-    return samplers.clipped(denoise) if model.config.sample.clip else denoise
-
-
-def guided(told: Callable[[Array], samplers.Denoiser], label: Array, scale: float) -> samplers.Denoiser:
-    """Returns scale x0_hat(label) + (1 - scale) x0_hat(no label): classifier-free guidance (Ho & Salimans 2022).
-
-    Both come from one call with a batch of twice the size. Scale 1 is the conditional model and scale 0 the
-    unconditional one, each with one call of the original batch size. (Their w is scale - 1. x0_hat is linear in every
-    prediction, so it does not matter which of them is extrapolated.)
-
-    Args:
-      told: from labels to the denoiser conditioned on them.
-      label: i32 [N].
-      scale: of guidance.
-    """
-    if scale in (0, 1):
-        return told(label if scale else _no_label(label))
-
-    def denoise(x_t: Array, level: Level) -> Array:
-        both = told(jnp.concatenate([label, _no_label(label)]))
-        twice = Level(*(jnp.concatenate([value, value]) for value in level))
-        conditional, unconditional = jnp.split(both(jnp.concatenate([x_t, x_t]), twice), 2)
-        return scale * conditional + (1 - scale) * unconditional
-
-    return denoise
+    c = model.config.sample
+    if label is None:
+        return guidances.kept_in_range(told(label), c)
+    interval = guidances.interval_of(c.guidance_interval)
+    return guidances.kept_in_range(guidances.guided(told, label, scale, c.guidance_rescale, interval), c)
 
 
 def _sample(model: _Model, state: State, keys: Array, condition: Condition) -> Array:
@@ -280,11 +258,7 @@ def _describe(c: Any) -> dict[str, str]:
     parameters = ", ".join(f"{key} {value}" for key, value in c.sampler.items() if key != "name")
     words = {"sampler": f"{c.sampler.name}{f' ({parameters})' if parameters else ''}, {c.num_steps} steps"}
     words["spacing"] = f"{c.spacing} spacing"
-    if c.guidance != 1:
-        words["guidance"] = f"guidance {c.guidance:g}"
-    if c.clip:
-        words["clip"] = "x0_hat clipped"
-    return words
+    return words | guidances.describe(c)
 
 
 def _describe_path(c: Any) -> str:
@@ -314,7 +288,4 @@ def _check(config: Any, spec: DataSpec) -> None:
             f"config.sample.guidance is {guidance:g}, but this model {reason}: train one with "
             f"--config.diffusion.label_drop=0.1{more}, or use 1"
         )
-
-
-def _no_label(like: Array) -> Array:
-    return jnp.full(like.shape[:1], NO_LABEL, jnp.int32)
+    guidances.check(config.sample)
