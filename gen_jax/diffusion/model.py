@@ -16,6 +16,7 @@ import numpy as np
 
 from gen_jax import optimizer
 from gen_jax.config import Choice, chosen, modules_of
+from gen_jax.diffusion import edit
 from gen_jax.diffusion import guidance as guidances
 from gen_jax.diffusion import pictures
 from gen_jax.diffusion import process as processes
@@ -27,6 +28,7 @@ from gen_jax.method import (
     Batch,
     Condition,
     DataSpec,
+    Edits,
     Key,
     Method,
     Picture,
@@ -113,6 +115,7 @@ def make(config: Any, spec: DataSpec, domain: Domain) -> Method:
         functools.partial(_evaluate, model),
         functools.partial(_show, model),
         condition=("label",) if model.classes else (),
+        edits=_edits(model, spec),
         describe=_describe(config.sample),
     )
 
@@ -226,6 +229,45 @@ def _sample(model: _Model, state: State, keys: Array, condition: Condition) -> A
     denoise = _denoiser(model, state, condition, model.config.sample.guidance)
     x0 = samplers.sample(denoise, model.process.path, model.sampler, model.steps, keys, model.domain.shape)
     return model.domain.leave(state, x0)
+
+
+def _edits(model: _Model, spec: DataSpec) -> Edits:
+    path, steps = model.process.path, model.steps
+    grey = jnp.asarray(sum(spec.value_range) / 2, spec.dtype)
+
+    def entered(state: State, rows: Batch) -> Array:
+        return model.domain.enter(state, rows, state.key)
+
+    def denoiser(state: State, keys: Array, condition: Condition) -> samplers.Denoiser:
+        if model.classes and "label" not in condition:
+            if not model.config.diffusion.label_drop:
+                raise UserError(
+                    "this model was trained with a label for every picture: give the labels of the pictures, or train "
+                    "one with --config.diffusion.label_drop=0.1"
+                )
+            return _denoiser(model, state, {"label": guidances.no_label(keys)}, 1.0)
+        return _denoiser(model, state, condition, model.config.sample.guidance)
+
+    def inpaint(state: State, keys: Array, rows: Batch, condition: Condition, resample: int) -> Array:
+        # An encoder sees grey where pixels are to be filled, and these also fill the codes that they are part of.
+        image = jnp.where(rows["mask"][..., None], grey, rows["image"])
+        x0, mask = entered(state, {**rows, "image": image}), edit.coarse(rows["mask"], model.domain.shape[:2])
+        denoise = denoiser(state, keys, condition)
+        filled = edit.inpaint(denoise, path, model.sampler, steps, keys, x0, mask, resample)
+        return model.domain.leave(state, filled)
+
+    def vary(state: State, keys: Array, rows: Batch, condition: Condition, strength: float) -> Array:
+        denoise = denoiser(state, keys, condition)
+        varied = edit.vary(denoise, path, model.sampler, steps, keys, entered(state, rows), strength)
+        return model.domain.leave(state, varied)
+
+    def invert(state: State, keys: Array, rows: Batch, condition: Condition) -> Array:
+        return edit.invert(denoiser(state, keys, condition), path, steps, entered(state, rows))
+
+    def render(state: State, keys: Array, rows: Batch, condition: Condition) -> Array:
+        return model.domain.leave(state, edit.render(denoiser(state, keys, condition), path, steps, rows["noise"]))
+
+    return Edits(inpaint, vary, invert, render)
 
 
 def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Picture]:
