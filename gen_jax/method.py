@@ -247,8 +247,10 @@ class Code(NamedTuple):
 
 
 class Edits(NamedTuple):
-    """What a method can do with given pictures. Rows are batches: `image` is like the image of a `Batch`, and `keys` are
-    [N]; `condition` may lack a label, for a model that was also trained without. Pictures come as `sample` returns them.
+    """What a method can do with given pictures.
+
+    Rows are batches, with `image` as in a `Batch`; `keys` are [N]. `condition` may lack a label, for a model that was
+    also trained without. Pictures come as `sample` returns them.
 
     Attributes:
       inpaint: (state, keys, rows, condition, resample) -> pictures in which `mask`, bool [N, H, W], is filled.

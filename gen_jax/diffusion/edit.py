@@ -1,8 +1,8 @@
-"""Edits of given pictures with a diffusion model: filling in, variations, inversion, and the way between two pictures.
+"""Edits of given pictures with a diffusion model: filling in, variations, and inversion.
 
 All of them are pure functions of a denoiser and of the levels of a path, like the samplers, so they work with every
 prediction, guidance and schedule, zero terminal SNR included. x0 is in the space of the model, about [-1, 1]. Sources:
-Lugmayr et al. 2022 (RePaint), Meng et al. 2022 (SDEdit), Song et al. 2021 (DDIM, its inversion, and interpolation).
+Lugmayr et al. 2022 (RePaint), Meng et al. 2022 (SDEdit), Song et al. 2021 (DDIM and its inversion).
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import numpy as np
 from gen_jax.diffusion import sampler as samplers
 from gen_jax.diffusion.schedule import Level, Path, add_noise
 from gen_jax.method import Array, PyTree, UserError, keys_of
-
-RESAMPLE = 9  # with which each step is taken ten times, as in the paper
 
 Steps = Sequence[float] | np.ndarray
 _OWN_NOISE = 2**31 - 1  # folded into an image's key; samplers fold in the numbers of steps
@@ -42,7 +40,7 @@ def inpaint(
     keys: Array,
     x0: Array,
     mask: Array,
-    resample: int = RESAMPLE,
+    resample: int,
 ) -> Array:
     """Returns pictures with the masked pixels filled in, f32 like x0; the others are those of x0 (Lugmayr et al. 2022).
 
@@ -173,8 +171,8 @@ def invert(denoise: samplers.Denoiser, path: Path, steps: Steps, x0: Array) -> A
     lowest = Level(*(values[0] for values in upwards))
     eps_hat = estimates(lowest.alpha * x0, lowest)[1]
     x_t = lowest.alpha * x0 + lowest.sigma * eps_hat
-    ends = tuple(Level(*(values[part] for values in upwards)) for part in (slice(None, -1), slice(1, None)))
-    return jax.lax.scan(rise, x_t, ends)[0]
+    below, above = (Level(*(values[part] for values in upwards)) for part in (slice(None, -1), slice(1, None)))
+    return jax.lax.scan(rise, x_t, (below, above))[0]
 
 
 def render(denoise: samplers.Denoiser, path: Path, steps: Steps, noise: Array) -> Array:
@@ -186,24 +184,6 @@ def render(denoise: samplers.Denoiser, path: Path, steps: Steps, noise: Array) -
     """
     keys = keys_of(jax.random.key(0, impl="threefry2x32"), jnp.arange(len(noise)))  # nothing is drawn
     return samplers.sample(denoise, path, samplers.ddim(), steps, keys, noise.shape[1:], start=noise)
-
-
-def slerp(a: np.ndarray, b: np.ndarray, num: int) -> np.ndarray:
-    """Returns `num` points on the arc from a to b, both included: [num, *a.shape].
-
-    The straight line between two draws of noise would pass through noise of too small a norm. Vectors in one line with
-    the origin have no arc of their own; they get the straight line.
-
-    Example:
-      >>> slerp(np.array([1.0, 0.0]), np.array([0.0, 1.0]), 3).round(6).tolist()
-      [[1.0, 0.0], [0.707107, 0.707107], [0.0, 1.0]]
-    """
-    share = np.linspace(0, 1, num).reshape(-1, *[1] * a.ndim)
-    norms = np.linalg.norm(a) * np.linalg.norm(b)
-    angle = math.acos(np.clip(np.vdot(a, b) / norms, -1, 1)) if norms else 0.0
-    if math.sin(angle) < 1e-6:
-        return (1 - share) * a + share * b
-    return (np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / math.sin(angle)
 
 
 def coarse(mask: Array, size: tuple[int, int]) -> Array:

@@ -16,9 +16,8 @@ import numpy as np
 
 from gen_jax import optimizer
 from gen_jax.config import Choice, chosen, modules_of
-from gen_jax.diffusion import edit
+from gen_jax.diffusion import edit, pictures
 from gen_jax.diffusion import guidance as guidances
-from gen_jax.diffusion import pictures
 from gen_jax.diffusion import process as processes
 from gen_jax.diffusion import sampler as samplers
 from gen_jax.diffusion.dit import DiT

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gen_jax import editor
 from gen_jax.diffusion import edit, sampler, schedule
 from gen_jax.method import UserError
 
@@ -224,21 +225,21 @@ def test_variations_begin_at_the_level_of_their_strength_with_the_noise_of_the_s
 def test_the_way_between_two_pictures_ends_at_both_and_keeps_the_norm_of_noise():
     path, pair = PATHS["zero terminal SNR"], drawn(2)
     noise = np.asarray(there_and_back(path, 200, pair)[0])
-    between = edit.slerp(noise[0], noise[1], 5)
+    between = editor.slerp(noise[0], noise[1], 5)
     np.testing.assert_allclose(between[[0, -1]], noise, atol=1e-6)
     steps = path.steps(200)
     shown = jax.jit(lambda noise: edit.render(denoise, path, steps, noise))(jnp.asarray(between, jnp.float32))
     np.testing.assert_allclose(shown[jnp.array([0, 4])], pair, atol=0.02)
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 1000))
-    norms = np.linalg.norm(edit.slerp(a, b, 9), axis=1)
+    norms = np.linalg.norm(editor.slerp(a, b, 9), axis=1)
     assert norms.min() > 0.95 * min(norms[0], norms[-1])  # a straight line: 0.71 in the middle
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, -1.0, 0.0])
 def test_the_arc_between_vectors_in_one_line_is_that_line(factor):
     a = np.array([[3.0, -4.0]])
-    np.testing.assert_allclose(edit.slerp(a, factor * a, 3)[1], (1 + factor) / 2 * a, atol=1e-12)
+    np.testing.assert_allclose(editor.slerp(a, factor * a, 3)[1], (1 + factor) / 2 * a, atol=1e-12)
 
 
 def test_a_coarse_mask_holds_every_masked_pixel():
