@@ -115,7 +115,8 @@ def test_noise_leads_back_to_its_picture_the_better_with_more_steps(free):
         noise = exact.invert(IMAGES, LABELS)
         assert (noise.shape, noise.dtype) == (IMAGES.shape, np.float32)
         errors.append(np.abs(exact.render(noise, LABELS).astype(int) - IMAGES).mean())
-    assert errors[1] < errors[0] / 3 or errors[0] < 0.5
+    print(errors)
+    assert errors[1] < errors[0] / 3
 
 
 def test_the_way_between_pictures_begins_and_ends_as_their_noise_says(free):
@@ -128,7 +129,8 @@ def test_the_way_between_pictures_begins_and_ends_as_their_noise_says(free):
         free.interpolate(a, b[:1])
 
 
-def test_codes_are_edited_as_pictures(monkeypatch):
+@pytest.mark.long
+def test_codes_are_edited_as_pictures():
     """Masked pixels are hidden from the encoder, and known ones stay in spite of the decoder."""
     latent = model_of("latent_mnist:tiny", *SMALL[:2], *SMALL[3:], spec=DataSpec("m", (28, 28, 1), 512, SPEC.features))
     images = np.random.default_rng(1).integers(0, 256, (2, 28, 28, 1)).astype(np.uint8)
