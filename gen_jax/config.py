@@ -536,7 +536,10 @@ def _refuse_unread(before: Mapping[str, Any], after: Mapping[str, Any], read_whe
             )
 
 
-FLAGS = ("--config", "--workdir", "--mode", "--coordinator", "--num_processes", "--process_id", "--help")
+FLAGS = (
+    "--config", "--workdir", "--mode", "--coordinator", "--num_processes", "--process_id", "--help", "--pictures",
+    "--mask", "--strength", "--between", "--labels", "--each", "--resample",
+)  # fmt: skip
 
 
 def parse_value(key: str, text: str, default: Any) -> Any:

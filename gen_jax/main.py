@@ -17,9 +17,20 @@ MODES = {
     "train": "train or resume, then sample, evaluate and write the report (the default)",
     "sample": "write config.sample.num samples of a trained run: samples.npz and samples.png",
     "eval": "evaluate config.eval.num_samples samples of a trained run: report.json and the report",
+    "edit": "fill in, vary or connect pictures with a trained diffusion run: edits.npz, edits.png and the report",
     "report": "regenerate report.html from the run's files",
     "profile": "write a trace of a few train steps and a table of the costliest operations",
     "rehearse": "compile the config's train step for a TPU slice, here, and print what it needs there",
+}
+
+EDITING = {
+    "pictures": ("PATH", "a picture, a folder of pictures, an .npz file or a run"),
+    "mask": ("MASK", "fill in: left, right, top, bottom or center, or a picture whose white pixels are to be filled"),
+    "strength": ("SHARE", "vary: how much of a picture becomes noise first, 0 to 1"),
+    "between": ("N", "N pictures on the way from each picture to the next, both included"),
+    "labels": ("LABELS", "classes of the pictures, one for all or one each with commas: 7, or cat,dog"),
+    "each": ("N", "results for each picture; default: 4"),
+    "resample": ("N", "how often each step of --mask is taken again; default: 9"),
 }
 
 EXIT_CODES = {
@@ -75,6 +86,9 @@ def _parser() -> _Parser:
         default="",
         help="TPU slice of --mode=rehearse, such as v5e:16x16 or v4:4x4x4",
     )
+    edit = parser.add_argument_group("--mode=edit, with one of --mask, --strength and --between")
+    for name, (metavar, what) in EDITING.items():
+        edit.add_argument(f"--{name}", metavar=metavar, help=what)
     several = parser.add_argument_group("several processes (detected automatically on TPU pods and under SLURM)")
     several.add_argument("--coordinator", metavar="HOST:PORT", default="", help="address of process 0")
     several.add_argument(
@@ -124,6 +138,10 @@ def main(argv: list[str]) -> None:
         raise UserError("nothing to do: give --config=configs/<name>.py, or --workdir=<a run's directory> (see --help)")
     if flags.topology and flags.mode != "rehearse":
         raise UserError(f"--topology={flags.topology} is for --mode=rehearse: leave it out, or set that mode")
+    editing = {name: value for name in EDITING if (value := getattr(flags, name)) is not None}
+    if editing and flags.mode != "edit":
+        name, value = next(iter(editing.items()))
+        raise UserError(f"--{name}={value} is for --mode=edit: leave it out, or set that mode")
     _set_switches()
     if flags.mode == "rehearse":
         _use_cpu()
@@ -157,6 +175,10 @@ def main(argv: list[str]) -> None:
         from gen_jax import report
 
         print(f"report: {report.write(run.workdir)}")
+    elif flags.mode == "edit":
+        from gen_jax import edit
+
+        edit.edit(run.workdir, editing, tuple(words))
     else:
         import importlib
 

@@ -246,6 +246,26 @@ class Code(NamedTuple):
     size: int = 0
 
 
+class Edits(NamedTuple):
+    """What a method can do with given pictures.
+
+    Rows are batches, with `image` as in a `Batch`; `keys` are [N]. `condition` may lack a label, for a model that was
+    also trained without. Pictures come as `sample` returns them.
+
+    Attributes:
+      inpaint: (state, keys, rows, condition, resample) -> pictures in which `mask`, bool [N, H, W], is filled.
+      vary: (state, keys, rows, condition, strength) -> pictures that share with `image` what noise of this strength, 0
+        to 1, leaves of it.
+      invert: (state, keys, rows, condition) -> noise f32 [N, h, w, c] that `render` turns into `image`.
+      render: (state, keys, rows, condition) -> the pictures of `noise`.
+    """
+
+    inpaint: Callable[[State, Array, Batch, Condition, int], Array]
+    vary: Callable[[State, Array, Batch, Condition, float], Array]
+    invert: Callable[[State, Array, Batch, Condition], Array]
+    render: Callable[[State, Array, Batch, Condition], Array]
+
+
 class Method(NamedTuple):
     """A generative model as pure functions. A function that a method does not support is None."""
 
@@ -261,6 +281,7 @@ class Method(NamedTuple):
     # Figures that change with training, drawn every eval_every steps in addition to the samples and shown as an
     # animation: by name a grid or a still scatter, the frame of this state. The key is the same every time.
     snapshots: Callable[[State, Key], Mapping[str, Figure]] | None = None
+    edits: Edits | None = None
     describe: Mapping[str, str] = types.MappingProxyType({})  # all settings that affect samples, in words, by name
 
 

@@ -23,6 +23,7 @@ import tqdm
 from jax.sharding import Mesh
 
 from gen_jax import config as configs
+from gen_jax import editor as editors
 from gen_jax import methods, parallel
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.figures import samples as figures
@@ -32,6 +33,7 @@ from gen_jax.method import (
     DataSpec,
     Feature,
     Method,
+    Stage,
     State,
     UserError,
     did_you_mean,
@@ -84,6 +86,121 @@ class Model:
         given = dict(condition or {}) | ({} if labels is None else {"label": labels})
         return self.generate(self.state, num, given, seed)[0]
 
+    def inpaint(
+        self,
+        images: np.ndarray,
+        mask: str | np.ndarray,
+        labels: Any = None,
+        resample: int = editors.RESAMPLE,
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Returns pictures in which the masked pixels are filled in, uint8 [N, H, W, C]; the others stay as they are.
+
+        Args:
+          images: uint8 [N, H, W, C], of the size of the training images.
+          mask: what to fill: a name in `editor.MASKS` ("right": the right half), or an array [H, W] or [N, H, W], of
+            bool (true is filled) or uint8 (white is filled).
+          labels: the classes of the pictures, [N] or one for all, by number or name; None if they are not known, which
+            needs a model that was trained with `diffusion.label_drop`.
+          resample: how often each step is taken again, so that old and new pixels fit together; it costs as many times
+            the time of sampling.
+          seed: replaces `config.sample.seed`.
+
+        Raises:
+          UserError: pictures of another kind or size, an unusable mask, labels that the model lacks or needs, or a
+            model that cannot edit pictures.
+        """
+        images, condition = self._given(images, labels, seed)
+        filled = editors.checked_mask(mask, images)
+        resample = editors.checked_number("resample", resample, 0, editors.MOST, whole=True)
+        rows = {"image": editors.as_rows(images, self.spec), "mask": filled}
+        made = self.editor("inpaint", self.state, rows, condition, resample, seed=seed)
+        return np.where(filled[..., None], made, images)
+
+    def vary(
+        self, images: np.ndarray, strength: float = 0.5, labels: Any = None, seed: int | None = None
+    ) -> np.ndarray:
+        """Returns variations of pictures, uint8 [N, H, W, C]: noise is added to them, and the model removes it.
+
+        Args:
+          images, labels, seed: as for `inpaint`.
+          strength: share of the sampling steps that are taken: 0 returns the pictures, 1 is `sample`, which knows
+            nothing of them.
+
+        Raises:
+          UserError: a strength outside 0..1; and as for `inpaint`.
+        """
+        images, condition = self._given(images, labels, seed)
+        strength = editors.checked_number("strength", strength, 0, 1)
+        rows = {"image": editors.as_rows(images, self.spec)}
+        return self.editor("vary", self.state, rows, condition, strength, seed=seed) if strength else images
+
+    def invert(self, images: np.ndarray, labels: Any = None) -> np.ndarray:
+        """Returns the noise of pictures, f32 [N, h, w, c], from which `render` makes them again.
+
+        It is found by DDIM's steps in reverse. The error falls with their number: `gen_jax.load(run, num_steps=100)`.
+
+        Args:
+          images, labels: as for `inpaint`.
+
+        Raises:
+          UserError: as for `inpaint`, or a model with a single step.
+        """
+        images, condition = self._given(images, labels)
+        return self.editor("invert", self.state, {"image": editors.as_rows(images, self.spec)}, condition)
+
+    def render(self, noise: np.ndarray, labels: Any = None) -> np.ndarray:
+        """Returns the pictures of noise by DDIM, uint8 [N, H, W, C].
+
+        Args:
+          noise: f32 [N, h, w, c], as from `invert`.
+          labels: as for `inpaint`.
+
+        Raises:
+          UserError: labels that the model lacks or needs, or a model that cannot edit pictures.
+        """
+        noise = np.asarray(noise, np.float32)
+        return self.editor("render", self.state, {"noise": noise}, self._condition(labels, len(noise)))
+
+    def interpolate(self, a: np.ndarray, b: np.ndarray, num: int = 9, labels: Any = None) -> np.ndarray:
+        """Returns the way from pictures to others, uint8 [N, num, H, W, C]: pictures of the arcs between their noise.
+
+        The first and the last of the way are a and b as `render` makes them from their noise.
+
+        Args:
+          a: uint8 [N, H, W, C].
+          b: of the same shape.
+          num: pictures on each way, 2 or more.
+          labels: as for `inpaint`, of all pictures of a way.
+
+        Raises:
+          UserError: there are more of one than of the other; and as for `invert`.
+        """
+        num = editors.checked_number("num", num, 2, editors.MOST, whole=True)
+        if np.shape(a)[:1] != np.shape(b)[:1]:
+            raise UserError(f"there are {len(a)} pictures to start from and {len(b)} to end at: give as many of both")
+        ends = zip(self.invert(a, labels), self.invert(b, labels), strict=True)
+        noise = np.concatenate([editors.slerp(start, end, num) for start, end in ends])
+        told = labels if labels is None else np.repeat(editors.labels_for(labels, len(a)), num, axis=0)
+        return self.render(noise, told).reshape(len(a), num, *self.spec.image_shape)
+
+    def _given(
+        self, images: np.ndarray, labels: Any, seed: int | None = None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        _check_seed(seed)
+        images = editors.checked_images(images, self.spec)
+        return images, self._condition(labels, len(images))
+
+    def _condition(self, labels: Any, num: int) -> dict[str, np.ndarray]:
+        if labels is None:
+            return {}
+        return conditions(self.method, self.spec, num, {"label": editors.labels_for(labels, num)})
+
+    @functools.cached_property
+    def editor(self) -> editors.Editor:
+        """`make_editor` of this model: compiled once."""
+        return editors.make_editor(self.method, self.config, self.spec, self.mesh)
+
     @functools.cached_property
     def generate(self) -> Generator:
         """`make_generator` of this model: compiled once."""
@@ -109,17 +226,7 @@ def load(
       UserError: the directory holds no run or no checkpoint yet, or an override sets another key.
     """
     run = Run(workdir)
-    record = run.read_config()
-    trained = methods.stored(record)
-    config = methods.override(trained, overrides)
-    methods.check(config)
-    if refused := configs.changes(trained.to_dict(), config.to_dict(), free):
-        raise UserError(
-            f"{run.workdir} was trained with another config ({'; '.join(refused)}), and that cannot be changed "
-            f"afterwards; only these can: {', '.join(free)}"
-        )
-    spec, stage = DataSpec.from_dict(record["data"]), methods.stored_stage(record)
-    method = methods.make(config, spec, stage)
+    config, spec, stage, method = untrained(run, overrides, free)
     # All available devices, however many it was trained on, unless this call specifies a number.
     asked = any(word.startswith("--config.num_devices=") for word in overrides)
     mesh = parallel.make_mesh(config.num_devices if asked else 0)
@@ -134,6 +241,27 @@ def load(
     if state is None:
         raise UserError(f"{run.workdir} holds no checkpoint yet; train first: --mode=train")
     return Model(config, spec, method, state, mesh)
+
+
+def untrained(
+    run: Run, overrides: tuple[str, ...] = (), free: tuple[str, ...] = configs.SAMPLING
+) -> tuple[Any, DataSpec, Stage | None, Method]:
+    """Returns the config, the data, the first stage and the method of a run, without its weights: see `load`.
+
+    Raises:
+      UserError: the directory holds no run, or an override sets a key that is not free.
+    """
+    record = run.read_config()
+    trained = methods.stored(record)
+    config = methods.override(trained, overrides)
+    methods.check(config)
+    if refused := configs.changes(trained.to_dict(), config.to_dict(), free):
+        raise UserError(
+            f"{run.workdir} was trained with another config ({'; '.join(refused)}), and that cannot be changed "
+            f"afterwards; only these can: {', '.join(free)}"
+        )
+    spec, stage = DataSpec.from_dict(record["data"]), methods.stored_stage(record)
+    return config, spec, stage, methods.make(config, spec, stage)
 
 
 def make_batches(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Batches:
@@ -185,12 +313,16 @@ def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> G
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         if not _is_whole(num) or num < 1:
             raise UserError(f"{num!r} samples cannot be drawn; request a whole number, 1 or more")
-        if seed is not None and not (_is_whole(seed) and 0 <= seed < 2**32):
-            raise UserError(f"the seed of samples is {seed!r}; it must be a whole number in 0..{2**32 - 1}")
+        _check_seed(seed)
         condition = conditions(method, spec, num, given or {})
         return np.concatenate([*_counted(batches(state, condition, 0, num, seed), num, progress)]), condition
 
     return generate
+
+
+def _check_seed(seed: Any) -> None:
+    if seed is not None and not (_is_whole(seed) and 0 <= seed < 2**32):
+        raise UserError(f"the seed of samples is {seed!r}; it must be a whole number in 0..{2**32 - 1}")
 
 
 def _is_whole(value: Any) -> bool:

@@ -12,13 +12,14 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gen_jax"
 # From the top down. Rooms on one line may use each other.
 LAYERS = [
     {"main"},
-    {"help", "profile", "rehearse"},
+    {"edit", "help", "profile", "rehearse"},
     {"train"},
     {"finish"},
     {"validation"},
     {"evaluate"},
     {"stages"},
     {"sample"},
+    {"editor"},
     {"judges"},
     {"report"},
     {"methods"},

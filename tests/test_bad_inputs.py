@@ -47,6 +47,21 @@ NO_START = {
     "--workdir=finished --mode=sample --config.sample.sampler.eta=0.5": "it belongs to ddim",
     "--workdir=finished --mode=sample --config.sample.sampler=ddim --config.network.channels=4": "cannot be changed",
     "--workdir=nothing --mode=eval": "holds no run",
+    "--workdir=nothing --mode=edit": "holds no run",
+    "--workdir=a_gan --mode=edit --pictures=unlabelled --mask=left": "cannot edit pictures",
+    "--workdir=finished --mode=edit --mask=left": "needs pictures",
+    "--workdir=finished --mode=edit --pictures=unlabelled": "there is none",
+    "--workdir=finished --mode=edit --pictures=unlabelled --mask=left --strength=0.5": "not --mask and --strength",
+    "--workdir=finished --mode=edit --pictures=unlabelled --strength=2": "in 0..1",
+    "--workdir=finished --mode=edit --pictures=unlabelled --mask=lift": "did you mean left?",
+    "--workdir=finished --mode=edit --pictures=unlabelled --mask=a_file": "is damaged",
+    "--workdir=finished --mode=edit --pictures=unlabelled --mask=mixed/0/0.png --labels=1 --each=0": "--each is 0",
+    "--workdir=finished --mode=edit --pictures=unlabelled --mask=mixed/1/0.png": "the mask mixed/1/0.png is 20 wide",
+    "--workdir=finished --mode=edit --pictures=mixed/1 --mask=left": "crop or resize them first",
+    "--workdir=finished --mode=edit --pictures=colour.png --mask=left": "convert them first",
+    "--workdir=finished --mode=edit --pictures=nothing --mask=left": "no picture, folder, .npz file or run",
+    "--workdir=finished --mode=edit --pictures=unlabelled/0.png --between=5": "two pictures or more",
+    "--workdir=finished --mode=sample --mask=left": "is for --mode=edit",
     "--workdir=nothing --mode=profile": "holds no run",
     "--workdir=run --mode=profile --config.data.name=mnist": "takes the shapes",
     "--workdir=nothing --mode=report": "no run's directory",
@@ -111,6 +126,12 @@ BESIDE_START = {
     "--config.sample.variance=medium": "small",
     "--config.sample.eta=0.5": "it belongs to ddim",
     "--config.sample.guidance=2": "was trained without label dropout",
+    "--config.sample.guidance_rescale=2": "between 0 and 1",
+    "--config.sample.guidance_rescale=0.7": "has no effect with guidance=1",
+    "--config.sample.guidance_interval=0.2,0.8": "has no effect with guidance=1",
+    "--config.sample.guidance_interval=0.8,0.2": "the smaller one first",
+    "--config.sample.dynamic_threshold=99.5": "between 0 and 1",
+    "--config.sample.dynamic_threshold=0.995 --config.sample.clip=false": "has no effect with clip=false",
     "--config.sample.guidance=2 --config.diffusion.conditional=false": "is not conditional",
     "--config.sample.num=0": "at least 1",
     "--config.sample.checkpoint=newest": "best",
@@ -203,6 +224,8 @@ def world(folder: pathlib.Path) -> Iterator[None]:
     (folder / "cut_short").mkdir()
     (folder / "cut_short/config.json").write_text('{"name": "ddpm_')
     assert said(f"{START} --workdir=run", folder) == "reached the loop"
+    assert said(f"{START.replace('ddpm', 'cgan')} --workdir=a_gan", folder) == "reached the loop"
+    PIL.Image.new("RGB", (28, 28), "red").save(folder / "colour.png")
     for name in ("of_other_data", "finished"):
         shutil.copytree(folder / "run", folder / name)
         with Checkpoints(folder / name / "checkpoints") as checkpoints:
@@ -224,7 +247,9 @@ def said(words: str, folder: pathlib.Path) -> str:
     def placed(word: str) -> str:
         """Names of ours become paths into the folder."""
         return re.sub(
-            r"(--workdir=|image_folder:|data_dir=|pretrained=|--config=(?=no_))(?=\w)", rf"\g<1>{folder}/", word
+            r"(--workdir=|image_folder:|data_dir=|pretrained=|--pictures=|--mask=(?=a_|mixed)|--config=(?=no_))(?=\w)",
+            rf"\g<1>{folder}/",
+            word,
         )
 
     patch, errors = pytest.MonkeyPatch(), io.StringIO()
@@ -271,8 +296,9 @@ def page(answers: dict[str, str]) -> str:
         "is 2, and that this page is up to date. Mistakes are found before anything is trained or written.",
         "",
         "`run` is a run of the second table's command that has not been trained, `finished` one that has, and",
-        "`of_other_data` one with other data. Another process trains in `in_use`. `of_mine` is a user's folder with",
-        "pictures in a folder `training`. `unlabelled`, `mixed`, `damaged` and `empty` are folders of pictures.",
+        "`of_other_data` one with other data; `a_gan` is one of a GAN. Another process trains in `in_use`. `of_mine`",
+        "is a user's folder with pictures in a folder `training`. `unlabelled`, `mixed`, `damaged` and `empty` are",
+        "folders of pictures.",
     ]
     for cases, start in ((NO_START, ""), (BESIDE_START, f"{START} "), (BESIDE_LATENT, f"{LATENT} ")):
         lines += ["", f"After `python -m gen_jax.main {start}`on 8 devices:".replace(" `on", "`, on")] if start else []

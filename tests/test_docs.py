@@ -128,7 +128,9 @@ def check_main(argv):
     before = loaded(flags.config) if flags.config else run_at(flags.workdir)
     after = methods.override(before, values)
     check_run(after)
-    free = {"sample": configs.SAMPLING, "eval": configs.JUDGING, "report": ()}.get(flags.mode, ("*",))
+    free = {"sample": configs.SAMPLING, "edit": configs.SAMPLING, "eval": configs.JUDGING, "report": ()}.get(
+        flags.mode, ("*",)
+    )
     assert not configs.changes(before.to_dict(), after.to_dict(), free)
 
 
@@ -326,7 +328,16 @@ def test_the_python_of_readme_runs(untrained_run, project):
     )
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in (README, ROOT / "docs/extend.md")])
+def test_the_python_of_editing_runs(untrained_run, project):
+    names = run_blocks(ROOT / "docs/editing.md", project)
+    assert [names[name].shape for name in ("filled", "varied", "again")] == [(4, 8, 8, 1)] * 3
+    assert names["way"].shape == (1, 9, 8, 8, 1)
+
+
+OF_THEIR_OWN = (README, ROOT / "docs/extend.md", ROOT / "docs/editing.md")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in OF_THEIR_OWN])
 def test_the_python_of_other_pages_runs(page, project):
     own = [block for block in blocks(page.read_text("utf-8")) if block.language == "python"]
     assert (len(run_blocks(page, project)) > 1) == bool(own)  # a page with Python defines something

@@ -45,7 +45,7 @@ from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, UserError, labelled
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 _COMPANIONS = ("thumbs", "desktop", "readme", "license")  # .db, .ini, .md: files that nobody mistakes for pictures
 _TRAIN_FOLDERS = ("train", "training")  # the first that exists
 _TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
@@ -190,7 +190,7 @@ def _listed(folder: pathlib.Path) -> _Listing:
         if stat.S_ISDIR(status.st_mode):
             walk(entry.path, f"{path}/", above)
         elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-            if path.lower().endswith(_SUFFIXES):
+            if path.lower().endswith(SUFFIXES):
                 files.append(_File(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
             else:
                 others.append(path)
@@ -263,7 +263,7 @@ def _refuse_unreadable(
 
 def _split(folder: pathlib.Path, listing: _Listing, splits: tuple[str, ...], config: Any) -> _Split:
     if not listing.files:
-        raise UserError(f"no pictures in {folder}: image_folder reads files that end in {', '.join(_SUFFIXES)}")
+        raise UserError(f"no pictures in {folder}: image_folder reads files that end in {', '.join(SUFFIXES)}")
     groups: dict[str, list[_File]] = collections.defaultdict(list)
     if splits:
         for file in listing.files:
@@ -488,6 +488,18 @@ def _read(path: str, size: int, channels: int, background: int, max_megapixels: 
     except Exception as error:  # PIL's errors on damaged files have no common base
         why = _line(error)
     return _Fault("damaged", f"is damaged ({why})", "remove it")
+
+
+def read_file(path: str | os.PathLike[str], channels: int = 0) -> np.ndarray | str:
+    """Returns one picture in its own size, uint8 [H, W, C], or what is wrong with the file, as the end of a sentence.
+
+    Args:
+      path: of the file.
+      channels: 1 (grey), 3 (RGB), or 0: as stored.
+    """
+    with images.unlimited():
+        found = _read(os.fspath(path), 0, channels, 255, max_megapixels=200)
+    return found.what if isinstance(found, _Fault) else found
 
 
 def _line(error: Exception) -> str:

@@ -56,7 +56,10 @@ def diffusion_config(method: str) -> Config:
             "num_steps": 25,
             "spacing": "trailing",  # or leading, linspace
             "guidance": 1.0,  # 1: the conditional model, 0: the unconditional one
+            "guidance_rescale": 0.0,  # share of the guided estimate that gets the conditional one's contrast, 0 to 1
+            "guidance_interval": "0,1",  # part of the path that is guided, in fractions: 0 is data, 1 is noise
             "clip": True,  # x0_hat stays in [-1, 1]
+            "dynamic_threshold": 0.0,  # quantile of |x0_hat| that becomes 1 if it is larger; 0: values are cut off at 1
         }
     )
     config.eval.likelihood = ConfigDict(CHOICES["eval.likelihood"].start("none"))  # or bound, ode

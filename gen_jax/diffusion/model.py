@@ -16,18 +16,19 @@ import numpy as np
 
 from gen_jax import optimizer
 from gen_jax.config import Choice, chosen, modules_of
+from gen_jax.diffusion import edit, pictures
+from gen_jax.diffusion import guidance as guidances
 from gen_jax.diffusion import likelihood as likelihoods
-from gen_jax.diffusion import pictures
 from gen_jax.diffusion import process as processes
 from gen_jax.diffusion import sampler as samplers
 from gen_jax.diffusion.dit import DiT
-from gen_jax.diffusion.schedule import Level
 from gen_jax.diffusion.unet import UNet
 from gen_jax.method import (
     Array,
     Batch,
     Condition,
     DataSpec,
+    Edits,
     Key,
     Method,
     Picture,
@@ -45,7 +46,6 @@ MAX_TIMESTEPS = 1_000_000  # of a table: more would cost memory and change nothi
 NUM_SHOWN = 9  # images whose reverse process the report shows
 NUM_CLASSES_SHOWN = 10  # in the picture of guidance
 SCALES_SHOWN = (0.0, 1.0, 2.0, 4.0)
-NO_LABEL = -1  # the label of an unconditional network call
 
 NETWORKS = {"unet": (UNet,), "dit": (DiT,)}
 GIVEN = ("out_channels", "num_classes", "dtype")
@@ -121,6 +121,7 @@ def make(config: Any, spec: DataSpec, domain: Domain) -> Method:
         functools.partial(_evaluate, model),
         functools.partial(_show, model),
         condition=("label",) if model.classes else (),
+        edits=_edits(model, spec),
         describe=_describe(config.sample),
     )
 
@@ -174,7 +175,7 @@ def _likelihood(config: Any, domain: Domain, process: processes.Process) -> like
 
 def _init(model: _Model, key: Key, examples: Batch, frozen: PyTree) -> State:
     x = jnp.zeros((1, *model.domain.shape))
-    label = _no_label(x) if model.classes else None
+    label = guidances.no_label(x) if model.classes else None
     params = {"denoiser": model.network.init(stream(key, "init"), x, jnp.zeros(1), label=label)["params"]}
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -213,7 +214,7 @@ def _label_in_training(model: _Model, batch: Batch, key: Key | None) -> Array | 
     if not share or key is None:
         return batch["label"]
     dropped = draw(jax.random.fold_in(key, 1), batch["index"], jax.random.uniform) < share
-    return jnp.where(dropped, NO_LABEL, batch["label"])
+    return jnp.where(dropped, guidances.NO_LABEL, batch["label"])
 
 
 def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
@@ -244,7 +245,9 @@ def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
     x0 = model.domain.enter(state, batch, key)
     found = likelihood.measure(denoise, process.path, x0, keys_of(jax.random.fold_in(key, 2), batch["index"]))
     given = "_given_label" if model.classes else ""
-    clipped = "_clipped" if likelihood.clips and model.config.sample.clip else ""
+    c = model.config.sample
+    limit = f"_threshold_{c.dynamic_threshold:g}" if c.dynamic_threshold else "_clipped"
+    clipped = limit if likelihood.clips and c.clip else ""
     return values | {f"{name}{clipped}{given}": value for name, value in found.items()}
 
 
@@ -256,9 +259,9 @@ def _denoiser(
     estimates: bool | None = None,
     clips: bool = True,
 ) -> samplers.Denoiser:
-    """x0_hat of the averaged weights, with guidance, clipped to [-1, 1] if `clips` and the config say so.
+    """x0_hat of the averaged weights, with guidance, kept in [-1, 1] if `clips` and the config say so.
 
-    With `estimates` (by default if the sampler needs it) it comes in an `Estimate`; guidance and clipping do not change
+    With `estimates` (by default if the sampler needs it) it comes in an `Estimate`; guidance and limits do not change
     the variance.
     """
     label = condition.get("label")
@@ -272,39 +275,55 @@ def _denoiser(
 
         return wrap(network)
 
-    denoise = told(label) if label is None else guided(told, label, scale)
-    return samplers.clipped(denoise) if clips and model.config.sample.clip else denoise
-
-
-def guided(told: Callable[[Array], samplers.Denoiser], label: Array, scale: float) -> samplers.Denoiser:
-    """Returns scale x0_hat(label) + (1 - scale) x0_hat(no label): classifier-free guidance (Ho & Salimans 2022).
-
-    Both come from one call with a batch of twice the size. Scale 1 is the conditional model and scale 0 the
-    unconditional one, each with one call of the original batch size. (Their w is scale - 1. x0_hat is linear in every
-    prediction, so it does not matter which of them is extrapolated.)
-
-    Args:
-      told: from labels to the denoiser conditioned on them.
-      label: i32 [N].
-      scale: of guidance.
-    """
-    if scale in (0, 1):
-        return told(label if scale else _no_label(label))
-
-    def denoise(x_t: Array, level: Level) -> Array:
-        both = told(jnp.concatenate([label, _no_label(label)]))
-        twice = Level(*(jnp.concatenate([value, value]) for value in level))
-        found: Any = both(jnp.concatenate([x_t, x_t]), twice)
-        conditional, unconditional = jnp.split(samplers.x0_of(found), 2)
-        return samplers.with_x0(found, scale * conditional + (1 - scale) * unconditional)
-
-    return denoise
+    c = model.config.sample
+    interval = guidances.interval_of(c.guidance_interval)
+    denoise = told(label) if label is None else guidances.guided(told, label, scale, c.guidance_rescale, interval)
+    return guidances.kept_in_range(denoise, c) if clips else denoise
 
 
 def _sample(model: _Model, state: State, keys: Array, condition: Condition) -> Array:
     denoise = _denoiser(model, state, condition, model.config.sample.guidance)
     x0 = samplers.sample(denoise, model.process.path, model.sampler, model.steps, keys, model.domain.shape)
     return model.domain.leave(state, x0)
+
+
+def _edits(model: _Model, spec: DataSpec) -> Edits:
+    path, steps = model.process.path, model.steps
+    grey = jnp.asarray(sum(spec.value_range) / 2, spec.dtype)
+
+    def entered(state: State, rows: Batch) -> Array:
+        return model.domain.enter(state, rows, state.key)
+
+    def denoiser(state: State, keys: Array, condition: Condition) -> samplers.Denoiser:
+        if model.classes and "label" not in condition:
+            if not model.config.diffusion.label_drop:
+                raise UserError(
+                    "this model was trained with a label for every picture: give the labels of the pictures, or train "
+                    "one with --config.diffusion.label_drop=0.1"
+                )
+            return _denoiser(model, state, {"label": guidances.no_label(keys)}, 1.0)
+        return _denoiser(model, state, condition, model.config.sample.guidance)
+
+    def inpaint(state: State, keys: Array, rows: Batch, condition: Condition, resample: int) -> Array:
+        # An encoder sees grey where pixels are to be filled, and these also fill the codes that they are part of.
+        image = jnp.where(rows["mask"][..., None], grey, rows["image"])
+        x0, mask = entered(state, {**rows, "image": image}), edit.coarse(rows["mask"], model.domain.shape[:2])
+        denoise = denoiser(state, keys, condition)
+        filled = edit.inpaint(denoise, path, model.sampler, steps, keys, x0, mask, resample)
+        return model.domain.leave(state, filled)
+
+    def vary(state: State, keys: Array, rows: Batch, condition: Condition, strength: float) -> Array:
+        denoise = denoiser(state, keys, condition)
+        varied = edit.vary(denoise, path, model.sampler, steps, keys, entered(state, rows), strength)
+        return model.domain.leave(state, varied)
+
+    def invert(state: State, keys: Array, rows: Batch, condition: Condition) -> Array:
+        return edit.invert(denoiser(state, keys, condition), path, steps, entered(state, rows))
+
+    def render(state: State, keys: Array, rows: Batch, condition: Condition) -> Array:
+        return model.domain.leave(state, edit.render(denoiser(state, keys, condition), path, steps, rows["noise"]))
+
+    return Edits(inpaint, vary, invert, render)
 
 
 def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Picture]:
@@ -337,11 +356,7 @@ def _describe(c: Any) -> dict[str, str]:
     parameters = ", ".join(f"{key} {value}" for key, value in c.sampler.items() if key != "name")
     words = {"sampler": f"{c.sampler.name}{f' ({parameters})' if parameters else ''}, {c.num_steps} steps"}
     words["spacing"] = f"{c.spacing} spacing"
-    if c.guidance != 1:
-        words["guidance"] = f"guidance {c.guidance:g}"
-    if c.clip:
-        words["clip"] = "x0_hat clipped"
-    return words
+    return words | guidances.describe(c)
 
 
 def _describe_path(c: Any) -> str:
@@ -371,7 +386,4 @@ def _check(config: Any, spec: DataSpec) -> None:
             f"config.sample.guidance is {guidance:g}, but this model {reason}: train one with "
             f"--config.diffusion.label_drop=0.1{more}, or use 1"
         )
-
-
-def _no_label(like: Array) -> Array:
-    return jnp.full(like.shape[:1], NO_LABEL, jnp.int32)
+    guidances.check(config.sample)

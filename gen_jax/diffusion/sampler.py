@@ -208,6 +208,7 @@ def sample(
     steps: Sequence[float] | np.ndarray,
     keys: Array,
     shape: tuple[int, ...],
+    start: Array | None = None,
 ) -> Array:
     """Returns samples, one per key: f32 [N, *shape]. Call it inside jit; the steps are one scan.
 
@@ -222,6 +223,7 @@ def sample(
       steps: strictly decreasing times, as `path.steps` returns them; known when tracing.
       keys: one key per image, [N].
       shape: of one image, (H, W, C).
+      start: x_t at the first of the steps, [N, *shape], instead of noise.
 
     Raises:
       UserError: steps are not strictly decreasing, or leave the path.
@@ -234,7 +236,7 @@ def sample(
       >>> sample(always_half, linear, ancestral(), linear.steps(5), keys, (1, 1, 1)).ravel().tolist()
       [0.5, 0.5]
     """
-    return trajectory(denoise, path, sampler, steps, keys, shape, keep=()).x0
+    return trajectory(denoise, path, sampler, steps, keys, shape, keep=(), start=start).x0
 
 
 def trajectory(
@@ -245,11 +247,12 @@ def trajectory(
     keys: Array,
     shape: tuple[int, ...],
     keep: Sequence[int] | np.ndarray | None = None,
+    start: Array | None = None,
 ) -> Trajectory:
     """Returns the same samples as `sample` with the same arguments, and intermediate states of the process.
 
     Args:
-      denoise, path, sampler, steps, keys, shape: as for `sample`.
+      denoise, path, sampler, steps, keys, shape, start: as for `sample`.
       keep: increasing positions in `steps` to keep; only these K use memory. None keeps every step.
 
     Example:
@@ -282,9 +285,9 @@ def trajectory(
         stored = tuple(store.at[slot].set(x) for store, x in zip(stored, (x_t, x0_hat), strict=True))
         return (carry, x_s, stored), None
 
-    x_T = path.start * draw_noise(0)
-    start = (sampler.init(x_T), x_T, (jnp.zeros((len(keep) + 1, *x_T.shape)),) * 2)
-    (_, x0, stored), _ = jax.lax.scan(take_step, start, (jnp.arange(num_steps), slots, rows))
+    x_T = path.start * draw_noise(0) if start is None else start
+    before = (sampler.init(x_T), x_T, (jnp.zeros((len(keep) + 1, *x_T.shape)),) * 2)
+    (_, x0, stored), _ = jax.lax.scan(take_step, before, (jnp.arange(num_steps), slots, rows))
     return Trajectory(x0, *(store[:-1] for store in stored))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gen_jax import methods
-from gen_jax.diffusion import model, prediction, sampler, schedule
+from gen_jax.diffusion import guidance, model, prediction, sampler, schedule
 from gen_jax.method import DataSpec, UserError, labelled
 
 CONFIG = methods.load("ddpm_mnist")[2]
@@ -53,7 +53,7 @@ LEVEL = level_of(5)
 def test_scale_one_is_the_conditional_model_and_zero_the_unconditional_one(scale, label):
     """Bit by bit, and in one call of the batch itself."""
     asked = Asked()
-    made = model.guided(asked.told, LABEL, scale)(X_T, LEVEL)
+    made = guidance.guided(asked.told, LABEL, scale)(X_T, LEVEL)
     np.testing.assert_array_equal(made, estimate(X_T, LEVEL.time, label))
     assert asked.calls == [(X_T.shape, (5,), (5,), (5,), label.tolist())]
 
@@ -61,7 +61,7 @@ def test_scale_one_is_the_conditional_model_and_zero_the_unconditional_one(scale
 @pytest.mark.parametrize(("scale", "label"), [(NEXT_TO_ONE, LABEL), (NEXT_TO_ZERO, NONE)])
 def test_the_formula_has_the_same_ends_bit_by_bit(scale, label):
     asked = Asked()
-    made = model.guided(asked.told, LABEL, scale)(X_T, LEVEL)
+    made = guidance.guided(asked.told, LABEL, scale)(X_T, LEVEL)
     np.testing.assert_array_equal(made, estimate(X_T, LEVEL.time, label))
     assert [shape[0] for shape, *_ in asked.calls] == [10]  # not by the short cut
 
@@ -69,7 +69,7 @@ def test_the_formula_has_the_same_ends_bit_by_bit(scale, label):
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 2.0, 7.5])
 def test_other_scales_take_one_call_of_twice_the_batch(scale):
     asked = Asked()
-    made = model.guided(asked.told, LABEL, scale)(X_T, LEVEL)
+    made = guidance.guided(asked.told, LABEL, scale)(X_T, LEVEL)
     assert asked.calls == [((10, 4, 4, 1), (10,), (10,), (10,), [*LABEL.tolist(), *NONE.tolist()])]
     conditional, unconditional = (np.asarray(estimate(X_T, LEVEL.time, label), np.float64) for label in (LABEL, NONE))
     np.testing.assert_allclose(made, scale * conditional + (1 - scale) * unconditional, rtol=1e-5, atol=1e-5)
@@ -156,6 +156,160 @@ def test_samples_at_both_ends_are_those_of_the_models_without_guidance(make):
     keys = jax.random.split(jax.random.key(3), 5)
     expected = sampler.sample(denoise, path, sampler.ddim(), path.steps(4), keys, (4, 4, 1))
     np.testing.assert_allclose(samples, expected, atol=2e-5)
+
+
+CONDITIONAL, FREE = np.array([[1.0, 2.0, 3.0, 4.0]]), np.array([[0.5, 1.0, 2.5, 2.0]])
+GUIDED = 7.5 * CONDITIONAL + (1 - 7.5) * FREE
+
+
+def test_the_rescaled_estimate_is_that_of_the_reference_sheet():
+    """Standard deviations sqrt(5 / 4) and sqrt(23.59375), of 4.25, 8.5, 6.25 and 17: the ratio is 0.2301741..."""
+    assert np.std(CONDITIONAL) / np.std(GUIDED) == pytest.approx(0.230174135059, abs=1e-12)
+    made = guidance.rescaled(jnp.asarray(GUIDED), jnp.asarray(CONDITIONAL), 0.7)
+    np.testing.assert_allclose(made, [[1.95976805180, 3.91953610360, 2.88201184088, 7.83907220721]], rtol=1e-6)
+
+
+def test_rescaling_has_the_two_estimates_as_its_ends():
+    """For every sample on its own: with 1 the contrast is the conditional one's, with 0 nothing changes."""
+    g = X_T * jnp.arange(1.0, 6.0)[:, None, None, None] + 2
+    c = estimate(X_T, LEVEL.time, LABEL)
+    np.testing.assert_array_equal(guidance.rescaled(g, c, 0.0), g)
+    made = np.asarray(guidance.rescaled(g, c, 1.0), np.float64)
+    np.testing.assert_allclose(made.std(axis=(1, 2, 3)), np.asarray(c, np.float64).std(axis=(1, 2, 3)), rtol=1e-5)
+    ratio = made / np.asarray(g)
+    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1, :1, :1], ratio.shape), rtol=1e-5)  # r is a multiple
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, -7.7, 1e-20])
+def test_an_estimate_without_contrast_is_not_rescaled(value):
+    flat = jnp.full((2, 4, 4, 1), value)
+    np.testing.assert_array_equal(guidance.rescaled(flat, X_T[:2], 0.7), 0.7 * flat + 0.3 * flat)
+    slope = jax.grad(lambda g: jnp.sum(guidance.rescaled(g, X_T[:2], 0.7)))(X_T[2:4])
+    assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("name", prediction.PREDICTIONS)
+def test_how_rescaling_the_output_differs_from_rescaling_the_estimate(name):
+    """As documented: by (1 - k) a x_t / D, which is 0 for x predictions, and for v where alpha is 0."""
+    kind, x_t = prediction.PREDICTIONS[name](), np.array([[0.3, -1.0, 0.7, 2.0]])
+    for alpha, sigma in ((0.6, 0.8), (0.0, 1.0)):
+        if alpha == 0 and kind.needs_signal:
+            continue
+        level = schedule.Level(*np.array([[500.0], [alpha], [sigma]]))
+        k = 0.7 * CONDITIONAL.std() / GUIDED.std() + 0.3
+        of_output = prediction.to_x0(kind, k * GUIDED, x_t, level, True)
+        a, divisor = kind.coefficients(level)[0], kind.divisor(level, True)
+        of_estimate = k * prediction.to_x0(kind, GUIDED, x_t, level, True)
+        np.testing.assert_allclose(of_output, of_estimate + (1 - k) * a * x_t / divisor, rtol=1e-12)
+        agree = name == "x" or (name in ("v", "edm") and alpha == 0)
+        assert np.allclose(of_output, of_estimate, rtol=1e-12) == agree
+
+
+def test_the_threshold_is_that_of_the_definition():
+    """By hand: the quantiles 0.5 and 1 of 4, 2, 1 and 0 are 1.5 and 4; of numbers up to 1, they are at most 1."""
+    x = jnp.array([[-4.0, 2.0, 1.0, 0.0], [-1.0, 0.5, 0.25, 0.0]])
+    for quantile, expected in ((0.5, [-1.0, 1.0, 2 / 3, 0.0]), (1.0, [-1.0, 0.5, 0.25, 0.0])):
+        made = guidance.thresholded(lambda x_t, level: x_t, quantile)(x, None)
+        np.testing.assert_allclose(made, [expected, x[1]], rtol=1e-6)
+
+
+def test_the_threshold_of_values_that_are_mostly_in_range_is_the_fixed_clip():
+    x = jnp.array([[-4.0, 2.0, *[0.5] * 98]])
+    made = guidance.thresholded(lambda x_t, level: x_t, 0.97)(x, None)
+    np.testing.assert_array_equal(made, jnp.clip(x, -1, 1))
+
+
+def within(interval, time):
+    """The estimate at one time with guidance in an interval, and the sizes of the batches that were computed."""
+    sizes = []
+
+    def told(label):
+        def denoise(x_t, level):
+            jax.debug.callback(lambda label: sizes.append(len(label)), label)
+            return estimate(x_t, level.time, label)
+
+        return denoise
+
+    level = schedule.Level(jnp.full(5, time), jnp.full(5, 0.6), jnp.full(5, 0.8))
+    made = jax.jit(guidance.guided(told, LABEL, 3.0, 0.0, interval))(X_T, level)
+    jax.block_until_ready(made)
+    jax.effects_barrier()
+    return made, sizes
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside"),
+    [((0.25, 0.5), (250.0, 300.0, 499.0), (0.0, 249.0, 500.0, 1000.0)), ((0.25, 1.0), (250.0, 1000.0), (0.0, 249.0)),
+     ((0.0, 1.0), (0.0, 500.0, 1000.0), ()), ((0.5, 0.5), (), (0.0, 500.0, 1000.0)), ((1.0, 1.0), (), (1000.0,))],
+)  # fmt: skip
+def test_guidance_acts_within_its_interval_and_costs_one_single_batch_elsewhere(interval, inside, outside):
+    for time in (*inside, *outside):
+        made, sizes = within(interval, time)
+        times = jnp.full(5, time)
+        conditional, free = (estimate(X_T, times, label) for label in (LABEL, NONE))
+        np.testing.assert_allclose(made, 3 * conditional - 2 * free if time in inside else conditional, atol=1e-5)
+        assert sizes == [10 if time in inside else 5]
+
+
+def test_samples_with_an_interval_of_everything_and_of_nothing(make):
+    guided, plain = sample(make(DROP, "--config.sample.guidance=3.0"), LABEL), sample(make(), LABEL)
+    assert np.abs(guided - plain).max() > 0.1
+
+    def of(interval):
+        return sample(
+            make(DROP, "--config.sample.guidance=3.0", f"--config.sample.guidance_interval={interval}"), LABEL
+        )
+
+    np.testing.assert_array_equal(of("0,1"), guided)
+    np.testing.assert_allclose(of("0,0.99999"), guided, atol=1e-6)  # the whole path, and yet a choice in every step
+    np.testing.assert_array_equal(of("0.4,0.4"), plain)
+    np.testing.assert_allclose(of("0.99999,1"), plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["v", "x", "velocity", "edm"])
+def test_all_of_it_is_finite_from_pure_noise_on(make, kind):
+    """The schedule begins where alpha is exactly 0, and the scale is large."""
+    words = (DROP, "--config.sample.guidance=15", "--config.sample.guidance_rescale=0.7", "--config.sample.clip=true",
+             "--config.sample.dynamic_threshold=0.95", "--config.sample.guidance_interval=0.1,1",
+             f"--config.diffusion.prediction={kind}")  # fmt: skip
+    method = make(*words)
+    samples = sample(method, LABEL)
+    assert np.isfinite(samples).all()
+    assert np.abs(samples).max() <= 1
+    assert [method.describe[name] for name in ("guidance", "guidance_rescale", "guidance_interval", "clip")] == [
+        "guidance 15", "rescaled by 0.7", "guided from 0.1 to 1 of the path", "dynamic threshold 0.95"
+    ]  # fmt: skip
+
+
+def test_the_threshold_limits_the_guided_estimate(make):
+    words = (DROP, "--config.sample.guidance=5.0", "--config.sample.num_steps=1")
+    free = sample(make(*words), LABEL)
+    kept = sample(make(*words, "--config.sample.clip=true", "--config.sample.dynamic_threshold=0.9"), LABEL)
+    limit = np.maximum(np.quantile(np.abs(free), 0.9, axis=(1, 2, 3), keepdims=True), 1)
+    assert limit.max() > 1.2
+    np.testing.assert_allclose(kept, np.clip(free, -limit, limit) / limit, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("guidance_rescale=1.5 guidance=2", "guidance_rescale is 1.5; it must be between 0 and 1"),
+     ("guidance_rescale=-0.1 guidance=2", "guidance_rescale is -0.1; it must be between 0 and 1"),
+     ("guidance_rescale=0.7", "guidance_rescale=0.7 has no effect with guidance=1: set --config.sample.guidance"),
+     ("guidance_rescale=0.7 guidance=0", "guidance_rescale=0.7 has no effect with guidance=0"),
+     ("guidance_interval=0.2,0.8", "guidance_interval=0.2,0.8 has no effect with guidance=1"),
+     ("guidance_interval=0.8,0.2 guidance=2", "guidance_interval is '0.8,0.2'; it must be two fractions of the path"),
+     ("guidance_interval=0.2 guidance=2", "guidance_interval is '0.2'; it must be two fractions"),
+     ("guidance_interval=0.2,0.4,0.6 guidance=2", "must be two fractions"),
+     ("guidance_interval=nan,1 guidance=2", "must be two fractions"),
+     ("guidance_interval=0.2,1.1 guidance=2", "must be two fractions"),
+     ("dynamic_threshold=1.1 clip=true", "dynamic_threshold is 1.1; it must be between 0 and 1"),
+     ("dynamic_threshold=0.9", "dynamic_threshold=0.9 has no effect with clip=false")],
+)  # fmt: skip
+def test_values_that_are_out_of_range_or_have_no_effect_are_refused(make, words, said):
+    with pytest.raises(UserError) as error:
+        make(DROP, *(f"--config.sample.{word}" for word in words.split()))
+    assert f"config.sample.{said}" in str(error.value) or said in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_the_guided_estimate_is_clipped_and_not_its_parts(make):
