@@ -1,0 +1,243 @@
+"""One table for many variants of a model: runs that differ in training, and ways to sample from each, over seeds.
+
+An experiment is an `Ablation`: words of the command line for every run, and a row for every way to sample. `main` does
+the rest: it trains what is missing, measures every row once, and writes table, figure and verdict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import record, runs
+from gen_jax import evaluate, judges, sample
+from gen_jax.data import dataset
+from gen_jax.figures.curve import Axis
+from gen_jax.figures.markup import number
+from gen_jax.method import DataSpec, UserError
+from gen_jax.run import directory, write_bytes, write_json
+from gen_jax.writers import read_metrics, training_seconds
+
+BATCH = 250  # samples drawn at a time
+Values = Mapping[str, float]
+Found = dict[tuple[str, int], Values]
+"""The metrics of each (row, seed)."""
+
+
+class Row(NamedTuple):
+    """One way to sample from one of the runs.
+
+    Attributes:
+      run: key of `Ablation.runs`.
+      words: command line arguments in addition to the run's own config.
+    """
+
+    run: str
+    words: tuple[str, ...] = ()
+
+
+class Ablation(NamedTuple):
+    """An experiment.
+
+    Attributes:
+      name: of its module, and of the folder of its results.
+      about: one line.
+      config: file in configs/, with a variant if there is one.
+      words: of every run.
+      runs: words of each run in addition, by name.
+      rows: by name, in the order of the table.
+      measures: names of values in the table.
+      measure: (samples uint8 [N, H, W, C], labels, data, config, how they were made) -> values, and those of real data.
+      verdict: one line on the means.
+      figure: (values of all rows and seeds, real values, first samples by row) -> SVG.
+      folder: of its runs, in runs/; experiments with the same runs share it.
+      seeds: number of seeds.
+      num: samples per row.
+    """
+
+    name: str
+    about: str
+    config: str
+    words: tuple[str, ...]
+    runs: Mapping[str, tuple[str, ...]]
+    rows: Mapping[str, Row]
+    measures: tuple[str, ...]
+    measure: Callable[[judges.Samples, dataset.Dataset, Any], tuple[Values, Values]]
+    verdict: Callable[[Found], str]
+    figure: Callable[[Found, Values, Mapping[str, np.ndarray]], str]
+    folder: str
+    seeds: int = 3
+    num: int = 2_000
+
+
+def by_classifier(samples: judges.Samples, data: dataset.Dataset, config: Any) -> tuple[Values, Values]:
+    """Returns the classifier's metrics of samples by their plain names, and those of as many real test images."""
+    judged = judges.judge_by_classifier(config, data, samples).rows
+    size = judges.short(len(samples.images))
+    rows = {row["name"].partition("/")[0]: row for row in judged if row["name"].endswith(f"_{size}")}
+    real = {name: row["reference"] for name, row in rows.items() if row["reference"] is not None}
+    return {name: row["value"] for name, row in rows.items()}, real
+
+
+def draw(model: sample.Model, spec: DataSpec, num: int) -> judges.Samples:
+    """Returns samples, drawn in batches; labels follow the shares of the training images."""
+    condition = sample.conditions(model.method, model.spec, num, evaluate.asked(model.method, spec, num))
+    images = np.concatenate(list(model.batches(model.state, condition, 0, num)))
+    return judges.Samples(images, condition.get("label"), evaluate.described(model))
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Returns mean, smallest and largest value.
+
+    Example:
+      >>> spread([1.0, 2.0, 6.0]), spread([2.0])
+      ('3 (1 to 6)', '2')
+    """
+    told = [number(value, digits) for value in (statistics.fmean(values), min(values), max(values))]
+    return told[0] if len(values) == 1 else f"{told[0]} ({told[1]} to {told[2]})"
+
+
+def means(found: Found, measure: str) -> dict[str, float]:
+    """Returns the mean of a measure over the seeds, by row.
+
+    Example:
+      >>> means({("a", 0): {"loss": 1.0}, ("a", 1): {"loss": 2.0}}, "loss")
+      {'a': 1.5}
+    """
+    names = dict.fromkeys(name for name, _ in found)
+    return {name: statistics.fmean(v[measure] for (each, _), v in found.items() if each == name) for name in names}
+
+
+def lowest(found: Found) -> str:
+    """Returns one line: the row with the lowest mean Frechet distance, and those whose seeds overlap with its seeds.
+
+    Example:
+      >>> distances = {("a", 0): 2.0, ("a", 1): 3.0, ("b", 0): 2.9, ("b", 1): 4.0, ("c", 0): 5.0, ("c", 1): 6.0}
+      >>> lowest({key: {"frechet_distance": value} for key, value in distances.items()})
+      'Lowest Frechet distance: a (2.5). Not apart from it over these seeds: b (3.45).'
+    """
+    values = means(found, "frechet_distance")
+    best = min(values, key=values.__getitem__)
+    worst_of_best = max(v["frechet_distance"] for (name, _), v in found.items() if name == best)
+    close = [
+        name
+        for name in sorted(values, key=values.__getitem__)
+        if name != best
+        and min(v["frechet_distance"] for (each, _), v in found.items() if each == name) <= worst_of_best
+    ]
+    told = f"Lowest Frechet distance: {best} ({values[best]:.3g})."
+    others = ", ".join(f"{name} ({values[name]:.3g})" for name in close)
+    return f"{told} Not apart from it over these seeds: {others}." if close else told
+
+
+def quality_and_diversity(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
+    """Returns samples, Frechet distance, class agreement and recall side by side, one dot per seed, as SVG."""
+    panels = [
+        _panel(found, real, "frechet_distance", "Quality", "Frechet distance, left is better"),
+        _panel(found, real, "class_agreement", "Agreement", "with the class, right is better"),
+        _panel(found, real, "recall", "Diversity", "recall, right is better"),
+    ]
+    return record.dots(panels, shown, "the first, of seed 0", "real test images")
+
+
+def _panel(found: Found, real: Values, measure: str, title: str, told: str) -> record.Panel:
+    names = dict.fromkeys(name for name, _ in found)
+    values = {name: [v[measure] for (each, _), v in found.items() if each == name] for name in names}
+    every = [value for some in values.values() for value in some] + ([real[measure]] if measure in real else [])
+    room = 0.1 * (max(every) - min(every)) or 0.1
+    return record.Panel(title, told, values, Axis(min(every) - room, max(every) + room), real.get(measure))
+
+
+def table(ablation: Ablation, found: Found, minutes: Mapping[tuple[str, int], float], real: Values) -> list[dict]:
+    """Returns one row per way to sample, with mean, minimum and maximum over the seeds, and one row of real data."""
+    rows = []
+    for name in dict.fromkeys(name for name, _ in found):
+        seeds = [seed for each, seed in found if each == name]
+        told = {"": name, "minutes of training": spread([minutes[ablation.rows[name].run, s] for s in seeds], 2)}
+        rows.append(told | {m.replace("_", " "): spread([found[name, s][m] for s in seeds]) for m in ablation.measures})
+    known = {m.replace("_", " "): number(real[m], 3) if m in real else "" for m in ablation.measures}
+    return [*rows, {"": "real test images", "minutes of training": ""} | known]
+
+
+def parse(ablation: Ablation, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the flags of an experiment, and the words that go to every run.
+
+    Raises:
+      UserError: a number below 1.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{ablation.name}", description=ablation.about)
+    parser.add_argument("--seeds", type=int, default=ablation.seeds, help="number of seeds, from 0")
+    parser.add_argument(
+        "--rows", nargs="+", choices=list(ablation.rows), default=list(ablation.rows), help="of the table"
+    )
+    parser.add_argument("--num", type=int, default=ablation.num, help=f"samples per row (default {ablation.num:,})")
+    folder = pathlib.Path("runs") / ablation.folder
+    parser.add_argument("--runs", type=directory, default=folder, help="folder of the runs")
+    parser.add_argument("--out", type=directory, default=record.RESULTS / ablation.name, help="of table and figure")
+    flags, more = parser.parse_known_args(argv)
+    if flags.seeds < 1 or flags.num < 1:
+        raise UserError("--seeds and --num must be at least 1")
+    return flags, more
+
+
+def measured(ablation: Ablation, workdir: pathlib.Path, name: str, num: int, steps: int) -> dict[str, Any]:
+    """Returns what was measured of a row: taken from the run's folder, or measured and stored there.
+
+    It holds `values`, `real` and the `first` ten samples.
+    """
+    row = ablation.rows[name]
+    slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+    path = workdir / f"{ablation.name}-{slug}-{num}.json"
+    made = {"words": list(row.words), "num": num, "step": steps}
+    if path.is_file() and (stored := json.loads(path.read_text()))["made"] == made:
+        return stored | {"first": np.array(stored["first"], np.uint8)}
+    more = (f"--config.sample.num={num}", f"--config.sample.batch_size={min(BATCH, num)}")
+    model = sample.load(workdir, (*row.words, *more))
+    data = dataset.load(model.config.data)
+    samples = draw(model, data.spec, num)
+    values, real = ablation.measure(samples, data, model.config)
+    first = samples.images[:10]
+    write_json(path, {"made": made, "values": dict(values), "real": dict(real), "first": first.tolist()})
+    return {"values": values, "real": real, "first": first}
+
+
+def main(ablation: Ablation, argv: Sequence[str]) -> None:
+    """Trains and measures what is missing, and writes table, figure and verdict.
+
+    Raises:
+      UserError: a user's mistake.
+    """
+    flags, more = parse(ablation, argv)
+    found, real, minutes, shown = {}, {}, {}, {}
+    for seed in range(flags.seeds):  # all of one seed first, so that early results are comparable
+        for name in flags.rows:
+            run = ablation.rows[name].run
+            workdir = flags.runs.absolute() / f"{run}-seed{seed}"
+            file = runs.ROOT / "configs" / ablation.config
+            line = [f"--config={file}", *ablation.words, *ablation.runs[run], f"--config.seed={seed}", *more]
+            runs.train(workdir, line)
+            minutes[run, seed] = training_seconds(read_metrics(workdir)) / 60
+            one = measured(ablation, workdir, name, flags.num, runs.resolve(line).num_steps)
+            found[name, seed], real = one["values"], one["real"]
+            shown.setdefault(name, one["first"])
+            told = ", ".join(f"{m} {number(found[name, seed][m])}" for m in ablation.measures)
+            print(f"{name}, seed {seed}: {told}", flush=True)
+    flags.out.mkdir(parents=True, exist_ok=True)
+    write_bytes(flags.out / f"{ablation.name}.svg", ablation.figure(found, real, shown).encode())
+    report = {
+        "command": record.command(ablation.name, argv),
+        "verdict": ablation.verdict(found),
+        "words": {"every run": [*ablation.words, *more]} | {name: list(words) for name, words in ablation.runs.items()},
+        "minutes": {f"{run}, seed {seed}": value for (run, seed), value in minutes.items()},
+        "values": {f"{name}, seed {seed}": dict(values) for (name, seed), values in found.items()},
+        "real": dict(real),
+        "versions": record.versions(),
+    }
+    seeds = "1 seed" if flags.seeds == 1 else f"{flags.seeds} seeds: mean (smallest to largest)"
+    record.write(flags.out, report, {f"{flags.num:,} samples a row, {seeds}": table(ablation, found, minutes, real)})

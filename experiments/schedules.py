@@ -1,0 +1,36 @@
+"""Noise schedules, all of them ending in pure noise, with v prediction.
+
+    python -m experiments.schedules    # two seeds of six runs of three minutes on two cores
+
+Runs are in runs/schedules; what is finished is not repeated.
+"""
+
+from __future__ import annotations
+
+from experiments import ablation
+from experiments.ablation import Row
+from gen_jax import command
+
+SCHEDULES = ("linear", "scaled_linear", "cosine", "sigmoid_beta", "sigmoid_abar")
+RUNS = {name.replace("_", "-"): (f"--config.diffusion.schedule={name}",) for name in SCHEDULES} | {
+    "cosine-with-signal": ("--config.diffusion.schedule.zero_terminal_snr=false",)
+}
+
+
+ABLATION = ablation.Ablation(
+    name="schedules",
+    about=(__doc__ or "").split("\n")[0],
+    config="ddpm_mnist.py",
+    words=("--config.num_steps=2000",),
+    runs=RUNS,
+    rows={name: Row(name) for name in RUNS},
+    measures=("frechet_distance", "class_agreement", "confident_share", "precision", "recall"),
+    measure=ablation.by_classifier,
+    verdict=ablation.lowest,
+    figure=ablation.quality_and_diversity,
+    folder="schedules",
+    seeds=2,
+)
+
+if __name__ == "__main__":
+    command.run(lambda argv: ablation.main(ABLATION, argv), "the same command resumes from here")

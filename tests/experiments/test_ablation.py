@@ -1,0 +1,98 @@
+import json
+import types
+
+import numpy as np
+import pytest
+
+from experiments import ablation, guidance, predictions, runs, schedules, steps, zero_snr
+from gen_jax import judges, methods, sample
+from gen_jax.data import dataset
+from gen_jax.method import DataSpec, UserError, labelled
+from gen_jax.run import Run
+
+EXPERIMENTS = [each.ABLATION for each in (guidance, predictions, schedules, steps, zero_snr)]
+MNIST = DataSpec("mnist", (28, 28, 1), 60_000, labelled("0123456789"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda one: one.name)
+def test_every_run_and_row_is_a_valid_config(experiment: ablation.Ablation):
+    for row in experiment.rows.values():
+        line = [f"--config={runs.ROOT}/configs/{experiment.config}", *experiment.words, *experiment.runs[row.run]]
+        config = methods.override(runs.resolve(line), row.words)
+        methods.check(config)
+        methods.make(config, dataset.load(config.data).spec if config.data.name == "shades" else MNIST)
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Replaces training, sampling and judging; returns the names and sizes of what was sampled."""
+    drawn = []
+
+    def train(workdir, line):
+        workdir.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps({"step": step, "seconds": 60.0 * step}) for step in (1, 5)]
+        Run(workdir).metrics.write_text("\n".join(lines))
+
+    def load(workdir, words):
+        config = types.SimpleNamespace(data=types.SimpleNamespace(name="made up"), run=workdir.name)
+        return types.SimpleNamespace(config=config, words=words)
+
+    def draw(model, spec, num):
+        drawn.append((model.config.run, num))
+        return judges.Samples(np.full((num, 4, 4, 1), len(drawn), np.uint8), None, "made")
+
+    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(sample, "load", load)
+    monkeypatch.setattr(dataset, "load", lambda config: types.SimpleNamespace(spec=None))
+    monkeypatch.setattr(ablation, "draw", draw)
+    return drawn
+
+
+EXAMPLE = ablation.Ablation(
+    name="example",
+    about="An example.",
+    config="ddpm_mnist.py",
+    words=(),
+    runs={"a": (), "b": ("--config.num_steps=7",)},
+    rows={"first": ablation.Row("a"), "second": ablation.Row("b", ("--config.sample.num_steps=3",))},
+    measures=("loss",),
+    measure=lambda samples, data, config: ({"loss": float(samples.images[0, 0, 0, 0])}, {"loss": 0.5}),
+    verdict=lambda found: f"Means: {ablation.means(found, 'loss')}",
+    figure=lambda found, real, shown: f"<svg>{sorted(shown)}</svg>",
+    folder="example",
+    seeds=2,
+    num=20,
+)
+
+
+def test_rows_and_seeds_are_measured_once_and_stand_in_the_table(tmp_path, made_up: list, capsys):
+    words = [f"--runs={tmp_path}/runs", f"--out={tmp_path}/out"]
+    ablation.main(EXAMPLE, words)
+    assert made_up == [("a-seed0", 20), ("b-seed0", 20), ("a-seed1", 20), ("b-seed1", 20)]
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    ((title, rows),) = report["tables"].items()
+    assert title == "20 samples a row, 2 seeds: mean (smallest to largest)"
+    assert [row[""] for row in rows] == ["first", "second", "real test images"]
+    assert [row["loss"] for row in rows] == ["2 (1 to 3)", "3 (2 to 4)", "0.5"]
+    assert {row["minutes of training"] for row in rows} == {"5 (5 to 5)", ""}
+    assert report["verdict"] == "Means: {'first': 2.0, 'second': 3.0}"
+    assert report["words"] == {"every run": [], "a": [], "b": ["--config.num_steps=7"]}
+    assert (tmp_path / "out/example.svg").read_text() == "<svg>['first', 'second']</svg>"
+    ablation.main(EXAMPLE, words)
+    assert len(made_up) == 4
+    ablation.main(EXAMPLE, [*words, "--num=9", "--rows", "second", "--seeds=1"])
+    assert made_up[4:] == [("b-seed0", 9)]
+    assert "second, seed 0: loss 5" in capsys.readouterr().out
+
+
+def test_an_experiment_without_samples_is_refused(tmp_path):
+    with pytest.raises(UserError, match="at least 1"):
+        ablation.main(EXAMPLE, ["--num=0", f"--runs={tmp_path}", f"--out={tmp_path}"])
+
+
+def test_the_distance_of_brightness_is_that_of_uniform_distributions():
+    # W1 of the uniform distributions on [0, 1] and [1/4, 3/4] is the mean of |q - (1/4 + q/2)| over q: 1/8.
+    q = (np.arange(1_000) + 0.5) / 1_000
+    assert zero_snr.distance(q, 0.25 + q / 2) == pytest.approx(1 / 8, abs=1e-6)
+    images = np.array([255, 0, 51], np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
+    np.testing.assert_allclose(zero_snr.brightness(images), [0, 0.2, 1])
