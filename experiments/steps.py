@@ -3,7 +3,8 @@
     python -m experiments.steps    # trains for a quarter of an hour a seed on two cores; then minutes a row
 
 The model is ddpm_mnist with a tenth of the labels dropped and twice the default number of steps; `guidance` uses the
-same runs. Every sampler gets at most 10, 25 and 50 network calls: Heun's method takes two a step. Runs are in runs/guided; what is finished is not repeated.
+same runs. Every sampler gets at most 10, 25 and 50 network calls: Heun's method takes two a step. Runs are in
+runs/guided; what is finished is not repeated.
 """
 
 from __future__ import annotations

@@ -115,7 +115,6 @@ def test_noise_leads_back_to_its_picture_the_better_with_more_steps(free):
         noise = exact.invert(IMAGES, LABELS)
         assert (noise.shape, noise.dtype) == (IMAGES.shape, np.float32)
         errors.append(np.abs(exact.render(noise, LABELS).astype(int) - IMAGES).mean())
-    print(errors)
     assert errors[1] < errors[0] / 3
 
 
@@ -127,6 +126,18 @@ def test_the_way_between_pictures_begins_and_ends_as_their_noise_says(free):
         np.testing.assert_allclose(way[:, end].astype(int), free.render(free.invert(images, [7, 0]), [7, 0]), atol=1)
     with pytest.raises(UserError, match="there are 2 pictures to start from and 1 to end at"):
         free.interpolate(a, b[:1])
+
+
+def test_a_model_with_learned_variances_edits_with_its_own_sampler_and_inverts_without_them():
+    learned = model_of(
+        "ddpm_mnist:guided", *SMALL, "--config.diffusion.variance=learned", "--config.sample.sampler.variance=learned"
+    )
+    assert learned.config.sample.sampler.variance == "learned"
+    filled = learned.inpaint(IMAGES, "right", LABELS, resample=1)
+    np.testing.assert_array_equal(filled[:, :, :4], IMAGES[:, :, :4])
+    np.testing.assert_array_equal(learned.vary(IMAGES, 1.0, LABELS, seed=3), learned.sample(3, LABELS, seed=3))
+    noise = learned.invert(IMAGES, LABELS)
+    assert learned.render(noise, LABELS).shape == IMAGES.shape
 
 
 @pytest.mark.long

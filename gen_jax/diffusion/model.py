@@ -294,15 +294,15 @@ def _edits(model: _Model, spec: DataSpec) -> Edits:
     def entered(state: State, rows: Batch) -> Array:
         return model.domain.enter(state, rows, state.key)
 
-    def denoiser(state: State, keys: Array, condition: Condition) -> samplers.Denoiser:
+    def denoiser(state: State, keys: Array, condition: Condition, estimates: bool | None = None) -> samplers.Denoiser:
         if model.classes and "label" not in condition:
             if not model.config.diffusion.label_drop:
                 raise UserError(
                     "this model was trained with a label for every picture: give the labels of the pictures, or train "
                     "one with --config.diffusion.label_drop=0.1"
                 )
-            return _denoiser(model, state, {"label": guidances.no_label(keys)}, 1.0)
-        return _denoiser(model, state, condition, model.config.sample.guidance)
+            return _denoiser(model, state, {"label": guidances.no_label(keys)}, 1.0, estimates)
+        return _denoiser(model, state, condition, model.config.sample.guidance, estimates)
 
     def inpaint(state: State, keys: Array, rows: Batch, condition: Condition, resample: int) -> Array:
         # An encoder sees grey where pixels are to be filled, and these also fill the codes that they are part of.
@@ -318,10 +318,12 @@ def _edits(model: _Model, spec: DataSpec) -> Edits:
         return model.domain.leave(state, varied)
 
     def invert(state: State, keys: Array, rows: Batch, condition: Condition) -> Array:
-        return edit.invert(denoiser(state, keys, condition), path, steps, entered(state, rows))
+        denoise = denoiser(state, keys, condition, estimates=False)  # DDIM has no use for a variance
+        return edit.invert(denoise, path, steps, entered(state, rows))
 
     def render(state: State, keys: Array, rows: Batch, condition: Condition) -> Array:
-        return model.domain.leave(state, edit.render(denoiser(state, keys, condition), path, steps, rows["noise"]))
+        denoise = denoiser(state, keys, condition, estimates=False)
+        return model.domain.leave(state, edit.render(denoise, path, steps, rows["noise"]))
 
     return Edits(inpaint, vary, invert, render)
 
