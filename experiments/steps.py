@@ -24,6 +24,8 @@ SAMPLERS: dict[str, tuple[str, ...]] = {
     "ancestral": ("--config.sample.sampler=ancestral",),
     "DDIM": ("--config.sample.sampler=ddim", "--config.sample.sampler.eta=0"),
     "Heun": ("--config.sample.sampler=heun",),
+    "DPM-Solver++ 2M": ("--config.sample.sampler=dpm_solver",),
+    "DPM-Solver++ 2M, SDE": ("--config.sample.sampler=dpm_solver", "--config.sample.sampler.stochastic=midpoint"),
 }
 CALLS_A_STEP = {"Heun": 2}  # but one in the last step; the others take one
 

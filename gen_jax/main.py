@@ -11,6 +11,7 @@ import contextlib
 import pathlib
 import shlex
 import sys
+from collections.abc import Iterable
 from typing import NoReturn
 
 MODES = {
@@ -136,12 +137,7 @@ def main(argv: list[str]) -> None:
 
     if flags.config is None and flags.workdir is None:
         raise UserError("nothing to do: give --config=configs/<name>.py, or --workdir=<a run's directory> (see --help)")
-    if flags.topology and flags.mode != "rehearse":
-        raise UserError(f"--topology={flags.topology} is for --mode=rehearse: leave it out, or set that mode")
-    editing = {name: value for name in EDITING if (value := getattr(flags, name)) is not None}
-    if editing and flags.mode != "edit":
-        name, value = next(iter(editing.items()))
-        raise UserError(f"--{name}={value} is for --mode=edit: leave it out, or set that mode")
+    _refuse_flags_of_other_modes(flags)
     _set_switches()
     if flags.mode == "rehearse":
         _use_cpu()
@@ -178,7 +174,7 @@ def main(argv: list[str]) -> None:
     elif flags.mode == "edit":
         from gen_jax import edit
 
-        edit.edit(run.workdir, editing, tuple(words))
+        edit.edit(run.workdir, _given(flags, EDITING), tuple(words))
     else:
         import importlib
 
@@ -188,6 +184,20 @@ def main(argv: list[str]) -> None:
             "profile": ("gen_jax.profile", "profile"),
         }[flags.mode]
         getattr(importlib.import_module(module), function)(run.workdir, tuple(words))
+
+
+def _given(flags: argparse.Namespace, names: Iterable[str]) -> dict[str, str]:
+    """Returns the values of those flags that were given."""
+    return {name: value for name in names if (value := getattr(flags, name))}
+
+
+def _refuse_flags_of_other_modes(flags: argparse.Namespace) -> None:
+    from gen_jax.method import UserError
+
+    for mode, names in (("rehearse", ("topology",)), ("edit", EDITING)):
+        for name, value in _given(flags, names).items():
+            if flags.mode != mode:
+                raise UserError(f"--{name}={value} is for --mode={mode}: leave it out, or set that mode")
 
 
 def _use_cpu() -> None:

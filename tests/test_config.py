@@ -399,6 +399,8 @@ READ_WITH = {
     "eval.likelihood.probes": ("ode",),
     "sample.sampler.eta": ("ddim",),
     "sample.sampler.variance": ("ancestral",),
+    "sample.sampler.order": ("dpm_solver",),
+    "sample.sampler.stochastic": ("dpm_solver",),
     "vae.likelihood.sigma": ("gaussian",),
     "gan.constraint.bound": ("clip",),
     "gan.penalty.weight": ("wgan_gp", "r1", "r2"),
@@ -428,6 +430,8 @@ def different(key, value):
         return value / 2 + 0.3
     if key.endswith("likelihood.terms"):  # 0 means all, and few are too few
         return 5
+    if key in (own := {"sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint"}):
+        return own[key]
     return "large" if key.endswith(("sampler.variance", "likelihood.variance")) else other(value)
 
 
@@ -586,7 +590,7 @@ def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
     path = key.rpartition(".")[0]
     method = {"vae": "vae", "gan": "gan"}.get(key.partition(".")[0], "ddpm")
     words = {
-        "ddpm": ["sample.num_steps=3", "sample.clip=false"],
+        "ddpm": ["sample.num_steps=4", "sample.clip=false"],
         "gan": ["network=dense", "network.hidden=4", "network.generator_hidden=4"],
         "vae": ["network=dense", "network.hidden=4"],
     }[method]

@@ -157,6 +157,18 @@ def test_codes_are_edited_as_pictures():
     assert latent.render(noise, labels).shape == images.shape
 
 
+def test_guidance_within_an_interval_does_not_depend_on_the_number_of_devices(free):
+    """The choice in each step is made by the time, which all devices share."""
+    config = free.config.copy_and_resolve_references()
+    config.sample.guidance_interval = "0.3,0.8"
+    method, samples = methods.make(config, SPEC), []
+    for mesh in map(parallel.make_mesh, (1, 2)):
+        state = jax.device_put(free.state, parallel.replicated(mesh))
+        samples.append(sample.Model(config, SPEC, method, state, mesh).sample(6).astype(int))
+    assert np.abs(samples[0] - samples[1]).max() <= 1
+    assert np.abs(samples[0] - free.sample(6)).max() > 1
+
+
 COLOURS = np.zeros((1, 8, 8, 3), np.uint8)
 
 

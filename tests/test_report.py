@@ -302,7 +302,7 @@ def test_known_measures_have_their_unit_and_come_behind_the_loss(tmp_path):
     places = [text.index(title) for title in titles]
     assert places == sorted(places)
     assert "VAE trained on" in text
-    change_config(folder, method="ddpm")  # which has no such measures: they are what the files call them
+    change_config(folder, method="gan")  # which has no such measures: they are what the files call them
     assert "nats" not in page_of(folder).text
 
 

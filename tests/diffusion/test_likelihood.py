@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gen_jax import main, methods
-from gen_jax.diffusion import bound, model, prediction, process, sampler, schedule
+from gen_jax.diffusion import bound, guidance, model, prediction, process, sampler, schedule
 from gen_jax.method import Code, DataSpec, Method, Stage, UserError, labelled
 
 SPEC = DataSpec("made_up", (4, 4, 1), 64, labelled("abc"))
@@ -142,10 +142,10 @@ def test_clipping_and_guidance_leave_the_variance_alone():
         return denoise
 
     level, x_t = LINEAR.level(jnp.array([3, 4])), jnp.full((2, 1, 1, 1), 0.5)
-    found = sampler.clipped(model.guided(told, jnp.array([2, 1]), 3.0))(x_t, level)
+    found = sampler.clipped(guidance.guided(told, jnp.array([2, 1]), 3.0))(x_t, level)
     assert found.x0_hat.ravel().tolist() == [1, 1]
     assert found.fraction.ravel().tolist() == [20, 10]  # of the label, not extrapolated
-    bare = model.guided(told, jnp.array([2, 1]), 3.0)(x_t, level)  # 3 (0.5 + label) - 2 (0.5 - 1)
+    bare = guidance.guided(told, jnp.array([2, 1]), 3.0)(x_t, level)  # 3 (0.5 + label) - 2 (0.5 - 1)
     assert bare.x0_hat.ravel().tolist() == [8.5, 5.5]
 
 
