@@ -42,40 +42,6 @@ class Row(NamedTuple):
     words: tuple[str, ...] = ()
 
 
-class Ablation(NamedTuple):
-    """An experiment.
-
-    Attributes:
-      name: of its module, and of the folder of its results.
-      about: one line.
-      config: file in configs/, with a variant if there is one.
-      words: of every run.
-      runs: words of each run in addition, by name.
-      rows: by name, in the order of the table.
-      measures: names of values in the table.
-      measure: (samples uint8 [N, H, W, C], labels, data, config, how they were made) -> values, and those of real data.
-      verdict: one line on the means.
-      figure: (values of all rows and seeds, real values, first samples by row) -> SVG.
-      folder: of its runs, in runs/; experiments with the same runs share it.
-      seeds: number of seeds.
-      num: samples per row.
-    """
-
-    name: str
-    about: str
-    config: str
-    words: tuple[str, ...]
-    runs: Mapping[str, tuple[str, ...]]
-    rows: Mapping[str, Row]
-    measures: tuple[str, ...]
-    measure: Callable[[judges.Samples, dataset.Dataset, Any], tuple[Values, Values]]
-    verdict: Callable[[Found], str]
-    figure: Callable[[Found, Values, Mapping[str, np.ndarray]], str]
-    folder: str
-    seeds: int = 3
-    num: int = 2_000
-
-
 def by_classifier(samples: judges.Samples, data: dataset.Dataset, config: Any) -> tuple[Values, Values]:
     """Returns the classifier's metrics of samples by their plain names, and those of as many real test images."""
     judged = judges.judge_by_classifier(config, data, samples).rows
@@ -152,6 +118,40 @@ def _panel(found: Found, real: Values, measure: str, title: str, told: str) -> r
     every = [value for some in values.values() for value in some] + ([real[measure]] if measure in real else [])
     room = 0.1 * (max(every) - min(every)) or 0.1
     return record.Panel(title, told, values, Axis(min(every) - room, max(every) + room), real.get(measure))
+
+
+class Ablation(NamedTuple):
+    """An experiment.
+
+    Attributes:
+      name: of its module, and of the folder of its results.
+      about: one line.
+      folder: of its runs, in runs/; experiments with the same runs share it.
+      runs: words of each run in addition to `words`, by name.
+      rows: by name, in the order of the table.
+      words: of every run.
+      config: file in configs/, with a variant if there is one.
+      measures: names of values in the table.
+      measure: (samples, data, config) -> values, and those of real data.
+      verdict: one line on the values.
+      figure: (values of all rows and seeds, real values, first samples by row) -> SVG.
+      seeds: number of seeds.
+      num: samples per row.
+    """
+
+    name: str
+    about: str
+    folder: str
+    runs: Mapping[str, tuple[str, ...]]
+    rows: Mapping[str, Row]
+    words: tuple[str, ...]
+    config: str = "ddpm_mnist.py"
+    measures: tuple[str, ...] = ("frechet_distance", "class_agreement", "confident_share", "precision", "recall")
+    measure: Callable[[judges.Samples, dataset.Dataset, Any], tuple[Values, Values]] = by_classifier
+    verdict: Callable[[Found], str] = lowest
+    figure: Callable[[Found, Values, Mapping[str, np.ndarray]], str] = quality_and_diversity
+    seeds: int = 3
+    num: int = 2_000
 
 
 def table(ablation: Ablation, found: Found, minutes: Mapping[tuple[str, int], float], real: Values) -> list[dict]:

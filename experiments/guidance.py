@@ -1,6 +1,6 @@
 """Classifier-free guidance: scale, rescaled, thresholded and within an interval of times, on one trained model.
 
-    python -m experiments.guidance    # uses the runs of experiments.steps; minutes a row
+    python -m experiments.guidance    # uses the runs of experiments.steps; 2,000 samples a row
 
 Rows with guidance take a doubled network call in each of 25 steps. Runs are in runs/guided; what is finished is not
 repeated.
@@ -79,12 +79,10 @@ def figure(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
 ABLATION = ablation.Ablation(
     name="guidance",
     about=(__doc__ or "").split("\n")[0],
-    config="ddpm_mnist.py",
     words=WORDS,
     runs={"guided": ()},
     rows=rows(),
     measures=MEASURES,
-    measure=ablation.by_classifier,
     verdict=verdict,
     figure=figure,
     folder="guided",

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import record, runs
+from experiments import ablation, record, runs
 from gen_jax import command, evaluate, judges, sample
 from gen_jax.data import dataset
 from gen_jax.figures.curve import Axis
@@ -113,13 +113,9 @@ def measure(workdir: pathlib.Path, row: Row, data: dataset.Dataset, num: int) ->
         generated.append(images)
         before = time.perf_counter()
     samples = judges.Samples(np.concatenate(generated), condition.get("label"), evaluate.described(model))
-    judged = judges.judge_by_classifier(model.config, data, samples).rows
-    by_name = {one["name"].partition("/")[0]: one for one in judged if one["name"].endswith(f"_{judges.short(num)}")}
+    values, real = ablation.by_classifier(samples, data, model.config)
     speed = 1 / statistics.median(seconds[1:] or seconds)  # the first batch compiles
-    return Measured(
-        {name: one["value"] for name, one in by_name.items()} | {SPEED: speed},
-        {name: one["reference"] for name, one in by_name.items() if one["reference"] is not None},
-    )
+    return Measured({**values, SPEED: speed}, real)
 
 
 def first_samples(workdir: pathlib.Path, row: Row) -> np.ndarray:
@@ -144,19 +140,15 @@ def table(
     rows = []
     for name in dict.fromkeys(name for name, _ in found):
         seeds = [seed for each, seed in found if each == name]
-        shown = {"model": name, "minutes of training": _spread([minutes[ROWS[name].family, s] for s in seeds], 2)}
-        rows.append(shown | {m.replace("_", " "): _spread([found[name, s][m] for s in seeds]) for m in MEASURES})
+        shown = {
+            "model": name,
+            "minutes of training": ablation.spread([minutes[ROWS[name].family, s] for s in seeds], 2),
+        }
+        rows.append(
+            shown | {m.replace("_", " "): ablation.spread([found[name, s][m] for s in seeds]) for m in MEASURES}
+        )
     known = {m.replace("_", " "): number(real[m], 3) if m in real else "" for m in MEASURES}
     return [*rows, {"model": REAL, "minutes of training": ""} | known]
-
-
-def _spread(values: Sequence[float], digits: int = 3) -> str:
-    """Example:
-    >>> _spread([1.0, 2.0, 6.0])
-    '3 (1 to 6)'
-    """
-    told = [number(value, digits) for value in (statistics.fmean(values), min(values), max(values))]
-    return told[0] if len(values) == 1 else f"{told[0]} ({told[1]} to {told[2]})"
 
 
 def verdict(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:

@@ -20,12 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_jax.diffusion.bound import HALF_BIN
 from gen_jax.diffusion.sampler import Denoiser
 from gen_jax.diffusion.schedule import Level, Path, Schedule
 from gen_jax.method import Array, UserError
 
 FIRST = 1e-3  # first time of a continuous path: earlier ones hardly occur in training, and float32 loses eps_hat there
-BIN = 2 / 255  # width of a grey value, on the scale of [-1, 1]
+BIN = 2 * HALF_BIN  # width of a grey value, on the scale of [-1, 1]
 
 
 class Directions(NamedTuple):

@@ -201,7 +201,7 @@ def copies(sets: Sets) -> list[Row]:
     )
     share, error = found.share, found.standard_error
     spread = max(0.0, share - 1.96 * error), min(1.0, share + 1.96 * error)
-    return [Row("memorisation", share, spread, "0.5", f"{how}; 95% interval of its standard error", error)]
+    return [Row("memorisation", share, spread, "0.5", f"{how}; 95% normal interval", error)]
 
 
 MEASURES: dict[str, Callable[[Sets], list[Row]]] = {
