@@ -1,4 +1,4 @@
-"""`--mode=profile`: a trace of a few train steps, and a table of the costliest operations.
+"""`--mode=profile`: a trace of a few train steps, a table of the costliest operations, and what share each sort takes.
 
 The trace opens in Perfetto or in TensorBoard's profile page; the table is computed here from the same file.
 """
@@ -27,6 +27,12 @@ from gen_jax.run import Run, write_json, writing
 
 NUM_STEPS = 5
 NUM_ROWS = 25
+PRODUCTS = {"conv", "convolution", "cudnn", "dot", "gemm", "matmul", "ynn"}  # words of products and convolutions
+# Words of operations that only move numbers.
+MOVES = {
+    *("broadcast", "bitcast", "concatenate", "copy", "dynamic", "fusion", "gather", "pad", "parameter", "reshape"),
+    *("reverse", "slice", "transpose", "tuple", "update", "wrapped"),
+}
 
 
 def profile(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
@@ -76,6 +82,7 @@ def profile(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> Non
     rows = operations(folder)
     write_json(run.workdir / "profile.json", rows)
     sys.stdout.write(_table(rows, NUM_STEPS * config.steps_per_call))
+    print("; ".join(f"{sort} {share:.0%}" for sort, share in shares(rows).items()))
     print(memory.describe())
     print(f"trace: {folder}; table: {run.workdir / 'profile.json'}")
 
@@ -124,6 +131,35 @@ def operations(folder: pathlib.Path) -> list[dict[str, Any]]:
                 calls[kind] += 1
                 nanoseconds[kind] += int(event.duration_ns)
     return [{"operation": kind, "calls": calls[kind], "ms": ns / 1e6} for kind, ns in nanoseconds.most_common()]
+
+
+def sort_of(operation: str) -> str:
+    """Returns the sort of an operation, by the name that XLA gives it: a fusion is named after its last operations.
+
+    Example:
+      >>> [sort_of(name) for name in ("dot", "multiply_reduce_fusion", "transpose_copy_fusion", "convert_add_fusion")]
+      ['products and convolutions', 'sums', 'copies and transposes', 'other arithmetic']
+    """
+    words = set(re.findall("[a-z]+", operation))
+    if words & PRODUCTS:
+        return "products and convolutions"
+    if "reduce" in words:
+        return "sums"
+    return "copies and transposes" if MOVES.issuperset(words) else "other arithmetic"
+
+
+def shares(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Returns the share of the total time of `operations` that each sort takes, largest first.
+
+    Example:
+      >>> shares([{"operation": "dot", "ms": 3.0}, {"operation": "copy", "ms": 1.0}])
+      {'products and convolutions': 0.75, 'copies and transposes': 0.25}
+    """
+    times: collections.Counter[str] = collections.Counter()
+    for row in rows:
+        times[sort_of(row["operation"])] += row["ms"]
+    total = sum(times.values()) or 1.0
+    return {sort: ms / total for sort, ms in times.most_common()}
 
 
 def _table(rows: list[dict[str, Any]], steps: int) -> str:

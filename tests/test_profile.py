@@ -38,6 +38,8 @@ def test_the_trace_names_the_costliest_operations_and_needs_no_data(tiny_run, tm
     printed = capsys.readouterr().out
     assert "ms/step" in printed
     assert "freed memory: " in printed
+    shown = next(line for line in printed.splitlines() if "products and convolutions" in line)
+    assert 98 <= sum(int(word[:-1]) for word in shown.replace(";", "").split() if word.endswith("%")) <= 102
 
 
 def test_devices_that_cannot_share_a_batch_are_one_line(tiny_run):
