@@ -7,7 +7,7 @@ the model: pixels or an autoencoder's codes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 
 from gen_jax import optimizer
 from gen_jax.config import Choice, chosen, modules_of
-from gen_jax.diffusion import edit, pictures
+from gen_jax.diffusion import edit, pictures, solvers
 from gen_jax.diffusion import guidance as guidances
 from gen_jax.diffusion import likelihood as likelihoods
 from gen_jax.diffusion import process as processes
@@ -52,7 +52,7 @@ GIVEN = ("out_channels", "num_classes", "dtype")
 CHOICES = {
     "network": Choice(NETWORKS, GIVEN),
     **processes.CHOICES,
-    "sample.sampler": Choice(samplers.SAMPLERS),
+    "sample.sampler": Choice(solvers.SAMPLERS),
     "eval.likelihood": Choice(likelihoods.LIKELIHOODS),
 }
 
@@ -122,7 +122,7 @@ def make(config: Any, spec: DataSpec, domain: Domain) -> Method:
         functools.partial(_show, model),
         condition=("label",) if model.classes else (),
         edits=_edits(model, spec),
-        describe=_describe(config.sample),
+        describe=_describe(config.sample, model.sampler),
     )
 
 
@@ -334,12 +334,14 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Pict
     condition = {"label": jnp.arange(NUM_SHOWN) % len(model.classes)} if model.classes else {}
     leave = functools.partial(model.domain.leave, state)
     x0 = model.domain.enter(state, {name: value[:1] for name, value in batch.items()}, key)[0]
+    calls = _calls(len(model.steps), model.sampler)
+    told = f"{len(model.steps)} {s.sampler.name} steps{calls} with {s.spacing} spacing"
     eps = jax.random.normal(key, model.domain.shape)
     shown = {
         "forward": pictures.forward(x0, eps, model.process.path, _describe_path(c.schedule), leave),
         **pictures.reverse(
             _denoiser(model, state, condition, s.guidance), model.process.path, model.sampler, model.steps, keys,
-            model.domain.shape, f"{len(model.steps)} {s.sampler.name} steps with {s.spacing} spacing", leave,
+            model.domain.shape, told, leave,
         ),
     }  # fmt: skip
     if not (model.classes and c.label_drop):
@@ -354,11 +356,22 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Pict
     return {"guidance": pictures.guidance(image_of, SCALES_SHOWN, model.classes[: len(label)])} | shown
 
 
-def _describe(c: Any) -> dict[str, str]:
-    parameters = ", ".join(f"{key} {value}" for key, value in c.sampler.items() if key != "name")
-    words = {"sampler": f"{c.sampler.name}{f' ({parameters})' if parameters else ''}, {c.num_steps} steps"}
+def _describe(c: Any, sampler: samplers.Sampler) -> dict[str, str]:
+    words = {"sampler": f"{_named(c.sampler)}, {c.num_steps} steps{_calls(c.num_steps, sampler)}"}
     words["spacing"] = f"{c.spacing} spacing"
     return words | guidances.describe(c)
+
+
+def _named(choice: Mapping[str, Any]) -> str:
+    """A choice and its parameters, in words."""
+    parameters = ", ".join(f"{key} {value}" for key, value in choice.items() if key != "name")
+    return f"{choice['name']} ({parameters})" if parameters else choice["name"]
+
+
+def _calls(num_steps: int, sampler: samplers.Sampler) -> str:
+    """The number of network calls, where it is not the number of steps."""
+    calls = sampler.calls(num_steps)
+    return f" ({calls} network calls)" if calls != num_steps else ""
 
 
 def _describe_path(c: Any) -> str:

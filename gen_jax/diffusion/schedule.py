@@ -3,7 +3,7 @@
 A `Schedule` is a table over the integer times 0..T-1, with alpha^2 + sigma^2 = 1; a `Continuous` path is a pair of
 functions of a real time in 0..1. Both have the same interface, so little else in this package depends on which one is
 used. Tables are computed in float64 numpy and rounded to float32 once; sigma is never recomputed as
-sqrt(1 - alpha^2) in float32. Prediction targets are in prediction.py, sampling steps in sampler.py.
+sqrt(1 - alpha^2) in float32. Prediction targets are in prediction.py, sampling steps in solvers.py.
 Sources: Ho et al. 2020, Nichol & Dhariwal 2021, Rombach et al. 2022, Jabri et al. 2022, Lin et al. 2023; Song et al.
 2021 (variance exploding), Lipman et al. 2023 and Liu et al. 2023 (straight).
 """
