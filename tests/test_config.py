@@ -385,6 +385,8 @@ READ_WITH = {
     "diffusion.schedule.zero_terminal_snr": TABLES,
     "diffusion.schedule.sigma_min": ("variance_exploding",),
     "diffusion.schedule.sigma_max": ("variance_exploding",),
+    "diffusion.schedule.beta_min": ("variance_preserving",),
+    "diffusion.schedule.beta_max": ("variance_preserving",),
     "diffusion.prediction.sigma_data": ("edm",),
     "diffusion.weighting.sigma_data": ("edm",),
     "diffusion.weighting.gamma": ("min_snr", "p2"),

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.diffusion.schedule import Level, Path
+from gen_jax.diffusion.schedule import Level, Path, start_std
 from gen_jax.method import Array, PyTree
 
 Denoiser = Callable[[Array, Level], Array]
@@ -96,8 +96,8 @@ def sample(
 ) -> Array:
     """Returns samples, one per key: f32 [N, *shape]. Call it inside jit; the steps are one scan.
 
-    Sampling starts from normal noise (with standard deviation `path.start`), even if a schedule leaves some data in its
-    last level. Image i depends only on keys[i] (its initial noise on `fold_in(key, 0)`, the noise of step j on
+    Sampling starts from normal noise (of `schedule.start_std`), even if some data is left in the first of the levels.
+    Image i depends only on keys[i] (its initial noise on `fold_in(key, 0)`, the noise of step j on
     `fold_in(key, j + 1)`), so it is the same for every N.
 
     Args:
@@ -169,7 +169,7 @@ def trajectory(
         stored = tuple(store.at[slot].set(x) for store, x in zip(stored, (x_t, x0_hat), strict=True))
         return (carry, x_s, stored), None
 
-    x_T = path.start * draw_noise(0) if start is None else start
+    x_T = start_std(path, levels) * draw_noise(0) if start is None else start
     before = (sampler.init(x_T), x_T, (jnp.zeros((len(keep) + 1, *x_T.shape)),) * 2)
     (_, x0, stored), _ = jax.lax.scan(take_step, before, (jnp.arange(num_steps), slots, rows))
     return Trajectory(x0, *(store[:-1] for store in stored))

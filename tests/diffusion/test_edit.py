@@ -109,7 +109,7 @@ def exact_moments(path, variance_of, num_steps, resample):
       variance_of: (sigma_t, sigma_s, variance of q(x_t | x_s)) -> variance of the step.
     """
     levels = path.path(path.steps(num_steps))
-    mean, covariance = np.zeros(2), path.start**2 * np.eye(2)
+    mean, covariance = np.zeros(2), schedule.start_std(path, levels) ** 2 * np.eye(2)
     pairs = list(zip(*(itertools.pairwise(values) for values in levels[1:]), strict=True))
     for number, ((alpha_t, alpha_s), (sigma_t, sigma_s)) in enumerate(pairs):
         ratio = alpha_t / alpha_s

@@ -28,11 +28,12 @@ MADE = {
     "heun": solvers.heun(),
 }
 LINEAR_IN_X0_HAT = ("small", "large", "ddim 0", "ddim 0.5", "ddim 1", "euler")  # steps that ask once, by a plan
-TABLES = [name for name, make in schedule.SCHEDULES.items() if make().unit]
+TABLES = [name for name, make in schedule.SCHEDULES.items() if isinstance(make(), schedule.Schedule)]
 PATHS = {
     **{name: schedule.SCHEDULES[name](zero_terminal_snr=True) for name in TABLES},
     "straight": schedule.straight(),
     "variance_exploding": schedule.variance_exploding(),
+    "variance_preserving": schedule.variance_preserving(),
 }
 KINDS = {name: make() for name, make in prediction.PREDICTIONS.items()}
 X_T, X0_HAT = 0.7, -0.3
@@ -204,10 +205,11 @@ def moments(name, made, steps, mean=MEAN, std=STD, start=None):
     step = jax.jit(lambda row: [way.step((), *case(denoise, row))[1] for case in cases])
     # From x_t = 0 and 1 without noise, then 0 with noise of 1.
     cases = [lambda d, row, x=x, n=n: (jnp.float64(x), d, row, jnp.float64(n)) for x, n in ((0, 0), (1, 0), (0, 1))]
-    m, variance = (0.0, made.start**2) if start is None else (start[0], start[1] ** 2)
+    levels = made.path(steps)
+    m, variance = (0.0, schedule.start_std(made, levels) ** 2) if start is None else (start[0], start[1] ** 2)
     after = []
     with jax.enable_x64(True):
-        for row in rows_of(way, made.path(steps)):
+        for row in rows_of(way, levels):
             offset, one, noisy = (float(x) for x in step(row))
             m, variance = offset + (one - offset) * m, (one - offset) ** 2 * variance + (noisy - offset) ** 2
             after.append((m, np.sqrt(variance)))
@@ -318,9 +320,10 @@ def test_large_variance_is_exact_for_standard_normal_data(n):
 def test_gaussian_data_is_reached(name, path):
     made = PATHS[path]
     mean, std = moments(name, made, made.steps(1000))[-1]
-    if path == "variance_exploding":
-        # There the way starts from N(0, 80^2) and not N(MEAN, STD^2 + 80^2): the mean is off by MEAN STD / 80.
-        np.testing.assert_allclose(mean, MEAN, atol=1.1 * MEAN * STD / 80)
+    if path.startswith("variance"):
+        # There is data left where the way starts, as from N(0, 80^2) and not N(MEAN, STD^2 + 80^2): the mean is off by
+        # MEAN STD / 80, or that over sigma / alpha at the end of any such path.
+        np.testing.assert_allclose(mean, MEAN, atol=1.1 * MEAN * STD / made.noise_range[1])
     else:
         np.testing.assert_allclose(mean, MEAN, atol=1e-12)
     np.testing.assert_allclose(std, STD, rtol=0.011)  # the error of 1000 steps of first order
@@ -336,8 +339,9 @@ COUNTS = {
 
 def errors(name, data, made, ways, end):
     """Root mean squares of the errors at 16 quantiles, walking down several lists of levels to the same end."""
-    first = at(made.path(made.steps(1)), 0)
-    x = made.start * special.ndtri((np.arange(16) + 0.5) / 16)
+    levels = made.path(made.steps(1))
+    first = at(levels, 0)
+    x = schedule.start_std(made, levels) * special.ndtri((np.arange(16) + 0.5) / 16)
     exact = flow(data, x, first, end)
     return np.array([np.sqrt(np.mean((walk_in_float64(name, data, way, x) - exact) ** 2)) for way in ways])
 
@@ -458,16 +462,22 @@ def test_heun_asks_twice_a_step_but_once_at_the_end_and_never_of_clean_data():
 
 
 @pytest.mark.parametrize(
-    ("path", "rescaled"), [*itertools.product(TABLES, (False, True)), ("straight", True), ("variance_exploding", False)]
+    ("path", "rescaled"),
+    [
+        *itertools.product(TABLES, (False, True)),
+        ("straight", True),
+        ("variance_exploding", False),
+        ("variance_preserving", False),
+    ],
 )
 def test_values_are_finite_everywhere(path, rescaled):
     """Prediction x sampler x spacing x number of steps, float32; a network that is bounded and else arbitrary."""
     made = PATHS[path] if rescaled else schedule.SCHEDULES[path]()
     kinds = [kind for kind in KINDS.values() if not (rescaled and kind.needs_signal)]
-    x_T = np.float32(made.start) * np.array([[-3.0], [0.1], [2.0]], np.float32)
+    x_T = np.float32(schedule.start_std(made, made.path(made.steps(1)))) * np.array([[-3.0], [0.1], [2.0]], np.float32)
     ways = (
         [*itertools.product(schedule.SPACINGS, (1, 2, 7, 50)), ("trailing", made.num_steps)]
-        if made.unit
+        if isinstance(made, schedule.Schedule)
         else ([("trailing", n) for n in (1, 2, 7, 50, 1000)])
     )
     samplers = [way for name, way in MADE.items() if name not in ("euler", "heun")]
@@ -500,9 +510,9 @@ def bounded_heun(kind, unit):
 def test_values_of_heun_are_finite_everywhere(path):
     made = PATHS[path]
     for n, kind in itertools.product((1, 2, 50), KINDS):
-        if KINDS[kind].needs_signal and path != "variance_exploding":
+        if KINDS[kind].needs_signal and not path.startswith("variance"):
             continue
-        x = made.start * jnp.array([-3.0, 0.1, 2.0])
+        x = schedule.start_std(made, made.path(made.steps(n))) * jnp.array([-3.0, 0.1, 2.0])
         for row in rows_of(MADE["heun"], made.path(made.steps(n))):
             x = bounded_heun(kind, made.unit)(x, jax.tree.map(np.float32, row))
             assert np.all(np.isfinite(x))
