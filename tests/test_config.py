@@ -401,7 +401,7 @@ READ_WITH = {
     "eval.likelihood.probes": ("ode",),
     "sample.sampler.eta": ("ddim",),
     "sample.sampler.variance": ("ancestral",),
-    "sample.sampler.order": ("dpm_solver",),
+    "sample.sampler.order": ("dpm_solver", "plms"),
     "sample.sampler.stochastic": ("dpm_solver",),
     "vae.likelihood.sigma": ("gaussian",),
     "gan.constraint.bound": ("clip",),

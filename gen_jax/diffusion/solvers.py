@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.diffusion.multistep import dpm_solver
+from gen_jax.diffusion.multistep import dpm_solver, plms
 from gen_jax.diffusion.sampler import Denoiser, Row, Sampler, pairs, signal_ratio
 from gen_jax.diffusion.schedule import Level
 from gen_jax.method import Array, PyTree, UserError
@@ -141,6 +141,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "euler": euler,
     "heun": heun,
     "dpm_solver": dpm_solver,
+    "plms": plms,
 }
 
 
