@@ -403,6 +403,10 @@ READ_WITH = {
     "sample.sampler.variance": ("ancestral",),
     "sample.sampler.order": ("dpm_solver", "plms"),
     "sample.sampler.stochastic": ("dpm_solver",),
+    "sample.sampler.s_churn": ("edm",),
+    "sample.sampler.s_min": ("edm",),
+    "sample.sampler.s_max": ("edm",),
+    "sample.sampler.s_noise": ("edm",),
     "vae.likelihood.sigma": ("gaussian",),
     "gan.constraint.bound": ("clip",),
     "gan.penalty.weight": ("wgan_gp", "r1", "r2"),
@@ -426,14 +430,21 @@ def common_of(path):
     return {f"{path}.{key}": value for key, value in COMMON.items()} if path.endswith("optimizer") else {}
 
 
+# Other values of parameters that need a certain one, to count or to be accepted.
+OWN = {
+    "sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint",
+    "sample.sampler.s_churn": 0.5, "sample.sampler.s_max": 1.5,  # of the levels of four steps, and not all
+}  # fmt: skip
+
+
 def different(key, value):
     """A value of the same type that the parameter `key` may have instead."""
+    if key in OWN:
+        return OWN[key]
     if isinstance(value, float):
         return value / 2 + 0.3
     if key.endswith("likelihood.terms"):  # 0 means all, and few are too few
         return 5
-    if key in (own := {"sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint"}):
-        return own[key]
     return "large" if key.endswith(("sampler.variance", "likelihood.variance")) else other(value)
 
 

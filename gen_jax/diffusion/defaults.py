@@ -52,7 +52,7 @@ def diffusion_config(method: str) -> Config:
     )
     config.sample.update(
         {
-            "sampler": CHOICES["sample.sampler"].start("ancestral"),  # or ddim, euler, heun, dpm_solver, plms
+            "sampler": CHOICES["sample.sampler"].start("ancestral"),  # or ddim, euler, heun, edm, dpm_solver, plms
             "num_steps": 25,
             "spacing": "trailing",  # or leading, linspace
             "guidance": 1.0,  # 1: the conditional model, 0: the unconditional one

@@ -74,11 +74,11 @@ def keeping(sampler: samplers.Sampler, x0: Array, mask: Array, keys: Array, resa
       resample: 0 or more.
     """
 
-    def plan(levels: Level, *others: Any) -> _Plan:
+    def plan(levels: Level, path: Path) -> _Plan:
         t, s = (Level(*(values[part] for values in levels)) for part in (slice(None, -1), slice(1, None)))
         ratio = t.alpha / s.alpha  # 0 where t is pure noise; s never is
         fresh = np.sqrt(np.maximum(t.sigma**2 - (ratio * s.sigma) ** 2, 0))
-        return _Plan(sampler.plan(levels, *others), np.arange(len(ratio)), ratio, fresh)
+        return _Plan(sampler.plan(levels, path), np.arange(len(ratio)), ratio, fresh)
 
     own_keys = jax.vmap(lambda key: jax.random.fold_in(key, _OWN_NOISE))(keys)
 

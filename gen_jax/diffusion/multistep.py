@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.diffusion.sampler import Denoiser, Row, Sampler, pairs, signal_ratio
-from gen_jax.diffusion.schedule import Level
+from gen_jax.diffusion.schedule import Level, Path
 from gen_jax.method import Array, PyTree, UserError
 
 
@@ -42,7 +42,8 @@ def dpm_solver(order: int = 2, stochastic: str = "none") -> Sampler:
 
     Example:
       >>> from gen_jax.diffusion import schedule
-      >>> dpm_solver().plan(schedule.linear().path([999, 499, 0])).of_change.round(4).tolist()
+      >>> linear = schedule.linear()
+      >>> dpm_solver().plan(linear.path([999, 499, 0]), linear).of_change.round(4).tolist()
       [0.0, 0.76, 0.0]
     """
     if order not in (1, 2):
@@ -50,7 +51,7 @@ def dpm_solver(order: int = 2, stochastic: str = "none") -> Sampler:
     if stochastic not in _DPM:
         raise UserError(f"config.sample.sampler.stochastic is {stochastic!r}; there are {', '.join(_DPM)}")
 
-    def plan(levels: Level) -> MultistepTransition:
+    def plan(levels: Level, path: Path) -> MultistepTransition:
         t, s = pairs(levels)
         m = signal_ratio(t, s)
         with np.errstate(divide="ignore"):
@@ -103,8 +104,8 @@ def plms(order: int = 4) -> Sampler:
     is infinite, the step is DDIM's, as that of any list's first is: nothing is divided by alpha, so that PLMS starts at
     zero terminal SNR too. The last step, to clean data, is x0_hat itself.
 
-    The error falls with the power `order` only for levels evenly spaced in q, and from the fifth step on; on other
-    lists with the second power, since the weights assume even spacing, and the first step is DDIM's everywhere.
+    For orders above 1 the error falls with the second power of the step: the weights are for levels evenly spaced in q,
+    and the first step is DDIM's. For such levels, and exact values of eps_hat to start from, it is the power `order`.
 
     Args:
       order: 1 (DDIM) to 4, of the weights.
@@ -114,14 +115,15 @@ def plms(order: int = 4) -> Sampler:
 
     Example:
       >>> from gen_jax.diffusion import schedule
-      >>> plan = plms(2).plan(schedule.linear().path([999, 499, 249, 0]))
+      >>> linear = schedule.linear()
+      >>> plan = plms(2).plan(linear.path([999, 499, 249, 0]), linear)
       >>> plan.weights.tolist()[1], plan.of_change.round(4).tolist()
       ([1.5, -0.5, 0.0, 0.0], [0.0, -1.789, -0.9429, 0.0])
     """
     if order not in range(1, 5):
         raise UserError(f"config.sample.sampler.order is {order}; PLMS has 1 to 4")
 
-    def plan(levels: Level) -> LinearMultistep:
+    def plan(levels: Level, path: Path) -> LinearMultistep:
         t, s = pairs(levels)
         of_x_t = s.sigma / t.sigma
         with np.errstate(divide="ignore", invalid="ignore"):

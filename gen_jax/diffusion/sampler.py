@@ -61,7 +61,7 @@ class Sampler(NamedTuple):
     """A rule for the step from x_t to x_s, at the next, cleaner level.
 
     Attributes:
-      plan: levels (float64 [S + 1], from noisy to clean) -> what the S steps need besides the levels, leaves [S].
+      plan: (levels, float64 [S + 1], noisy to clean; their path) -> what the S steps need besides, leaves [S, ...].
       init: x_T -> the sampler's memory between steps; () if it has none.
       step: (carry, x_t, denoise, row, noise) -> (carry, x_s, x0_hat); `denoise` takes a level with leaves [].
       noisy: whether steps use standard normal noise; otherwise `noise` is None.
@@ -69,7 +69,7 @@ class Sampler(NamedTuple):
       calls: number of steps -> number of network calls.
     """
 
-    plan: Callable[[Level], PyTree]
+    plan: Callable[[Level, Path], PyTree]
     init: Callable[[Array], PyTree]
     step: Callable[[PyTree, Array, Denoiser, Row, Array | None], tuple[PyTree, Array, Array]]
     noisy: bool
@@ -152,7 +152,7 @@ def trajectory(
     keep = np.arange(num_steps) if keep is None else np.asarray(keep, np.int32)
     slots = np.full(num_steps, len(keep), np.int32)  # where a step is stored; the rest share one slot after the last
     slots[keep] = np.arange(len(keep))
-    rows = Row(*pairs(levels), sampler.plan(levels))
+    rows = Row(*pairs(levels), sampler.plan(levels, path))
     rows = jax.tree.map(lambda values: jnp.asarray(values, jnp.float32), rows)
 
     def draw_noise(index: Array | int) -> Array:

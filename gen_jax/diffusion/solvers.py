@@ -1,12 +1,13 @@
-"""Rules for a step that look at one step alone: ancestral, DDIM, Euler, Heun; and the table of all samplers.
+"""Rules for a step that look at one step alone: ancestral, DDIM, Euler, Heun, EDM; and the table of all samplers.
 
 sampler.py says what a sampler is; multistep.py has those that remember earlier steps. All are written in (alpha,
 sigma), for any path. Sources: Ho et al. 2020, Song et al. 2021 (DDIM), Nichol & Dhariwal 2021 (learned variance),
-Karras et al. 2022 (Heun).
+Karras et al. 2022 (Heun, EDM).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from gen_jax.diffusion.multistep import dpm_solver, plms
 from gen_jax.diffusion.sampler import Denoiser, Row, Sampler, pairs, signal_ratio
-from gen_jax.diffusion.schedule import Level
+from gen_jax.diffusion.schedule import Level, Path
 from gen_jax.method import Array, PyTree, UserError
 
 
@@ -37,6 +38,14 @@ class LearnedTransition(NamedTuple):
     log_ratio: Any  # log(sigma_t / sigma_s), of the large standard deviation to the small one; 0 in the last step
 
 
+class Churn(NamedTuple):
+    """The noise added before a step, x_t = of_x_t x_t + of_noise noise, and the level that it leads to: leaves [S]."""
+
+    level: Level
+    of_x_t: Any
+    of_noise: Any
+
+
 def ancestral(variance: str = "small") -> Sampler:
     """Returns the sampler of Ho et al. 2020, for any stride: x_s from q(x_s | x_t, x0_hat).
 
@@ -53,7 +62,8 @@ def ancestral(variance: str = "small") -> Sampler:
 
     Example:
       >>> from gen_jax.diffusion import schedule
-      >>> plan = ancestral().plan(schedule.linear().path([500, 480]))
+      >>> linear = schedule.linear()
+      >>> plan = ancestral().plan(linear.path([500, 480]), linear)
       >>> plan.of_noise.round(6).tolist()
       [0.420265, 0.0]
     """
@@ -64,7 +74,7 @@ def ancestral(variance: str = "small") -> Sampler:
     if variance == "learned":
         return Sampler(_plan_learned, _no_memory, _apply_learned, noisy=True, estimates=True)
 
-    def plan(levels: Level) -> Transition:
+    def plan(levels: Level, path: Path) -> Transition:
         t, s = pairs(levels)
         m = signal_ratio(t, s)
         return Transition(m * s.sigma / t.sigma, s.alpha * (1 - m**2), _ANCESTRAL_STD[variance](t, s))
@@ -83,14 +93,15 @@ def ddim(eta: float = 0.0) -> Sampler:
 
     Example:
       >>> from gen_jax.diffusion import schedule
-      >>> step = ddim().plan(schedule.linear().path([500, 480]))
+      >>> linear = schedule.linear()
+      >>> step = ddim().plan(linear.path([500, 480]), linear)
       >>> round(float(step.of_x_t[0] * 0.7 + step.of_x0[0] * -0.3), 9)
       0.683986188
     """
     if not 0 <= eta <= 1:
         raise UserError(f"eta of the DDIM sampler must be between 0 and 1, not {eta}")
 
-    def plan(levels: Level) -> Transition:
+    def plan(levels: Level, path: Path) -> Transition:
         t, s = pairs(levels)
         fresh = eta**2 * (1 - signal_ratio(t, s) ** 2)  # share of fresh noise in the variance at s
         of_x_t = s.sigma * np.sqrt(1 - fresh) / t.sigma  # from eps_hat = (x_t - alpha_t x0_hat) / sigma_t
@@ -117,22 +128,74 @@ def heun() -> Sampler:
     """
 
     def step(carry: PyTree, x_t: Array, denoise: Denoiser, row: Row, noise: Array | None):
-        x0_hat = denoise(x_t, row.t)
-        eps_hat = (x_t - row.t.alpha * x0_hat) / row.t.sigma
-        x_s = row.s.alpha * x0_hat + row.s.sigma * eps_hat
+        return carry, *_heun_step(denoise, x_t, row.t, row.s)
 
-        def corrected() -> Array:
-            x0_there = denoise(x_s, row.s)
-            eps_there = (x_s - row.s.alpha * x0_there) / row.s.sigma
-            change = (row.s.alpha - row.t.alpha) * (x0_there - x0_hat) + (row.s.sigma - row.t.sigma) * (
-                eps_there - eps_hat
-            )
-            return x_s + change / 2
+    return Sampler(lambda levels, path: (), _no_memory, step, noisy=False, calls=_two_but_one_at_the_end)
 
-        # At clean data there is no noise to predict.
-        return carry, jax.lax.cond(row.s.sigma > 0, corrected, lambda: x_s), x0_hat
 
-    return Sampler(lambda levels: (), _no_memory, step, noisy=False, calls=_two_but_one_at_the_end)
+def edm(s_churn: float = 40.0, s_min: float = 0.05, s_max: float = 50.0, s_noise: float = 1.003) -> Sampler:
+    """Returns the stochastic sampler of Karras et al. 2022, algorithm 2, for any path: `heun` with churn.
+
+    With q = sigma / alpha, a step first adds noise up to q (1 + min(s_churn / number of steps, sqrt(2) - 1)), as the
+    path itself would, and then goes from there to the next level. The raised level is at most that of the path's end. A
+    step from pure noise, where q is infinite, has nothing to add. The defaults are the paper's for ImageNet-64.
+
+    Args:
+      s_churn: amount of noise added and removed over all steps; 0 is `heun`.
+      s_min: smallest q at which noise is added.
+      s_max: largest q at which noise is added.
+      s_noise: factor of the added noise's standard deviation.
+
+    Raises:
+      UserError: a negative value, or s_min above s_max.
+
+    Example:
+      >>> from gen_jax.diffusion import schedule
+      >>> path = schedule.variance_exploding()
+      >>> levels = schedule.Level(*(np.array(values) for values in ([0.0, 0.0], [1.0, 1.0], [2.0, 1.0])))
+      >>> raised = edm().plan(levels, path)
+      >>> raised.level.sigma.round(6).tolist(), raised.of_noise.round(6).tolist()
+      ([2.828427], [2.006])
+    """
+    if min(s_churn, s_min, s_noise) < 0 or not s_min <= s_max:
+        raise UserError(
+            f"config.sample.sampler has s_churn {s_churn:g}, s_min {s_min:g}, s_max {s_max:g} and s_noise {s_noise:g}; "
+            "none may be negative, nor s_min above s_max"
+        )
+
+    def plan(levels: Level, path: Path) -> Churn:
+        t, _ = pairs(levels)
+        with np.errstate(divide="ignore"):
+            q = t.sigma / t.alpha
+        more = min(s_churn / len(q), math.sqrt(2) - 1)
+        churned = (more > 0) & np.isfinite(q) & (q >= s_min) & (q <= s_max)
+        raised = path.at_noise(np.where(churned, q * (1 + more), q))
+        up = churned & (raised.sigma * t.alpha > t.sigma * raised.alpha)  # not at the end of the path
+        level = Level(*(np.where(up, there, here) for there, here in zip(raised, t, strict=True)))
+        of_x_t = np.where(up, level.alpha / np.where(up, t.alpha, 1.0), 1.0)
+        added = np.sqrt(np.maximum(level.sigma**2 - (of_x_t * t.sigma) ** 2, 0.0))
+        return Churn(level, of_x_t, np.where(up, s_noise * added, 0.0))
+
+    def step(carry: PyTree, x_t: Array, denoise: Denoiser, row: Row, noise: Array | None):
+        raised = x_t if noise is None else row.plan.of_x_t * x_t + row.plan.of_noise * noise
+        return carry, *_heun_step(denoise, raised, row.plan.level, row.s)
+
+    return Sampler(plan, _no_memory, step, noisy=s_churn > 0, calls=_two_but_one_at_the_end)
+
+
+def _heun_step(denoise: Denoiser, x_t: Array, t: Level, s: Level) -> tuple[Array, Array]:
+    """Heun's step from level t to s, and x0_hat of its start."""
+    x0_hat = denoise(x_t, t)
+    eps_hat = (x_t - t.alpha * x0_hat) / t.sigma
+    x_s = s.alpha * x0_hat + s.sigma * eps_hat
+
+    def corrected() -> Array:
+        x0_there = denoise(x_s, s)
+        eps_there = (x_s - s.alpha * x0_there) / s.sigma
+        return x_s + ((s.alpha - t.alpha) * (x0_there - x0_hat) + (s.sigma - t.sigma) * (eps_there - eps_hat)) / 2
+
+    # At clean data there is no noise to predict.
+    return jax.lax.cond(s.sigma > 0, corrected, lambda: x_s), x0_hat
 
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
@@ -140,6 +203,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "ddim": ddim,
     "euler": euler,
     "heun": heun,
+    "edm": edm,
     "dpm_solver": dpm_solver,
     "plms": plms,
 }
@@ -156,9 +220,9 @@ def _large_std(t: Level, s: Level) -> np.ndarray:
 _ANCESTRAL_STD: dict[str, Callable[[Level, Level], np.ndarray]] = {"small": _small_std, "large": _large_std}
 
 
-def _plan_learned(levels: Level) -> LearnedTransition:
+def _plan_learned(levels: Level, path: Path) -> LearnedTransition:
     t, s = pairs(levels)
-    of_x_t, of_x0, small = ancestral("small").plan(levels)
+    of_x_t, of_x0, small = ancestral("small").plan(levels, path)
     return LearnedTransition(of_x_t, of_x0, small, np.log(t.sigma / np.where(s.sigma == 0, t.sigma, s.sigma)))
 
 

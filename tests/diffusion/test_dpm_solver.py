@@ -38,7 +38,8 @@ def width(level):
 @pytest.mark.parametrize("steps", SECOND_STEPS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_second_step_is_that_of_the_closed_form(steps, kind):
-    plan = multistep.dpm_solver(2, kind).plan(schedule.linear().path(steps))
+    path = schedule.linear()
+    plan = multistep.dpm_solver(2, kind).plan(path.path(steps), path)
     mean = plan.of_x_t[1] * X_T + plan.of_x0[1] * X0_HAT + plan.of_change[1] * (X0_HAT - BEFORE)
     assert mean == pytest.approx(SECOND_STEPS[steps][kind], abs=1e-11)
 
@@ -47,7 +48,7 @@ def test_a_second_step_is_that_of_the_closed_form(steps, kind):
 def test_the_first_order_is_ddim_and_of_the_sde_the_ancestral_step(path):
     levels = PATHS[path].path(PATHS[path].steps(7))
     for made, same in (("none", solvers.ddim()), ("midpoint", solvers.ancestral()), ("heun", solvers.ancestral())):
-        plan, other = multistep.dpm_solver(1, made).plan(levels), same.plan(levels)
+        plan, other = multistep.dpm_solver(1, made).plan(levels, PATHS[path]), same.plan(levels, PATHS[path])
         for name in other._fields:
             np.testing.assert_allclose(getattr(plan, name), getattr(other, name), rtol=1e-12, atol=1e-14)
         assert not plan.of_change.any()
@@ -55,7 +56,8 @@ def test_the_first_order_is_ddim_and_of_the_sde_the_ancestral_step(path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_from_noise_and_to_data_are_of_first_order_and_the_next_too(kind):
-    plan = multistep.dpm_solver(2, kind).plan(PATHS["cosine"].path([999, 600, 300, 100]))
+    path = PATHS["cosine"]
+    plan = multistep.dpm_solver(2, kind).plan(path.path([999, 600, 300, 100]), path)
     assert (plan.of_change == 0).tolist() == [True, True, False, True]  # the second has no finite step before it
     assert all(np.isfinite(values).all() for values in plan)
     assert (plan.of_x_t[-1], plan.of_x0[-1], plan.of_noise[-1]) == (0, 1, 0)
@@ -70,7 +72,7 @@ def test_the_error_falls_with_the_power_of_the_order(order, power, path):
         for n in counts:
             levels = PATHS[path].path(np.linspace(top, bottom, n + 1))
             made = multistep.dpm_solver(order)
-            plan = made.plan(levels)
+            plan = made.plan(levels, PATHS[path])
             first, last = (schedule.Level(*(values[i] for values in levels)) for i in (0, n))
             x = jnp.array([first.alpha * MEAN + 1.3 * width(first)])
             carry = made.init(x)

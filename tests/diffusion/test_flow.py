@@ -66,7 +66,7 @@ def test_steps_along_the_straight_path_are_those_of_a_solver_of_the_velocity(nam
     assert path.path.name == "straight"
     x = start = np.random.default_rng(0).normal(size=(3, 4, 4, 1))
     levels = path.path.path(path.path.steps(n))
-    plan = way.plan(levels)
+    plan = way.plan(levels, path.path)
     with jax.enable_x64(True):
         denoise = path.denoiser(velocity)
         for i in range(n):

@@ -115,7 +115,9 @@ def test_a_second_half_of_zero_is_the_geometric_mean_of_both_variances():
 def _noise_of(made, fraction, steps=(7, 3)):
     """The standard deviation of the first of some steps: its output for a state and an estimate of 0 and noise of 1."""
     levels = LINEAR.path(steps)
-    rows = sampler.Row(*(schedule.Level(*(v[i : len(v) - 1 + i] for v in levels)) for i in (0, 1)), made.plan(levels))
+    rows = sampler.Row(
+        *(schedule.Level(*(v[i : len(v) - 1 + i] for v in levels)) for i in (0, 1)), made.plan(levels, LINEAR)
+    )
     row = jax.tree.map(lambda values: jnp.float32(values[0]), rows)
     zero = jnp.zeros((1, 4, 4, 1))
 

@@ -46,9 +46,10 @@ def on_the_flow(level, z):
 @pytest.mark.parametrize("order", STEPS)
 def test_a_step_with_enough_behind_it_is_that_of_the_closed_form(order):
     eps, ends_at = STEPS[order]
-    levels = schedule.linear().path([560, 540, 520, 500, 480])
+    path = schedule.linear()
+    levels = path.path([560, 540, 520, 500, 480])
     made = multistep.plms(order)
-    plan = made.plan(levels)
+    plan = made.plan(levels, path)
     row = sampler.Row(at(levels, 3), at(levels, 4), type(plan)(*(values[3] for values in plan)))
     with jax.enable_x64(True):
         x_t, carry = jnp.array([X_T]), jnp.array(EARLIER)[:, None]
@@ -62,7 +63,7 @@ def test_a_step_with_enough_behind_it_is_that_of_the_closed_form(order):
 @pytest.mark.parametrize("path", PATHS)
 def test_the_first_order_is_ddim(path):
     levels = PATHS[path].path(PATHS[path].steps(7))
-    plan, other = multistep.plms(1).plan(levels), solvers.ddim().plan(levels)
+    plan, other = multistep.plms(1).plan(levels, PATHS[path]), solvers.ddim().plan(levels, PATHS[path])
     np.testing.assert_allclose(plan.of_x_t, other.of_x_t, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(plan.of_x0, other.of_x0, rtol=1e-12, atol=1e-14)
     assert np.all(plan.weights == [1, 0, 0, 0])
@@ -70,7 +71,8 @@ def test_the_first_order_is_ddim(path):
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_orders_rise_from_step_to_step_and_the_weights_sum_to_one(order):
-    plan = multistep.plms(order).plan(PATHS["cosine"].path([999, 600, 300, 200, 100]))
+    path = PATHS["cosine"]
+    plan = multistep.plms(order).plan(path.path([999, 600, 300, 200, 100]), path)
     assert np.count_nonzero(plan.weights, axis=1).tolist() == [min(i + 1, order) for i in range(5)]
     np.testing.assert_allclose(plan.weights.sum(axis=1), 1, rtol=1e-12)
     assert (plan.of_change == 0).tolist() == [True, False, False, False, True]
@@ -78,11 +80,11 @@ def test_orders_rise_from_step_to_step_and_the_weights_sum_to_one(order):
     assert (plan.of_x_t[-1], plan.of_x0[-1]) == (0, 1)
 
 
-def error(order, levels, known):
+def error(order, path, levels, known):
     """How far from the exact flow it ends, in float64; with `known`, the first three steps are told exact eps_hat."""
     z, n = 1.3, len(levels.sigma) - 1
     made = multistep.plms(order)
-    plan = made.plan(levels)
+    plan = made.plan(levels, path)
     with jax.enable_x64(True):
         x, carry, start = jnp.array([on_the_flow(at(levels, 0), z)[0]]), jnp.zeros((3, 1)), 0
         if known:
@@ -97,7 +99,7 @@ def error(order, levels, known):
 
 def slope(order, made, times_of, known):
     counts = np.array([40, 80, 160])
-    found = [error(order, schedule.Level(*(v[:-1] for v in made.path(times_of(n)))), known) for n in counts]
+    found = [error(order, made, schedule.Level(*(v[:-1] for v in made.path(times_of(n)))), known) for n in counts]
     return -np.polyfit(np.log(counts), np.log(found), 1)[0]
 
 
