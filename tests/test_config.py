@@ -407,6 +407,9 @@ READ_WITH = {
     "sample.sampler.s_min": ("edm",),
     "sample.sampler.s_max": ("edm",),
     "sample.sampler.s_noise": ("edm",),
+    "sample.spacing.rho": ("karras",),
+    "sample.spacing.sigma_min": ("karras",),
+    "sample.spacing.sigma_max": ("karras",),
     "vae.likelihood.sigma": ("gaussian",),
     "gan.constraint.bound": ("clip",),
     "gan.penalty.weight": ("wgan_gp", "r1", "r2"),
@@ -433,7 +436,7 @@ def common_of(path):
 # Other values of parameters that need a certain one, to count or to be accepted.
 OWN = {
     "sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint",
-    "sample.sampler.s_churn": 0.5, "sample.sampler.s_max": 1.5,  # of the levels of four steps, and not all
+    "sample.sampler.s_churn": 0.5, "sample.sampler.s_min": 0.6, "sample.sampler.s_max": 1.5,  # between four levels
 }  # fmt: skip
 
 
@@ -465,7 +468,7 @@ def test_choices_are_all_that_has_parameters():
     }
     of_all = {"optimizer", "optimizer.decay", "network"}
     diffusion_paths = of_all | {f"diffusion.{name}" for name in below["diffusion"]}
-    diffusion_paths |= {"sample.sampler", "eval.likelihood"}
+    diffusion_paths |= {"sample.sampler", "sample.spacing", "eval.likelihood"}
     vae_paths, gan_paths = of_all | {"vae.likelihood"}, of_all | {f"gan.{name}" for name in below["gan"]}
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
@@ -684,6 +687,7 @@ NOW = {
     "diffusion.prediction": "diffusion.prediction.name",
     "diffusion.weighting": "diffusion.weighting.name",
     "sample.sampler": "sample.sampler.name",
+    "sample.spacing": "sample.spacing.name",
     "sample.variance": "sample.sampler.variance",
     "vae.likelihood": "vae.likelihood.name",
     "gan.penalty": "gan.penalty.name",

@@ -54,7 +54,7 @@ def diffusion_config(method: str) -> Config:
         {
             "sampler": CHOICES["sample.sampler"].start("ancestral"),  # or ddim, euler, heun, edm, dpm_solver, plms
             "num_steps": 25,
-            "spacing": "trailing",  # or leading, linspace
+            "spacing": CHOICES["sample.spacing"].start("trailing"),  # or leading, linspace, karras
             "guidance": 1.0,  # 1: the conditional model, 0: the unconditional one
             "guidance_rescale": 0.0,  # share of the guided estimate that gets the conditional one's contrast, 0 to 1
             "guidance_interval": "0,1",  # part of the path that is guided, in fractions: 0 is data, 1 is noise

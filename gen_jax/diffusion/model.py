@@ -21,6 +21,7 @@ from gen_jax.diffusion import guidance as guidances
 from gen_jax.diffusion import likelihood as likelihoods
 from gen_jax.diffusion import process as processes
 from gen_jax.diffusion import sampler as samplers
+from gen_jax.diffusion import spacing as spacings
 from gen_jax.diffusion.dit import DiT
 from gen_jax.diffusion.unet import UNet
 from gen_jax.method import (
@@ -53,6 +54,7 @@ CHOICES = {
     "network": Choice(NETWORKS, GIVEN),
     **processes.CHOICES,
     "sample.sampler": Choice(solvers.SAMPLERS),
+    "sample.spacing": Choice(spacings.SPACINGS),
     "eval.likelihood": Choice(likelihoods.LIKELIHOODS),
 }
 
@@ -152,7 +154,7 @@ def _assemble(config: Any, spec: DataSpec, domain: Domain) -> _Model:
         process,
         network,
         sampler,
-        process.path.steps(config.sample.num_steps, config.sample.spacing),
+        chosen(CHOICES["sample.spacing"], config.sample.spacing)(process.path, config.sample.num_steps),
         optimizer.make(config.optimizer, config.num_steps, config.ema),
         _likelihood(config, domain, process),
         classes,
@@ -335,7 +337,7 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Pict
     leave = functools.partial(model.domain.leave, state)
     x0 = model.domain.enter(state, {name: value[:1] for name, value in batch.items()}, key)[0]
     calls = _calls(len(model.steps), model.sampler)
-    told = f"{len(model.steps)} {s.sampler.name} steps{calls} with {s.spacing} spacing"
+    told = f"{len(model.steps)} {s.sampler.name} steps{calls} with {s.spacing.name} spacing"
     eps = jax.random.normal(key, model.domain.shape)
     shown = {
         "forward": pictures.forward(x0, eps, model.process.path, _describe_path(c.schedule), leave),
@@ -358,14 +360,14 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Pict
 
 def _describe(c: Any, sampler: samplers.Sampler) -> dict[str, str]:
     words = {"sampler": f"{_named(c.sampler)}, {c.num_steps} steps{_calls(c.num_steps, sampler)}"}
-    words["spacing"] = f"{c.spacing} spacing"
+    words["spacing"] = _named(c.spacing, " spacing")
     return words | guidances.describe(c)
 
 
-def _named(choice: Mapping[str, Any]) -> str:
-    """A choice and its parameters, in words."""
+def _named(choice: Mapping[str, Any], what: str = "") -> str:
+    """A choice of something and its parameters, in words."""
     parameters = ", ".join(f"{key} {value}" for key, value in choice.items() if key != "name")
-    return f"{choice['name']} ({parameters})" if parameters else choice["name"]
+    return f"{choice['name']}{what}" + (f" ({parameters})" if parameters else "")
 
 
 def _calls(num_steps: int, sampler: samplers.Sampler) -> str:

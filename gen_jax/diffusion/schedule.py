@@ -72,7 +72,7 @@ class Schedule:
             return 2 * (np.log(self.alpha) - np.log(self.sigma))
 
     def steps(self, n: int, spacing: str = "trailing") -> np.ndarray:
-        """Returns the n times that a sampler visits, from noisy to clean: int64 [n].
+        """Returns n evenly spaced times, from noisy to clean: int64 [n].
 
         Computed with exact integers, ties to even: floating-point strides give a wrong number of steps for some n.
         "trailing" always starts at T-1, the only level that matches pure noise. "leading" ends at 0 but starts below
@@ -80,7 +80,7 @@ class Schedule:
 
         Args:
           n: number of steps, 1..T.
-          spacing: a name in `SPACINGS`.
+          spacing: a name in `STRIDES`; config.sample.spacing has more, in spacing.py.
 
         Raises:
           UserError: n is out of range, or there is no such spacing.
@@ -91,9 +91,9 @@ class Schedule:
         """
         if not 1 <= n <= self.num_steps:
             raise UserError(f"{n} sampling steps are not possible: this schedule has 1 to {self.num_steps}")
-        if spacing not in SPACINGS:
-            raise UserError(f"unknown spacing of steps {spacing!r}; there are {', '.join(SPACINGS)}")
-        return np.array(SPACINGS[spacing](self.num_steps, n), np.int64)
+        if spacing not in STRIDES:
+            raise UserError(f"unknown spacing of steps {spacing!r}; there are {', '.join(STRIDES)}")
+        return np.array(STRIDES[spacing](self.num_steps, n), np.int64)
 
     def times(self, u: Array) -> Array:
         """Returns the time at each fraction u of the path, f32 in [0, 1): i32 of u's shape, all T equally wide.
@@ -216,7 +216,7 @@ class Continuous:
     unit: bool
 
     def steps(self, n: int, spacing: str = "trailing") -> np.ndarray:
-        """Returns the n times that a sampler visits, from 1 down to 1 / n: float64 [n].
+        """Returns n evenly spaced times, from 1 down to 1 / n: float64 [n].
 
         Raises:
           UserError: n is out of range, or the spacing is not "trailing".
@@ -228,9 +228,10 @@ class Continuous:
         if not 1 <= n <= MOST_STEPS:
             raise UserError(f"{n} sampling steps are not possible: the {self.name} path has 1 to {MOST_STEPS}")
         if spacing != "trailing":
-            known = spacing in SPACINGS
+            known = spacing in STRIDES
             reason = "has no whole times" if known else f"has no such spacing of steps {spacing!r}"
-            raise UserError(f"config.sample.spacing is {spacing!r}: the {self.name} path {reason}; use trailing")
+            what = f"config.sample.spacing is {spacing!r}"
+            raise UserError(f"{what}: the {self.name} path {reason}; use trailing or karras")
         return np.arange(n, 0, -1) / n
 
     def times(self, u: Array) -> Array:
@@ -545,7 +546,7 @@ def _linspace(num_steps: int, n: int) -> list[int]:
     return [_round_ratio((num_steps - 1) * i, max(n - 1, 1)) for i in reversed(range(n))]
 
 
-SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
+STRIDES: dict[str, Callable[[int, int], list[int]]] = {
     "trailing": _trailing,
     "leading": _leading,
     "linspace": _linspace,

@@ -478,7 +478,7 @@ def test_values_are_finite_everywhere(path, rescaled):
     kinds = [kind for kind in KINDS.values() if not (rescaled and kind.needs_signal)]
     x_T = np.float32(schedule.start_std(made, made.path(made.steps(1)))) * np.array([[-3.0], [0.1], [2.0]], np.float32)
     ways = (
-        [*itertools.product(schedule.SPACINGS, (1, 2, 7, 50)), ("trailing", made.num_steps)]
+        [*itertools.product(schedule.STRIDES, (1, 2, 7, 50)), ("trailing", made.num_steps)]
         if isinstance(made, schedule.Schedule)
         else ([("trailing", n) for n in (1, 2, 7, 50, 1000)])
     )
