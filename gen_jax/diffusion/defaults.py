@@ -42,7 +42,7 @@ def diffusion_config(method: str) -> Config:
             "schedule": CHOICES["diffusion.schedule"].start("cosine"),
             "prediction": CHOICES["diffusion.prediction"].start("v"),
             "weighting": CHOICES["diffusion.weighting"].start("v"),
-            "times": CHOICES["diffusion.times"].start("uniform"),  # density in training; or logit_normal
+            "times": CHOICES["diffusion.times"].start("uniform"),  # density in training; or logit_normal, log_normal
             "input_scale": CHOICES["diffusion.input_scale"].start("none"),  # or unit_variance
             "variance": CHOICES["diffusion.variance"].start("fixed"),  # or learned
             "told": "time",  # noise conditioning; or log_snr

@@ -237,7 +237,7 @@ def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
 def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
     key_noise, key_time = jax.random.split(key)
     process = model.process
-    t = process.path.times(process.density(draw(key_time, batch["index"], jax.random.uniform)))
+    t = process.times(draw(key_time, batch["index"], jax.random.uniform))
     values = {"loss": _losses(model, state, state.ema["denoiser"], batch, t, key_noise, None)}
     likelihood = model.likelihood
     if likelihood is None:
