@@ -88,7 +88,7 @@ def torch_calls(
     time, alpha, sigma = (
         torch.from_numpy(table).float().to(device) for table in (schedule.time, schedule.alpha, schedule.sigma)
     )
-    steps = [int(t) for t in schedule.steps(SAMPLER_STEPS, config.sample.spacing)]
+    steps = [int(t) for t in schedule.steps(SAMPLER_STEPS, config.sample.spacing.name)]
 
     def step() -> object:
         x0 = image.float() / 127.5 - 1

@@ -3,8 +3,8 @@
     python -m experiments.steps    # three seeds of a run of 9,000 steps; 2,000 samples a row
 
 The model is ddpm_mnist with a tenth of the labels dropped and twice the default number of steps; `guidance` uses the
-same runs. Every sampler gets at most 10, 25 and 50 network calls: Heun's method takes two a step. Runs are in
-runs/guided; what is finished is not repeated.
+same runs. Every sampler gets at most 10, 25 and 50 network calls: Heun's method takes two a step, but one in the last.
+Runs are in runs/guided; what is finished is not repeated.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from experiments import ablation, record
 from experiments.ablation import Found, Row, Values, means
 from gen_jax import command
+from gen_jax.diffusion import solvers
 from gen_jax.figures.curve import Axis
 
 CALLS = (10, 25, 50)
@@ -27,7 +28,6 @@ SAMPLERS: dict[str, tuple[str, ...]] = {
     "DPM-Solver++ 2M": ("--config.sample.sampler=dpm_solver",),
     "DPM-Solver++ 2M, SDE": ("--config.sample.sampler=dpm_solver", "--config.sample.sampler.stochastic=midpoint"),
 }
-CALLS_A_STEP = {"Heun": 2}  # but one in the last step; the others take one
 
 
 def rows() -> dict[str, Row]:
@@ -39,9 +39,9 @@ def rows() -> dict[str, Row]:
     """
     found = {}
     for name, words in SAMPLERS.items():
-        a_step = CALLS_A_STEP.get(name, 1)
+        made = solvers.SAMPLERS[words[0].partition("=")[2]]()
         for calls in CALLS:
-            steps = (calls + a_step - 1) // a_step
+            steps = max(n for n in range(1, calls + 1) if made.calls(n) <= calls)
             found[f"{name}, {calls} calls"] = Row("guided", (*words, f"--config.sample.num_steps={steps}"))
     return found
 

@@ -385,12 +385,14 @@ READ_WITH = {
     "diffusion.schedule.zero_terminal_snr": TABLES,
     "diffusion.schedule.sigma_min": ("variance_exploding",),
     "diffusion.schedule.sigma_max": ("variance_exploding",),
+    "diffusion.schedule.beta_min": ("variance_preserving",),
+    "diffusion.schedule.beta_max": ("variance_preserving",),
     "diffusion.prediction.sigma_data": ("edm",),
     "diffusion.weighting.sigma_data": ("edm",),
     "diffusion.weighting.gamma": ("min_snr", "p2"),
     "diffusion.weighting.k": ("p2",),
-    "diffusion.times.mean": ("logit_normal",),
-    "diffusion.times.std": ("logit_normal",),
+    "diffusion.times.mean": ("logit_normal", "log_normal"),
+    "diffusion.times.std": ("logit_normal", "log_normal"),
     "diffusion.input_scale.sigma_data": ("unit_variance",),
     "diffusion.variance.weight": ("learned",),
     "eval.likelihood.terms": ("bound",),
@@ -399,8 +401,15 @@ READ_WITH = {
     "eval.likelihood.probes": ("ode",),
     "sample.sampler.eta": ("ddim",),
     "sample.sampler.variance": ("ancestral",),
-    "sample.sampler.order": ("dpm_solver",),
+    "sample.sampler.order": ("dpm_solver", "plms"),
     "sample.sampler.stochastic": ("dpm_solver",),
+    "sample.sampler.s_churn": ("edm",),
+    "sample.sampler.s_min": ("edm",),
+    "sample.sampler.s_max": ("edm",),
+    "sample.sampler.s_noise": ("edm",),
+    "sample.spacing.rho": ("karras",),
+    "sample.spacing.sigma_min": ("karras",),
+    "sample.spacing.sigma_max": ("karras",),
     "vae.likelihood.sigma": ("gaussian",),
     "gan.constraint.bound": ("clip",),
     "gan.penalty.weight": ("wgan_gp", "r1", "r2"),
@@ -424,14 +433,21 @@ def common_of(path):
     return {f"{path}.{key}": value for key, value in COMMON.items()} if path.endswith("optimizer") else {}
 
 
+# Other values of parameters that need a certain one, to count or to be accepted.
+OWN = {
+    "sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint",
+    "sample.sampler.s_churn": 0.5, "sample.sampler.s_min": 0.6, "sample.sampler.s_max": 1.5,  # between four levels
+}  # fmt: skip
+
+
 def different(key, value):
     """A value of the same type that the parameter `key` may have instead."""
+    if key in OWN:
+        return OWN[key]
     if isinstance(value, float):
         return value / 2 + 0.3
     if key.endswith("likelihood.terms"):  # 0 means all, and few are too few
         return 5
-    if key in (own := {"sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint"}):
-        return own[key]
     return "large" if key.endswith(("sampler.variance", "likelihood.variance")) else other(value)
 
 
@@ -452,7 +468,7 @@ def test_choices_are_all_that_has_parameters():
     }
     of_all = {"optimizer", "optimizer.decay", "network"}
     diffusion_paths = of_all | {f"diffusion.{name}" for name in below["diffusion"]}
-    diffusion_paths |= {"sample.sampler", "eval.likelihood"}
+    diffusion_paths |= {"sample.sampler", "sample.spacing", "eval.likelihood"}
     vae_paths, gan_paths = of_all | {"vae.likelihood"}, of_all | {f"gan.{name}" for name in below["gan"]}
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
@@ -671,6 +687,7 @@ NOW = {
     "diffusion.prediction": "diffusion.prediction.name",
     "diffusion.weighting": "diffusion.weighting.name",
     "sample.sampler": "sample.sampler.name",
+    "sample.spacing": "sample.spacing.name",
     "sample.variance": "sample.sampler.variance",
     "vae.likelihood": "vae.likelihood.name",
     "gan.penalty": "gan.penalty.name",

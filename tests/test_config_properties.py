@@ -23,7 +23,7 @@ DDPM, LATENT = (methods.load(f"{name}:tiny")[2] for name in ("ddpm_mnist", "late
 SPEC = DataSpec("made_up", (8, 8, 1), 64, labelled("0123456789"), fingerprint="f" * 64)
 
 NAMES = [
-    *methods.METHODS, *parallel.EXECUTORS, *schedule.SPACINGS, *likelihood.BINARISATIONS,
+    *methods.METHODS, *parallel.EXECUTORS, *schedule.STRIDES, *likelihood.BINARISATIONS,
     "bfloat16", "log_snr", "rms", "group", "large",
 ]  # fmt: skip
 WHOLE = [-1, 0, 1, 2, 3, 4, 16]

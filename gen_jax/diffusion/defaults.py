@@ -42,7 +42,7 @@ def diffusion_config(method: str) -> Config:
             "schedule": CHOICES["diffusion.schedule"].start("cosine"),
             "prediction": CHOICES["diffusion.prediction"].start("v"),
             "weighting": CHOICES["diffusion.weighting"].start("v"),
-            "times": CHOICES["diffusion.times"].start("uniform"),  # density in training; or logit_normal
+            "times": CHOICES["diffusion.times"].start("uniform"),  # density in training; or logit_normal, log_normal
             "input_scale": CHOICES["diffusion.input_scale"].start("none"),  # or unit_variance
             "variance": CHOICES["diffusion.variance"].start("fixed"),  # or learned
             "told": "time",  # noise conditioning; or log_snr
@@ -52,9 +52,9 @@ def diffusion_config(method: str) -> Config:
     )
     config.sample.update(
         {
-            "sampler": CHOICES["sample.sampler"].start("ancestral"),  # or ddim, euler, heun, dpm_solver
+            "sampler": CHOICES["sample.sampler"].start("ancestral"),  # or ddim, euler, heun, edm, dpm_solver, plms
             "num_steps": 25,
-            "spacing": "trailing",  # or leading, linspace
+            "spacing": CHOICES["sample.spacing"].start("trailing"),  # or leading, linspace, karras
             "guidance": 1.0,  # 1: the conditional model, 0: the unconditional one
             "guidance_rescale": 0.0,  # share of the guided estimate that gets the conditional one's contrast, 0 to 1
             "guidance_interval": "0,1",  # part of the path that is guided, in fractions: 0 is data, 1 is noise

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.diffusion import sampler as samplers
+from gen_jax.diffusion import solvers
 from gen_jax.diffusion.schedule import Level, Path, add_noise
 from gen_jax.method import Array, PyTree, UserError, keys_of
 
@@ -73,11 +74,11 @@ def keeping(sampler: samplers.Sampler, x0: Array, mask: Array, keys: Array, resa
       resample: 0 or more.
     """
 
-    def plan(levels: Level, *others: Any) -> _Plan:
+    def plan(levels: Level, path: Path) -> _Plan:
         t, s = (Level(*(values[part] for values in levels)) for part in (slice(None, -1), slice(1, None)))
         ratio = t.alpha / s.alpha  # 0 where t is pure noise; s never is
         fresh = np.sqrt(np.maximum(t.sigma**2 - (ratio * s.sigma) ** 2, 0))
-        return _Plan(sampler.plan(levels, *others), np.arange(len(ratio)), ratio, fresh)
+        return _Plan(sampler.plan(levels, path), np.arange(len(ratio)), ratio, fresh)
 
     own_keys = jax.vmap(lambda key: jax.random.fold_in(key, _OWN_NOISE))(keys)
 
@@ -95,7 +96,11 @@ def keeping(sampler: samplers.Sampler, x0: Array, mask: Array, keys: Array, resa
         times = jnp.where(row.s.sigma > 0, 1 + resample, 1)
         return jax.lax.fori_loop(0, times, take, (x_t, (carry, x_t, jnp.zeros_like(x_t))))[1]
 
-    return sampler._replace(plan=plan, step=step)
+    def calls(num_steps: int) -> int:
+        last = sampler.calls(1)
+        return (1 + resample) * (sampler.calls(num_steps) - last) + last
+
+    return sampler._replace(plan=plan, step=step, calls=calls)
 
 
 def _noises(keys: Array, number: Array, time: Array, shape: tuple[int, ...]) -> Array:
@@ -183,7 +188,7 @@ def render(denoise: samplers.Denoiser, path: Path, steps: Steps, noise: Array) -
       noise: x_t at the first of the steps, f32 [N, H, W, C].
     """
     keys = keys_of(jax.random.key(0, impl="threefry2x32"), jnp.arange(len(noise)))  # nothing is drawn
-    return samplers.sample(denoise, path, samplers.ddim(), steps, keys, noise.shape[1:], start=noise)
+    return samplers.sample(denoise, path, solvers.ddim(), steps, keys, noise.shape[1:], start=noise)
 
 
 def coarse(mask: Array, size: tuple[int, int]) -> Array:

@@ -7,7 +7,7 @@ the model: pixels or an autoencoder's codes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +16,12 @@ import numpy as np
 
 from gen_jax import optimizer
 from gen_jax.config import Choice, chosen, modules_of
-from gen_jax.diffusion import edit, pictures
+from gen_jax.diffusion import edit, pictures, solvers
 from gen_jax.diffusion import guidance as guidances
 from gen_jax.diffusion import likelihood as likelihoods
 from gen_jax.diffusion import process as processes
 from gen_jax.diffusion import sampler as samplers
+from gen_jax.diffusion import spacing as spacings
 from gen_jax.diffusion.dit import DiT
 from gen_jax.diffusion.unet import UNet
 from gen_jax.method import (
@@ -52,7 +53,8 @@ GIVEN = ("out_channels", "num_classes", "dtype")
 CHOICES = {
     "network": Choice(NETWORKS, GIVEN),
     **processes.CHOICES,
-    "sample.sampler": Choice(samplers.SAMPLERS),
+    "sample.sampler": Choice(solvers.SAMPLERS),
+    "sample.spacing": Choice(spacings.SPACINGS),
     "eval.likelihood": Choice(likelihoods.LIKELIHOODS),
 }
 
@@ -122,7 +124,7 @@ def make(config: Any, spec: DataSpec, domain: Domain) -> Method:
         functools.partial(_show, model),
         condition=("label",) if model.classes else (),
         edits=_edits(model, spec),
-        describe=_describe(config.sample),
+        describe=_describe(config.sample, model.sampler),
     )
 
 
@@ -152,7 +154,7 @@ def _assemble(config: Any, spec: DataSpec, domain: Domain) -> _Model:
         process,
         network,
         sampler,
-        process.path.steps(config.sample.num_steps, config.sample.spacing),
+        chosen(CHOICES["sample.spacing"], config.sample.spacing)(process.path, config.sample.num_steps),
         optimizer.make(config.optimizer, config.num_steps, config.ema),
         _likelihood(config, domain, process),
         classes,
@@ -235,7 +237,7 @@ def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
 def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
     key_noise, key_time = jax.random.split(key)
     process = model.process
-    t = process.path.times(process.density(draw(key_time, batch["index"], jax.random.uniform)))
+    t = process.times(draw(key_time, batch["index"], jax.random.uniform))
     values = {"loss": _losses(model, state, state.ema["denoiser"], batch, t, key_noise, None)}
     likelihood = model.likelihood
     if likelihood is None:
@@ -334,12 +336,14 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Pict
     condition = {"label": jnp.arange(NUM_SHOWN) % len(model.classes)} if model.classes else {}
     leave = functools.partial(model.domain.leave, state)
     x0 = model.domain.enter(state, {name: value[:1] for name, value in batch.items()}, key)[0]
+    calls = _calls(len(model.steps), model.sampler)
+    told = f"{len(model.steps)} {s.sampler.name} steps{calls} with {s.spacing.name} spacing"
     eps = jax.random.normal(key, model.domain.shape)
     shown = {
         "forward": pictures.forward(x0, eps, model.process.path, _describe_path(c.schedule), leave),
         **pictures.reverse(
             _denoiser(model, state, condition, s.guidance), model.process.path, model.sampler, model.steps, keys,
-            model.domain.shape, f"{len(model.steps)} {s.sampler.name} steps with {s.spacing} spacing", leave,
+            model.domain.shape, told, leave,
         ),
     }  # fmt: skip
     if not (model.classes and c.label_drop):
@@ -354,11 +358,22 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Pict
     return {"guidance": pictures.guidance(image_of, SCALES_SHOWN, model.classes[: len(label)])} | shown
 
 
-def _describe(c: Any) -> dict[str, str]:
-    parameters = ", ".join(f"{key} {value}" for key, value in c.sampler.items() if key != "name")
-    words = {"sampler": f"{c.sampler.name}{f' ({parameters})' if parameters else ''}, {c.num_steps} steps"}
-    words["spacing"] = f"{c.spacing} spacing"
+def _describe(c: Any, sampler: samplers.Sampler) -> dict[str, str]:
+    words = {"sampler": f"{_named(c.sampler)}, {c.num_steps} steps{_calls(c.num_steps, sampler)}"}
+    words["spacing"] = _named(c.spacing, " spacing")
     return words | guidances.describe(c)
+
+
+def _named(choice: Mapping[str, Any], what: str = "") -> str:
+    """A choice of something and its parameters, in words."""
+    parameters = ", ".join(f"{key} {value}" for key, value in choice.items() if key != "name")
+    return f"{choice['name']}{what}" + (f" ({parameters})" if parameters else "")
+
+
+def _calls(num_steps: int, sampler: samplers.Sampler) -> str:
+    """The number of network calls, where it is not the number of steps."""
+    calls = sampler.calls(num_steps)
+    return f" ({calls} network calls)" if calls != num_steps else ""
 
 
 def _describe_path(c: Any) -> str:

@@ -6,7 +6,7 @@ other, where eps_hat is x / sigma. Between two levels of a list, alpha and sigma
 approximation: the flow between two levels is the same along every line between them. The only error is that of Heun's
 method.
 
-At the end the density is that of the noise from which samples start, N(0, path.start^2), as for the sampler; if the
+At the end the density is that of the noise from which samples start (`schedule.start_std`), as for the sampler; if the
 last level keeps some data, the model is wrong by that much there, and the figure includes it.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from gen_jax.diffusion.bound import HALF_BIN
 from gen_jax.diffusion.sampler import Denoiser
-from gen_jax.diffusion.schedule import Level, Path, Schedule
+from gen_jax.diffusion.schedule import Level, Path, Schedule, start_std
 from gen_jax.method import Array, UserError
 
 FIRST = 1e-3  # first time of a continuous path: earlier ones hardly occur in training, and float32 loses eps_hat there
@@ -111,7 +111,9 @@ def log_density(
       >>> round(float(value[0]), 3), round(-0.5 * math.log(2 * math.pi) - 0.5, 3)
       (-1.419, -1.419)
     """
-    levels = Level(*(jnp.asarray(values[-2::-1], x.dtype) for values in path.path(steps)))  # from clean to noisy
+    visited = path.path(steps)
+    std = start_std(path, visited)
+    levels = Level(*(jnp.asarray(values[-2::-1], x.dtype) for values in visited))  # from clean to noisy
     here, there = (Level(*(values[part] for values in levels)) for part in (slice(None, -1), slice(1, None)))
 
     def move(x: Array, at: Level, d_alpha: Array, d_sigma: Array) -> tuple[Array, Array]:
@@ -136,8 +138,8 @@ def log_density(
         return (x + (first + second) / 2, change + (first_divergence + second_divergence) / 2), None
 
     (end, change), _ = jax.lax.scan(step, (x, jnp.zeros(len(x), x.dtype)), (here, there))
-    constant = x[0].size * (math.log(path.start) + 0.5 * math.log(2 * math.pi))
-    return change - _sum((end / path.start) ** 2) / 2 - constant
+    constant = x[0].size * (math.log(std) + 0.5 * math.log(2 * math.pi))
+    return change - _sum((end / std) ** 2) / 2 - constant
 
 
 def log_density_of_data(

@@ -118,7 +118,7 @@ class Process:
       path: alpha and sigma at each time.
       prediction: the prediction target of the network.
       weighting: of the squared error.
-      density: of the times in training.
+      times: from a number in [0, 1) to a training time; uniform numbers give the density of times.
       input_scale: level -> factor of x_t before the network.
       told: level -> noise conditioning of the network.
       variance: of the reverse steps.
@@ -127,7 +127,7 @@ class Process:
     path: Path
     prediction: predictions.Prediction
     weighting: weightings.Weighting
-    density: densities.Density
+    times: densities.Times
     input_scale: Callable[[Level], Any]
     told: Callable[[Level], Array]
     variance: Variance = FIXED
@@ -144,7 +144,7 @@ class Process:
           size: of the global batch.
         """
         u = jax.random.uniform(key) + index / size
-        return self.path.times(self.density(u % 1.0))
+        return self.times(u % 1.0)
 
     def output(self, network: Network, x_t: Array, level: Level) -> Array:
         """Returns the output of the network for x_t [B, ...], level with leaves [B]."""
@@ -199,8 +199,8 @@ def make(config: Any) -> Process:
     """Returns the process of `config.diffusion`.
 
     Raises:
-      UserError: an unknown name, an invalid value, a prediction that does not determine the data at the path's end, or
-        learned variances along a continuous path.
+      UserError: an unknown name, an invalid value, a prediction that does not determine the data at the path's end,
+        learned variances along a continuous path, or a density of noise levels that the path does not have.
     """
     require_choice("diffusion.told", config.told, TOLD)
     path = chosen(CHOICES["diffusion.schedule"], config.schedule)
@@ -218,7 +218,7 @@ def make(config: Any) -> Process:
         path,
         prediction,
         chosen(CHOICES["diffusion.weighting"], config.weighting),
-        chosen(CHOICES["diffusion.times"], config.times),
+        chosen(CHOICES["diffusion.times"], config.times)(path),
         chosen(CHOICES["diffusion.input_scale"], config.input_scale),
         TOLD[config.told],
         variance,

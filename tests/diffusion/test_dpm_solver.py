@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.diffusion import sampler, schedule
+from gen_jax.diffusion import multistep, sampler, schedule, solvers
 from gen_jax.method import UserError, broadcast_to_images
 
 X_T, X0_HAT, BEFORE = 0.7, -0.3, -0.2
@@ -38,7 +38,8 @@ def width(level):
 @pytest.mark.parametrize("steps", SECOND_STEPS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_second_step_is_that_of_the_closed_form(steps, kind):
-    plan = sampler.dpm_solver(2, kind).plan(schedule.linear().path(steps))
+    path = schedule.linear()
+    plan = multistep.dpm_solver(2, kind).plan(path.path(steps), path)
     mean = plan.of_x_t[1] * X_T + plan.of_x0[1] * X0_HAT + plan.of_change[1] * (X0_HAT - BEFORE)
     assert mean == pytest.approx(SECOND_STEPS[steps][kind], abs=1e-11)
 
@@ -46,8 +47,8 @@ def test_a_second_step_is_that_of_the_closed_form(steps, kind):
 @pytest.mark.parametrize("path", PATHS)
 def test_the_first_order_is_ddim_and_of_the_sde_the_ancestral_step(path):
     levels = PATHS[path].path(PATHS[path].steps(7))
-    for made, same in (("none", sampler.ddim()), ("midpoint", sampler.ancestral()), ("heun", sampler.ancestral())):
-        plan, other = sampler.dpm_solver(1, made).plan(levels), same.plan(levels)
+    for made, same in (("none", solvers.ddim()), ("midpoint", solvers.ancestral()), ("heun", solvers.ancestral())):
+        plan, other = multistep.dpm_solver(1, made).plan(levels, PATHS[path]), same.plan(levels, PATHS[path])
         for name in other._fields:
             np.testing.assert_allclose(getattr(plan, name), getattr(other, name), rtol=1e-12, atol=1e-14)
         assert not plan.of_change.any()
@@ -55,7 +56,8 @@ def test_the_first_order_is_ddim_and_of_the_sde_the_ancestral_step(path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_from_noise_and_to_data_are_of_first_order_and_the_next_too(kind):
-    plan = sampler.dpm_solver(2, kind).plan(PATHS["cosine"].path([999, 600, 300, 100]))
+    path = PATHS["cosine"]
+    plan = multistep.dpm_solver(2, kind).plan(path.path([999, 600, 300, 100]), path)
     assert (plan.of_change == 0).tolist() == [True, True, False, True]  # the second has no finite step before it
     assert all(np.isfinite(values).all() for values in plan)
     assert (plan.of_x_t[-1], plan.of_x0[-1], plan.of_noise[-1]) == (0, 1, 0)
@@ -69,8 +71,8 @@ def test_the_error_falls_with_the_power_of_the_order(order, power, path):
     with jax.enable_x64(True):
         for n in counts:
             levels = PATHS[path].path(np.linspace(top, bottom, n + 1))
-            made = sampler.dpm_solver(order)
-            plan = made.plan(levels)
+            made = multistep.dpm_solver(order)
+            plan = made.plan(levels, PATHS[path])
             first, last = (schedule.Level(*(values[i] for values in levels)) for i in (0, n))
             x = jnp.array([first.alpha * MEAN + 1.3 * width(first)])
             carry = made.init(x)
@@ -88,7 +90,7 @@ def test_the_error_falls_with_the_power_of_the_order(order, power, path):
 def test_samples_of_normal_data_reach_its_mean_and_variance(kind, path):
     keys = jax.random.split(jax.random.key(0), 4_000)
     steps = PATHS[path].steps(100)
-    x0 = np.asarray(sampler.sample(exact, PATHS[path], sampler.dpm_solver(2, kind), steps, keys, (1,)))
+    x0 = np.asarray(sampler.sample(exact, PATHS[path], multistep.dpm_solver(2, kind), steps, keys, (1,)))
     assert x0.mean() == pytest.approx(MEAN, abs=4.5 * STD / np.sqrt(4_000) + 0.01)
     assert x0.std() == pytest.approx(STD, rel=4.5 / np.sqrt(8_000) + 0.02)
 
@@ -98,7 +100,7 @@ def test_samples_of_normal_data_reach_its_mean_and_variance(kind, path):
 @pytest.mark.parametrize("path", PATHS)
 def test_values_are_finite_and_the_last_step_gives_x0_hat_itself(kind, n, path):
     keys = jax.random.split(jax.random.key(1), 3)
-    made = sampler.dpm_solver(2, kind)
+    made = multistep.dpm_solver(2, kind)
     way = sampler.trajectory(exact, PATHS[path], made, PATHS[path].steps(n), keys, (2,))
     assert np.isfinite(way.x_t).all()
     np.testing.assert_array_equal(way.x0, way.x0_hat[-1])
@@ -106,6 +108,6 @@ def test_values_are_finite_and_the_last_step_gives_x0_hat_itself(kind, n, path):
 
 def test_wrong_choices_are_refused_in_one_line():
     with pytest.raises(UserError, match=r"order is 3; the DPM-Solver\+\+ here has 1 and 2"):
-        sampler.dpm_solver(3)
+        multistep.dpm_solver(3)
     with pytest.raises(UserError, match="stochastic is 'no'; there are none, midpoint, heun"):
-        sampler.dpm_solver(stochastic="no")
+        multistep.dpm_solver(stochastic="no")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gen_jax import editor
-from gen_jax.diffusion import edit, sampler, schedule
+from gen_jax.diffusion import edit, sampler, schedule, solvers
 from gen_jax.method import UserError
 
 MEAN = np.array([0.2, -0.3])
@@ -25,10 +25,10 @@ PATHS = {
     "variance_exploding": schedule.variance_exploding(0.01, 20.0),
 }
 MADE = {
-    "ancestral": sampler.ancestral(),
-    "large": sampler.ancestral("large"),
-    "ddim": sampler.ddim(),
-    "heun": sampler.heun(),
+    "ancestral": solvers.ancestral(),
+    "large": solvers.ancestral("large"),
+    "ddim": solvers.ddim(),
+    "heun": solvers.heun(),
 }
 each_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 
@@ -109,7 +109,7 @@ def exact_moments(path, variance_of, num_steps, resample):
       variance_of: (sigma_t, sigma_s, variance of q(x_t | x_s)) -> variance of the step.
     """
     levels = path.path(path.steps(num_steps))
-    mean, covariance = np.zeros(2), path.start**2 * np.eye(2)
+    mean, covariance = np.zeros(2), schedule.start_std(path, levels) ** 2 * np.eye(2)
     pairs = list(zip(*(itertools.pairwise(values) for values in levels[1:]), strict=True))
     for number, ((alpha_t, alpha_s), (sigma_t, sigma_s)) in enumerate(pairs):
         ratio = alpha_t / alpha_s
@@ -248,3 +248,19 @@ def test_a_coarse_mask_holds_every_masked_pixel():
     expected = [[False, False, True], [False, False, True]]
     assert edit.coarse(jnp.asarray(mask), (2, 3))[0, ..., 0].tolist() == expected
     assert edit.coarse(jnp.asarray(mask), (5, 6))[0, ..., 0].tolist() == mask[0].tolist()
+
+
+@pytest.mark.parametrize(("name", "expected"), [("ddim", 4 * 3 + 1), ("heun", 4 * 3 * 2 + 1)])
+def test_the_network_calls_of_a_filling_are_counted(name, expected):
+    """Five steps, of which all but the last are taken three times."""
+    path, asked = schedule.straight(), []
+
+    def denoise(x_t, level):
+        jax.debug.callback(lambda: asked.append(1))
+        return 0.5 * x_t
+
+    x0, mask = jnp.zeros((2, *SHAPE)), jnp.ones((2, *SHAPE[:2], 1), bool)
+    kept = edit.keeping(MADE[name], x0, mask, keys(2), 2)
+    sampler.sample(denoise, path, kept, path.steps(5), keys(2), SHAPE).block_until_ready()
+    jax.effects_barrier()
+    assert len(asked) == kept.calls(5) == expected

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gen_jax import methods
-from gen_jax.diffusion import model, process, sampler, schedule
+from gen_jax.diffusion import model, process, sampler, schedule, solvers
 from gen_jax.method import DataSpec, labelled
 
 CONFIG = methods.load("flow_mnist")[2]
@@ -62,11 +62,11 @@ def solve(x, n, order):
 @pytest.mark.parametrize("n", [1, 2, 13])
 def test_steps_along_the_straight_path_are_those_of_a_solver_of_the_velocity(name, order, n):
     """In float64, to rounding: nothing of the straight path is approximate."""
-    path, way = process.make(CONFIG.diffusion), sampler.SAMPLERS[name]()
+    path, way = process.make(CONFIG.diffusion), solvers.SAMPLERS[name]()
     assert path.path.name == "straight"
     x = start = np.random.default_rng(0).normal(size=(3, 4, 4, 1))
     levels = path.path.path(path.path.steps(n))
-    plan = way.plan(levels)
+    plan = way.plan(levels, path.path)
     with jax.enable_x64(True):
         denoise = path.denoiser(velocity)
         for i in range(n):

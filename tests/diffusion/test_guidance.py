@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gen_jax import methods
-from gen_jax.diffusion import guidance, model, prediction, sampler, schedule
+from gen_jax.diffusion import guidance, model, prediction, sampler, schedule, solvers
 from gen_jax.method import DataSpec, UserError, labelled
 
 CONFIG = methods.load("ddpm_mnist")[2]
@@ -154,7 +154,7 @@ def test_samples_at_both_ends_are_those_of_the_models_without_guidance(make):
         return 3 * estimate(x_t, level.time, LABEL) - 2 * estimate(x_t, level.time, NONE)
 
     keys = jax.random.split(jax.random.key(3), 5)
-    expected = sampler.sample(denoise, path, sampler.ddim(), path.steps(4), keys, (4, 4, 1))
+    expected = sampler.sample(denoise, path, solvers.ddim(), path.steps(4), keys, (4, 4, 1))
     np.testing.assert_allclose(samples, expected, atol=2e-5)
 
 

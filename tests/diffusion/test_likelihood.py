@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gen_jax import main, methods
-from gen_jax.diffusion import bound, guidance, model, prediction, process, sampler, schedule
+from gen_jax.diffusion import bound, guidance, model, prediction, process, sampler, schedule, solvers
 from gen_jax.method import Code, DataSpec, Method, Stage, UserError, labelled
 
 SPEC = DataSpec("made_up", (4, 4, 1), 64, labelled("abc"))
@@ -108,14 +108,16 @@ def test_a_second_half_of_zero_is_the_geometric_mean_of_both_variances():
     estimate = process_of("variance=learned").estimator(lambda x, told: jnp.concatenate([x, 0 * x], axis=-1))
     level = LINEAR.level(jnp.array([7]))
     found = estimate(jnp.ones((1, 4, 4, 1)), level)
-    stds = {name: float(_noise_of(sampler.ancestral(name), found.fraction)) for name in ("small", "large", "learned")}
+    stds = {name: float(_noise_of(solvers.ancestral(name), found.fraction)) for name in ("small", "large", "learned")}
     assert stds["learned"] == pytest.approx(np.sqrt(stds["small"] * stds["large"]), rel=1e-5)
 
 
 def _noise_of(made, fraction, steps=(7, 3)):
     """The standard deviation of the first of some steps: its output for a state and an estimate of 0 and noise of 1."""
     levels = LINEAR.path(steps)
-    rows = sampler.Row(*(schedule.Level(*(v[i : len(v) - 1 + i] for v in levels)) for i in (0, 1)), made.plan(levels))
+    rows = sampler.Row(
+        *(schedule.Level(*(v[i : len(v) - 1 + i] for v in levels)) for i in (0, 1)), made.plan(levels, LINEAR)
+    )
     row = jax.tree.map(lambda values: jnp.float32(values[0]), rows)
     zero = jnp.zeros((1, 4, 4, 1))
 
@@ -128,9 +130,9 @@ def _noise_of(made, fraction, steps=(7, 3)):
 @pytest.mark.parametrize(("fraction", "name"), [(0.0, "small"), (1.0, "large")])
 def test_the_ends_of_the_learned_variance_are_small_and_large(fraction, name):
     filled = jnp.full((1, 4, 4, 1), fraction)
-    learned, known = _noise_of(sampler.ancestral("learned"), filled), _noise_of(sampler.ancestral(name), None)
+    learned, known = _noise_of(solvers.ancestral("learned"), filled), _noise_of(solvers.ancestral(name), None)
     assert float(learned) == pytest.approx(float(known), rel=1e-6)
-    assert _noise_of(sampler.ancestral("learned"), filled, (7,)) == 0  # the last step is the mean
+    assert _noise_of(solvers.ancestral("learned"), filled, (7,)) == 0  # the last step is the mean
 
 
 def test_clipping_and_guidance_leave_the_variance_alone():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.diffusion import pictures, sampler, schedule
+from gen_jax.diffusion import pictures, sampler, schedule, solvers
 
 COSINE = schedule.cosine(zero_terminal_snr=True)
 PATHS = [COSINE, schedule.straight(), schedule.variance_exploding()]
@@ -46,7 +46,7 @@ def test_pictures_show_what_becomes_of_codes():
         def denoise(x_t, level):
             return jnp.full_like(x_t, 3.0)
 
-        return pictures.reverse(denoise, COSINE, sampler.ddim(), steps, keys, (4, 4, 2), "steps", decode)
+        return pictures.reverse(denoise, COSINE, solvers.ddim(), steps, keys, (4, 4, 2), "steps", decode)
 
     shown = reverse(keys)
     assert shown["reverse"].images.shape == (4, 8, 8, 1)
@@ -58,7 +58,7 @@ def test_pictures_show_what_becomes_of_codes():
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_the_reverse_pictures_end_with_the_sample_and_show_no_step_twice(path):
     keys = jax.random.split(jax.random.key(0), 2)
-    for n, way in ((1, sampler.ddim()), (5, sampler.heun()), (60, sampler.ddim())):
+    for n, way in ((1, solvers.ddim()), (5, solvers.heun()), (60, solvers.ddim())):
         steps = path.steps(n)
         args = (lambda x_t, level: 0.9 * jnp.tanh(x_t), path, way, steps)
         shown = jax.jit(lambda keys, args=args: pictures.reverse(*args, keys, (4, 4, 1), "steps", as_it_is))(keys)

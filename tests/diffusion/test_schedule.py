@@ -172,15 +172,18 @@ CONTINUOUS = {
     "straight": schedule.straight(),
     "variance_exploding": schedule.variance_exploding(),
     "wide": schedule.variance_exploding(0.01, 50.0),
+    "variance_preserving": schedule.variance_preserving(),
+    "preserving a constant rate": schedule.variance_preserving(3.0, 3.0),
 }
 
 
 def test_every_path_is_a_table_or_a_formula():
-    assert sorted(schedule.SCHEDULES) == sorted([*TABLES, "straight", "variance_exploding"])
+    assert sorted(schedule.SCHEDULES) == sorted([*TABLES, "straight", "variance_exploding", "variance_preserving"])
     for name, make in schedule.SCHEDULES.items():
         made = make()
         assert made.name == name
-        assert made.unit == isinstance(made, schedule.Schedule) == (name in TABLES)
+        assert isinstance(made, schedule.Schedule) == (name in TABLES)
+        assert made.unit == (name in (*TABLES, "variance_preserving"))
 
 
 @pytest.mark.parametrize(("name", "rescaled"), ALL)
@@ -362,10 +365,13 @@ def test_variance_explodes_evenly_in_its_logarithm(least, most):
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
-def test_sampling_starts_from_as_much_noise_as_the_path_ends_with(name):
+def test_sampling_starts_from_the_noise_of_its_first_level(name):
     made = CONTINUOUS[name]
-    np.testing.assert_allclose(made.start, made.path([1.0]).sigma[0], rtol=1e-12)
-    assert schedule.linear().start == 1
+    for t in (1.0, 0.3):
+        levels = made.path([t])
+        assert schedule.start_std(made, levels) == (1 if "preserving" in name else made.sigma(t))
+    table = schedule.linear()
+    assert schedule.start_std(table, table.path([500])) == 1
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
@@ -395,13 +401,20 @@ def test_a_formula_refuses_what_it_has_not(name):
         with pytest.raises(method.UserError, match=f"^{n} sampling steps are not possible: the {made.name} path has"):
             made.steps(n)
     for spacing in ("leading", "linspace"):
-        with pytest.raises(method.UserError, match=f"'{spacing}': the {made.name} path has no whole times.*trailing$"):
+        with pytest.raises(
+            method.UserError, match=f"'{spacing}': the {made.name} path has no whole times.*trailing or karras$"
+        ):
             made.steps(5, spacing)
-    with pytest.raises(method.UserError, match="has no such spacing of steps 'trailling'; use trailing$"):
+    with pytest.raises(method.UserError, match="has no such spacing of steps 'trailling'; use trailing or karras$"):
         made.steps(5, "trailling")
-    for steps in ([], [1.5], [0.5, 0.0], [0.5, -0.1], [0.3, 0.3], [0.3, 0.5]):
+    for steps in ([], [1.5], [0.5, -0.1], [0.3, 0.3], [0.3, 0.5]):
         with pytest.raises(method.UserError, match=r"must fall strictly within 1\.\.0"):
             made.path(steps)
+    if made.sigma(0.0) > 0:
+        assert made.path([0.5, 0.0]).sigma[1] == made.sigma(0.0)
+    else:
+        with pytest.raises(method.UserError, match=r"must fall strictly within 1\.\.0"):
+            made.path([0.5, 0.0])
 
 
 @pytest.mark.parametrize(("least", "most"), [(0.0, 80.0), (-1.0, 80.0), (80.0, 0.002), (1.0, 1.0), (float("nan"), 1.0)])
@@ -416,3 +429,118 @@ def test_noise_of_a_formula_is_added_by_the_level_of_each_example():
     np.testing.assert_allclose(x_t[:, 0, 0, 0], [0.75 * 0.6 - 0.25 * 1.1, -1.1], rtol=1e-6)
     x_t = schedule.add_noise(x0, eps, schedule.variance_exploding(0.01, 100.0).level(jnp.array([0.5, 1.0])))
     np.testing.assert_allclose(x_t[:, 0, 0, 0], [0.6 - 1.1, 0.6 - 110], rtol=1e-6)
+
+
+def test_variance_is_preserved_at_a_rate_that_rises_evenly():
+    """Against the integral of the rate by quadrature, and the derivative of log alpha by differences."""
+    made, rate = schedule.variance_preserving(), lambda t: 0.1 + 19.9 * t
+    for t in (0.01, 0.3, 1.0):
+        nodes, weights = np.polynomial.legendre.leggauss(5)
+        integral = t / 2 * np.sum(weights * rate(t / 2 * (nodes + 1)))
+        np.testing.assert_allclose(made.alpha(t), np.exp(-integral / 2), rtol=1e-13)
+        slope = (np.log(made.alpha(t + 1e-5)) - np.log(made.alpha(t - 1e-5))) / 2e-5
+        np.testing.assert_allclose(slope, -rate(t) / 2, rtol=1e-8)
+    t = np.linspace(1, 0.001, 300)
+    levels = made.path(t)
+    np.testing.assert_allclose(levels.alpha**2 + levels.sigma**2, 1, rtol=1e-14)
+    # 1 - alpha^2 in float32 would be 3e-2 off at the earliest time of training.
+    early = made.level(jnp.array([schedule.EARLIEST]))
+    np.testing.assert_allclose(early.sigma, math.sqrt(0.1 * schedule.EARLIEST), rtol=1e-3)
+    assert 0.00657 < made.alpha(1.0) < 0.00658  # some data is left: 0.0066
+
+
+def test_the_table_of_a_thousand_linear_betas_is_close_to_the_path_that_preserves_variance():
+    table, made = schedule.linear(), schedule.variance_preserving()
+    t = np.arange(1, 1001) / 1000
+    np.testing.assert_allclose(table.log_snr[9:], 2 * np.log(made.alpha(t) / made.sigma(t))[9:], atol=0.12)
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.0, 20.0), (-1.0, 20.0), (20.0, 0.1), (float("nan"), 1.0)])
+def test_a_rate_that_preserves_nothing_is_refused(least, most):
+    with pytest.raises(method.UserError, match="they must satisfy 0 < beta_min <= beta_max$"):
+        schedule.variance_preserving(least, most)
+
+
+# Every path that there is, with and without pure noise at its end, and the shortest tables.
+EVERY = {f"{name} {rescaled}": schedule.SCHEDULES[name](zero_terminal_snr=rescaled) for name, rescaled in ALL} | {
+    **CONTINUOUS,
+    "one level": schedule.linear(1),
+    "two levels": schedule.cosine(2, zero_terminal_snr=True),
+}
+
+
+def times_of(made):
+    """Times of a path, rising; of a formula down to where training begins."""
+    if isinstance(made, schedule.Schedule):
+        return np.arange(made.num_steps)
+    return np.geomspace(schedule.EARLIEST, 1, 200)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_level_of_a_noise_is_that_of_its_time(name):
+    """The noise of every time leads back to it: in float64 to rounding, and as a JAX array in float32."""
+    made, t = EVERY[name], times_of(EVERY[name])
+    levels = schedule.Level(*(leaf[-2::-1] for leaf in made.path(t[::-1])))
+    with np.errstate(divide="ignore"):
+        q = levels.sigma / levels.alpha
+    found = made.at_noise(q)
+    # The last betas of a cosine turn the angle by 1e-3 and less, so that fewer digits of the time are left.
+    np.testing.assert_allclose(made.time_at(q), t, rtol=1e-9, atol=1e-8)
+    for leaf, expected in zip(found[1:], levels[1:], strict=True):
+        assert leaf.dtype == np.float64
+        np.testing.assert_allclose(leaf, expected, rtol=1e-9, atol=1e-14)
+    assert (found.alpha[-1] == 0) == (levels.alpha[-1] == 0)
+    on_device = jax.jit(made.at_noise)(jnp.asarray(q, jnp.float32))
+    for leaf, expected in zip(on_device, found, strict=True):
+        assert leaf.dtype == jnp.float32
+        np.testing.assert_allclose(leaf, expected, rtol=1e-5, atol=1e-2 if leaf is on_device.time else 5e-7)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_levels_between_times_have_the_noise_that_was_asked_for_and_rise_with_it(name):
+    made = EVERY[name]
+    low, high = made.noise_range
+    q = np.geomspace(max(low, 1e-4), min(high, 1e4), 777)
+    levels = made.at_noise(q)
+    np.testing.assert_allclose(levels.sigma / levels.alpha, q, rtol=1e-9)
+    if high > low:
+        assert np.all(np.diff(levels.time) > 0)
+        on_device = jax.jit(made.time_at)(jnp.asarray(q, jnp.float32))
+        assert np.all(np.diff(on_device) >= 0)
+    if made.unit:
+        np.testing.assert_allclose(levels.alpha**2 + levels.sigma**2, 1, rtol=1e-14)
+    # Beyond its ends a path has its ends.
+    for beyond, at in ((low / 2, 0), (2 * high, -1)):
+        t = times_of(made)[at] if isinstance(made, schedule.Schedule) else (0.0, 1.0)[at]
+        assert float(made.time_at(beyond)) == pytest.approx(t, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_training_at_a_noise_is_at_a_time_that_the_path_has(name):
+    made = EVERY[name]
+    q = jnp.array([0.0, 1e-3, 1.0, 50.0, 1e6, jnp.inf])
+    t = jax.jit(made.trained_at)(q)
+    level = made.level(t)
+    assert np.all(np.isfinite(jnp.stack(level)))
+    assert np.all(level.sigma > 0)
+    if isinstance(made, schedule.Schedule):
+        assert t.dtype == jnp.int32
+        nearest = np.abs(np.arctan2(made.sigma, made.alpha)[:, None] - np.arctan(np.asarray(q, np.float64)))
+        chosen = nearest[t, np.arange(len(q))]
+        np.testing.assert_allclose(chosen, nearest.min(axis=0), atol=1e-6)
+
+
+def test_levels_may_be_visited_between_the_times_of_a_table():
+    made = schedule.cosine(zero_terminal_snr=True)
+    steps = np.array([999.0, 998.5, 400.25, 400.0])
+    levels = made.path(steps)
+    at_table = made.path([999, 400])
+    np.testing.assert_array_equal(levels.alpha[[0, 3]], at_table.alpha[:2])  # bit for bit
+    np.testing.assert_array_equal(levels.sigma[[0, 3]], at_table.sigma[:2])
+    assert levels.time.tolist() == [999, 998.5, 400.25, 400, 0]
+    angles = np.arctan2(made.sigma, made.alpha)
+    np.testing.assert_allclose(levels.alpha[1], np.cos((angles[998] + angles[999]) / 2), rtol=1e-12)
+    np.testing.assert_allclose(levels.sigma[2], np.sin(0.75 * angles[400] + 0.25 * angles[401]), rtol=1e-12)
+    for wrong in ([999.5], [3.0, -0.5], [5.25, 5.25]):
+        with pytest.raises(method.UserError, match="must fall strictly within"):
+            made.path(wrong)

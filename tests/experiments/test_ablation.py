@@ -4,13 +4,15 @@ import types
 import numpy as np
 import pytest
 
-from experiments import ablation, guidance, predictions, runs, schedules, steps, zero_snr
+from experiments import ablation, guidance, paths, predictions, runs, schedules, steps, zero_snr
+from gen_jax import config as configs
 from gen_jax import judges, methods, sample
 from gen_jax.data import dataset
+from gen_jax.diffusion import model
 from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.run import Run
 
-EXPERIMENTS = [each.ABLATION for each in (guidance, predictions, schedules, steps, zero_snr)]
+EXPERIMENTS = [each.ABLATION for each in (guidance, paths, predictions, schedules, steps, zero_snr)]
 MNIST = DataSpec("mnist", (28, 28, 1), 60_000, labelled("0123456789"))
 
 
@@ -96,3 +98,19 @@ def test_the_distance_of_brightness_is_that_of_uniform_distributions():
     assert zero_snr.distance(q, 0.25 + q / 2) == pytest.approx(1 / 8, abs=1e-6)
     images = np.array([255, 0, 51], np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
     np.testing.assert_allclose(zero_snr.brightness(images), [0, 0.2, 1])
+
+
+def test_paths_differ_in_the_process_alone_and_are_sampled_with_as_many_calls():
+    network, calls = set(), set()
+    for row in paths.ABLATION.rows.values():
+        line = [f"--config={runs.ROOT}/configs/ddpm_mnist.py", *paths.ABLATION.runs[row.run]]
+        config = methods.override(runs.resolve(line), row.words)
+        network.add((str(config.network), config.num_steps, config.batch_size, str(config.optimizer)))
+        made = configs.chosen(model.CHOICES["sample.sampler"], config.sample.sampler)
+        calls.add(made.calls(config.sample.num_steps))
+    assert len(network) == 1
+    assert calls == {25}
+    edm = methods.override(runs.resolve([f"--config={runs.ROOT}/configs/ddpm_mnist.py", *paths.RUNS["EDM"]]), [])
+    theirs = methods.load("edm_mnist")[2]
+    assert edm.diffusion == theirs.diffusion
+    assert edm.sample.spacing == theirs.sample.spacing
