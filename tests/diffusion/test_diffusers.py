@@ -157,7 +157,7 @@ def test_heun_of_diffusers_is_ours_where_alpha_is_1_and_another_method_along_a_t
 @pytest.mark.parametrize("rescaled", [False, True])
 def test_alpha_bars_are_those_of_diffusers_to_the_precision_of_its_float32_tables(name, rescaled):
     """That is 1e-6, but where a product of 999 factors loses digits: by 1e-5 at the end of cosine, 4e-5 before zero."""
-    exact = schedule.SCHEDULES[name](zero_terminal_snr=rescaled).alpha_bar[list(theirs.TIMES)]
+    exact = getattr(schedule, name)(zero_terminal_snr=rescaled).alpha_bar[list(theirs.TIMES)]
     found = np.array(GOLDEN[f"alpha_bar, {name}{', zero SNR' if rescaled else ''}"])
     np.testing.assert_allclose(found[:4], exact[:4], rtol=2e-6)
     np.testing.assert_allclose(found[4:], exact[4:], rtol=5e-5, atol=0)
@@ -207,7 +207,7 @@ def test_guidance_is_rescaled_as_in_diffusers():
 
 def test_the_dynamic_threshold_of_diffusers_is_ours_if_it_is_told_a_large_maximum_and_else_a_clip():
     x0_hat = theirs.pictures(0.3)
-    ours = guidance.thresholded(lambda x_t, level: x_t, 0.7)(jnp.asarray(x0_hat), None)
+    ours = guidance.thresholded(lambda x_t, level: x_t, 0.7)(jnp.asarray(x0_hat), schedule.CLEAN)
     np.testing.assert_allclose(np.ravel(ours), GOLDEN["threshold 0.7, at most 100"], rtol=1e-5)
     np.testing.assert_allclose(np.clip(x0_hat, -1, 1).ravel(), GOLDEN["threshold 0.7, at most 1"], rtol=1e-9)
     assert np.abs(np.ravel(ours) - GOLDEN["threshold 0.7, at most 1"]).max() > 0.05
