@@ -37,8 +37,9 @@ style: $(VENV)/.test  ## style, types
 smoke: $(VENV)/.installed  ## the smallest variant of every config, end to end
 	for config in configs/*.py; do $(BIN)/python -m gen_jax.main --config=$$config:tiny || exit 1; done
 
-bench: $(VENV)/.bench  ## train steps and sampler compared with PyTorch; the loop, data and start-up
+bench: $(VENV)/.bench  ## train steps and sampler compared with PyTorch; samplers; the loop, data and start-up
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.samplers
 	$(BIN)/python -m benchmarks.loop
 	$(BIN)/python -m benchmarks.dsprites
 

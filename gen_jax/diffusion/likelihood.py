@@ -106,7 +106,7 @@ def ode(num_steps: int = 200, probes: int = 1) -> Likelihood:
         divergence = counted(probes, "probe").replace(" ", "_") if probes else "exact_divergence"
         first = path.path(visited)
         protocol = (
-            f"uniform_dequantisation_of_256_levels_ode_{num_steps}_heun_steps_{divergence}"
+            f"uniform_dequantisation_of_256_levels_ode_{num_steps}_heun_steps_by_log_snr_{divergence}"
             f"_noise_{first.sigma[-2] / first.alpha[-2]:.2g}"
         )
         return {f"nll/{protocol}": -nats, f"bits_per_dim/{protocol}": ode_likelihood.bits_per_dim(nats, x0[0].size)}

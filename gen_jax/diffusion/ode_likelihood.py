@@ -2,9 +2,12 @@
 
 A point moves from the first level to the last by dx = x0_hat d(alpha) + eps_hat d(sigma), and the log density changes
 by minus the divergence. Written so, nothing is divided by alpha: pure noise (zero terminal SNR) is a level like any
-other, where eps_hat is x / sigma. Between two levels of a list, alpha and sigma move along a straight line. That is no
-approximation: the flow between two levels is the same along every line between them. The only error is that of Heun's
-method.
+other, where eps_hat is x / sigma. The flow between two levels of a list is the same along every line between them, so
+each part takes the line along which Heun's method has a small error, and no other error is made. The point moves along
+a straight line: exact if x0_hat and eps_hat stay. With J = dx0_hat / dx in D dimensions, the divergence is D d(log
+sigma), known exactly, plus alpha tr(J) d(log(alpha / sigma)). alpha tr(J) counts the directions that the noise at this
+level leaves open: near the data it changes slowly with the log SNR, so alpha and sigma move evenly in their logarithms.
+Near pure noise tr(J) itself is small and in proportion to alpha: there a straight line serves again.
 
 At the end the density is that of the noise from which samples start (`schedule.start_std`), as for the sampler; if the
 last level keeps some data, the model is wrong by that much there, and the figure includes it.
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +30,8 @@ from gen_jax.method import Array, UserError
 
 FIRST = 1e-3  # first time of a continuous path: earlier ones hardly occur in training, and float32 loses eps_hat there
 BIN = 2 * HALF_BIN  # width of a grey value, on the scale of [-1, 1]
+REACH = 10.0  # steps are even in log SNR while the noise is narrower than this, as wide as any direction of the data
+NOISY = 0.1  # alpha / sigma below which a step is taken along a straight line
 
 
 class Directions(NamedTuple):
@@ -67,24 +72,74 @@ def hutchinson(probes: int) -> Directions:
 
 
 def times(path: Path, num_steps: int) -> np.ndarray:
-    """Returns the times of an integration, from noisy to clean, evenly spaced with both ends: [num_steps + 1].
+    """Returns the times of an integration, from noisy to clean, both ends included: [num_steps + 1].
 
-    Tables start at 0, continuous paths at `FIRST`.
+    They are even in log(1 + (REACH alpha / sigma)^(2/3)), which is 0 at pure noise: even in log SNR where there is
+    less noise, and ever sparser beyond, where the flow hardly bends. So they depend on the levels and not on the
+    clock of a path. Tables start at 0, continuous paths at `FIRST`. Times of a table are whole: near its clean end,
+    where neighbouring times may be further apart than that, the steps are those of the table.
 
     Raises:
       UserError: there are too few or too many steps.
 
     Example:
       >>> from gen_jax.diffusion import schedule
-      >>> times(schedule.linear(), 3).tolist(), times(schedule.straight(), 2).tolist()
-      ([999, 666, 333, 0], [1.0, 0.5005, 0.001])
+      >>> times(schedule.linear(), 5).tolist(), times(schedule.straight(), 2).round(4).tolist()
+      ([999, 530, 195, 45, 8, 0], [1.0, 0.0969, 0.001])
     """
     most = path.num_steps - 1 if isinstance(path, Schedule) else 100_000
     if not 1 <= num_steps <= most:
         raise UserError(f"config.eval.likelihood.num_steps is {num_steps}; use 1 to {most:,} along {path.name}")
     if isinstance(path, Schedule):
-        return path.steps(num_steps + 1, "linspace")
-    return np.linspace(1.0, FIRST, num_steps + 1)
+        return _whole_times(_place(path.alpha, path.sigma), num_steps)
+    fine = np.geomspace(FIRST, 1.0, 100_000)
+    place = _place(path.alpha(fine) * np.ones_like(fine), path.sigma(fine))
+    return np.interp(np.linspace(place[-1], place[0], num_steps + 1), place[::-1], fine[::-1])
+
+
+def _place(alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    return np.log1p((REACH * alpha / sigma) ** (2 / 3))
+
+
+def _whole_times(place: np.ndarray, num_steps: int) -> np.ndarray:
+    """The times of a table whose places [T], falling with time, are about even; each step is at least one time."""
+    found = [0]
+    for left in range(num_steps, 0, -1):
+        here = found[-1]
+        wanted = place[here] + (place[-1] - place[here]) / left
+        above = min(int(np.searchsorted(-place, -wanted)), len(place) - 1)  # never 0: place[here] > wanted
+        nearest = above if place[above - 1] - wanted > wanted - place[above] else above - 1
+        found.append(min(max(nearest, here + 1), len(place) - left))
+    return np.array(found[::-1], np.int64)
+
+
+class Row(NamedTuple):
+    """One step towards the noise: leaves [S]. In it the log density at its start gains D `volume` and both traces."""
+
+    t: Level
+    s: Level
+    volume: Any  # log(sigma_s / sigma_t)
+    of_t: Any  # weight of the trace of dx0_hat / dx at t
+    of_s: Any
+
+
+def rows_of(levels: Level) -> Row:
+    """Returns the steps between levels from clean to noisy, with their weights in float64: [S + 1] to leaves [S].
+
+    Example:
+      >>> levels = Level(time=np.zeros(3), alpha=np.array([1.0, 0.5, 0.0]), sigma=np.array([1.0, 1.0, 2.0]))
+      >>> rows = rows_of(levels)
+      >>> rows.of_t.round(4).tolist(), rows.of_s.round(4).tolist()  # log(1 / 2) / 2 times alpha; a straight line
+      ([-0.3466, -0.5], [-0.1733, -0.25])
+    """
+    t, s = (Level(*(values[part] for values in levels)) for part in (slice(None, -1), slice(1, None)))
+    volume = np.log(s.sigma / t.sigma)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = np.log(s.alpha / t.alpha) - volume  # of log(alpha / sigma)
+        even = [level.alpha * change for level in (t, s)]
+    line = [s.alpha - t.alpha * s.sigma / t.sigma, s.alpha * t.sigma / s.sigma - t.alpha]
+    noisy = s.alpha < NOISY * s.sigma
+    return Row(t, s, volume, *(np.where(noisy, a, b) / 2 for a, b in zip(line, even, strict=True)))
 
 
 def log_density(
@@ -98,7 +153,7 @@ def log_density(
     Args:
       denoise: (x_t [B, ...], level with leaves [B]) -> x0_hat, without clipping (a clipped estimate has no derivative).
       path: provides the levels, and the distribution at the last one.
-      steps: strictly decreasing times, as for a sampler.
+      steps: strictly decreasing times, as for a sampler; `times` has those with small errors.
       x: points [B, ...], at the first level.
       directions: `exact` or `hutchinson`.
       keys: of the directions, one per point [B].
@@ -107,17 +162,17 @@ def log_density(
       >>> from gen_jax.diffusion import schedule
       >>> path, keys = schedule.linear(), jax.random.split(jax.random.key(0), 1)
       >>> standard_normal = lambda x_t, level: level.alpha[:, None] * x_t  # its exact denoiser: every level is N(0, 1)
-      >>> value = log_density(standard_normal, path, times(path, 500), jnp.ones((1, 1)), exact(1), keys)
+      >>> value = log_density(standard_normal, path, times(path, 200), jnp.ones((1, 1)), exact(1), keys)
       >>> round(float(value[0]), 3), round(-0.5 * math.log(2 * math.pi) - 0.5, 3)
       (-1.419, -1.419)
     """
     visited = path.path(steps)
     std = start_std(path, visited)
-    levels = Level(*(jnp.asarray(values[-2::-1], x.dtype) for values in visited))  # from clean to noisy
-    here, there = (Level(*(values[part] for values in levels)) for part in (slice(None, -1), slice(1, None)))
+    levels = Level(*(values[-2::-1] for values in visited))  # from clean to noisy
+    rows = jax.tree.map(lambda values: jnp.asarray(values, x.dtype), rows_of(levels))
 
-    def move(x: Array, at: Level, d_alpha: Array, d_sigma: Array) -> tuple[Array, Array]:
-        """The change of x, and its divergence."""
+    def estimate(x: Array, at: Level) -> tuple[Array, Array, Array]:
+        """x0_hat, eps_hat, and the trace of dx0_hat / dx."""
         told = Level(*(jnp.full(len(x), value) for value in at))
         x0_hat, derivative = jax.linearize(lambda x: denoise(x, told), x)
 
@@ -126,20 +181,19 @@ def log_density(
             return trace + _sum(v * derivative(v)), None
 
         trace, _ = jax.lax.scan(add, jnp.zeros(len(x), x.dtype), jnp.arange(directions.num))
-        trace *= directions.factor
-        eps_hat, of_eps = (x - at.alpha * x0_hat) / at.sigma, (x[0].size - at.alpha * trace) / at.sigma
-        return d_alpha * x0_hat + d_sigma * eps_hat, d_alpha * trace + d_sigma * of_eps
+        return x0_hat, (x - at.alpha * x0_hat) / at.sigma, directions.factor * trace
 
-    def step(state: tuple[Array, Array], row: tuple[Level, Level]) -> tuple[tuple[Array, Array], None]:
-        (x, change), (t, s) = state, row
-        by = (s.alpha - t.alpha, s.sigma - t.sigma)
-        first, first_divergence = move(x, t, *by)
-        second, second_divergence = move(x + first, s, *by)
-        return (x + (first + second) / 2, change + (first_divergence + second_divergence) / 2), None
+    def step(state: tuple[Array, Array], row: Row) -> tuple[tuple[Array, Array], None]:
+        (x, gain), (t, s) = state, (row.t, row.s)
+        d_alpha, d_sigma = s.alpha - t.alpha, s.sigma - t.sigma
+        x0_hat, eps_hat, trace = estimate(x, t)
+        x0_there, eps_there, trace_there = estimate(x + d_alpha * x0_hat + d_sigma * eps_hat, s)
+        x += (d_alpha * (x0_hat + x0_there) + d_sigma * (eps_hat + eps_there)) / 2
+        return (x, gain + x[0].size * row.volume + row.of_t * trace + row.of_s * trace_there), None
 
-    (end, change), _ = jax.lax.scan(step, (x, jnp.zeros(len(x), x.dtype)), (here, there))
+    (end, gain), _ = jax.lax.scan(step, (x, jnp.zeros(len(x), x.dtype)), rows)
     constant = x[0].size * (math.log(std) + 0.5 * math.log(2 * math.pi))
-    return change - _sum((end / std) ** 2) / 2 - constant
+    return gain - _sum((end / std) ** 2) / 2 - constant
 
 
 def log_density_of_data(

@@ -178,7 +178,7 @@ def test_rows_of_the_bound_sum_to_it_and_belong_to_examples():
 
 def test_rows_of_the_ode_are_one_density_in_two_units():
     found = evaluate("eval.likelihood=ode", "eval.likelihood.num_steps=5")
-    protocol = "/uniform_dequantisation_of_256_levels_ode_5_heun_steps_1_probe_noise_0.01_given_label"
+    protocol = "/uniform_dequantisation_of_256_levels_ode_5_heun_steps_by_log_snr_1_probe_noise_0.01_given_label"
     nats = found[f"nll{protocol}"]
     np.testing.assert_allclose(found[f"bits_per_dim{protocol}"], nats / 16 / np.log(2) + np.log2(127.5), rtol=1e-5)
     exact = evaluate("eval.likelihood=ode", "eval.likelihood.num_steps=5", "eval.likelihood.probes=0")
