@@ -14,8 +14,6 @@ moving average takes its full decay only after some 100,000 steps (`optimizer.em
 Variant: `:tiny` is a short run of a small network that checks that everything works.
 """
 
-from ml_collections import ConfigDict
-
 from gen_jax.config import Config, with_variant
 from gen_jax.diffusion.defaults import TINY, diffusion_config
 
@@ -31,15 +29,12 @@ def get_config(variant: str = "") -> Config:
     config.ema = 0.9999
     config.optimizer.update({"learning_rate": 2e-4, "clip_norm": 1.0, "warmup_steps": 5_000})
     config.network.update({"multipliers": (1, 2, 2, 2), "attention_sizes": (16,), "dropout": 0.1})
-    config.diffusion.update(
-        {
-            "schedule": ConfigDict({"name": "linear", "zero_terminal_snr": False}),
-            "prediction": ConfigDict({"name": "eps"}),
-            "weighting": ConfigDict({"name": "eps"}),
-            "mirror": True,
-        }
-    )
-    config.sample.update({"num_steps": 1000, "sampler": ConfigDict({"name": "ancestral", "variance": "large"})})
+    config.diffusion.schedule = {"name": "linear", "zero_terminal_snr": False}
+    config.diffusion.prediction = {"name": "eps"}
+    config.diffusion.weighting = {"name": "eps"}
+    config.diffusion.mirror = True
+    config.sample.num_steps = 1000
+    config.sample.sampler = {"name": "ancestral", "variance": "large"}
     config.eval.num_samples = 50_000
     tiny = {"network.num_groups": 4, "batch_size": 16, "optimizer.warmup_steps": 10}
     return with_variant(config, variant, {"tiny": TINY | tiny})

@@ -95,7 +95,11 @@ def test_a_directory_that_exists_is_left_alone(run, file, made_up_tfds, tmp_path
         (as_safetensors(random_tensors("diffusers"))[:-1], (), "is cut short"),
         (as_safetensors(random_tensors("diffusers", num_blocks=2)), (), "but of another network"),
         (as_safetensors({"a": np.ones(1, np.float32)}), (), "with the names of no layout"),
-        (as_safetensors(random_tensors("diffusers")), ("--config.network.channels=16",), "needs [64, 16]"),
+        (
+            as_safetensors(random_tensors("diffusers")),
+            ("--config.network.channels=16",),
+            "is of shape [8], where this one needs [16]",
+        ),
         (b"", ("--config.diffusion.conditional=true",), "published weights know no labels"),
         (b"", ("--config.network=dit",), "of a ddpm with network unet, not of ddpm with network dit"),
         (b"", ("--config.sede=1",), "did you mean seed?"),

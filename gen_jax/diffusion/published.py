@@ -78,8 +78,7 @@ LAYOUTS = {
             "out_norm": "norm_out",
             "out": "conv_out",
         },
-        _RESIDUAL
-        | {"condition": "temb_proj", "shortcut": "nin_shortcut", "norm": "norm", "attention/out": "proj_out"},
+        _RESIDUAL | {"condition": "temb_proj", "shortcut": "nin_shortcut", "norm": "norm", "attention/out": "proj_out"},
         ("q", "k", "v"),
     ),
 }
@@ -172,7 +171,11 @@ def _check_names(tensors: Mapping[str, np.ndarray], names: Mapping[Any, tuple[st
 
 
 def _array(
-    tensors: Mapping[str, np.ndarray], names: tuple[str, ...], path: tuple[str, ...], shape: tuple[int, ...], source: str
+    tensors: Mapping[str, np.ndarray],
+    names: tuple[str, ...],
+    path: tuple[str, ...],
+    shape: tuple[int, ...],
+    source: str,
 ) -> np.ndarray:
     """One of our parameters, f32 of `shape`."""
     third = (*shape[:-1], shape[-1] // len(names))

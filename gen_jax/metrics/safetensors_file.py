@@ -106,11 +106,13 @@ def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**62 for value in values)
 
 
-def _array(name: str, contents: memoryview, dtype: np.dtype, shape: tuple[int, ...], begin: int, end: int) -> np.ndarray:
+def _array(
+    name: str, contents: memoryview, dtype: np.dtype, shape: tuple[int, ...], begin: int, end: int
+) -> np.ndarray:
     try:
         return np.frombuffer(contents[begin:end], dtype, math.prod(shape)).reshape(shape)
     except (ValueError, OverflowError) as error:  # more axes than numpy has, or one that has no bytes but is too long
-        raise _MalformedError(f"has a shape for {ascii(name[:100])} that cannot be used") from error
+        raise _MalformedError(f"has a shape for {name[:100]!a} that cannot be used") from error
 
 
 def _check_cover(places: dict[str, tuple[np.dtype, tuple[int, ...], int, int]], size: int) -> None:
@@ -119,7 +121,7 @@ def _check_cover(places: dict[str, tuple[np.dtype, tuple[int, ...], int, int]], 
     for name, (_, _, begin, end) in sorted(places.items(), key=lambda item: item[1][2:]):
         if begin != reached:
             what = "overlaps another tensor" if begin < reached else "leaves bytes unused before it"
-            raise _MalformedError(f"is damaged: {ascii(name[:100])} {what}")
+            raise _MalformedError(f"is damaged: {name[:100]!a} {what}")
         reached = end
     if size < reached:
         raise _MalformedError("is cut short")
