@@ -36,5 +36,8 @@ def get_config(variant: str = "") -> Config:
     config.sample.num_steps = 1000
     config.sample.sampler = {"name": "ancestral", "variance": "large"}
     config.eval.num_samples = 50_000
-    tiny = {"network.num_groups": 4, "batch_size": 16, "optimizer.warmup_steps": 10}
+    tiny = {
+        "network.multipliers": (1, 2), "network.num_blocks": 1, "network.num_groups": 4, "batch_size": 16,
+        "optimizer.warmup_steps": 10,
+    }  # fmt: skip
     return with_variant(config, variant, {"tiny": TINY | tiny})

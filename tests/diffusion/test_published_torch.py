@@ -125,9 +125,10 @@ def ours():
     return jax.jit(network.apply), jax.eval_shape(network.init, jax.random.key(0), x, t)["params"]
 
 
-def filled(model):
-    """The model with random numbers everywhere, also in what starts as ones and zeros."""
+def filled(make):
+    """A model with random numbers everywhere, also in what starts as ones and zeros."""
     torch.manual_seed(0)
+    model = make()
     assert sum(parameter.numel() for parameter in model.parameters()) == 35_746_307
     with torch.no_grad():
         for parameter in model.parameters():
@@ -143,19 +144,20 @@ def check_same(ours, model, path, layout):
     apply, shapes = ours
     params, found = published.params_of(convert.read(path), shapes, str(path))
     assert found == layout
-    x = np.random.default_rng(0).normal(size=(len(TIMES), 32, 32, 3)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32).repeat(len(TIMES), 0)
     t = np.array(TIMES, np.float32)
     with torch.no_grad():
         output = model(torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(t))
     expected = getattr(output, "sample", output).permute(0, 2, 3, 1).numpy()
     assert expected.std() > 0.1
+    assert abs(expected[1:] - expected[0]).max((1, 2, 3)).min() > 0.01  # the time is heard
     difference = np.abs(np.asarray(apply({"params": params}, x, t)) - expected).max((1, 2, 3))
     print(f"{layout}: largest differences at t = {TIMES}: {difference}, of values with std {expected.std():.3f}")
     assert difference.max() < 1e-4
 
 
 def test_the_original_codes_names_as_torch_saves_them(ours, tmp_path):
-    model, path = filled(Original()), tmp_path / "model-790000.pth"
+    model, path = filled(Original), tmp_path / "model-790000.pth"
     torch.save(model.state_dict(), path)
     check_same(ours, model, path, "original")
 
@@ -163,7 +165,7 @@ def test_the_original_codes_names_as_torch_saves_them(ours, tmp_path):
 @pytest.fixture(scope="module")
 def diffusers_model():
     diffusers = pytest.importorskip("diffusers", reason="diffusers is in the extra others")
-    return filled(diffusers.UNet2DModel(**GOOGLE))
+    return filled(lambda: diffusers.UNet2DModel(**GOOGLE))
 
 
 @pytest.mark.parametrize("file", ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"])
