@@ -366,7 +366,9 @@ def _grid(run: Run) -> Html | None:
     )
 
 
-def _pictures(run: Run) -> Html:
+def _pictures(run: Run) -> Html | None:
+    if run.converted and not run.pictures:
+        return None  # they would be drawn when training ends
     if not run.pictures:
         return _missing("No pictures of the method yet: they are drawn when training ends.")
     return join(*(page.picture(picture) for picture in run.pictures.values()))
@@ -384,7 +386,9 @@ def _histogram(run: Run) -> Html | None:
     )
 
 
-def _loss_curves(run: Run) -> Html:
+def _loss_curves(run: Run) -> Html | None:
+    if run.converted:
+        return None
     return _charts(run, lambda group: group != "speed") or _missing("No step has been logged yet.")
 
 
