@@ -21,12 +21,10 @@ import numpy as np
 from benchmarks import timing
 from gen_jax import methods, parallel
 from gen_jax.config import modules_of
-from gen_jax.diffusion import process, sampler
 from gen_jax.diffusion.model import NETWORKS
-from gen_jax.diffusion.schedule import Path
+from gen_jax.diffusion.solvers import SAMPLERS
 from gen_jax.method import DataSpec, State, labelled
 
-SAMPLERS = sampler.SAMPLERS
 NUM_STEPS, NUM_STEPS_SMALL = (10, 25, 50), (3,)
 SPEC, SPEC_SMALL = (DataSpec("noise", (size, size, 1), 60_000, labelled("0123456789")) for size in (28, 8))
 SMALL = [f"--config.{word}" for word in (
@@ -92,36 +90,16 @@ def network_of(job: Job, batch: int, repeats: int) -> Call:
     return call
 
 
-def network_calls(made: sampler.Sampler, path: Path, num_steps: int) -> int:
-    """Returns how often a sampler calls the network, by counting.
-
-    Example:
-      >>> from gen_jax.diffusion import schedule
-      >>> network_calls(sampler.SAMPLERS["heun"](), schedule.straight(), 3)
-      5
-    """
-    asked: list[float] = []
-
-    def denoise(x_t: Any, level: Any) -> Any:
-        jax.debug.callback(lambda time: asked.append(time), level.time)
-        return sampler.Estimate(x_t, x_t) if made.estimates else x_t
-
-    keys = jax.random.split(jax.random.key(0), 1)
-    jax.jit(lambda keys: sampler.sample(denoise, path, made, path.steps(num_steps), keys, (1, 1, 1)))(keys)
-    jax.effects_barrier()
-    return len(asked)
-
-
 def measure_samplers(job: Job, num_steps: int, rounds: int) -> list[list[str]]:
     """Returns a row of the table for each sampler."""
-    batch, path = job.config.batch_size, process.make(job.config.diffusion).path
+    batch = job.config.batch_size
     words = [f"--config.sample.num_steps={num_steps}"]
     draws = {name: draw_of(job, [f"--config.sample.sampler={name}", *words]) for name in SAMPLERS}
     seconds = timing.alternate({"": network_of(job, batch, num_steps), **draws}, rounds, 1)
     one = seconds.pop("") / num_steps
     rows = []
     for name, taken in seconds.items():
-        calls = network_calls(SAMPLERS[name](), path, num_steps)
+        calls = SAMPLERS[name]().calls(num_steps)
         shown = (f"{1000 * taken:.0f}", f"{batch / taken:.1f}", f"{taken / (calls * one):.2f}")
         rows.append([f"{name}, {num_steps} steps", str(calls), *shown])
     return rows

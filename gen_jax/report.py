@@ -106,6 +106,11 @@ class Run:
         return _as_dict(self.config.get("data"))
 
     @property
+    def converted(self) -> dict[str, Any]:
+        """Of published weights: their file, its SHA-256 and layout, and the command that converted them; else {}."""
+        return _as_dict(self.config.get("converted"))
+
+    @property
     def options(self) -> configs.Options:
         """The method's title and measures, from its module; empty for an unknown method."""
         return _options_of(self.settings)
@@ -218,6 +223,8 @@ def _made(make: Callable[[Run], Html | None], run: Run) -> Html | None:
 def _summary(run: Run) -> Html:
     of = f" of {run.num_steps:,}" if run.num_steps else ""
     known: list[tuple[str, object]] = [("trained for", f"{run.step:,}{of} steps")]
+    if run.converted:
+        known = [("weights from", run.converted.get("file"))]
     if run.parameters:
         known.append(("parameters", f"{sum(map(_count, run.parameters.values())):,}"))
     if stage := _as_dict(run.config.get("pretrained")):
@@ -267,14 +274,19 @@ def _describe_data(data: dict[str, Any]) -> Html:
 def _warnings(run: Run) -> list[str]:
     """What a reader of the numbers must not miss."""
     warnings = []
-    if run.num_steps and run.num_steps - run.step >= run.settings.get("log_every", 1):
+    if run.converted:
+        warnings.append(
+            f"These weights were not trained here: they are those of {run.converted.get('file')} (SHA-256 "
+            f"{str(run.converted.get('sha256'))[:16]}). Recipe and data set are those named at the conversion."
+        )
+    elif run.num_steps and run.num_steps - run.step >= run.settings.get("log_every", 1):
         warnings.append(f"This run is not finished: step {run.step:,} of {run.num_steps:,} was the last one logged.")
     data, used = run.settings.get("data", {}), run.data.get("name")
     asked = data.get("name")
     if used and used == data.get("offline_substitute") and used != asked:
         warnings.append(f"The config asks for the data set {asked}; this run was trained on {used} instead.")
     measured = run.facts.get("checkpoint_step")
-    if run.metrics and measured is not None and measured != run.step:
+    if run.metrics and measured is not None and measured != run.step and not run.converted:
         warnings.append(f"The key figures were measured at step {measured:,}; the last step logged is {run.step:,}.")
     return warnings
 
@@ -354,7 +366,9 @@ def _grid(run: Run) -> Html | None:
     )
 
 
-def _pictures(run: Run) -> Html:
+def _pictures(run: Run) -> Html | None:
+    if run.converted and not run.pictures:
+        return None  # they would be drawn when training ends
     if not run.pictures:
         return _missing("No pictures of the method yet: they are drawn when training ends.")
     return join(*(page.picture(picture) for picture in run.pictures.values()))
@@ -372,7 +386,9 @@ def _histogram(run: Run) -> Html | None:
     )
 
 
-def _loss_curves(run: Run) -> Html:
+def _loss_curves(run: Run) -> Html | None:
+    if run.converted:
+        return None
     return _charts(run, lambda group: group != "speed") or _missing("No step has been logged yet.")
 
 
@@ -430,7 +446,7 @@ def _config(run: Run) -> Html | None:
 
 
 def _reproduce(run: Run) -> Html:
-    if not (command := run.config.get("command")):
+    if not (command := run.converted.get("command") or run.config.get("command")):
         return _missing("config.json does not hold the command of this run.")
     known = [("git commit", run.config.get("git_commit") or "not known"), ("processes", run.config.get("processes", 1))]
     known += [(f"device {key}", value) for key, value in run.config.get("devices", {}).items()]

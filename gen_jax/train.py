@@ -70,7 +70,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
         judges.check_networks(config)
         abstract = methods.abstract_state(method, data.spec, first.stage if first else None, mesh)
         record = describe(config, data.spec, abstract, mesh, name, variant, command, first)
-        with Checkpoints(run.checkpoints, about=_about(data.spec)) as checkpoints:
+        with Checkpoints(run.checkpoints, about=about(data.spec)) as checkpoints:
             checkpoints.clean()
             state = checkpoints.restore(abstract)
             start = 0 if state is None else int(state.step)
@@ -84,7 +84,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
                 )
             if chief:
                 run.write_config(record)
-                write_text(run.parameters, _overview(abstract, data.spec.name))
+                write_text(run.parameters, overview(abstract, data.spec.name))
             frozen = first.params(mesh, train) if first and state is None else {}
             if chief:
                 print(_headline(record, run, start) + (other_rounding(before, record) if start else ""))
@@ -126,7 +126,7 @@ def _loop(
         writer = stack.enter_context(Writer(run.workdir, start, data.spec.name)) if chief else None
         progress = stack.enter_context(Progress(config.num_steps, start)) if chief else None
         stop_requested = stack.enter_context(_StopRequests())
-        best = stack.enter_context(validation.BestCheckpoint(run, start, _about(data.spec)))
+        best = stack.enter_context(validation.BestCheckpoint(run, start, about(data.spec)))
         batches = stack.enter_context(batches_of(steps, config, method, data, executor))
         timed = _timed(batches, len(steps), config.steps_per_call, progress.say) if progress else batches
         began = window = time.perf_counter()
@@ -257,16 +257,23 @@ def many_steps(step: Callable, calls: int) -> Callable:
     return steps
 
 
-def _about(spec: dataset.DataSpec) -> dict[str, str]:
-    """What a checkpoint records about its data."""
+def about(spec: dataset.DataSpec) -> dict[str, str]:
+    """Returns what a checkpoint records about its data."""
     return {"data": spec.name, "fingerprint": spec.fingerprint}
 
 
 def refuse_changes(run: Run, config: Any) -> None:
-    """Raises a UserError that names each changed key if the directory holds a run with another config."""
+    """Raises a UserError that names each changed key if the directory holds a run with another config, and one if it
+    holds a run that was converted from published weights."""
     if not run.config_path.is_file():
         return
-    before = stages.with_absolute_paths(methods.stored(run.read_config())).to_dict()
+    record = run.read_config()
+    if "converted" in record:
+        raise UserError(
+            f"{run.workdir} was converted from {record['converted']['file']}, which holds no state of an optimizer: it "
+            "can be sampled, judged and edited, but not trained further"
+        )
+    before = stages.with_absolute_paths(methods.stored(record)).to_dict()
     now = config.to_dict()
     lines = configs.changes(before, now)
     if config.eval.track:  # distances of different classifiers are not comparable, nor is "best" then
@@ -342,8 +349,8 @@ def _modules(params: PyTree) -> list[dict[str, Any]]:
     ]
 
 
-def _overview(abstract: State, data: str) -> str:
-    """Every array of the networks, with shape and size; like every file of a run it names the data."""
+def overview(abstract: State, data: str) -> str:
+    """Returns a table of all arrays of the networks, with their shapes; like every file of a run it names the data."""
     return f"A model trained on {data}\n\n" + "\n".join(
         f"{network}\n{parameter_overview.get_parameter_overview(params, include_stats=False)}\n"
         for network, params in abstract.params.items()

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gen_jax"
 
 # From the top down. Rooms on one line may use each other.
 LAYERS = [
-    {"main"},
+    {"main", "convert"},
     {"edit", "help", "profile", "rehearse"},
     {"train"},
     {"finish"},

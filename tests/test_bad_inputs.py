@@ -62,6 +62,7 @@ NO_START = {
     "--workdir=finished --mode=edit --pictures=nothing --mask=left": "no picture, folder, .npz file or run",
     "--workdir=finished --mode=edit --pictures=unlabelled/0.png --between=5": "two pictures or more",
     "--workdir=finished --mode=sample --mask=left": "is for --mode=edit",
+    "--workdir=converted": "not trained further",
     "--workdir=nothing --mode=profile": "holds no run",
     "--workdir=run --mode=profile --config.data.name=mnist": "takes the shapes",
     "--workdir=nothing --mode=report": "no run's directory",
@@ -115,6 +116,7 @@ BESIDE_START = {
     "--config.optimizer.b2=1": "[0, 1)",
     "--config.optimizer.weight_decay=0.1": "it belongs to adamw",
     "--config.optimizer.lerning_rate=0.1": "did you mean learning_rate?",
+    "--config.diffusion.mirror=half": "true or false",
     "--config.diffusion.schedule=cosin": "did you mean cosine?",
     "--config.diffusion.prediction=eps": "use 'v' or 'x'",
     "--config.diffusion.weighting=snr": "did you mean min_snr?",
@@ -239,6 +241,9 @@ def world(folder: pathlib.Path) -> Iterator[None]:
     record = json.loads((folder / "run/config.json").read_text())
     record["data"] |= {"name": "mnist", "fingerprint": "0123456789abcdef"}
     (folder / "of_other_data/config.json").write_text(json.dumps(record))
+    shutil.copytree(folder / "run", folder / "converted")
+    record["converted"] = {"file": "weights.safetensors"}
+    (folder / "converted/config.json").write_text(json.dumps(record))
     with Run(folder / "in_use").lock():
         yield
 
@@ -302,9 +307,9 @@ def page(answers: dict[str, str]) -> str:
         "is 2, and that this page is up to date. Mistakes are found before anything is trained or written.",
         "",
         "`run` is a run of the second table's command that has not been trained, `finished` one that has, and",
-        "`of_other_data` one with other data; `a_gan` is one of a GAN. Another process trains in `in_use`. `of_mine`",
-        "is a user's folder with pictures in a folder `training`. `unlabelled`, `mixed`, `damaged` and `empty` are",
-        "folders of pictures.",
+        "`of_other_data` one with other data; `a_gan` is one of a GAN, `converted` one of published weights. Another",
+        "process trains in `in_use`. `of_mine` is a user's folder with pictures in a folder `training`. `unlabelled`,",
+        "`mixed`, `damaged` and `empty` are folders of pictures.",
     ]
     for cases, start in ((NO_START, ""), (BESIDE_START, f"{START} "), (BESIDE_LATENT, f"{LATENT} ")):
         lines += ["", f"After `python -m gen_jax.main {start}`on 8 devices:".replace(" `on", "`, on")] if start else []

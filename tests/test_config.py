@@ -703,7 +703,7 @@ NEW = {
     "ddpm": {
         "network.name": "unet", "network.num_groups": 32, "diffusion.times.name": "uniform",
         "diffusion.input_scale.name": "none", "diffusion.told": "time", "diffusion.label_drop": 0.0,
-        "diffusion.variance.name": "fixed", "eval.likelihood.name": "none",
+        "diffusion.mirror": False, "diffusion.variance.name": "fixed", "eval.likelihood.name": "none",
         "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",
         "sample.dynamic_threshold": 0.0,
     },

@@ -40,9 +40,9 @@ CRITIC = (
     "--config.discriminator_optimizer.learning_rate=0.1",
 )  # fmt: skip
 ALL_AT_ONCE = {
-    "ddpm": (*DROPOUT, "--config.diffusion.label_drop=0.3"),
-    "flow": (*DROPOUT, "--config.diffusion.label_drop=0.3"),
-    "latent": (*DROPOUT, "--config.diffusion.label_drop=0.3"),
+    "ddpm": (*DROPOUT, "--config.diffusion.label_drop=0.3", "--config.diffusion.mirror=true"),
+    "flow": (*DROPOUT, "--config.diffusion.label_drop=0.3", "--config.diffusion.mirror=true"),
+    "latent": (*DROPOUT, "--config.diffusion.label_drop=0.3", "--config.diffusion.mirror=true"),
     "vae": ("--config.vae.binarisation=dynamic", "--config.vae.kl_warmup_steps=10"),
     "gan": (*CRITIC, "--config.gan.constraint.name=none"),
     "acgan": CRITIC,

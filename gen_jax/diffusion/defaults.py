@@ -48,6 +48,7 @@ def diffusion_config(method: str) -> Config:
             "told": "time",  # noise conditioning; or log_snr
             "conditional": False,  # on the class label
             "label_drop": 0.0,  # share of labels dropped in training, for guidance
+            "mirror": False,  # left-right, half of the training images; not for letters and digits
         }
     )
     config.sample.update(

@@ -37,6 +37,7 @@ from gen_jax.method import (
     Scalars,
     State,
     UserError,
+    broadcast_to_images,
     draw,
     keys_of,
     stream,
@@ -194,9 +195,11 @@ def _losses(
     model: _Model, state: State, params: PyTree, batch: Batch, t: Array, key_noise: Key, key_dropout: Key | None
 ) -> Array:
     """Weighted squared error, mean over pixels: f32 [B]."""
+    training = key_dropout is not None
+    if training and model.config.diffusion.mirror:
+        batch = {**batch, "image": mirrored(batch["image"], jax.random.fold_in(key_dropout, 2), batch["index"])}
     x0 = model.domain.enter(state, batch, jax.random.fold_in(key_noise, 1))  # independent of eps
     eps = draw(key_noise, batch["index"], lambda k: jax.random.normal(k, model.domain.shape))
-    training = key_dropout is not None
     label = _label_in_training(model, batch, key_dropout)
 
     def network(x_in: Array, told: Array) -> Array:
@@ -206,6 +209,24 @@ def _losses(
         )
 
     return model.process.loss(network, x0, eps, t)
+
+
+def mirrored(image: Array, key: Key, index: Array) -> Array:
+    """Returns images of which each is mirrored left-right with probability 1/2.
+
+    Args:
+      image: [B, H, W, C], of any dtype.
+      key: of this step.
+      index: i32 [B], positions in the global batch, which decide together with the key.
+
+    Example:
+      >>> image = jnp.arange(2).reshape(1, 1, 2, 1).repeat(1000, 0)
+      >>> found = mirrored(image, jax.random.key(0), jnp.arange(1000))[:, 0, 0, 0]
+      >>> 450 < int(found.sum()) < 550  # the right pixel, which is 1, comes first in half of the images
+      True
+    """
+    turned = draw(key, index, jax.random.bernoulli)
+    return jnp.where(broadcast_to_images(turned, image), image[:, :, ::-1], image)
 
 
 def _label_in_training(model: _Model, batch: Batch, key: Key | None) -> Array | None:
@@ -396,6 +417,8 @@ def _check(config: Any, spec: DataSpec) -> None:
         raise UserError(f"config.diffusion.conditional needs labels, and data set {spec.name} has none")
     if c.label_drop and not c.conditional:
         raise UserError(f"config.diffusion.label_drop is {c.label_drop}, but the model is not conditional: use 0")
+    if c.mirror and spec.image_shape[1] == 1:
+        raise UserError("config.diffusion.mirror has no effect on images that are one pixel wide: use false")
     if guidance != 1 and not c.label_drop:
         reason = "was trained without label dropout" if c.conditional else "is not conditional"
         more = "" if c.conditional else " --config.diffusion.conditional=true"

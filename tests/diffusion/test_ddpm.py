@@ -158,3 +158,62 @@ def test_refusals():
         make("--config.diffusion.schedule=straight", "--config.sample.spacing=leading")
     with pytest.raises(UserError, match=r"^config\.diffusion\.schedule\.num_steps is 1; it must be 2 or more"):
         make_table("--config.diffusion.schedule.num_steps=1")
+
+
+SLOPE = np.arange(16, dtype=np.uint8).reshape(4, 4, 1) * 10  # no two columns or rows of it are equal
+
+
+class Seen:
+    """A model whose images are noted as they enter it."""
+
+    def __init__(self, *words):
+        config = methods.override(methods.load(CONFIG)[2], ["--config.network=echo", "--config.optimizer=sgd",
+                                  "--config.diffusion.prediction=x", *words])  # fmt: skip
+        self.images, domain = [], model.pixels(SPEC)
+
+        def enter(state, batch, key):
+            jax.debug.callback(lambda image: self.images.append(np.asarray(image)), batch["image"])
+            return domain.enter(state, batch, key)
+
+        self.method = model.make(config, SPEC, domain._replace(enter=enter))
+
+    def turned(self, index, step=0, train=True):
+        """Which of some equal images, at positions `index` of the batch, entered mirrored: bool [B]."""
+        state = self.method.init(jax.random.key(7), {}, {}).replace(step=jnp.int32(step))
+        label = np.zeros(len(index), np.int32)
+        batch = {"image": np.repeat(SLOPE[None], len(index), 0), "index": index.astype(np.int32), "label": label}
+        self.images.clear()
+        call = self.method.step if train else lambda *given: self.method.evaluate(*given, jax.random.key(0))
+        jax.block_until_ready(jax.jit(call)(state, batch))
+        jax.effects_barrier()
+        (images,) = self.images
+        found = (images == SLOPE[:, ::-1]).all((1, 2, 3))
+        np.testing.assert_array_equal(images[~found], batch["image"][~found])
+        return found
+
+
+def test_half_of_the_images_are_mirrored_left_right_and_others_in_the_next_step():
+    n = 2000
+    seen = Seen("--config.diffusion.mirror=true", f"--config.batch_size={n}")
+    first, second = (seen.turned(np.arange(n), step) for step in (0, 1))
+    for share, expected in ((first, 0.5), (second, 0.5), (first & second, 0.25)):
+        assert abs(share.mean() - expected) < 4 * np.sqrt(expected * (1 - expected) / n)
+
+
+def test_which_image_is_mirrored_belongs_to_its_position_in_the_batch_and_to_the_step():
+    seen, index = Seen("--config.diffusion.mirror=true", "--config.batch_size=40"), np.arange(40)
+    whole = seen.turned(index, 5)
+    np.testing.assert_array_equal(seen.turned(index[::-1], 5), whole[::-1])
+    halves = [seen.turned(part, 5) for part in (index[:20], index[20:])]
+    np.testing.assert_array_equal(np.concatenate(halves), whole)
+
+
+def test_none_is_mirrored_in_evaluation_or_where_mirror_is_off():
+    index = np.arange(40)
+    assert not Seen("--config.diffusion.mirror=true").turned(index, train=False).any()
+    assert not Seen("--config.batch_size=40").turned(index).any()
+
+
+def test_images_without_a_left_and_a_right_are_not_mirrored():
+    with pytest.raises(UserError, match="mirror has no effect on images that are one pixel wide"):
+        make("--config.diffusion.mirror=true", spec=DataSpec("thin", (4, 1, 1), 64, labelled("abc")))

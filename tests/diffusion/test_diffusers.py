@@ -13,9 +13,10 @@ import pytest
 from diffusion import make_diffusers_golden as theirs
 
 from gen_jax.diffusion import guidance, prediction, sampler, schedule
+from gen_jax.diffusion.solvers import SAMPLERS
 
 GOLDEN = json.loads(theirs.FILE.read_text())
-SAMPLERS, Row = sampler.SAMPLERS, sampler.Row
+Row = sampler.Row
 KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x"}
 OURS = {
     "ddpm small": SAMPLERS["ancestral"]("small"),
@@ -46,7 +47,7 @@ def denoiser_of(name):
 def steps_between(made, levels, denoise, states=None):
     """x after each step in float64: from x after the one before, or from the given states."""
     with jax.enable_x64(True):
-        x, found, plan = jnp.array(theirs.START), [], made.plan(levels)
+        x, found, plan = jnp.array(theirs.START), [], made.plan(levels, LINEAR)
         carry = made.init(x)
         for i in range(len(levels.sigma) - 1):
             t, s = (schedule.Level(*(values[j] for values in levels)) for j in (i, i + 1))

@@ -12,8 +12,8 @@ import pytest
 from scipy import special
 
 from gen_jax.diffusion import sampler, schedule
+from gen_jax.diffusion.solvers import SAMPLERS
 
-SAMPLERS = sampler.SAMPLERS
 MADE = {
     **{name: make() for name, make in SAMPLERS.items()},
     "ancestral, large": SAMPLERS["ancestral"]("large"),

@@ -134,3 +134,33 @@ def test_mistakes_are_refused_in_one_line():
         UNet(**TINY | {"norm": "batch"}).init(jax.random.key(0), X_T, TIME)
     with pytest.raises(UserError, match="num_classes"):
         UNet(**TINY).init(jax.random.key(0), X_T, TIME, label=jnp.array([0, 1]))
+
+
+def first_kernels(**fields):
+    """{place: kernel} of a network of the paper at its start; query, key and value apart."""
+    net = UNet(channels=64, num_blocks=1, multipliers=(1, 2), attention_sizes=(4,), **fields)
+    params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros(1))["params"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        place = "/".join(key.key for key in path)
+        if place.endswith("qkv/kernel"):
+            yield from ((f"{place}_{name}", part) for name, part in zip("qkv", np.split(leaf, 3, -1), strict=True))
+        elif place.endswith("kernel"):
+            yield place, leaf
+        else:
+            np.testing.assert_array_equal(leaf, float(place.endswith("scale")), place)  # norms at 1, biases at 0
+
+
+def test_every_projection_starts_as_in_the_released_code():
+    # Uniform with variance scale / ((fan_in + fan_out) / 2); a scale of 0 is 1e-10 there.
+    last = 0
+    for place, kernel in first_kernels():
+        fan_in, fan_out = (kernel.size // kernel.shape[axis] for axis in (-1, -2))
+        is_last = place.endswith(("conv_1/kernel", "attention/out/kernel")) or place == "out/kernel"
+        last += is_last
+        std = np.sqrt((1e-10 if is_last else 1) * 2 / (fan_in + fan_out))
+        limit = std * np.sqrt(3)
+        kernel = np.asarray(kernel, np.float64)
+        assert kernel.std() == pytest.approx(std, rel=5 * np.sqrt(0.2 / kernel.size)), place  # 5 standard errors
+        assert abs(kernel.mean()) < 5 * std / np.sqrt(kernel.size), place
+        assert 0.98 * limit < np.abs(kernel).max() <= limit * (1 + 1e-6), place
+    assert last == 8 + 4 + 1  # residual blocks: 2 down, 2 in the middle, 4 up; attentions: 1 down, 1, 2 up; the end
