@@ -19,6 +19,7 @@ from gen_jax.metrics import classifier as classifiers
 from gen_jax.metrics import comparison, extractors, modes, ms_ssim, sources
 from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, precision_recall, thin
+from gen_jax.writers import Progress
 
 SMALLEST_SIDE = 8  # pixels; the orientation of smaller pictures cannot be recognised
 NEIGHBOURS = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
@@ -273,20 +274,11 @@ def judge_by_network(
     training images: a large network takes minutes for all of them.
     """
     train = sources.Pictures(data.spec.name, data.train["image"], None, data, data.spec.fingerprint)
-    extractor, cache_dir = extractors.make(name, train, config.data), config.data.cache_dir
-    seen = comparison.see(sources.Pictures("samples", samples.images, None, None, ""), extractor)
+    extractor = extractors.make(name, train, config.data)
     measures = [name for name in comparison.MEASURES if name != "similarity"]  # measured without a network
     rows, left_out = [], []
-    for pair in _pairs(data, len(samples.images)):
-        some = train.thinned(pair.num)
-        some = some._replace(images=to_bytes(some.images, data.spec.value_range))
-        against = comparison.see(some, extractor, cache_dir, keep=True)
-        test = None
-        if pair.real is not None:
-            shown = to_bytes(pair.real["image"], data.spec.value_range)
-            real = train._replace(name=f"{data.spec.name}@test", images=shown)
-            test = comparison.see(real, extractor, cache_dir, keep=True)
-        sets = comparison.Sets(seen.rows(pair.samples), against, test, extractor, whole=False)
+    for pair, seen, against, test in _seen_by(extractor, train, samples, config.data.cache_dir):
+        sets = comparison.Sets(seen, against, test, extractor, whole=False)
         found, reasons = comparison.judge(sets, measures)
         reference = {} if test is None else {
             row.measure: row.value for row in comparison.judge(sets._replace(fake=test), measures)[0]
@@ -303,6 +295,33 @@ def judge_by_network(
             real, by = reference.get(row.measure), _Judged(extractor.facts, sets, row.how)
             rows.append(metric(measure, row.value, row.better, protocol, real, row.standard_error, by))
     return rows, left_out
+
+
+def _seen_by(
+    extractor: extractors.Extractor, train: sources.Pictures, samples: Samples, cache_dir: str
+) -> list[tuple[_Pair, comparison.Seen, comparison.Seen, comparison.Seen | None]]:
+    """For each pair: its samples, as many training images, and its test images, as a network sees them."""
+    data = train.data
+    assert data is not None
+    pairs = list(_pairs(data, len(samples.images)))
+    num = len(samples.images) + sum(pair.num * (1 if pair.real is None else 2) for pair in pairs)
+    with Progress(num, unit="pictures", title=extractor.name) as progress:
+
+        def see(name: str, images: Any) -> comparison.Seen:
+            shown = train._replace(name=name, images=to_bytes(np.asarray(images), data.spec.value_range))
+            return comparison.see(shown, extractor, cache_dir, keep=True, progress=progress)
+
+        mine = train._replace(name="samples", images=samples.images)
+        own = comparison.see(mine, extractor, cache_dir, progress=progress)
+        return [
+            (
+                pair,
+                own.rows(pair.samples),
+                see(train.name, train.thinned(pair.num).images),
+                None if pair.real is None else see(f"{train.name}@test", pair.real["image"]),
+            )
+            for pair in pairs
+        ]
 
 
 def _networks(config: Any) -> list[str]:

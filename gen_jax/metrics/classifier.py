@@ -99,8 +99,12 @@ class Classifier:
 
     def outputs(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the probabilities f32 [N, K] and the features f32 [N, 64] of images uint8 [N, H, W, C]."""
-        probabilities, features = zip(*_apply(self.params, self.num_classes, images), strict=True)
+        probabilities, features = zip(*self.batches(images), strict=True)
         return np.concatenate(probabilities), np.concatenate(features)
+
+    def batches(self, images: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields `outputs` of a batch at a time; `images`: anything whose slices are arrays."""
+        yield from _apply(self.params, self.num_classes, images)
 
     @functools.cached_property
     def digest(self) -> str:
