@@ -8,7 +8,7 @@ more images than there are is left out, and the reason is recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from gen_jax.metrics import classifier as classifiers
 from gen_jax.metrics import comparison, extractors, modes, ms_ssim, sources
 from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, precision_recall, thin
+from gen_jax.writers import Progress
 
 SMALLEST_SIDE = 8  # pixels; the orientation of smaller pictures cannot be recognised
 NEIGHBOURS = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
@@ -57,6 +58,14 @@ class Judgement(NamedTuple):
     judge: str = ""
 
 
+class _Judged(NamedTuple):
+    """Whose features a metric uses, on how many images, and how: its protocol in parts."""
+
+    judge: dict[str, Any]  # as `Extractor.facts`
+    sets: dict[str, str]  # from "samples", "against" and "real" to their numbers, in words
+    how: str = ""
+
+
 def metric(
     name: str,
     value: float,
@@ -64,8 +73,9 @@ def metric(
     protocol: str,
     reference: float | None = None,
     error: float | None = None,
+    by: _Judged | None = None,
 ) -> dict[str, Any]:
-    """Returns one row of report.json's `metrics`."""
+    """Returns one row of report.json's `metrics`; `by`: whose features it uses, for the page."""
     return {
         "name": name,
         "value": value,
@@ -73,7 +83,7 @@ def metric(
         "standard_error": error,
         "better": better,
         "protocol": protocol + ".",
-    }
+    } | ({} if by is None else by._asdict())
 
 
 def too_few(measure: str, **counts: int) -> str | None:
@@ -150,6 +160,10 @@ class _Pair(NamedTuple):
             return "No reference: the test split has fewer images"
         return f"Reference: {self.num:,} real test images"
 
+    def sets(self, against: str) -> dict[str, str]:
+        real = "none: the test split has fewer images" if self.real is None else f"{self.num:,} test images"
+        return {"samples": f"{self.num:,}", "against": against, "real": real}
+
 
 def _pairs(data: dataset.Dataset, num: int) -> Iterator[_Pair]:
     """Yields all samples; then, if the test split is smaller but large enough, as many samples as it has images."""
@@ -222,29 +236,33 @@ def judge_by_classifier(config: Any, data: dataset.Dataset, samples: Samples) ->
     classifier = classifiers.train(data, config.data.cache_dir, recipe(config))
     if classifier.of_turns:
         samples = samples._replace(labels=None)
-    outputs = classifier.outputs(samples.images)
+    outputs, judge = classifier.outputs(samples.images), extractors.of_classifier(classifier, data.spec)
     rows, left_out = [], []
     for pair in _pairs(data, len(samples.images)):
         fake = _Seen(*(each[pair.samples] for each in outputs))
         real = None if pair.real is None else _Seen(*classifier.outputs(pair.real["image"]))
         against = thin(classifier.train_features, min(pair.num, MAX_REFERENCE))
         values, lacking = _overlap(fake, real, classifier.train_features, against)
-        left_out += lacking
+        left_out += [each | {"judge": judge.facts} for each in lacking]
         if not classifier.of_turns:
             asked = None if samples.labels is None else samples.labels[pair.samples]
             values |= _classified(fake, asked, real, None if pair.real is None else pair.real["label"])
-        protocol = _protocol(classifier, data.spec.name, samples.made, pair, len(against), values)
-        name = f"{name_of(classifier)}_{short(pair.num)}"
-        rows += [metric(f"{measure}/{name}", *value[:2], protocol, *value[2:]) for measure, value in values.items()]
-    judge = f"{name_of(classifier)} {classifier.digest}"
+        how = _how(len(classifier.train_features), len(against))
+        protocol = _protocol(classifier, data.spec.name, samples.made, pair, how, values)
+        name, num = f"{name_of(classifier)}_{short(pair.num)}", len(classifier.train_features)
+        sets = pair.sets(f"all {num:,} training images (Frechet distance) and {len(against):,} of them (the rest)")
+        for measure, value in values.items():
+            by = _Judged(judge.facts, sets, how[measure])
+            rows.append(metric(f"{measure}/{name}", *value[:2], protocol, *value[2:], by))
+    label = f"{name_of(classifier)} {classifier.digest}"
     if classifier.of_turns:
-        return Judgement(rows, left_out, None, judge)
+        return Judgement(rows, left_out, None, label)
     real_outputs = None if data.test is None else classifier.outputs(data.test["image"])
     return Judgement(rows, left_out, {
         "names": list(data.spec.class_names or ()),
         "share": classifiers.class_histogram(outputs[0]).tolist(),
         "reference": None if real_outputs is None else classifiers.class_histogram(real_outputs[0]).tolist(),
-    }, judge)  # fmt: skip
+    }, label)  # fmt: skip
 
 
 def judge_by_network(
@@ -256,34 +274,54 @@ def judge_by_network(
     training images: a large network takes minutes for all of them.
     """
     train = sources.Pictures(data.spec.name, data.train["image"], None, data, data.spec.fingerprint)
-    extractor, cache_dir = extractors.make(name, train, config.data), config.data.cache_dir
-    seen = comparison.see(sources.Pictures("samples", samples.images, None, None, ""), extractor)
+    extractor = extractors.make(name, train, config.data)
     measures = [name for name in comparison.MEASURES if name != "similarity"]  # measured without a network
     rows, left_out = [], []
-    for pair in _pairs(data, len(samples.images)):
-        some = train.thinned(pair.num)
-        some = some._replace(images=to_bytes(some.images, data.spec.value_range))
-        against = comparison.see(some, extractor, cache_dir, keep=True)
-        test = None
-        if pair.real is not None:
-            shown = to_bytes(pair.real["image"], data.spec.value_range)
-            real = train._replace(name=f"{data.spec.name}@test", images=shown)
-            test = comparison.see(real, extractor, cache_dir, keep=True)
-        sets = comparison.Sets(seen.rows(pair.samples), against, test, extractor, whole=False)
+    for pair, seen, against, test in _seen_by(extractor, train, samples, config.data.cache_dir):
+        sets = comparison.Sets(seen, against, test, extractor, whole=False)
         found, reasons = comparison.judge(sets, measures)
         reference = {} if test is None else {
             row.measure: row.value for row in comparison.judge(sets._replace(fake=test), measures)[0]
         }  # fmt: skip
-        left_out += [{"measure": f"{each}/{extractor.name}", "reason": why} for each, why in reasons.items()]
+        for each, why in reasons.items():
+            left_out.append({"measure": f"{each}/{extractor.name}", "reason": why, "judge": extractor.facts})
+        sets = pair.sets(f"{len(against.features):,} of {data.spec.num_examples:,} training images")
         for row in found:
             protocol = (
                 f"{pair.num:,} samples ({samples.made}), judged by {extractor.label}, {extractor.about}, against "
                 f"{len(against.features):,} training images. {row.how}. {pair.reference}"
             )
-            better = row.better if row.better in ("lower", "higher") else "reference"
             measure = f"{row.measure}/{extractor.name}_{short(pair.num)}"
-            rows.append(metric(measure, row.value, better, protocol, reference.get(row.measure), row.standard_error))
+            real, by = reference.get(row.measure), _Judged(extractor.facts, sets, row.how)
+            rows.append(metric(measure, row.value, row.better, protocol, real, row.standard_error, by))
     return rows, left_out
+
+
+def _seen_by(
+    extractor: extractors.Extractor, train: sources.Pictures, samples: Samples, cache_dir: str
+) -> list[tuple[_Pair, comparison.Seen, comparison.Seen, comparison.Seen | None]]:
+    """For each pair: its samples, as many training images, and its test images, as a network sees them."""
+    data = train.data
+    assert data is not None
+    pairs = list(_pairs(data, len(samples.images)))
+    num = len(samples.images) + sum(pair.num * (1 if pair.real is None else 2) for pair in pairs)
+    with Progress(num, unit="pictures", title=extractor.name) as progress:
+
+        def see(name: str, images: Any) -> comparison.Seen:
+            shown = train._replace(name=name, images=to_bytes(np.asarray(images), data.spec.value_range))
+            return comparison.see(shown, extractor, cache_dir, keep=True, progress=progress)
+
+        mine = train._replace(name="samples", images=samples.images)
+        own = comparison.see(mine, extractor, cache_dir, progress=progress)
+        return [
+            (
+                pair,
+                own.rows(pair.samples),
+                see(train.name, train.thinned(pair.num).images),
+                None if pair.real is None else see(f"{train.name}@test", pair.real["image"]),
+            )
+            for pair in pairs
+        ]
 
 
 def _networks(config: Any) -> list[str]:
@@ -362,22 +400,33 @@ def _classified(
     }
 
 
+def _how(num_training: int, num_against: int) -> dict[str, str]:
+    """How each measure with the run's own classifier is taken."""
+    balls = f"against {num_against:,} training images"
+    return {
+        "frechet_distance": f"its features, against all {num_training:,} training images; not FID",
+        **{name: f"k = {k}, {balls}" for name, k in NEIGHBOURS.items()},
+        "confident_share": "classified with a confidence above 0.9",
+        "class_agreement": "classified as the requested class",
+    }
+
+
 def _protocol(
-    classifier: classifiers.Classifier, data: str, made: str, pair: _Pair, against: int, measured: Collection[str]
+    classifier: classifiers.Classifier,
+    data: str,
+    made: str,
+    pair: _Pair,
+    how: Mapping[str, str],
+    measured: Collection[str],
 ) -> str:
     """How the measures were taken: those that were, and no others."""
     accuracy = "" if np.isnan(classifier.test_accuracy) else f", test accuracy {classifier.test_accuracy:.2%}"
     task = f"of the rotations of images of {data}" if classifier.of_turns else f"of the classes of {data}"
     judge = f"a classifier {task} (weights {classifier.digest}{accuracy})"
-    how = {
-        "frechet_distance": f"Frechet distance: its features, against all {len(classifier.train_features):,} training "
-        "images; not FID",
-        "precision": f"Precision and recall (k = 3): against {against:,} training images",
-        "density": f"Density and coverage (k = 5): against {against:,} training images",
-        "confident_share": "Confident share: classified with a confidence above 0.9",
-        "class_agreement": "Class agreement: classified as the requested class",
-    }
-    taken = [text for name, text in how.items() if name in measured]
+    alike: dict[str, list[str]] = {}
+    for name in measured:
+        alike.setdefault(how[name], []).append(name.replace("_", " "))
+    taken = [f"{' and '.join(names).capitalize()}: {text}" for text, names in alike.items()]
     return ". ".join([f"{pair.num:,} samples ({made}), judged by {judge}", *taken, pair.reference])
 
 

@@ -16,7 +16,7 @@ import statistics
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -41,6 +41,7 @@ _BETTER = {
     "lower": "lower is better",
     "higher": "higher is better",
     "reference": "closer to real data is better",
+    "0.5": "0.5 is best",
 }
 # What json, zipfile, numpy or Pillow raise on a damaged or half-written file.
 _DAMAGE = (
@@ -67,7 +68,7 @@ class Samples(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """One line of report.json's `metrics`."""
+    """One line of report.json's `metrics`; the last three are of metrics in a judge's features, and of newer runs."""
 
     name: str
     value: float
@@ -75,6 +76,17 @@ class Metric(NamedTuple):
     reference: float | None = None
     standard_error: float | None = None
     better: str | None = None
+    judge: dict[str, Any] | None = None  # what identifies the judge
+    sets: dict[str, Any] | None = None  # the images that it looked at
+    how: str = ""  # the rest of the protocol
+
+
+class Judged(NamedTuple):
+    """What one judge found."""
+
+    judge: dict[str, Any]
+    metrics: list[Metric]
+    left_out: list[dict[str, Any]]
 
 
 @dataclasses.dataclass
@@ -309,29 +321,90 @@ def _headline(run: Run) -> Html:
 def _key_figures(run: Run) -> Html:
     if not run.metrics:
         return _missing("Not measured yet. ", run.command("eval"), " writes report.json.")
-    by_protocol: dict[str, list[Metric]] = {}
-    for metric in run.metrics:
-        by_protocol.setdefault(metric.protocol, []).append(metric)
+    alone, *judged = _by_judge(run)
     groups = (
         element(
             "div",
-            element("dl", *(_card(metric) for metric in metrics)),
+            element("dl", *(_card(metric, whole=True) for metric in metrics)),
             element("p", "How it was measured: ", protocol or "not stated", class_="note"),
             class_="metrics",
         )
-        for protocol, metrics in by_protocol.items()
+        for protocol, metrics in _grouped(alone.metrics, lambda metric: metric.protocol).items()
     )
-    left_out = [element("li", _in_words(str(each.get("measure"))), f": {each.get('reason')}.") for each in run.left_out]
     facts = page.facts((name.replace("_", " "), _value(value)) for name, value in run.facts.items())
     return join(
         *groups,
-        join(element("p", "Not measured:", class_="note"), element("ul", *left_out)) if left_out else None,
+        *map(_of_judge, judged),
+        _not_measured(alone.left_out),
         facts if run.facts else None,
     )
 
 
-def _card(metric: Metric) -> Html:
+def _by_judge(run: Run) -> list[Judged]:
+    """The metrics of each judge; first those without one: of the model alone, and all that older versions wrote."""
+    found: dict[str, Judged] = {"{}": Judged({}, [], [])}
+    for metric in run.metrics:
+        judge = metric.judge or {}
+        found.setdefault(json.dumps(judge, sort_keys=True), Judged(judge, [], [])).metrics.append(metric)
+    for each in run.left_out:
+        judge = _as_dict(each.get("judge"))
+        found.setdefault(json.dumps(judge, sort_keys=True), Judged(judge, [], [])).left_out.append(each)
+    return list(found.values())
+
+
+def _of_judge(judged: Judged) -> Html:
+    """What one judge found, apart from the others: values of two judges are not comparable."""
+    known = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in judged.judge.items()}
+    title, name = known.pop("network", "A network"), known.pop("name", "not named")
+    groups = (
+        element(
+            "div",
+            element("p", told, class_="sets"),
+            element("dl", *(_card(metric) for metric in metrics)),
+            class_="metrics",
+        )
+        for told, metrics in _grouped(judged.metrics, _sets).items()
+    )
+    how = [f"{_in_words(each.name.partition('/')[0])}: {each.how}." for each in judged.metrics if each.how]
+    told = [element("li", line) for line in dict.fromkeys(how)]
+    return element(
+        "div",
+        element("h3", title[:1].upper() + title[1:]),
+        page.facts([("judge", element("code", name)), *known.items()]),
+        *groups,
+        page.details("How each was measured", element("ul", *told)) if told else None,
+        _not_measured(judged.left_out),
+        class_="judge",
+    )
+
+
+def _sets(metric: Metric) -> str:
+    """Which images a judge looked at."""
+    counts = {"samples": "not stated", "against": "not stated", "real": "not stated"} | (metric.sets or {})
+    return f"{counts['samples']} samples, against {counts['against']}. Real test data: {counts['real']}."
+
+
+def _grouped(metrics: Iterable[Metric], key: Callable[[Metric], str]) -> dict[str, list[Metric]]:
+    groups: dict[str, list[Metric]] = {}
+    for metric in metrics:
+        groups.setdefault(key(metric), []).append(metric)
+    return groups
+
+
+def _not_measured(left_out: Iterable[dict[str, Any]]) -> Html | None:
+    told = [f"{_in_words(str(each.get('measure')).partition('/')[0])}: {each.get('reason')}." for each in left_out]
+    if not told:
+        return None
+    return join(
+        element("p", "Not measured:", class_="note"),
+        element("ul", *(element("li", line) for line in dict.fromkeys(told)), class_="note"),
+    )
+
+
+def _card(metric: Metric, whole: bool = False) -> Html:
+    """The value of a metric; `whole`: with its whole name, which nothing above it says."""
     label, slash, protocol = metric.name.partition("/")
+    name = element("code", label, slash, Html("<wbr>"), protocol) if whole else None
     remarks = [
         f"standard error {number(metric.standard_error, 2)}" if metric.standard_error is not None else "",
         f"real test data {number(metric.reference)}" if metric.reference is not None else "",
@@ -339,7 +412,7 @@ def _card(metric: Metric) -> Html:
     ]
     return element(
         "div",
-        element("dt", _in_words(label), element("code", label, slash, Html("<wbr>"), protocol)),
+        element("dt", _in_words(label), name),
         element("dd", number(metric.value), class_="value"),
         *(element("dd", remark) for remark in remarks if remark),
     )
@@ -515,6 +588,7 @@ def _metric(values: dict[str, Any]) -> Metric:
     """A metric of report.json, with None for missing optional fields; raises if it has no name or value."""
     known = {name: values[name] for name in Metric._fields if values.get(name) is not None}
     known |= {name: float(known[name]) for name in ("value", "reference", "standard_error") if name in known}
+    known |= {name: _as_dict(known[name]) for name in ("judge", "sets") if name in known}
     return Metric(**known)
 
 

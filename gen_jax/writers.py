@@ -168,7 +168,7 @@ def _hidden(module: str) -> Iterator[None]:
 
 
 class Progress:
-    """Shows a run's progress: steps, loss, images/s and time left.
+    """Shows the progress of a run, or of anything that is counted: steps, loss, images/s and time left.
 
     A bar on a terminal; elsewhere (a log file, a batch system) a plain line every ten seconds.
 
@@ -176,6 +176,8 @@ class Progress:
       total: steps of the whole run.
       initial: steps done before this start.
       stream: where to write; standard error by default.
+      unit: what is counted.
+      title: comes first, if there is one.
 
     Example:
       >>> import io
@@ -187,11 +189,15 @@ class Progress:
       '4/4 steps, loss 0.5, 1,200 images/s, 00:00 left'
     """
 
-    def __init__(self, total: int, initial: int = 0, stream: TextIO | None = None):
+    def __init__(
+        self, total: int, initial: int = 0, stream: TextIO | None = None, unit: str = "steps", title: str = ""
+    ):
         out: Any = stream or sys.stderr or io.StringIO()  # sys.stderr is None if it was closed
         terminal = out.isatty()
-        line = "{n_fmt}/{total_fmt} steps{postfix}, {remaining} left"
+        line = "{desc}{n_fmt}/{total_fmt} {unit}{postfix}, {remaining} left"
         self._bar = tqdm.tqdm(
+            desc=f"{title}: " if title else "",
+            unit=unit,
             total=total,
             initial=initial,
             bar_format="{percentage:3.0f}%|{bar}| " + line if terminal else line,
@@ -216,6 +222,20 @@ class Progress:
         if texts:
             self._bar.set_postfix_str(", ".join(texts), refresh=False)
         self._bar.update(step - self._bar.n)
+
+    @property
+    def done(self) -> int:
+        """How much is done."""
+        return self._bar.n
+
+    @property
+    def total(self) -> int:
+        """How much there is to do."""
+        return self._bar.total
+
+    def expect(self, total: int) -> None:
+        """Corrects the total: some of it need not be done."""
+        self._bar.total = total
 
     def say(self, line: str) -> None:
         """Prints a line on standard output, above the bar."""

@@ -268,6 +268,25 @@ def test_more_networks_judge_the_same_samples_against_as_many_training_images():
     assert rows.keys() > seen(200, 200).keys()  # the classifier's rows remain
 
 
+def test_rows_name_their_judge_and_the_images_that_it_looked_at():
+    rows = seen(200, 100, networks="pixels")
+    judge = {"name": "pixels", "network": "pixels, scaled to 0 to 1", "weights": "none", "features": 144,
+             "pictures": "as they are"}  # fmt: skip
+    for num, real in ((200, "none: the test split has fewer images"), (100, "100 test images")):
+        row = rows[f"recall/pixels_{num}"]
+        assert row["judge"] == judge
+        assert row["sets"] == {"samples": f"{num}", "against": f"{num} of 300 training images", "real": real}
+        assert row["how"] in row["protocol"]
+        own = rows[f"recall/turns_classifier_{num}"]
+        assert own["judge"].items() > {"name": "turns_classifier", "features": 64, "pictures": "as they are"}.items()
+        assert own["judge"]["weights"] in own["protocol"]
+        against = f"all 300 training images (Frechet distance) and {num} of them (the rest)"
+        assert own["sets"]["against"] == against
+        assert own["how"] == f"k = 3, against {num} training images"
+    assert rows["memorisation/pixels_100"]["better"] == "0.5"
+    assert {row["judge"]["name"] for row in rows.values()} == {"pixels", "turns_classifier"}
+
+
 def test_a_network_that_is_not_there_is_refused_before_training():
     config = configs.base_config()
     config.eval.judges = "pixels,inception:/nowhere.pth"

@@ -146,6 +146,51 @@ def test_a_finished_run_shows_every_part_in_order(tmp_path):
     assert not page.named("aside")
 
 
+def judged(folder: pathlib.Path, **changes) -> str:
+    """The key figures of a run that two judges looked at, beside a metric of an older version."""
+    path = write_run(folder) / "report.json"
+    report = json.loads(path.read_text())
+    pixels = {"name": "pixels", "network": "pixels, scaled to 0 to 1", "weights": "none", "features": 64,
+              "pictures": "as they are"}  # fmt: skip
+    network = {"name": "net", "network": "a network", "weights": "0f1e2d3c", "features": 1280,
+               "pictures": "resized to 224x224"}  # fmt: skip
+    for judge in (pixels, network):
+        for num in (500, 100):
+            sets = {"samples": f"{num}", "against": f"{num} of 900 training images", "real": f"{num} test images"}
+            row = {"name": f"recall/{judge['name']}_{num}", "value": num / 1000, "protocol": "all in one sentence"}
+            report["metrics"].append(row | {"judge": judge, "sets": sets, "how": f"balls among {num}"} | changes)
+    reason = {"measure": "kernel/net", "reason": "too few", "judge": network}
+    report["left_out"] = [reason, reason, {"measure": "other", "reason": "no classes"}]
+    path.write_text(json.dumps(report))
+    page = page_of(folder)
+    assert not page.open
+    return page.text[page.text.index("Key figures ") : page.text.index("Samples as drawn The")]
+
+
+def test_each_judge_stands_apart_with_its_protocol(tmp_path):
+    old, pixels, network, rest = re.split(r"(?=Pixels, scaled|A network judge|Not measured: Other)", judged(tmp_path))
+    assert "ddpm_mnist/ classifier_1k 12.35" in old  # a row without its judge keeps its whole name
+    assert "How it was measured: 1,000 samples of ddpm_mnist" in old
+    for text, facts in (
+        (pixels, "Pixels, scaled to 0 to 1 judge pixels weights none features 64 pictures as they are"),
+        (network, "A network judge net weights 0f1e2d3c features 1,280 pictures resized to 224x224"),
+    ):
+        assert text.startswith(facts)
+        for num in (500, 100):
+            sets = f"{num} samples, against {num} of 900 training images. Real test data: {num} test images."
+            assert f"{sets} Recall 0.{num // 100}" in text
+            assert f"Recall: balls among {num}." in text.partition("How each was measured")[2]
+        assert "recall/" not in text
+    assert network.count("Kernel: too few.") == 1
+    assert "Not measured" not in pixels
+    assert rest.startswith("Not measured: Other: no classes.")
+
+
+@pytest.mark.parametrize("changes", [{"judge": "pixels"}, {"judge": [], "sets": 3}, {"sets": {"samples": [EVIL]}}])
+def test_parts_of_a_protocol_that_nobody_can_read_break_nothing(tmp_path, changes):
+    assert "Recall" in judged(tmp_path, **changes)
+
+
 def test_every_text_is_escaped(tmp_path):
     """Against the same page with a harmless name: no text adds an element, or an attribute."""
     content = report.write(write_run(tmp_path / "run", EVIL)).read_text("utf-8")

@@ -143,6 +143,15 @@ def test_no_terminal_gets_few_plain_lines():
     assert lines[-1].startswith("5000/5000 steps, loss 1, 10 images/s")
 
 
+def test_anything_can_be_counted_and_need_not_all_be_done():
+    stream = io.StringIO()
+    with Progress(total=90, stream=stream, unit="pictures", title="pixels") as progress:
+        progress.update(20)
+        progress.expect(progress.total - 30)
+        progress.update(progress.done + 40)
+    assert stream.getvalue().splitlines()[-1] == "pixels: 60/60 pictures, 00:00 left"
+
+
 def test_no_stream_at_all_leaves_progress_out(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stderr", None)
     with Progress(total=1) as progress:

@@ -33,6 +33,7 @@ from gen_jax.run import directory
 Arrays: TypeAlias = dict[str, np.ndarray]
 
 _FORMAT = 1  # part of every key: raise it when the layout of an entry changes
+_PIECE = 2**24  # bytes read at a time
 _TITLE = 100  # characters: a file's name may have 255, on some encrypted disks 143
 
 
@@ -74,8 +75,10 @@ def _in_temporary_folder() -> pathlib.Path:
     return folder
 
 
-def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
+def fingerprint(arrays: Mapping[str, Any]) -> str:
     """Returns the SHA-256 of names, types, shapes and content, as hex: equal on any machine for equal arrays.
+
+    Arrays are read in pieces: anything with `dtype`, `shape` and rows that slices give.
 
     Example:
       >>> label, image = np.arange(3, dtype=np.int32), np.zeros((3, 2, 2, 1), np.uint8)
@@ -87,7 +90,10 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        rows = array if array.shape else np.reshape(array, 1)
+        step = max(1, _PIECE // max(1, rows[:1].nbytes))  # it may be larger than memory
+        for start in range(0, len(rows), step):
+            digest.update(np.ascontiguousarray(rows[start : start + step]).data)
     return digest.hexdigest()
 
 

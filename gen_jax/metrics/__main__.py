@@ -24,6 +24,10 @@ Judge sets of pictures against a reference. Each is a folder of pictures, an .np
 by name (mnist, cifar10, ...; mnist@test for another split). Example:
 
   python -m gen_jax.metrics runs/ddpm_mnist samples.npz mnist --judge=efficientnet_lite0,classifier --json=table.json
+
+Pictures and features stay in files, in --cache_dir, so memory does not grow with their number. Two measures need all
+features of two sets at once: overlap (12 bytes a value: 0.31 GB for 10,000 pictures a set and 1,280 features) and
+memorisation (8 bytes a value of the reference).
 """
 
 
@@ -134,15 +138,18 @@ def _thinned(sets: list[Any], reference: Any, num: int) -> tuple[list[Any], Any,
 def _judge(extractor: Any, sets: list[Any], reference: Any, test: Any, measures: list[str], cache_dir: str) -> Any:
     """Prints the table of one judge; returns its content."""
     from gen_jax.metrics import comparison
+    from gen_jax.writers import Progress
 
     print(f"judge: {extractor.label}, {extractor.about}", flush=True)
-    real = comparison.see(reference, extractor, cache_dir, keep=True)
-    held_out = comparison.see(test, extractor, cache_dir, keep=True) if test else None
-    seen = [comparison.see(each, extractor) for each in sets]
-    columns, left_out = {}, {}
     pictures = [*sets, test] if test else sets
-    for each, shown in zip([*seen, held_out] if held_out else seen, pictures, strict=True):
-        print(f"measuring {each.name}", file=sys.stderr, flush=True)
+    num = len(reference.images) + sum(len(each.images) for each in pictures)
+    with Progress(num, unit="pictures", title=extractor.name) as progress:
+        real = comparison.see(reference, extractor, cache_dir, keep=True, progress=progress)
+        held_out = comparison.see(test, extractor, cache_dir, keep=True, progress=progress) if test else None
+        seen = [comparison.see(each, extractor, cache_dir, progress=progress) for each in sets]
+    columns, left_out = {}, {}
+    for place, (each, shown) in enumerate(zip([*seen, held_out] if held_out else seen, pictures, strict=True), 1):
+        print(f"measuring {each.name}, set {place} of {len(pictures)}", file=sys.stderr, flush=True)
         columns[each.name], left_out[each.name] = comparison.judge(
             comparison.Sets(each, real, held_out, extractor, reference.whole, shown), measures
         )

@@ -52,19 +52,26 @@ def points(real: np.ndarray, fake: np.ndarray) -> tuple[Points, Points]:
       >>> real.exact.tolist(), fake.exact.tolist()
       ([[-0.125], [0.125]], [[0.5]])
     """
-    sets = [np.asarray(each, np.float64) for each in (real, fake)]
+    sets = [np.array(each, np.float64) for each in (real, fake)]  # copies, changed in place: they are large
     num_bad = sum(int((~np.isfinite(each).all(axis=1)).sum()) for each in sets)
     if num_bad:
         raise UserError(f"{num_bad} of {len(real) + len(fake)} images have features that are not finite")
     centre = sets[0].mean(axis=0)
-    sets = [each - centre for each in sets]
-    scale = 2.0 ** -np.frexp(max(np.abs(each).max(initial=0) for each in sets))[1]
+    for each in sets:
+        each -= centre
+    scale = 2.0 ** -np.frexp(max(max(each.max(initial=0), -each.min(initial=0)) for each in sets))[1]
     for each in sets:
         each *= scale
-    square = [np.square(each).sum(axis=1) for each in sets]
+    square = [_squared_lengths(each) for each in sets]
     longest = float(max(each.max(initial=0) for each in square))
     first, second = (Points(x, x.astype(np.float32), s, longest) for x, s in zip(sets, square, strict=True))
     return first, second
+
+
+def _squared_lengths(x: np.ndarray) -> np.ndarray:
+    """Of points [N, D], in pieces: their squares would take as much memory as they do."""
+    step = max(1, _BLOCK_ENTRIES // max(1, x.shape[1]))
+    return np.concatenate([np.square(x[i : i + step]).sum(axis=1) for i in range(0, max(1, len(x)), step)])
 
 
 def squares(a: np.ndarray, b: np.ndarray, square_b: np.ndarray | None = None) -> np.ndarray:

@@ -27,6 +27,8 @@ import numpy as np
 from gen_jax.metrics.frechet import Gaussian, distance
 from gen_jax.metrics.moments import Moments
 
+_PIECE_ROWS = 1_024  # of features in float64 at a time
+
 Draw = Callable[[int, tuple[int, ...]], np.ndarray]
 """From a number of rows and a seed to how often each row is drawn, i64 [N]."""
 
@@ -240,9 +242,13 @@ def influence(features: np.ndarray, own: Gaussian, other: Gaussian) -> np.ndarra
     # Directions in which a set does not vary have no transport, and no influence.
     kept = squared > squared.max() * 1e-14
     half = root @ turn[:, kept] / np.maximum(squared[kept], 1e-300) ** 0.25
-    centred = np.asarray(features, np.float64) - own.mean
-    slope = 2 * centred @ (own.mean - other.mean)
-    slope += np.square(centred).sum(axis=1) - np.square(centred @ half).sum(axis=1)
+    slope = np.empty(len(features))
+    for start in range(0, len(features), _PIECE_ROWS):
+        centred = np.asarray(features[start : start + _PIECE_ROWS], np.float64) - own.mean
+        piece = 2 * centred @ (own.mean - other.mean)
+        slope[start : start + _PIECE_ROWS] = (
+            piece + np.square(centred).sum(axis=1) - np.square(centred @ half).sum(axis=1)
+        )
     return slope - slope.mean()
 
 

@@ -30,6 +30,7 @@ from gen_jax.data.dataset import Batches, Dataset
 from gen_jax.method import Array, DataSpec, PyTree
 
 NUM_FEATURES = 64
+_LARGEST_SIDE = 32  # pixels: larger images cost more than they gain
 _MAX_CHUNK, _CHUNK_VALUES = 1_000, 2**24  # images and pixel values per call, at most
 
 
@@ -60,7 +61,7 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, image: Array) -> tuple[Array, Array]:
         x = image.astype(jnp.float32) / 255
-        while max(x.shape[1:3]) > 32:  # larger images cost more than they gain
+        while max(x.shape[1:3]) > _LARGEST_SIDE:
             x = nn.avg_pool(x, (2, 2), (2, 2), "SAME", count_include_pad=False)
         x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % 4), (0, -x.shape[2] % 4), (0, 0)))
         # Convolutions written as matrix products: on a CPU they train in two thirds of the time.
@@ -98,8 +99,12 @@ class Classifier:
 
     def outputs(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the probabilities f32 [N, K] and the features f32 [N, 64] of images uint8 [N, H, W, C]."""
-        probabilities, features = zip(*_apply(self.params, self.num_classes, images), strict=True)
+        probabilities, features = zip(*self.batches(images), strict=True)
         return np.concatenate(probabilities), np.concatenate(features)
+
+    def batches(self, images: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields `outputs` of a batch at a time; `images`: anything whose slices are arrays."""
+        yield from _apply(self.params, self.num_classes, images)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -148,6 +153,18 @@ def _guesses(classifier: Classifier, test: dict[str, Any]) -> tuple[np.ndarray, 
         turned = turn(jnp.asarray(images[start : start + size]), label[start : start + size])
         guesses.append(classifier.probabilities(np.asarray(turned)).argmax(axis=1))
     return np.concatenate(guesses), label
+
+
+def sides_seen(height: int, width: int) -> tuple[int, int]:
+    """Returns the height and width to which `Network` averages a picture.
+
+    Example:
+      >>> sides_seen(28, 28), sides_seen(64, 100)
+      ((28, 28), (16, 25))
+    """
+    while max(height, width) > _LARGEST_SIDE:
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width
 
 
 def has_classes(spec: DataSpec) -> bool:

@@ -7,6 +7,7 @@ has a test split of n pictures, that is judged like a sample set. It shows what 
 from __future__ import annotations
 
 import math
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,13 +15,14 @@ import numpy as np
 
 from gen_jax.data import cache
 from gen_jax.method import UserError
-from gen_jax.metrics import bootstrap, kid, ms_ssim, vendi
+from gen_jax.metrics import bootstrap, kid, ms_ssim, on_disk, vendi
 from gen_jax.metrics import inception_score as scores
 from gen_jax.metrics import memorisation as memory
 from gen_jax.metrics.extractors import Extractor
 from gen_jax.metrics.frechet import require_enough
 from gen_jax.metrics.precision_recall import prdc
 from gen_jax.metrics.sources import Pictures
+from gen_jax.writers import Progress
 
 PUBLISHED_NUM = 50_000  # samples of a published FID
 
@@ -30,7 +32,7 @@ class Seen(NamedTuple):
 
     Attributes:
       name: of the set.
-      features: f32 [n, D].
+      features: f32 [n, D], mostly memory-mapped.
       probabilities: f32 [n, K], or None.
     """
 
@@ -85,18 +87,52 @@ class Sets(NamedTuple):
     pictures: Pictures | None = None
 
 
-def see(pictures: Pictures, extractor: Extractor, cache_dir: str = "", keep: bool = False) -> Seen:
-    """Returns pictures as an extractor sees them; with `keep`, they are looked at once and kept in the cache."""
+def see(
+    pictures: Pictures,
+    extractor: Extractor,
+    cache_dir: str = "",
+    keep: bool = False,
+    progress: Progress | None = None,
+) -> Seen:
+    """Returns pictures as an extractor sees them. Neither they nor their features are in memory all at once.
+
+    Args:
+      pictures: to look at.
+      extractor: the network.
+      cache_dir: as in the config; the features are in a file there.
+      keep: they are looked at once, and the file remains.
+      progress: counts pictures; those whose features are known already are not among them any more.
+    """
+    folder = cache.root(cache_dir) / "features"
     if not keep or not extractor.digest:
-        return Seen(pictures.name, *extractor.outputs(pictures.images))
-    key = {"judge": extractor.label, "images": cache.fingerprint({"image": pictures.images})}
+        return Seen(pictures.name, *_look(pictures, extractor, folder, progress))
+    key, looked = {"judge": extractor.label, "images": cache.fingerprint({"image": pictures.images})}, False
 
     def build() -> tuple[cache.Arrays, dict]:
-        features, probabilities = extractor.outputs(pictures.images)
+        nonlocal looked
+        looked = True
+        features, probabilities = _look(pictures, extractor, folder, progress)
         return {"features": features} | ({} if probabilities is None else {"probabilities": probabilities}), {}
 
-    found = cache.fetch(cache.root(cache_dir) / "features", f"{extractor.name}-{pictures.name}", key, build).arrays
+    found = cache.fetch(folder, f"{extractor.name}-{pictures.name}", key, build).arrays
+    if progress is not None and not looked:
+        progress.expect(progress.total - len(pictures.images))
     return Seen(pictures.name, found["features"], found.get("probabilities"))
+
+
+def _look(
+    pictures: Pictures, extractor: Extractor, folder: pathlib.Path, progress: Progress | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The features and the probabilities, memory-mapped."""
+    seen, guessed = on_disk.Store(folder), None
+    for features, probabilities in extractor.batches(pictures.images):
+        seen.append(features)
+        if probabilities is not None:
+            guessed = guessed or on_disk.Store(folder)
+            guessed.append(probabilities)
+        if progress is not None:
+            progress.update(progress.done + len(features))
+    return seen.array(), guessed and guessed.array()
 
 
 def frechet(sets: Sets) -> list[Row]:

@@ -14,7 +14,7 @@ first digits of the weights' SHA-256 are part of every protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ from gen_jax.metrics import classifier as classifiers
 from gen_jax.metrics.sources import Pictures, as_data
 
 Outputs = tuple[np.ndarray, np.ndarray | None]
+_PIXELS = 2**20  # values at a time
+AS_THEY_ARE = "as they are"
 
 
 class Extractor(NamedTuple):
@@ -33,24 +35,43 @@ class Extractor(NamedTuple):
       name: without a file's path, for the names of metrics.
       digest: eight hex digits of its weights, or "" if it has none.
       size: D, the number of features.
-      about: what it is, and how it resizes pictures, in words.
-      outputs: uint8 [N, H, W, C] -> features f32 [N, D], and probabilities of its classes f32 [N, K] or None.
+      title: what it is, in words.
+      batches: from pictures uint8 [N, H, W, C], read in slices or by numbers, to a few of them at a time: features
+        f32 [n, D], and probabilities of its classes f32 [n, K] or None.
       published: whether the Frechet distance in its features is the published FID.
       classes: of which set its probabilities are, or "" if there are none.
+      resize: how it takes pictures of another size than its own, in words.
     """
 
     name: str
     digest: str
     size: int
-    about: str
-    outputs: Callable[[np.ndarray], Outputs]
+    title: str
+    batches: Callable[[Any], Iterator[Outputs]]
     published: bool = False
     classes: str = ""
+    resize: str = AS_THEY_ARE
 
     @property
     def label(self) -> str:
         """Name and digest."""
         return f"{self.name} ({self.digest})" if self.digest else self.name
+
+    @property
+    def about(self) -> str:
+        """What it is, and how it resizes pictures, in words."""
+        return self.title if self.resize == AS_THEY_ARE else f"{self.title}, pictures {self.resize}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What identifies it, for report.json and the page of a run."""
+        return {
+            "name": self.name,
+            "network": self.title,
+            "weights": self.digest or "none",
+            "features": self.size,
+            "pictures": self.resize,
+        }
 
 
 def make(name: str, reference: Pictures, config: Any) -> Extractor:
@@ -98,14 +119,13 @@ def _efficientnet(_: str, reference: Pictures, config: Any) -> Extractor:
 
     params = efficientnet.load()
 
-    def outputs(images: np.ndarray) -> Outputs:
-        features, logits = efficientnet.outputs(params, images)
-        return features, _softmax(logits)
+    def batches(images: Any) -> Iterator[Outputs]:
+        for features, logits in efficientnet.batches(params, images):
+            yield features, _softmax(logits)
 
-    about = "EfficientNet-Lite0 trained on ImageNet, pictures resized to 224x224 (bicubic, with antialiasing)"
-    return Extractor(
-        "efficientnet_lite0", efficientnet.DIGEST, efficientnet.NUM_FEATURES, about, outputs, classes="ImageNet"
-    )
+    title, resize = "EfficientNet-Lite0 trained on ImageNet", "resized to 224x224 (bicubic, with antialiasing)"
+    digest, size = efficientnet.DIGEST, efficientnet.NUM_FEATURES
+    return Extractor("efficientnet_lite0", digest, size, title, batches, classes="ImageNet", resize=resize)
 
 
 def _inception(path: str, reference: Pictures | None, config: Any) -> Extractor:
@@ -119,15 +139,14 @@ def _inception(path: str, reference: Pictures | None, config: Any) -> Extractor:
     network = inception.load(path)
     bias = np.asarray(network.params["fc"]["bias"])
 
-    def outputs(images: np.ndarray) -> Outputs:
-        features, logits = network.outputs(images)
-        return features, _softmax(logits - bias)  # without the bias, as in Salimans et al. 2016
+    def batches(images: Any) -> Iterator[Outputs]:
+        for features, logits in network.batches(images):
+            yield features, _softmax(logits - bias)  # without the bias, as in Salimans et al. 2016
 
-    about = (
-        "the Inception network of the FID (2015-12-05), pictures resized to 299x299 by TensorFlow 1's bilinear "
-        "interpolation without antialiasing"
-    )
-    return Extractor("inception", network.digest, inception.NUM_FEATURES, about, outputs, network.published, "ImageNet")
+    title = "the Inception network of the FID (2015-12-05)"
+    resize = "resized to 299x299 by TensorFlow 1's bilinear interpolation without antialiasing"
+    size, published = inception.NUM_FEATURES, network.published
+    return Extractor("inception", network.digest, size, title, batches, published, "ImageNet", resize)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -153,26 +172,34 @@ def _turns(_: str, reference: Pictures, config: Any) -> Extractor:
 
 
 def _trained(data: Any, config: Any) -> Extractor:
-    network = classifiers.train(data, config.cache_dir)
+    return of_classifier(classifiers.train(data, config.cache_dir), data.spec)
 
-    def outputs(images: np.ndarray) -> Outputs:
-        probabilities, features = network.outputs(images)
-        return features, None if network.of_turns else probabilities
+
+def of_classifier(network: classifiers.Classifier, spec: DataSpec) -> Extractor:
+    """Returns the extractor of a classifier that was trained on the set of `spec`."""
+
+    def batches(images: Any) -> Iterator[Outputs]:
+        for probabilities, features in network.batches(images):
+            yield features, None if network.of_turns else probabilities
 
     kind, of = ("turns_classifier", "rotations of images") if network.of_turns else ("classifier", "classes")
     accuracy = "" if np.isnan(network.test_accuracy) else f", test accuracy {network.test_accuracy:.2%}"
-    about = f"a small classifier of the {of} of {data.spec.name}{accuracy}"
-    classes = "" if network.of_turns else data.spec.name
-    return Extractor(kind, network.digest, classifiers.NUM_FEATURES, about, outputs, classes=classes)
+    title, classes = f"a small classifier of the {of} of {spec.name}{accuracy}", "" if network.of_turns else spec.name
+    sides, seen = spec.image_shape[:2], classifiers.sides_seen(*spec.image_shape[:2])
+    resize = AS_THEY_ARE if sides == seen else f"averaged over blocks to {seen[0]}x{seen[1]}"
+    return Extractor(kind, network.digest, classifiers.NUM_FEATURES, title, batches, classes=classes, resize=resize)
 
 
 def _pixels(_: str, reference: Pictures, config: Any) -> Extractor:
     size = int(np.prod(reference.images.shape[1:]))
 
-    def outputs(images: np.ndarray) -> Outputs:
-        return images.reshape(len(images), -1).astype(np.float32) / 255, None
+    def batches(images: Any) -> Iterator[Outputs]:
+        step = max(1, _PIXELS // size)
+        for start in range(0, len(images), step):
+            piece = images[start : start + step]
+            yield piece.reshape(len(piece), -1).astype(np.float32) / 255, None
 
-    return Extractor("pixels", "", size, "pixels, scaled to 0 to 1", outputs)
+    return Extractor("pixels", "", size, "pixels, scaled to 0 to 1", batches)
 
 
 EXTRACTORS: dict[str, Callable[[str, Any, Any], Extractor]] = {

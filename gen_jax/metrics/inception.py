@@ -329,8 +329,6 @@ class Inception:
     def outputs(self, images: np.ndarray, batch_size: int = _BATCH_SIZE) -> tuple[np.ndarray, np.ndarray]:
         """Returns the features f32 [N, 2048] and the logits f32 [N, 1008] of images uint8 [N, H, W, C].
 
-        The last batch is padded, so that one compilation suffices for any number of images of any size.
-
         Args:
           images: any number, any size, grey or RGB.
           batch_size: images per call.
@@ -339,7 +337,15 @@ class Inception:
           UserError: C is neither 1 nor 3.
           ValueError: the images are not uint8.
         """
-        images = np.asarray(images)
+        none = np.empty((0, NUM_FEATURES), np.float32), np.empty((0, NUM_CLASSES), np.float32)
+        features, logits = zip(none, *self.batches(np.asarray(images), batch_size), strict=True)
+        return np.concatenate(features), np.concatenate(logits)
+
+    def batches(self, images: Any, batch_size: int = _BATCH_SIZE) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields `outputs` of a batch at a time; `images`: anything whose slices are arrays.
+
+        The last batch is padded, so that one compilation suffices for any number of images of any size.
+        """
         if images.ndim != 4 or images.dtype != np.uint8:
             raise ValueError(f"images are uint8 [N, H, W, C], not {images.dtype} {list(images.shape)}")
         if images.shape[3] not in (1, 3):
@@ -348,14 +354,12 @@ class Inception:
                 "use the project's own classifier for this set"
             )
         prepare, forward = _compiled()
-        features, logits = (np.empty((len(images), size), np.float32) for size in (NUM_FEATURES, NUM_CLASSES))
         for start in range(0, len(images), batch_size):
             chunk = images[start : start + batch_size]
             padded = np.zeros((batch_size, *images.shape[1:]), np.uint8)
             padded[: len(chunk)] = chunk
-            made = jax.device_get(forward(self.params, prepare(padded)))
-            features[start : start + batch_size], logits[start : start + batch_size] = (x[: len(chunk)] for x in made)
-        return features, logits
+            features, logits = jax.device_get(forward(self.params, prepare(padded)))
+            yield features[: len(chunk)], logits[: len(chunk)]
 
 
 @functools.cache

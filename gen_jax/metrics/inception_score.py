@@ -45,17 +45,17 @@ def inception_score(probabilities: np.ndarray, num_splits: int = 10, seed: int =
       >>> inception_score(np.eye(4)[np.arange(40) % 4], num_splits=1)  # sure of each sample, and as many of each class
       InceptionScore(mean=4.0, std=0.0, num_splits=1)
     """
-    probabilities = np.asarray(probabilities, np.float64)
     if len(probabilities) < num_splits:
         raise UserError(f"{len(probabilities)} samples are too few for {num_splits} splits: use {num_splits} or more")
-    if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3):
-        raise ValueError("rows of probabilities do not sum to 1: are they logits?")
     order = np.argsort(np.random.Philox(np.random.SeedSequence(seed)).random_raw(len(probabilities)), kind="stable")
     scores = [_score(probabilities[rows]) for rows in np.array_split(order, num_splits)]
     return InceptionScore(float(np.mean(scores)), float(np.std(scores)), num_splits)
 
 
 def _score(probabilities: np.ndarray) -> float:
+    probabilities = np.asarray(probabilities, np.float64)
+    if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3):
+        raise ValueError("rows of probabilities do not sum to 1: are they logits?")
     ratio = probabilities / np.maximum(probabilities.mean(axis=0), np.finfo(np.float64).tiny)
     logs = np.log(np.where(probabilities > 0, ratio, 1))  # 0 log 0 = 0
     return float(np.exp((probabilities * logs).sum(axis=1).mean()))

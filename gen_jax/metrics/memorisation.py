@@ -73,9 +73,12 @@ def memorisation(samples: np.ndarray, train: np.ndarray, test: np.ndarray | None
 def _nearest(samples: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The index of the nearest image of each sample, and its squared distance."""
     centre = np.mean(images, axis=0, dtype=np.float64)
-    own, others = samples - centre, images - centre
-    square, step = np.square(others).sum(axis=1), max(1, _CHUNK_ENTRIES // len(images))
-    starts = range(0, len(own), step)
-    index = np.concatenate([squares(own[i : i + step], others, square).argmin(axis=1) for i in starts])
-    # By differences, so that equal images in both splits are at equal distances.
-    return index, np.square(np.asarray(samples, np.float64) - images[index]).sum(axis=1)
+    others = images - centre
+    square, step = np.square(others).sum(axis=1), max(1, _CHUNK_ENTRIES // max(images.shape))
+    index, distance = [], []
+    for start in range(0, len(samples), step):
+        piece = np.asarray(samples[start : start + step], np.float64)
+        index.append(squares(piece - centre, others, square).argmin(axis=1))
+        # By differences, so that equal images in both splits are at equal distances.
+        distance.append(np.square(piece - images[index[-1]]).sum(axis=1))
+    return np.concatenate(index), np.concatenate(distance)

@@ -19,7 +19,7 @@ import numpy as np
 from gen_jax.method import UserError
 from gen_jax.metrics.frechet import Gaussian, require_enough
 
-_PIECE_VALUES = 2**24  # features converted to float64 at a time: 128 MiB
+_PIECE_ROWS = 1_024  # converted to float64 at a time: fewer would cost more for the merging than for the sums
 
 
 class Moments(NamedTuple):
@@ -46,11 +46,10 @@ class Moments(NamedTuple):
           Moments(num=3, mean=array([2.]), scatter=array([[6.]]))
         """
         num_features = np.shape(features)[1]
-        rows = max(1_024, _PIECE_VALUES // num_features)  # fewer would cost more for the merging than for the sums
         total = cls(0, np.zeros(num_features), np.zeros((num_features, num_features)))
-        for start in range(0, len(features), rows):
-            piece = np.asarray(features[start : start + rows], np.float64)
-            total = merge(total, _of_piece(piece, None if counts is None else counts[start : start + rows]))
+        for start in range(0, len(features), _PIECE_ROWS):
+            piece = np.asarray(features[start : start + _PIECE_ROWS], np.float64)
+            total = merge(total, _of_piece(piece, None if counts is None else counts[start : start + _PIECE_ROWS]))
         return total
 
     def gaussian(self) -> Gaussian:

@@ -20,6 +20,7 @@ import numpy as np
 from gen_jax.data import cache, dataset
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, UserError, labelled
+from gen_jax.metrics import on_disk
 from gen_jax.run import Run, legible
 
 SAMPLES = "samples.npz"  # of a run
@@ -32,7 +33,7 @@ class Pictures(NamedTuple):
 
     Attributes:
       name: as the user wrote it.
-      images: uint8 [N, H, W, C], C 1 or 3; perhaps memory-mapped.
+      images: uint8 [N, H, W, C], C 1 or 3: an array, mostly memory-mapped, or `on_disk.Rows` of one.
       labels: i32 [N], or None.
       data: the data set that they are the training images of, or None.
       fingerprint: hex digest of the images.
@@ -40,7 +41,7 @@ class Pictures(NamedTuple):
     """
 
     name: str
-    images: np.ndarray
+    images: Any
     labels: np.ndarray | None
     data: Dataset | None
     fingerprint: str
@@ -51,7 +52,7 @@ class Pictures(NamedTuple):
         rows = dataset.spread(len(self.images), num)
         labels = None if self.labels is None else np.asarray(self.labels)[rows]
         whole = self.whole and num >= len(self.images)
-        return self._replace(images=np.asarray(self.images[rows]), labels=labels, whole=whole)
+        return self._replace(images=on_disk.Rows(self.images, rows), labels=labels, whole=whole)
 
 
 def read(source: str, config: Any) -> Pictures:
@@ -71,14 +72,14 @@ def read(source: str, config: Any) -> Pictures:
     if split and (place.is_file() or (place / "config.json").is_file()):
         raise UserError(f"{source}: only a data set has splits: leave out {'@' + split!r}")
     if place.suffix == ".npz" or (place.is_file() and zipfile.is_zipfile(place)):
-        return _of_npz(source, place)
+        return _of_npz(source, place, config)
     if (place / "config.json").is_file():
         samples = Run(place).samples_npz
         if not samples.is_file():
             raise UserError(
                 f"the run {path} has no {SAMPLES} yet: python -m gen_jax.main --workdir={path} --mode=sample"
             )
-        return _of_npz(source, samples)
+        return _of_npz(source, samples, config)
     is_folder = place.is_dir() or path.startswith(("/", ".", "~"))  # the last gives an error that names the nearest
     return _of_set(source, f"image_folder:{path}" if is_folder else path, split, config)
 
@@ -100,7 +101,7 @@ def _of_set(source: str, name: str, split: str, config: Any) -> Pictures:
     return Pictures(source, images, data.train.get("label"), data, data.spec.fingerprint, whole)
 
 
-def _of_npz(source: str, path: pathlib.Path) -> Pictures:
+def _of_npz(source: str, path: pathlib.Path, config: Any) -> Pictures:
     if path.is_file() and not zipfile.is_zipfile(path):
         raise UserError(f"{path} is cut short, or no .npz file: save pictures with numpy.savez(path, images)")
     try:
@@ -113,7 +114,7 @@ def _of_npz(source: str, path: pathlib.Path) -> Pictures:
                     f"{path} holds no array {_ARRAYS[0]!r}, but {legible(', '.join(file.files[:5]))}: save "
                     f"pictures as {_ARRAYS[0]!r}, for example with numpy.savez(path, images)"
                 )
-            images = _checked(path, name, file[name])
+            images = _checked(path, name, on_disk.member(path, name, cache.root(config.cache_dir)))
             found = next((file[each] for each in _LABELS if each in file.files), None)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None

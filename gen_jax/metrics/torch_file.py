@@ -153,13 +153,11 @@ def _unpickle(file: io.BytesIO, storages: dict[str, _Storage] | None = None) -> 
     """Returns the next value of the file; the storages that it uses are added to `storages`."""
     start = file.tell()
     try:
-        # A look at all instructions first: where they end, and that no memo index makes the unpickler allocate
-        # gigabytes.
-        codes = [(code.name, argument) for code, argument, _ in pickletools.genops(file)]
+        _look(file)
+    except _MalformedError:
+        raise
     except Exception as error:
         raise _MalformedError("is cut short, or is no PyTorch weights file") from error
-    if any("PUT" in name and int(argument or 0) >= len(codes) for name, argument in codes):
-        raise _MalformedError("is damaged")
     end = file.tell()
     file.seek(start)
     try:
@@ -169,6 +167,66 @@ def _unpickle(file: io.BytesIO, storages: dict[str, _Storage] | None = None) -> 
     except Exception as error:  # pickle: "an unpickler may raise anything", if the data are malformed
         raise _MalformedError("is damaged") from error
     return value
+
+
+class _Nest(NamedTuple):
+    """How much there is to a value that could be a key of a dictionary."""
+
+    depth: int  # of tuples in tuples
+    parts: int  # of the value, each as often as it occurs in it
+
+
+_PLAIN = _Nest(0, 1)
+_LARGEST = _Nest(100, 100_000)
+_CHANGEABLE = frozenset({  # what these instructions leave can be no key
+    "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS",
+})  # fmt: skip
+
+
+def _look(file: io.BytesIO) -> None:
+    """Goes through the instructions of the next pickle, up to its end, as the unpickler will, but makes nothing.
+
+    Raises:
+      _MalformedError: a memo index would make the unpickler allocate gigabytes, or a tuple is nested so deeply, or
+        repeats its parts so often, that its hash would overflow the stack or take years.
+    """
+    stack, marks, memo = list[_Nest](), list[int](), dict[int, _Nest]()
+    num = highest = 0
+    for code, argument, _ in pickletools.genops(file):
+        num += 1
+        name, before = code.name, [each.name for each in code.stack_before]
+        if name == "MARK":
+            marks.append(len(stack))
+        elif name == "POP" and marks and marks[-1] == len(stack):
+            marks.pop()
+        elif "PUT" in name or name == "MEMOIZE":
+            index = len(memo) if name == "MEMOIZE" else int(argument or 0)
+            memo[index], highest = stack[-1], max(highest, index)
+        elif name == "DUP":
+            stack.append(stack[-1])
+        elif name.endswith("GET"):
+            stack.append(memo[int(argument or 0)])
+        else:
+            start = marks.pop() - before.index("mark") if "mark" in before else len(stack) - len(before)
+            if start < 0:
+                raise _MalformedError("is damaged")
+            made = _made(name, stack[start:])
+            stack[start:] = [made] * len(code.stack_after)
+    if highest >= num:
+        raise _MalformedError("is damaged")
+
+
+def _made(name: str, taken: list[_Nest]) -> _Nest:
+    """What an instruction makes of values that it takes from the stack."""
+    depth, parts = (max((each[i] for each in taken), default=_PLAIN[i]) for i in range(2))
+    if name in _CHANGEABLE:
+        return _PLAIN
+    if "TUPLE" not in name and name != "FROZENSET":
+        return _Nest(depth, parts)  # a call may return one of its arguments
+    made = _Nest(depth + 1, 1 + sum(each.parts for each in taken))
+    if made.depth > _LARGEST.depth or made.parts > _LARGEST.parts:
+        raise _MalformedError("holds tuples in tuples, more of them than any weights need")
+    return made
 
 
 class _Unpickler(pickle.Unpickler):

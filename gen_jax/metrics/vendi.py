@@ -10,7 +10,7 @@ import numpy as np
 
 from gen_jax.method import UserError
 
-_PIECE_VALUES = 2**24  # features in float64 at a time: 128 MiB
+_PIECE_VALUES = 2**20  # features in float64 at a time: 8 MiB
 
 
 def vendi_score(features: np.ndarray) -> float:
@@ -30,14 +30,16 @@ def vendi_score(features: np.ndarray) -> float:
       3.0
     """
     num, num_features = np.shape(features)
-    if not num or not np.isfinite(features).all():
+    step = max(1, _PIECE_VALUES // num_features)
+    starts = range(0, num, step)
+    if not num or not all(np.isfinite(features[start : start + step]).all() for start in starts):
         raise UserError(f"a Vendi score needs finite features of at least one image, and {num} rows are not that")
     if num <= num_features:
         directions = _directions(features)
         matrix = directions @ directions.T
     else:  # the matrices XX' and X'X have the same eigenvalues, up to zeros
-        matrix, step = np.zeros((num_features + 1, num_features + 1)), max(1, _PIECE_VALUES // num_features)
-        for start in range(0, num, step):
+        matrix = np.zeros((num_features + 1, num_features + 1))
+        for start in starts:
             piece = _directions(features[start : start + step])
             matrix += piece.T @ piece
     share = np.linalg.eigvalsh(matrix / num)

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import sys
+import tracemalloc
 import types
 
 import numpy as np
@@ -14,7 +15,7 @@ from gen_jax.data import cache
 from gen_jax.data.dataset import spread
 from gen_jax.method import UserError
 from gen_jax.metrics import __main__ as command
-from gen_jax.metrics import comparison, extractors, sources
+from gen_jax.metrics import bootstrap, classifier, comparison, extractors, moments, on_disk, sources
 from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import precision_recall
 
@@ -76,11 +77,11 @@ def test_real_test_images_are_judged_beside_the_samples(tmp_path, capsys):
 def test_features_of_the_reference_are_kept(tmp_path):
     seen = []
 
-    def outputs(images):
+    def batches(images):
         seen.append(len(images))
-        return images.reshape(len(images), -1).astype(np.float32), None
+        yield images.reshape(len(images), -1).astype(np.float32), None
 
-    network = extractors.Extractor("net", "01234567", 16, "", outputs)
+    network = extractors.Extractor("net", "01234567", 16, "", batches)
     pictures = types.SimpleNamespace(name="real", images=SETS["real"])
     first, again = (comparison.see(pictures, network, str(tmp_path), keep=True) for _ in range(2))
     np.testing.assert_array_equal(first.features, again.features)
@@ -90,13 +91,46 @@ def test_features_of_the_reference_are_kept(tmp_path):
     assert cache.root(str(tmp_path)).is_dir()
 
 
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(moments, "_PIECE_ROWS", 64)
+    monkeypatch.setattr(bootstrap, "_PIECE_ROWS", 64)
+    monkeypatch.setattr(extractors, "_PIXELS", 2**12)
+    monkeypatch.setattr(on_disk, "_PIECE", 2**12)
+    monkeypatch.setattr(cache, "_PIECE", 2**12)
+    peaks = []
+    for num in (2_000, 2_000, 6_000):  # once more than is looked at: the first call imports
+        for name, save in (("a", np.savez), ("b", np.savez_compressed)):
+            save(tmp_path / f"{name}.npz", RNG.integers(0, 256, (num, 8, 8, 3)).astype(np.uint8))
+        tracemalloc.start()
+        command.main([f"{tmp_path}/a.npz", f"{tmp_path}/b.npz", "--judge=pixels", "--measures=frechet",
+                      f"--cache_dir={tmp_path}/cache"])  # fmt: skip
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # 192 bytes a picture and 768 for its features, in each set, were they held; the interval holds a few numbers a row.
+    assert (peaks[2] - peaks[1]) / 4_000 < 150
+
+
+def test_the_time_left_is_shown_and_kept_features_are_not_counted(tmp_path, capsys, monkeypatch):
+    short = classifier.Recipe(num_steps=2)
+    monkeypatch.setattr(classifier, "Recipe", lambda: short)
+    words = ["stroke_digits@train[:40]", "stroke_digits@train[40:100]", "--num=40", "--measures=kernel",
+             f"--cache_dir={tmp_path}"]  # fmt: skip
+    command.main([*words, "--judge=pixels,turns"])
+    lines = capsys.readouterr().err.splitlines()
+    assert "pixels: 80/80 pictures, 00:00 left" in lines
+    assert "turns_classifier: 80/80 pictures, 00:00 left" in lines
+    assert "measuring stroke_digits@train[:40], set 1 of 1" in lines
+    command.main([*words, "--judge=turns"])
+    assert "turns_classifier: 40/40 pictures, 00:00 left" in capsys.readouterr().err.splitlines()
+
+
 @pytest.mark.parametrize(("published", "whole", "num", "name"), [
     (True, True, 50_000, "fid"), (False, True, 50_000, "frechet_distance"), (True, False, 50_000, "frechet_distance"),
     (True, True, 49_999, "frechet_distance"),
 ])  # fmt: skip
 def test_only_the_published_protocol_is_called_fid(published, whole, num, name):
     features = np.random.default_rng(0).normal(size=(num, 2))
-    network = extractors.Extractor("net", "01234567", 2, "", lambda images: (images, None), published)
+    network = extractors.Extractor("net", "01234567", 2, "", lambda images: iter([(images, None)]), published)
     sets = comparison.Sets(comparison.Seen("a", features, None), comparison.Seen("b", features[:100], None), None,
                            network, whole)  # fmt: skip
     (row,) = comparison.frechet(sets)

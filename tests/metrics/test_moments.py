@@ -38,7 +38,7 @@ def test_pieces_of_any_size_and_order_give_the_moments_of_all(sizes: list[int], 
 def test_the_size_of_pieces_in_memory_does_not_matter(monkeypatch: pytest.MonkeyPatch):
     features = _features(num=3_000)
     whole = Moments.of(features)
-    monkeypatch.setattr(moments, "_PIECE_VALUES", 1)
+    monkeypatch.setattr(moments, "_PIECE_ROWS", 7)
     _assert_equal(Moments.of(features), whole)
 
 

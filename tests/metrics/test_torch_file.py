@@ -312,6 +312,44 @@ def test_what_would_fill_the_memory_is_refused(refused: Any):
     assert refused(text).startswith("is cut short")
 
 
+def program(*instructions: bytes) -> bytes:
+    """A file whose value is a dictionary with what some instructions make as a key."""
+    value = pickle.PROTO + b"\x04" + pickle.EMPTY_DICT + b"".join(instructions) + pickle.NONE + pickle.SETITEM
+    parts = [pickle.dumps(part, 2) for part in (MAGIC, PROTOCOL, MACHINE)]
+    return b"".join([*parts, value + pickle.STOP, pickle.dumps([], 2)])
+
+
+REBUILD = b"ctorch._utils\n_rebuild_parameter\n"
+NESTS = {
+    "tuples": (pickle.EMPTY_TUPLE, pickle.TUPLE1),
+    "pairs": (pickle.NONE, pickle.NONE + pickle.TUPLE2),
+    "marked": (pickle.MARK * 5_000, pickle.TUPLE),
+    "from the memo": (pickle.NONE, pickle.TUPLE1 + pickle.BINPUT + b"\0" + pickle.POP + pickle.BINGET + b"\0"),
+    "frozen sets": (pickle.MARK * 5_000, pickle.FROZENSET),
+    "what a call returns": (REBUILD * 5_000 + pickle.NONE, pickle.TUPLE1 * 2 + pickle.REDUCE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("nest", NESTS)
+def test_keys_nested_deeply_would_overflow_the_stack_and_are_refused(refused: Any, nest: str):
+    start, again = NESTS[nest]
+    assert refused(program(start, again * 5_000)).startswith("holds tuples in tuples")
+
+
+def test_keys_that_double_would_take_years_to_hash_and_are_refused(refused: Any):
+    doubled = pickle.EMPTY_TUPLE + (pickle.DUP + pickle.TUPLE2) * 20
+    assert refused(program(doubled)).startswith("holds tuples in tuples")
+
+
+def test_tuples_of_ordinary_depth_are_read_past(tmp_path: pathlib.Path):
+    storage = Storage("0", np.arange(3, dtype=np.float32))
+    value: Any = {"a": tensor(storage, 0, (3,), (1,)), "names": tuple(map(str, range(9_000)))}
+    for depth in range(50):
+        value["nest"] = (value.get("nest"), depth)
+    (tmp_path / "net.pth").write_bytes(legacy({"net": value, "epoch": ((1, 2), {"b": (3,)})}, storage))
+    assert list(torch_file.read(tmp_path / "net.pth")) == ["net.a"]
+
+
 def test_a_dictionary_inside_itself_ends(tmp_path: pathlib.Path):
     storage = Storage("0", np.arange(3, dtype=np.float32))
     value = pickled({"a": tensor(storage, 0, (3,), (1,))})
