@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> Config:
     config.data.name = "cifar10"
     config.batch_size = 128
     config.num_steps = 800_000
+    config.fast_compile_options = False  # on a CPU they slow this network down: docs/results.md#speed
     config.log_every = 100
     config.eval_every = 20_000  # draws samples with 1000 steps each
     config.checkpoint_every = 5_000
