@@ -170,17 +170,17 @@ def _evaluate(flow: _Flow, state: State, batch: Batch, key: Key) -> Scalars:
 
 
 def _sample(flow: _Flow, state: State, keys: Array, condition: Condition) -> Array:
-    return _images_at(flow, state, _draw(flow, keys), condition.get("label"), flow.config.sample.temperature)
+    return _images_at(flow, state, flow.config.sample.temperature * _draw(flow, keys), condition.get("label"))
 
 
 def _draw(flow: _Flow, keys: Array) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, flow.shape))(keys)
 
 
-def _images_at(flow: _Flow, state: State, z: Array, label: Array | None, temperature: float = 1.0) -> Array:
-    """The images of noise z [N, *shape] times a temperature: f32 [N, H, W, C] in [-1, 1]."""
+def _images_at(flow: _Flow, state: State, z: Array, label: Array | None) -> Array:
+    """The images of noise z [N, *shape]: f32 [N, H, W, C] in [-1, 1]."""
     params = state.ema["flow"]
-    x = flow.bijection.inverse(params, temperature * z, label)
+    x = flow.bijection.inverse(params, z, label)
     return jnp.clip(flow.noise.remove(lambda x: log_density(flow.bijection, params, x, label)[0], x), -1, 1)
 
 
@@ -196,12 +196,9 @@ def _show(flow: _Flow, state: State, key: Key, batch: Batch) -> dict[str, Pictur
         # Noise is added to no end of a way, so none is removed.
         return jnp.clip(flow.bijection.inverse(state.ema["flow"], z, label), -1, 1)
 
-    def image_of(temperature: float) -> Array:
-        return _images_at(flow, state, z, label, temperature)
-
     shown = {} if flow.way is None else {"way": pictures.way(flow.way(state.ema["flow"], z, label))}
     return shown | {
-        "temperatures": pictures.temperatures(image_of, flow.classes),
+        "temperatures": pictures.temperatures(functools.partial(_images_at, flow, state), z, label),
         "interpolation": pictures.interpolation(encode, decode, x, labels),
     }
 

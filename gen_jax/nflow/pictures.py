@@ -14,21 +14,23 @@ TEMPERATURES = (0.0, 0.5, 0.7, 0.85, 1.0)
 NUM_WAYS, NUM_STEPS = 4, 9  # of an interpolation
 
 
-def temperatures(image_of: Callable[[float], Array], classes: tuple[str, ...]) -> Picture:
+def temperatures(image_of: Callable[[Array, Array | None], Array], z: Array, label: Array | None) -> Picture:
     """Returns samples from the same noise at several temperatures, one row each.
 
     Args:
-      image_of: from a temperature to images f32 [N, H, W, C] in [-1, 1].
-      classes: that the columns cycle through, or ().
+      image_of: (z, label) -> images f32 [N, H, W, C] in [-1, 1].
+      z: f32 [N, ...], noise.
+      label: i32 [N], or None.
     """
-    rows = [to_pixels(image_of(temperature)) for temperature in TEMPERATURES]
+    rows = len(TEMPERATURES)
+    scaled = jnp.concatenate([temperature * z for temperature in TEMPERATURES])  # all at once: compiled once
     told = ", ".join(f"{temperature:g}" for temperature in TEMPERATURES)
     return Picture(
-        jnp.concatenate(rows),
+        to_pixels(image_of(scaled, None if label is None else jnp.tile(label, rows))),
         title="Temperatures",
         caption=f"The same noise in all rows, times a temperature, from top to bottom: {told}. At 1 these are samples "
-        "of the model; at 0 all noise is gone" + (", and only the class is left." if classes else "."),
-        columns=len(rows[0]),
+        "of the model; at 0 all noise is gone" + (", and only the class is left." if label is not None else "."),
+        columns=len(z),
     )
 
 

@@ -6,7 +6,16 @@ from gen_jax.nflow import pictures
 
 
 def test_each_temperature_is_a_row():
-    shown = pictures.temperatures(lambda temperature: jnp.full((3, 2, 2, 1), temperature), ())
+    told = []
+
+    def image_of(z, label):
+        told.append(label)
+        return z
+
+    ones, label = jnp.ones((3, 2, 2, 1)), jnp.array([4, 5, 6])
+    assert "only the class is left" in pictures.temperatures(image_of, ones, label).caption
+    assert told[0].tolist() == [4, 5, 6] * len(pictures.TEMPERATURES)
+    shown = pictures.temperatures(image_of, ones, None)
     assert shown.columns == 3
     rows = np.asarray(shown.images)[:, 0, 0, 0].reshape(len(pictures.TEMPERATURES), 3)
     expected = [round(127.5 * (1 + temperature)) for temperature in pictures.TEMPERATURES]
