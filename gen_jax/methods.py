@@ -25,6 +25,8 @@ METHODS = {
     "vae": "gen_jax.vae.vae",
     "gan": "gen_jax.gan.gan",
     "acgan": "gen_jax.gan.acgan",
+    "coupling": "gen_jax.nflow.coupling",
+    "tarflow": "gen_jax.nflow.tarflow",
 }
 
 # Keys that a first stage takes from the run that it is trained for; its own config does not have them.

@@ -23,7 +23,7 @@ LAYERS = [
     {"judges"},
     {"report"},
     {"methods"},
-    {"diffusion", "gan", "vae", *(module.split(".")[1] for module in METHODS.values())},
+    {"diffusion", "gan", "nflow", "vae", *(module.split(".")[1] for module in METHODS.values())},
     {"metrics"},
     {"figures"},
     {"data"},

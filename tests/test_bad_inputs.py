@@ -25,6 +25,8 @@ PAGE = ROOT / "docs/bad_inputs.md"
 
 # What is typed, and part of the line that it prints. The later tables follow a complete command: see `START`. Names
 # without a path are in the folder that `world` fills.
+COUPLING = "--config=coupling_mnist:tiny --workdir=new --config.data.name=image_folder:pictures"
+TARFLOW = COUPLING.replace("coupling", "tarflow")
 NO_START = {
     "": "nothing to do",
     "--workdir=nothing": "holds no run",
@@ -67,6 +69,12 @@ NO_START = {
     "--workdir=run --mode=profile --config.data.name=mnist": "takes the shapes",
     "--workdir=nothing --mode=report": "no run's directory",
     "--workdir=run --mode=report --config.seed=1": "takes no config values",
+    f"{COUPLING} --config.coupling.squeeze=3,3": "images of 28x28 do not divide so",
+    f"{COUPLING} --config.sample.temperature=-1": "must not be negative",
+    f"{COUPLING} --config.data.name=gaussians:grid25": "needs pictures",
+    f"{TARFLOW} --config.tarflow.patch=3": "use one of 1, 2, 4, 7, 14, 28",
+    f"{TARFLOW} --config.tarflow.noise.sigma=0": "a standard deviation is positive",
+    f"{TARFLOW} --config.data.name=image_folder:unlabelled": "needs labels",
 }
 BESIDE_START = {
     "seed=1": "did you mean --config.seed?",

@@ -132,6 +132,11 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vae_mnist", "--config.network.last_stride=0", "config.network cannot be built for images of 8x8x1"),
         ("vae_mnist", "--config.vae.latents=0", "at least 1"),
         ("vae_mnist", "--config.vae.likelihood=normal", "allowed: bernoulli"),
+        ("coupling_mnist", "--config.coupling.squeeze=(4,4)", "images of 8x8 do not divide so: use images of 16x16"),
+        ("coupling_mnist", "--config.coupling.stepps=2", "did you mean coupling.steps?"),
+        ("tarflow_mnist", "--config.tarflow.patch=3", "use one of 1, 2, 4, 8"),
+        ("tarflow_mnist", "--config.network.width=10", "config.network.width is 10; use a multiple of 4"),
+        ("tarflow_mnist", "--config.tarflow.noise=normal", "allowed: uniform, gaussian"),
     ],
 )
 def test_a_method_or_network_that_cannot_be_is_one_line(file, words, hint):
@@ -347,11 +352,15 @@ COMPLETE = {
     ("gan", "dense"): ["gan.conditional=true"],
     ("gan", "conv"): ["gan.conditional=true"],
     ("gan", "residual"): ["gan.conditional=true"],
+    ("coupling", "conv"): ["coupling.conditional=true", "coupling.steps=1", "network.width=4"],
+    ("tarflow", "transformer"): ["tarflow.conditional=true", "tarflow.blocks=1", "network.width=8", "network.depth=1"],
 }  # fmt: skip
 
 
 def test_every_network_is_tried_complete():
-    assert COMPLETE.keys() == {(m, n) for m in ("ddpm", "vae", "gan") for n in choice_at(m, "network").table}
+    assert COMPLETE.keys() == {
+        (m, n) for m in ("ddpm", "vae", "gan", "coupling", "tarflow") for n in choice_at(m, "network").table
+    }
     for method, like in (("flow", "ddpm"), ("latent", "ddpm"), ("acgan", "gan")):
         assert methods.options(default(method)).choices["network"] == methods.options(default(like)).choices["network"]
 
@@ -368,7 +377,18 @@ CHOICES = [(m, path) for m in methods.METHODS for path in methods.options(defaul
 each_choice = pytest.mark.parametrize(("method", "path"), CHOICES, ids=lambda part: part)
 
 # Parameters that are no user's to set: of the data, of the method, or worked out of other values.
-NO_USERS = {"image_shape", "out_channels", "num_classes", "num_outputs", "latents", "dtype", "rate", "peak", "steps"}
+NO_USERS = {
+    "image_shape",
+    "out_channels",
+    "num_classes",
+    "num_outputs",
+    "latents",
+    "grid",
+    "dtype",
+    "rate",
+    "peak",
+    "steps",
+}
 
 # Another value of each parameter that all names of a choice have.
 COMMON = {"learning_rate": 0.125, "clip_norm": 3.0, "warmup_steps": 7, "decay.name": "linear", "decay.share": 0.5}
@@ -413,6 +433,7 @@ READ_WITH = {
     "vae.likelihood.sigma": ("gaussian",),
     "gan.constraint.bound": ("clip",),
     "gan.penalty.weight": ("wgan_gp", "r1", "r2"),
+    "tarflow.noise.sigma": ("gaussian",),
 }
 
 
@@ -471,8 +492,9 @@ def test_choices_are_all_that_has_parameters():
     diffusion_paths |= {"sample.sampler", "sample.spacing", "eval.likelihood"}
     vae_paths, gan_paths = of_all | {"vae.likelihood"}, of_all | {f"gan.{name}" for name in below["gan"]}
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
+    expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}}
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
-    assert {m: {path for method, path in CHOICES if method == m} for m in expected} == expected
+    assert {m: {path for method, path in CHOICES if method == m} for m in methods.METHODS} == expected
 
 
 @pytest.mark.parametrize("key", READ_WITH)
@@ -604,11 +626,12 @@ READERS += [(f"optimizer.{key}", name) for key in COMMON for name in optimizer.O
 def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
     monkeypatch.setitem(diffusion.NETWORKS, "unet", (OneNumber,))
     path = key.rpartition(".")[0]
-    method = {"vae": "vae", "gan": "gan"}.get(key.partition(".")[0], "ddpm")
+    method = {"vae": "vae", "gan": "gan", "tarflow": "tarflow"}.get(key.partition(".")[0], "ddpm")
     words = {
         "ddpm": ["sample.num_steps=4", "sample.clip=false"],
         "gan": ["network=dense", "network.hidden=4", "network.generator_hidden=4"],
         "vae": ["network=dense", "network.hidden=4"],
+        "tarflow": ["network.width=8", "network.depth=1", "tarflow.blocks=1"],
     }[method]
     if path == "diffusion.prediction":  # there is data left at the end of this path
         words += ["diffusion.schedule=variance_exploding"]

@@ -45,6 +45,8 @@ CONFIGS = {
         ["--config.network.generator_norm=rms", "--config.network.norm=rms",
          "--config.discriminator_optimizer.learning_rate=1e-2"],
     ),
+    "coupling": ("configs/coupling_mnist.py:tiny", []),
+    "tarflow": ("configs/tarflow_mnist.py:tiny", []),
 }  # fmt: skip
 # What a config needs besides for images of another size than 8x8x1.
 GROWN = ["--config.network.generator_channels=(4,)", "--config.network.last_stride=3"]  # 3x4 to 9x12
@@ -52,6 +54,8 @@ RESIZED = {
     ("latent", "9x12x3"): ["--config.pretrained.vae.latents=60"],  # codes of 5x6x2
     ("gan", "9x12x3"): GROWN,
     ("acgan", "9x12x3"): GROWN,
+    ("coupling", "9x12x3"): ["--config.coupling.squeeze=(3,1)"],
+    ("tarflow", "9x12x3"): ["--config.tarflow.patch=3"],
 }
 
 

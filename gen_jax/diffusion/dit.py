@@ -11,13 +11,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gen_jax.method import Array, UserError
 from gen_jax.nn.attention import SelfAttention
 from gen_jax.nn.blocks import depth_to_space, even_padding, kernel_init, space_to_depth
 from gen_jax.nn.dense import Dense
-from gen_jax.nn.embedding import sinusoidal
+from gen_jax.nn.embedding import positions, sinusoidal
 from gen_jax.nn.norm import LayerNorm
 
 NUM_FREQUENCIES = 256  # of the time embedding, sines and cosines together
@@ -165,19 +164,3 @@ class Block(nn.Module):
         h = Dense(self.mlp_ratio * width, kernel_init=kernel_init, dtype=self.dtype, name="mlp_0")(h)
         h = nn.gelu(h, approximate=True)
         return x + gate_1[:, None] * Dense(width, kernel_init=kernel_init, dtype=self.dtype, name="mlp_1")(h)
-
-
-def positions(rows: int, columns: int, width: int) -> np.ndarray:
-    """Returns the embedding of the places of a grid, row by row: float64 [rows * columns, width].
-
-    A quarter of the channels each: sines and cosines of the row, sines and cosines of the column, at frequencies from 1
-    down to almost 1 / 10,000 (Dosovitskiy et al. 2021, Peebles & Xie 2023).
-
-    Example:
-      >>> positions(1, 2, 4).round(3).tolist()
-      [[0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.841, 0.54]]
-    """
-    frequencies = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
-    places = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2)
-    angles = places[..., None] * frequencies  # [N, 2, width / 4]
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(places), width)

@@ -12,6 +12,7 @@ from gen_jax.diffusion import bound as bounds
 from gen_jax.diffusion import ode_likelihood, sampler
 from gen_jax.diffusion.schedule import Level, Path, Schedule
 from gen_jax.method import Array, Scalars, UserError, counted
+from gen_jax.metrics.likelihood import dequantised
 
 MEASURES = {
     "bound": Measure("variational bound", "bits per dimension", is_bound=True),
@@ -100,7 +101,7 @@ def ode(num_steps: int = 200, probes: int = 1) -> Likelihood:
     def measure(denoise: sampler.Denoiser, path: Path, x0: Array, keys: Array) -> Scalars:
         directions = ode_likelihood.hutchinson(probes) if probes else ode_likelihood.exact(x0[0].size)
         for_pixels, for_signs = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(2))
-        x = ode_likelihood.dequantised(x0, for_pixels)
+        x = dequantised(x0, for_pixels)
         visited = ode_likelihood.times(path, num_steps)
         nats = ode_likelihood.log_density_of_data(denoise, path, visited, x, directions, for_signs)
         divergence = counted(probes, "probe").replace(" ", "_") if probes else "exact_divergence"

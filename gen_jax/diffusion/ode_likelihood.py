@@ -23,13 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.diffusion.bound import HALF_BIN
 from gen_jax.diffusion.sampler import Denoiser
 from gen_jax.diffusion.schedule import Level, Path, Schedule, start_std
 from gen_jax.method import Array, UserError
+from gen_jax.metrics.likelihood import BYTE
 
 FIRST = 1e-3  # first time of a continuous path: earlier ones hardly occur in training, and float32 loses eps_hat there
-BIN = 2 * HALF_BIN  # width of a grey value, on the scale of [-1, 1]
 REACH = 10.0  # steps are even in log SNR while the noise is narrower than this, as wide as any direction of the data
 NOISY = 0.1  # alpha / sigma below which a step is taken along a straight line
 
@@ -207,16 +206,6 @@ def log_density_of_data(
     return log_density(denoise, path, steps, alpha * x0, directions, keys) + x0[0].size * math.log(alpha)
 
 
-def dequantised(x0: Array, keys: Array) -> Array:
-    """Returns grey values with uniform noise of the width of one of the 256 levels, centred: x0 +- 1/255.
-
-    Args:
-      x0: k / 127.5 - 1 for k in 0..255, [B, ...].
-      keys: one per image [B].
-    """
-    return x0 + BIN * jax.vmap(lambda key: jax.random.uniform(key, x0.shape[1:], x0.dtype, -0.5, 0.5))(keys)
-
-
 def bits_per_dim(nats: Array, dimensions: int) -> Array:
     """Returns bits per dimension of a log density of dequantised images: [B].
 
@@ -226,7 +215,7 @@ def bits_per_dim(nats: Array, dimensions: int) -> Array:
       >>> round(float(bits_per_dim(math.log(0.5), 1)), 6)  # uniform over [-1, 1]: almost 8 bits, log2(255)
       7.994353
     """
-    return -(nats / dimensions + math.log(BIN)) / math.log(2)
+    return -(nats / dimensions + math.log(BYTE)) / math.log(2)
 
 
 def _sum(values: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -62,6 +62,61 @@ class SelfAttention(nn.Module):
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         mixed = jnp.einsum("bhnm,bmhd->bnhd", weights, v).reshape(x.shape)
         return Dense(channels, kernel_init=self.out_kernel_init, dtype=self.dtype, name="out")(mixed)
+
+
+class Cache(NamedTuple):
+    """Keys and values of a sequence of N tokens, [B, N, heads, width]; those of tokens to come are not read."""
+
+    keys: Array
+    values: Array
+
+
+class CausalAttention(nn.Module):
+    """Scaled dot-product attention in which a token sees itself and those before it, with normalised queries and keys.
+
+    A sequence is taken at once, or piece by piece: a piece is given the cache that its predecessor returned.
+
+    Attributes:
+      num_heads: must divide the number of channels.
+      kernel_init, out_kernel_init, dtype: as in `SelfAttention`.
+
+    Example:
+      >>> x = jnp.ones((2, 5, 8))
+      >>> y, cache = jax.eval_shape(CausalAttention(num_heads=2).init_with_output, jax.random.key(0), x)[0]
+      >>> y.shape, cache.keys.shape
+      ((2, 5, 8), (2, 5, 2, 4))
+    """
+
+    num_heads: int = 1
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    out_kernel_init: Initializer = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, cache: Cache | None = None, place: Array | int = 0) -> tuple[Array, Cache]:
+        """Returns [B, M, C] like `x`, and the cache with these M tokens.
+
+        Args:
+          x: [B, M, C], the tokens at `place` and after it.
+          cache: of the whole sequence, with the tokens before `place`; None if `x` is the whole sequence.
+          place: of the first token of `x`.
+        """
+        batch, num, channels = x.shape
+        if channels % self.num_heads:
+            raise ValueError(f"{channels} channels do not divide into {self.num_heads} heads")
+        width = channels // self.num_heads
+        qkv = Dense(3 * channels, False, kernel_init=_thirds(self.kernel_init), dtype=self.dtype, name="qkv")(x)
+        q, k, v = (y.reshape(batch, num, self.num_heads, width) for y in jnp.split(qkv, 3, axis=-1))
+        q, k = RMSNorm(name="query_norm")(q), RMSNorm(name="key_norm")(k)
+        if cache is not None:
+            k = jax.lax.dynamic_update_slice_in_dim(cache.keys, k, place, 1)
+            v = jax.lax.dynamic_update_slice_in_dim(cache.values, v, place, 1)
+        logits = jnp.einsum("bnhd,bmhd->bhnm", q * width**-0.5, k, preferred_element_type=jnp.float32)
+        seen = jnp.arange(k.shape[1]) <= place + jnp.arange(num)[:, None]
+        weights = jax.nn.softmax(logits, axis=-1, where=seen).astype(v.dtype)
+        mixed = jnp.einsum("bhnm,bmhd->bnhd", weights, v).reshape(x.shape)
+        y = Dense(channels, kernel_init=self.out_kernel_init, dtype=self.dtype, name="out")(mixed)
+        return y, Cache(k, v)
 
 
 def _thirds(init: Initializer) -> Initializer:

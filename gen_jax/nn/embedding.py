@@ -1,4 +1,4 @@
-"""Embeddings of scalars, as network inputs of several model families."""
+"""Embeddings of scalars and of places, as network inputs of several model families."""
 
 from __future__ import annotations
 
@@ -32,3 +32,19 @@ def sinusoidal(values: Array, dim: int, max_period: float = 10_000.0) -> Array:
     frequencies = np.exp(-np.log(max_period) / (half - 1) * np.arange(half))  # float64, a constant of the graph
     angles = values.astype(jnp.float32)[:, None] * jnp.asarray(frequencies, jnp.float32)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def positions(rows: int, columns: int, width: int) -> np.ndarray:
+    """Returns the embedding of the places of a grid, row by row: float64 [rows * columns, width].
+
+    A quarter of the channels each: sines and cosines of the row, sines and cosines of the column, at frequencies from 1
+    down to almost 1 / 10,000 (Dosovitskiy et al. 2021, Peebles & Xie 2023).
+
+    Example:
+      >>> positions(1, 2, 4).round(3).tolist()
+      [[0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.841, 0.54]]
+    """
+    frequencies = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
+    places = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2)
+    angles = places[..., None] * frequencies  # [N, 2, width / 4]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(places), width)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from clu.parameter_overview import count_parameters
 
-from gen_jax.diffusion.dit import SIZES, DiT, positions
+from gen_jax.diffusion.dit import SIZES, DiT
 from gen_jax.method import UserError
 
 TINY = {"out_channels": 1, "patch": 2, "width": 16, "depth": 2, "num_heads": 2}
@@ -98,15 +98,6 @@ def test_half_precision_computes_in_it_and_stays_near():
     assert out.dtype == jnp.float32
     exact = apply(params, X_T, TIME)
     assert 0 < np.abs(out - exact).max() < 0.05 * np.abs(exact).max()
-
-
-def test_positions_are_sines_and_cosines_of_row_and_column():
-    found = positions(3, 4, 8)
-    assert found.shape == (12, 8)
-    row, column = 2, 3
-    expected = [*np.sin([row, row / 100]), *np.cos([row, row / 100]), *np.sin([column, column / 100]),
-                *np.cos([column, column / 100])]  # fmt: skip
-    np.testing.assert_allclose(found[row * 4 + column], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -181,14 +181,6 @@ def test_uniform_data_have_the_bits_of_their_grey_values():
     assert float(ode_likelihood.bits_per_dim(np.log(255 / 512) * 3, 3)) == pytest.approx(8)
 
 
-def test_noise_fills_the_bin_of_a_grey_value():
-    x0 = jnp.zeros((4, 30, 30, 1))
-    noise = ode_likelihood.dequantised(x0, keys_for(x0))
-    assert float(jnp.abs(noise).max()) <= 1 / 255
-    assert [float(noise.min()) * 255, float(noise.max()) * 255] == pytest.approx([-1, 1], rel=0.02)
-    assert not np.allclose(noise[0], noise[1])
-
-
 @pytest.mark.parametrize("num", [0, 1000])
 def test_an_impossible_number_of_steps_is_refused(num):
     with pytest.raises(UserError, match=f"num_steps is {num}; use 1 to 999 along cosine"):
