@@ -132,6 +132,15 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vae_mnist", "--config.network.last_stride=0", "config.network cannot be built for images of 8x8x1"),
         ("vae_mnist", "--config.vae.latents=0", "at least 1"),
         ("vae_mnist", "--config.vae.likelihood=normal", "allowed: bernoulli"),
+        ("vae_mnist", "--config.vae.prior=vampp", "did you mean vamp?"),
+        ("vae_mnist", "--config.vae.prior=vamp", "config.vae.manifold draws points of equal probability"),
+        ("vamp_mnist", "--config.vae.prior.num_components=65", "is 65, but each pseudo-input starts from an image"),
+        ("vamp_mnist", "--config.vae.prior.num_components=65", "the start has 64 training images: use at most 64"),
+        ("vamp_mnist", "--config.vae.prior.num_components=0", "at least 1"),
+        ("vamp_mnist", "--config.vae.prior=standard --config.vae.prior.num_components=5", "belongs to mixture or vamp"),
+        ("vamp_mnist", "--config.vae.free_bits=0.5", "free_bits is 0.5, but prior vamp has no KL of each latent"),
+        ("vamp_mnist", "--config.vae.objective=capacity", "capacity needs a KL in closed form"),
+        ("vamp_mnist", "--config.vae.objective=iwae --config.vae.objective.num_samples=0", "at least 1"),
     ],
 )
 def test_a_method_or_network_that_cannot_be_is_one_line(file, words, hint):
@@ -368,7 +377,9 @@ CHOICES = [(m, path) for m in methods.METHODS for path in methods.options(defaul
 each_choice = pytest.mark.parametrize(("method", "path"), CHOICES, ids=lambda part: part)
 
 # Parameters that are no user's to set: of the data, of the method, or worked out of other values.
-NO_USERS = {"image_shape", "out_channels", "num_classes", "num_outputs", "latents", "dtype", "rate", "peak", "steps"}
+NO_USERS = {
+    "image_shape", "out_channels", "num_classes", "num_outputs", "latents", "dtype", "rate", "peak", "steps", "setting",
+}  # fmt: skip
 
 # Another value of each parameter that all names of a choice have.
 COMMON = {"learning_rate": 0.125, "clip_norm": 3.0, "warmup_steps": 7, "decay.name": "linear", "decay.share": 0.5}
@@ -402,6 +413,15 @@ READ_WITH = {
     "sample.sampler.order": ("dpm_solver",),
     "sample.sampler.stochastic": ("dpm_solver",),
     "vae.likelihood.sigma": ("gaussian",),
+    "vae.prior.num_components": ("mixture", "vamp"),
+    "vae.objective.num_samples": ("iwae",),
+    "vae.objective.gamma": ("capacity",),
+    "vae.objective.nats": ("capacity",),
+    "vae.objective.warmup_steps": ("capacity",),
+    "vae.objective.information": ("total_correlation",),
+    "vae.objective.correlation": ("total_correlation",),
+    "vae.objective.dimensions": ("total_correlation",),
+    "vae.objective.estimator": ("total_correlation",),
     "gan.constraint.bound": ("clip",),
     "gan.penalty.weight": ("wgan_gp", "r1", "r2"),
 }
@@ -430,8 +450,11 @@ def different(key, value):
         return value / 2 + 0.3
     if key.endswith("likelihood.terms"):  # 0 means all, and few are too few
         return 5
-    if key in (own := {"sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint"}):
-        return own[key]
+    own = {
+        "sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint", "vae.objective.estimator": "stratified",
+    }  # fmt: skip
+    if (bare := key.removeprefix("pretrained.")) in own:
+        return own[bare]
     return "large" if key.endswith(("sampler.variance", "likelihood.variance")) else other(value)
 
 
@@ -447,13 +470,13 @@ def orders(words):
 def test_choices_are_all_that_has_parameters():
     below = {
         "diffusion": ("schedule", "prediction", "weighting", "times", "input_scale", "variance"),
-        "vae": ("likelihood",),
+        "vae": ("likelihood", "prior", "objective"),
         "gan": ("penalty", "constraint"),
     }
     of_all = {"optimizer", "optimizer.decay", "network"}
     diffusion_paths = of_all | {f"diffusion.{name}" for name in below["diffusion"]}
     diffusion_paths |= {"sample.sampler", "eval.likelihood"}
-    vae_paths, gan_paths = of_all | {"vae.likelihood"}, of_all | {f"gan.{name}" for name in below["gan"]}
+    vae_paths, gan_paths = (of_all | {f"{family}.{name}" for name in below[family]} for family in ("vae", "gan"))
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
     assert {m: {path for method, path in CHOICES if method == m} for m in expected} == expected
@@ -690,7 +713,7 @@ NEW = {
         "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",
         "sample.dynamic_threshold": 0.0,
     },
-    "vae": {"vae.manifold": False},
+    "vae": {"vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo"},
     "gan": {
         "network.activation_noise": 0.0, "network.conv_bias": False, "network.dropout": 0.0,
         "network.embedding_dim": 0, "network.end_bias": True, "network.generator_activation": "relu",
