@@ -19,7 +19,7 @@ from gen_jax.vae.priors import PRIORS, Density, Prior
 CHOICES = {
     "network": Choice(networks.NETWORKS, networks.GIVEN),
     "vae.likelihood": Choice(LIKELIHOODS),
-    "vae.prior": Choice(PRIORS),
+    "vae.prior": Choice(PRIORS, ("latents",)),
 }
 
 

@@ -8,7 +8,7 @@ from gen_jax.config import Choice, Config, base_config
 from gen_jax.vae import autoencoder
 from gen_jax.vae.objectives import OBJECTIVES
 
-CHOICES = {**autoencoder.CHOICES, "vae.objective": Choice(OBJECTIVES)}
+CHOICES = {**autoencoder.CHOICES, "vae.objective": Choice(OBJECTIVES, ("setting",))}
 
 TINY = {
     "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20, "batch_size": 32,

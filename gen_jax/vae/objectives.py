@@ -28,14 +28,14 @@ class Draws(NamedTuple):
       z: [B, S, Z], drawn from q.
       reconstruction: -log p(x | z) [B, S].
       prior: p(z).
-      index: i32 [B], positions in the global batch.
+      rows: i32 [B], positions in the global batch.
     """
 
     q: Gaussian
     z: Array
     reconstruction: Array
     prior: Density
-    index: Array
+    rows: Array
 
 
 class Setting(NamedTuple):
@@ -197,9 +197,9 @@ def decompose(d: Draws, num_examples: int, estimator: str) -> Terms:
       num_examples: N, of the training split.
       estimator: a key of ESTIMATORS.
     """
-    z, (everyone, columns) = d.z[:, 0], gather_over_devices((d.q, d.index))
+    z, (everyone, columns) = d.z[:, 0], gather_over_devices((d.q, d.rows))
     log_each = log_normal(z[:, None], everyone.mean, everyone.log_var)  # [B, M, Z]
-    log_share = ESTIMATORS[estimator](d.index[:, None] == columns, num_examples)  # [B, M]
+    log_share = ESTIMATORS[estimator](d.rows[:, None] == columns, num_examples)  # [B, M]
     log_q_x = jnp.sum(log_normal(z, d.q.mean, d.q.log_var), axis=-1)
     log_q = jax.nn.logsumexp(log_share + jnp.sum(log_each, axis=-1), axis=1)
     log_product = jnp.sum(jax.nn.logsumexp(log_share[..., None] + log_each, axis=1), axis=-1)

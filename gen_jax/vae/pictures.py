@@ -189,8 +189,8 @@ def aggregate_posterior(z: Array, kl: Array, key: Key, prior: Array | None = Non
         return points if moving else points[0]
 
     caption = (
-        f"A draw from q(z | x) for each of {len(z):,} images, over as many draws from the prior"
-        + (" in grey" if prior is None else "")
+        f"A draw from q(z | x) for each of {len(z):,} images, "
+        + ("over as many draws from the prior in grey" if prior is None else "among as many draws from the prior")
         + f". Samples decode the prior: a region with only {'grey points' if prior is None else 'draws from it'} is a "
         "hole, with codes that no image has."
         + (" The x axis is the latent; the y axis is noise." if latents == 1 else "")

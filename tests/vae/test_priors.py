@@ -34,17 +34,11 @@ def test_the_log_density_of_two_components_is_the_golden_one():
 
 def test_the_log_density_of_a_mixture_is_that_of_scipy_also_far_away():
     z = np.concatenate([RNG.normal(size=(50, 2)) * 4, [[60.0, -60.0]]])
+    z = z.reshape(3, 17, 2)  # axes before the latents are kept
     found = jax.jit(priors.log_mixture)(jnp.asarray(z, jnp.float32), THREE)
     np.testing.assert_allclose(found, special.logsumexp(components(z), axis=-1), rtol=1e-5)
     slopes = jax.grad(lambda m: priors.log_mixture(jnp.array([60.0, -60.0]), m))(THREE)
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(slopes))
-
-
-def test_axes_before_the_latents_are_kept():
-    z = jnp.asarray(RNG.normal(size=(4, 5, 2)), jnp.float32)
-    np.testing.assert_allclose(
-        priors.log_mixture(z, THREE).reshape(-1), priors.log_mixture(z.reshape(-1, 2), THREE), rtol=1e-6
-    )
 
 
 def test_marginals_are_the_mixture_with_the_other_latents_integrated_out():
@@ -76,7 +70,7 @@ def test_the_divergence_by_samples_has_the_closed_one_as_its_mean():
     # A mixture of one component, N(0, 1): the standard normal prior.
     q = Gaussian(jnp.array([[0.5, -1.0]]), jnp.array([[0.2, -0.3]]))
     one = priors.mixture_density(Mixture(jnp.zeros(1), Gaussian(jnp.zeros((1, 2)), jnp.zeros((1, 2)))))
-    eps = jax.random.normal(jax.random.key(0), (100_000, 1, 2))
+    eps = jax.random.normal(jax.random.key(0), (30_000, 1, 2))
     z = reparameterise(q, eps)
     each = -np.asarray(one.log_ratio(q, z), np.float64)
     closed = 0.6561104894209439  # golden.json
@@ -85,7 +79,7 @@ def test_the_divergence_by_samples_has_the_closed_one_as_its_mean():
     assert one.kl(q, z[None, :, 0]).shape == (1, 1)
     np.testing.assert_allclose(one.kl(q, z[None, :, 0]), each.mean(), rtol=1e-4)
     of_each = one.kl_of_each(jax.tree.map(lambda x: jnp.repeat(x, len(z), 0), q), z[:, 0])
-    np.testing.assert_allclose(of_each.mean(0), kl_to_standard_normal(q)[0], atol=0.01)
+    np.testing.assert_allclose(of_each.mean(0), kl_to_standard_normal(q)[0], atol=0.02)
 
 
 def test_the_standard_prior_is_the_normal_of_scipy_and_knows_its_divergence():

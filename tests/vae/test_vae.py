@@ -259,7 +259,7 @@ def test_a_mixture_of_one_standard_normal_has_the_bound_of_the_standard_prior():
     np.testing.assert_allclose(values["reconstruction"], 64 * math.log(2), rtol=1e-5)
 
 
-@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+@pytest.mark.parametrize("objective", ["elbo", pytest.param("iwae", marks=pytest.mark.long)])
 def test_bound_and_likelihood_are_those_of_the_prior_in_use(objective):
     # The prior is the posterior of every image: no nats between them, with any sample.
     _, method = make(*ONE, f"vae.objective={objective}", "eval.importance_samples=3", "vae.beta=2.0")
@@ -287,6 +287,7 @@ def test_samples_are_decoded_draws_of_the_prior():
     assert abs(np.mean(of_component == 0) - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 400)
 
 
+@pytest.mark.long
 def test_one_importance_sample_trains_as_the_elbo_does_bit_by_bit():
     trained = []
     for words in (("vae.objective=elbo",), ("vae.objective=iwae", "vae.objective.num_samples=1")):
@@ -306,6 +307,7 @@ def test_a_state_of_the_standard_prior_is_that_of_runs_before_there_was_a_choice
 VAMP = ("vae.prior=vamp", "vae.prior.num_components=12")
 
 
+@pytest.mark.long
 def test_a_vamp_prior_learns_and_its_measures_belong_to_examples():
     _, method = make(*VAMP, "network.hidden=(16,)", "vae.binarisation=static", "eval.importance_samples=3")
     batch = batch_of(32)
