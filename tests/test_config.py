@@ -137,6 +137,15 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("tarflow_mnist", "--config.tarflow.patch=3", "use one of 1, 2, 4, 8"),
         ("tarflow_mnist", "--config.network.width=10", "config.network.width is 10; use a multiple of 4"),
         ("tarflow_mnist", "--config.tarflow.noise=normal", "allowed: uniform, gaussian"),
+        ("vae_mnist", "--config.vae.prior=vampp", "did you mean vamp?"),
+        ("vae_mnist", "--config.vae.prior=vamp", "config.vae.manifold draws points of equal probability"),
+        ("vamp_mnist", "--config.vae.prior.num_components=65", "is 65, but each pseudo-input starts from an image"),
+        ("vamp_mnist", "--config.vae.prior.num_components=65", "the start has 64 training images: use at most 64"),
+        ("vamp_mnist", "--config.vae.prior.num_components=0", "at least 1"),
+        ("vamp_mnist", "--config.vae.prior=standard --config.vae.prior.num_components=5", "belongs to mixture or vamp"),
+        ("vamp_mnist", "--config.vae.free_bits=0.5", "free_bits is 0.5, but prior vamp has no KL of each latent"),
+        ("vamp_mnist", "--config.vae.objective=capacity", "capacity needs a KL in closed form"),
+        ("vamp_mnist", "--config.vae.objective=iwae --config.vae.objective.num_samples=0", "at least 1"),
     ],
 )
 def test_a_method_or_network_that_cannot_be_is_one_line(file, words, hint):
@@ -378,17 +387,9 @@ each_choice = pytest.mark.parametrize(("method", "path"), CHOICES, ids=lambda pa
 
 # Parameters that are no user's to set: of the data, of the method, or worked out of other values.
 NO_USERS = {
-    "image_shape",
-    "out_channels",
-    "num_classes",
-    "num_outputs",
-    "latents",
-    "grid",
-    "dtype",
-    "rate",
-    "peak",
-    "steps",
-}
+    "image_shape", "out_channels", "num_classes", "num_outputs", "latents", "grid", "dtype", "rate", "peak", "steps",
+    "setting",
+}  # fmt: skip
 
 # Another value of each parameter that all names of a choice have.
 COMMON = {"learning_rate": 0.125, "clip_norm": 3.0, "warmup_steps": 7, "decay.name": "linear", "decay.share": 0.5}
@@ -431,6 +432,15 @@ READ_WITH = {
     "sample.spacing.sigma_min": ("karras",),
     "sample.spacing.sigma_max": ("karras",),
     "vae.likelihood.sigma": ("gaussian",),
+    "vae.prior.num_components": ("mixture", "vamp"),
+    "vae.objective.num_samples": ("iwae",),
+    "vae.objective.gamma": ("capacity",),
+    "vae.objective.nats": ("capacity",),
+    "vae.objective.warmup_steps": ("capacity",),
+    "vae.objective.information": ("total_correlation",),
+    "vae.objective.correlation": ("total_correlation",),
+    "vae.objective.dimensions": ("total_correlation",),
+    "vae.objective.estimator": ("total_correlation",),
     "gan.constraint.bound": ("clip",),
     "gan.penalty.weight": ("wgan_gp", "r1", "r2"),
     "tarflow.noise.sigma": ("gaussian",),
@@ -458,13 +468,14 @@ def common_of(path):
 OWN = {
     "sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint",
     "sample.sampler.s_churn": 0.5, "sample.sampler.s_min": 0.6, "sample.sampler.s_max": 1.5,  # between four levels
+    "vae.objective.estimator": "stratified",
 }  # fmt: skip
 
 
 def different(key, value):
     """A value of the same type that the parameter `key` may have instead."""
-    if key in OWN:
-        return OWN[key]
+    if (bare := key.removeprefix("pretrained.")) in OWN:
+        return OWN[bare]
     if isinstance(value, float):
         return value / 2 + 0.3
     if key.endswith("likelihood.terms"):  # 0 means all, and few are too few
@@ -484,13 +495,13 @@ def orders(words):
 def test_choices_are_all_that_has_parameters():
     below = {
         "diffusion": ("schedule", "prediction", "weighting", "times", "input_scale", "variance"),
-        "vae": ("likelihood",),
+        "vae": ("likelihood", "prior", "objective"),
         "gan": ("penalty", "constraint"),
     }
     of_all = {"optimizer", "optimizer.decay", "network"}
     diffusion_paths = of_all | {f"diffusion.{name}" for name in below["diffusion"]}
     diffusion_paths |= {"sample.sampler", "sample.spacing", "eval.likelihood"}
-    vae_paths, gan_paths = of_all | {"vae.likelihood"}, of_all | {f"gan.{name}" for name in below["gan"]}
+    vae_paths, gan_paths = (of_all | {f"{family}.{name}" for name in below[family]} for family in ("vae", "gan"))
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
     expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}}
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
@@ -730,7 +741,7 @@ NEW = {
         "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",
         "sample.dynamic_threshold": 0.0,
     },
-    "vae": {"vae.manifold": False},
+    "vae": {"vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo"},
     "gan": {
         "network.activation_noise": 0.0, "network.conv_bias": False, "network.dropout": 0.0,
         "network.embedding_dim": 0, "network.end_bias": True, "network.generator_activation": "relu",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from gen_jax.config import Config, base_config
-from gen_jax.vae.autoencoder import CHOICES
+from gen_jax.config import Choice, Config, base_config
+from gen_jax.vae import autoencoder
+from gen_jax.vae.objectives import OBJECTIVES
+
+CHOICES = {**autoencoder.CHOICES, "vae.objective": Choice(OBJECTIVES, ("setting",))}
 
 TINY = {
     "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20, "batch_size": 32,
@@ -30,7 +33,9 @@ def vae_config() -> Config:
         {
             "latents": 2,
             "likelihood": CHOICES["vae.likelihood"].start("bernoulli"),  # or gaussian with sigma: LIKELIHOODS
-            "binarisation": "none",  # or dynamic (resampled in every step), threshold
+            "prior": CHOICES["vae.prior"].start("standard"),  # or mixture, vamp, with num_components: PRIORS
+            "objective": CHOICES["vae.objective"].start("elbo"),  # OBJECTIVES
+            "binarisation": "none",  # or dynamic (resampled in every step), static (drawn once), threshold
             "beta": 1.0,  # weight of the KL
             "kl_warmup_steps": 0,  # in which the weight rises from zero
             "free_bits": 0.0,  # nats per latent that are not penalised

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.method import Array, Key, Picture, Scatter, UserError, to_pixels
+from gen_jax.vae.priors import Mixture
 
 PLANE = 2  # latents of a manifold that can be drawn
 MANIFOLD_SIDE, SNAPSHOT_SIDE = 20, 14  # images; fewer in the many frames during training
@@ -15,6 +16,7 @@ NUM_REACH, REACH = 11, 3.0  # values of a traversed latent, from -3 to 3
 MAX_TRAVERSED = 10  # latents
 COLUMNS = 8  # of inputs with their reconstructions
 NUM_SHOWN = 16  # inputs with their reconstructions
+NUM_COMPONENTS = 40  # of a prior
 NUM_POINTS = 2000  # codes of a scatter
 CIRCLES = (1.0, 2.0)  # standard deviations of the prior
 
@@ -29,16 +31,21 @@ def reconstructions(x: Array, x_hat: Array) -> Picture:
       x: f32 [N, H, W, C] in [-1, 1].
       x_hat: f32 like `x`.
     """
-    x, x_hat = x[:NUM_SHOWN], x_hat[:NUM_SHOWN]
-    columns = min(COLUMNS, len(x))
-    rows = len(x) // columns
-    pairs = jnp.stack([y[: rows * columns].reshape(rows, columns, *x.shape[1:]) for y in (x, x_hat)], axis=1)
+    images, columns = _in_pairs(x[:NUM_SHOWN], x_hat[:NUM_SHOWN])
     return Picture(
-        to_pixels(pairs.reshape(-1, *x.shape[1:])),
+        to_pixels(images),
         title="Reconstructions",
         caption="Alternating rows: images as the encoder sees them, and below each the decoded mean of its posterior.",
         columns=columns,
     )
+
+
+def _in_pairs(above: Array, below: Array) -> tuple[Array, int]:
+    """Images [N, ...] in alternating rows, and the number of columns; a last row that is not full is left out."""
+    columns = min(COLUMNS, len(above))
+    rows = len(above) // columns
+    pairs = jnp.stack([x[: rows * columns].reshape(rows, columns, *x.shape[1:]) for x in (above, below)], axis=1)
+    return pairs.reshape(-1, *above.shape[1:]), columns
 
 
 def plane(side: int) -> Array:
@@ -70,6 +77,32 @@ def manifold(image_of: ImageOf, latents: int, side: int = MANIFOLD_SIDE) -> Pict
         "probability: the inverse normal CDF of an even grid.",
         columns=side,
     )
+
+
+def components(image_of: ImageOf, mixture: Mixture, pseudo_inputs: Array | None) -> Picture:
+    """Returns the decoded means of a prior's components, those of largest weight first, and its pseudo-inputs, if any.
+
+    Args:
+      image_of: the decoder.
+      mixture: the prior.
+      pseudo_inputs: f32 [K, H, W, C] in [0, 1], in the order of the components, or None.
+    """
+    means = mixture.components.mean
+    shown = jnp.argsort(-mixture.log_weights)[:NUM_COMPONENTS]  # stable: equal weights keep their order
+    images, columns = image_of(means[shown]), 0
+    if pseudo_inputs is not None:
+        images, columns = _in_pairs(2 * pseudo_inputs[shown] - 1, images)
+    num = len(images) if pseudo_inputs is None else len(images) // 2
+    which = f"{num} of its {len(means):,} components" if num < len(means) else f"its {num} components"
+    if pseudo_inputs is None:
+        title, caption = "Components of the prior", f"The decoded means of {which}, in order of decreasing weight."
+    else:
+        title = "Pseudo-inputs of the prior"
+        caption = (
+            "Alternating rows: learned pseudo-inputs, and below each the decoded mean of its posterior, a component of "
+            f"the prior: {which}."
+        )
+    return Picture(to_pixels(images), title=title, caption=caption, columns=columns)
 
 
 def traversals(image_of: ImageOf, mean: Array, kl: Array) -> dict[str, Picture]:
@@ -104,7 +137,9 @@ def traversals(image_of: ImageOf, mean: Array, kl: Array) -> dict[str, Picture]:
     }
 
 
-def latent_space(mean: Array, kl: Array, key: Key, label: Array | None, names: tuple[str, ...] | None) -> Scatter:
+def latent_space(
+    mean: Array, kl: Array, key: Key, label: Array | None, names: tuple[str, ...] | None, standard: bool = True
+) -> Scatter:
     """Returns the posterior means of images in the plane of the two latents of largest KL, coloured by class.
 
     Args:
@@ -113,6 +148,7 @@ def latent_space(mean: Array, kl: Array, key: Key, label: Array | None, names: t
       key: of the noise that replaces the second latent if there is only one.
       label: i32 [N], or None.
       names: of the classes, or None.
+      standard: whether the prior is the standard normal; circles then mark its standard deviations.
     """
     latents = len(kl)
     [(first, second)] = _pairs(latents)[:1]
@@ -126,41 +162,63 @@ def latent_space(mean: Array, kl: Array, key: Key, label: Array | None, names: t
         caption=f"The posterior means of {len(mean):,} images in "
         + ("the single latent, with noise on the y axis" if latents == 1 else which)
         + (", coloured by class" if coloured else "")
-        + ". The circles mark one and two standard deviations of the prior.",
+        + (". The circles mark one and two standard deviations of the prior." if standard else "."),
         names=names if coloured and names else (),
         axes=_axes(latents),
-        circles=CIRCLES,
+        circles=CIRCLES if standard else (),
     )
 
 
-def aggregate_posterior(z: Array, kl: Array, key: Key) -> Scatter:
+def aggregate_posterior(z: Array, kl: Array, key: Key, prior: Array | None = None) -> Scatter:
     """Returns codes drawn from the posteriors of images over draws from the prior; regions without codes are holes.
 
     Args:
       z: f32 [N, Z], a draw from q(z | x) for each image.
       kl: f32 [Z], which orders the latents; if there are more than two, pairs of the first ten are frames.
-      key: of the draws from the prior.
+      key: of the draws from a standard normal prior, and of the noise that replaces a second latent.
+      prior: f32 [N, Z], draws from another prior, whose latents differ from each other.
     """
     latents = len(kl)
     key_prior, key_noise = jax.random.split(key)
-    ordered, pairs = _ordered(z, kl, key_noise), _pairs(latents)
-    points = jnp.stack([_plane_of(ordered, *pair) for pair in pairs])
+    pairs = _pairs(latents)
     moving = len(pairs) > 1
-    return Scatter(
-        points if moving else points[0],
+
+    def planes(codes: Array, key: Key) -> Array:
+        ordered = _ordered(codes, kl, key)
+        points = jnp.stack([_plane_of(ordered, *pair) for pair in pairs])
+        return points if moving else points[0]
+
+    caption = (
+        f"A draw from q(z | x) for each of {len(z):,} images, "
+        + ("over as many draws from the prior in grey" if prior is None else "among as many draws from the prior")
+        + f". Samples decode the prior: a region with only {'grey points' if prior is None else 'draws from it'} is a "
+        "hole, with codes that no image has."
+        + (" The x axis is the latent; the y axis is noise." if latents == 1 else "")
+        + (f" Pairs of its {latents} latents, in order of decreasing KL." if moving else "")
+    )
+    figure = Scatter(
+        planes(z, key_noise),
         None,
         jax.random.normal(key_prior, (len(z), PLANE)),
         title="Aggregate posterior against prior",
-        caption=f"A draw from q(z | x) for each of {len(z):,} images, over as many draws from the prior in grey. "
-        "Samples decode the prior: a region with only grey points is a hole, with codes that no image has. "
-        + ("The x axis is the latent; the y axis is noise. " if latents == 1 else "")
-        + (f"Pairs of its {latents} latents, in order of decreasing KL. " if moving else "")
-        + "The circles mark one and two standard deviations of the prior.",
+        caption=caption + " The circles mark one and two standard deviations of the prior.",
         names=("codes of images",),
         axes=("", "") if moving else _axes(latents),
         background_name="prior",
         circles=CIRCLES,
         labels=tuple(f"latents {a + 1} (right) and {b + 1} (up) by KL" for a, b in pairs) if moving else (),
+    )
+    if prior is None:
+        return figure
+    # A background is the same in every frame; these draws are not, and so they are a class of points.
+    return figure.replace(
+        points=jnp.concatenate([figure.points, planes(prior, key_prior)], axis=-2),
+        classes=jnp.repeat(jnp.arange(2), jnp.array([len(z), len(prior)]), total_repeat_length=len(z) + len(prior)),
+        background=None,
+        background_name="",
+        names=("codes of images", "draws from the prior"),
+        circles=(),
+        caption=caption,
     )
 
 

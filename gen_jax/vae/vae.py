@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import optimizer
-from gen_jax.config import Measure, Options
+from gen_jax.config import Measure, Options, chosen
 from gen_jax.method import (
     Array,
     Batch,
@@ -33,10 +33,11 @@ from gen_jax.method import (
     stream,
 )
 from gen_jax.metrics.likelihood import bits_per_dim
-from gen_jax.vae import autoencoder, elbo, pictures
-from gen_jax.vae.autoencoder import CHOICES, Autoencoder
-from gen_jax.vae.defaults import vae_config
-from gen_jax.vae.gaussian import Gaussian, kl_to_standard_normal, log_normal, reparameterise
+from gen_jax.vae import autoencoder, elbo, objectives, pictures
+from gen_jax.vae.autoencoder import Autoencoder
+from gen_jax.vae.defaults import CHOICES, vae_config
+from gen_jax.vae.gaussian import reparameterise
+from gen_jax.vae.objectives import Draws, Objective, Setting
 
 ENCODED_AT_ONCE = 100  # images, for the pictures
 
@@ -53,6 +54,10 @@ OPTIONS = Options(
         "nll": Measure("negative log-likelihood", "nats per image", is_bound=True),
         "bits_per_dim": Measure("bits per dimension", is_bound=True),
         "kl_weight": Measure("weight of the KL divergence"),
+        "capacity": Measure("KL divergence that is aimed at", "nats per image"),
+        "mutual_information": Measure("mutual information of images and codes, estimated in a batch", "nats"),
+        "total_correlation": Measure("total correlation of codes, estimated in a batch", "nats"),
+        "dimension_kl": Measure("KL divergence of each latent, estimated in a batch", "nats"),
     },
 )
 
@@ -61,14 +66,12 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     """Returns the VAE as a method; see `configs/vae_mnist.py` for its config values.
 
     Raises:
-      UserError: an unknown name, an invalid value, or a likelihood that does not fit the data.
+      UserError: an unknown name, an invalid value, or a likelihood, a prior or an objective that does not fit the rest.
     """
-    vae = _Vae(
-        config,
-        spec,
-        autoencoder.make(config, spec),
-        optimizer.make(config.optimizer, config.num_steps, config.ema),
-    )
+    model, c = autoencoder.make(config, spec), config.vae
+    setting = Setting(c.free_bits, model.prior.closed_kl, c.prior.name, spec.num_examples, config.accumulate)
+    objective: Objective = chosen(CHOICES["vae.objective"], c.objective, setting=setting)
+    vae = _Vae(config, spec, model, objective, optimizer.make(config.optimizer, config.num_steps, config.ema))
     _check(config, vae.model)
     return Method(
         functools.partial(_init, vae),
@@ -88,11 +91,12 @@ class _Vae(NamedTuple):
     config: Any
     spec: DataSpec
     model: Autoencoder
+    objective: Objective
     optimize: optimizer.Optimizer
 
 
 def _init(vae: _Vae, key: Key, examples: Batch, frozen: PyTree) -> State:
-    params = {"vae": vae.model.init(key)}
+    params = {"vae": vae.model.init(key) | vae.model.init_prior(key, examples)}
     return State(
         step=jnp.zeros((), jnp.int32),
         key=key,
@@ -111,13 +115,16 @@ def _step(vae: _Vae, state: State, batch: Batch) -> tuple[State, Scalars]:
 
     def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, Scalars]:
         x = vae.model.observe(batch["image"], key_x, batch["index"])
-        _, reconstruction, kl = _terms(vae.model, params, x, batch["index"], key_z)
-        loss = jnp.mean(reconstruction + weight * elbo.free_bits(kl, c.free_bits))
+        draws = _draws(vae, params, x, batch["index"], key_z)
+        losses, terms = vae.objective.loss(draws, weight, state.step)
+        loss = jnp.mean(losses)
+        kl = draws.prior.kl(draws.q, draws.z)
         return loss, {
             "loss": loss,
-            "reconstruction": jnp.mean(reconstruction),
+            "reconstruction": jnp.mean(draws.reconstruction),
             "kl": jnp.mean(jnp.sum(kl, axis=-1)),
             "kl_weight": weight,
+            **jax.tree.map(jnp.mean, terms),
         }
 
     scalars, grads = optimizer.value_and_grad(loss_fn, state.params["vae"], batch, vae.config.accumulate)
@@ -130,12 +137,15 @@ def _evaluate(vae: _Vae, state: State, batch: Batch, key: Key) -> Scalars:
     params, index = state.ema["vae"], batch["index"]
     key_x, key_z, key_importance = jax.random.split(key, 3)
     x = model.observe(batch["image"], key_x, index)
-    q, reconstruction, kl = _terms(model, params, x, index, key_z)
-    loss = reconstruction + c.beta * elbo.free_bits(kl, c.free_bits)
-    values = {"loss": loss, "reconstruction": reconstruction, "kl": jnp.sum(kl, axis=-1)}
-    values |= _bounds(model, reconstruction + values["kl"], math.prod(vae.spec.image_shape))
+    draws = _draws(vae, params, x, index, key_z)
+    # One value per example: an objective that couples a batch is judged by its bound.
+    objective = objectives.elbo(Setting()) if vae.objective.couples else vae.objective
+    loss, _ = objective.loss(draws, c.beta, state.step)
+    kl = jnp.sum(draws.prior.kl(draws.q, draws.z), axis=-1)
+    values = {"loss": loss, "reconstruction": jnp.mean(draws.reconstruction, axis=1), "kl": kl}
+    values |= _bounds(model, values["reconstruction"] + kl, math.prod(vae.spec.image_shape))
     if num := vae.config.eval.importance_samples:
-        log_weight = functools.partial(_log_weight, model, params, x, q)
+        log_weight = functools.partial(_log_weight, model, params, x, draws)
         nll = elbo.importance_sampled_nll(log_weight, key_importance, index, num)
         values[_name("nll", model.protocol, f"importance_{num}")] = nll
     return values
@@ -153,7 +163,7 @@ def _decode(vae: _Vae, state: State, codes: Array) -> Array:
 
 
 def _sample(vae: _Vae, state: State, keys: Array, condition: Condition) -> Array:
-    return _decode(vae, state, jax.vmap(functools.partial(_noise, vae.model))(keys))
+    return _decode(vae, state, jax.vmap(vae.model.density(state.ema["vae"]).draw)(keys))
 
 
 def _show(vae: _Vae, state: State, key: Key, batch: Batch) -> dict[str, Figure]:
@@ -165,15 +175,23 @@ def _show(vae: _Vae, state: State, key: Key, batch: Batch) -> dict[str, Figure]:
         lambda y: y[:, 0],
         jax.lax.map(lambda one: model.encode(state.ema["vae"], one[None]), x, batch_size=ENCODED_AT_ONCE),
     )
-    kl = jnp.mean(kl_to_standard_normal(q), axis=0)
+    prior = model.density(state.ema["vae"])
     z = reparameterise(q, draw(key_z, batch["index"], functools.partial(_noise, model)))
+    kl = jnp.mean(prior.kl_of_each(q, z), axis=0)
     image_of, some = functools.partial(_decode, vae, state), slice(pictures.NUM_SHOWN)
     shown: dict[str, Figure] = {"reconstructions": pictures.reconstructions(2 * x[some] - 1, image_of(q.mean[some]))}
     if c.manifold:
         shown["manifold"] = pictures.manifold(image_of, c.latents)
-    label = batch.get("label")
-    shown["latent_space"] = pictures.latent_space(q.mean, kl, key_scatter, label, vae.spec.class_names)
-    shown["aggregate_posterior"] = pictures.aggregate_posterior(z, kl, key_scatter)
+    label, mixture = batch.get("label"), prior.mixture
+    shown["latent_space"] = pictures.latent_space(
+        q.mean, kl, key_scatter, label, vae.spec.class_names, standard=mixture is None
+    )
+    drawn = None if mixture is None else draw(jax.random.fold_in(key_scatter, 1), batch["index"], prior.draw)
+    shown["aggregate_posterior"] = pictures.aggregate_posterior(z, kl, key_scatter, drawn)
+    if mixture is not None:
+        inputs = model.prior.pseudo_inputs
+        seen = None if inputs is None else inputs(state.ema["vae"]["prior"])
+        shown["prior"] = pictures.components(image_of, mixture, seen)
     return shown | pictures.traversals(image_of, q.mean[0], kl)
 
 
@@ -194,6 +212,11 @@ def _check(config: Any, model: Autoencoder) -> None:
             "config.eval.importance_samples estimates a likelihood, but grey values have none under bernoulli: "
             "binarise them (--config.vae.binarisation=dynamic), or use another config.vae.likelihood"
         )
+    if c.manifold and not model.prior.closed_kl:
+        raise UserError(
+            "config.vae.manifold draws points of equal probability of a standard normal prior, but config.vae.prior is "
+            f"{c.prior.name}: use --config.vae.manifold=False"
+        )
     if c.manifold and c.latents != pictures.PLANE:
         raise UserError(
             f"config.vae.manifold draws a plane of {pictures.PLANE} latents, but config.vae.latents is {c.latents}; "
@@ -210,18 +233,20 @@ def _log_likelihood(model: Autoencoder, params: PyTree, x: Array, z: Array) -> A
     return elbo.sum_over_dimensions(model.likelihood.log_prob(x, model.decode(params, z)))
 
 
-def _terms(model: Autoencoder, params: PyTree, x: Array, index: Array, key: Key) -> tuple[Gaussian, Array, Array]:
-    """q(z | x), -log p(x | z) at one z drawn from it [B], and the KL of each latent [B, Z]."""
+def _draws(vae: _Vae, params: PyTree, x: Array, index: Array, key: Key) -> Draws:
+    """Samples of q(z | x), as many as the objective takes, with their -log p(x | z)."""
+    model, num = vae.model, vae.objective.num_samples
     q = model.encode(params, x)
-    z = reparameterise(q, draw(key, index, functools.partial(_noise, model)))
-    return q, -_log_likelihood(model, params, x, z), kl_to_standard_normal(q)
+    eps = draw(key, index, lambda one: jax.random.normal(one, (num, model.latents)))
+    z = reparameterise(jax.tree.map(lambda y: y[:, None], q), eps)
+    log_likelihood = _log_likelihood(model, params, jnp.repeat(x, num, axis=0), z.reshape(-1, model.latents))
+    return Draws(q, z, -log_likelihood.reshape(-1, num), model.density(params), index)
 
 
-def _log_weight(model: Autoencoder, params: PyTree, x: Array, q: Gaussian, keys: Array) -> Array:
+def _log_weight(model: Autoencoder, params: PyTree, x: Array, draws: Draws, keys: Array) -> Array:
     """log p(x, z) - log q(z | x) at a z drawn from q with each of `keys` [B]: nats [B]."""
-    z = reparameterise(q, jax.vmap(functools.partial(_noise, model))(keys))
-    log_ratio = log_normal(z) - log_normal(z, q.mean, q.log_var)
-    return _log_likelihood(model, params, x, z) + jnp.sum(log_ratio, axis=-1)
+    z = reparameterise(draws.q, jax.vmap(functools.partial(_noise, model))(keys))
+    return _log_likelihood(model, params, x, z) + draws.prior.log_ratio(draws.q, z)
 
 
 def _bounds(model: Autoencoder, negative_elbo: Array, dimensions: int) -> Scalars:

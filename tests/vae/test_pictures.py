@@ -6,6 +6,8 @@ from scipy import stats
 
 from gen_jax.method import UserError
 from gen_jax.vae import pictures
+from gen_jax.vae.gaussian import Gaussian
+from gen_jax.vae.priors import Mixture
 
 
 def code_as_image(z):
@@ -108,3 +110,37 @@ def test_one_latent_is_spread_by_noise_as_the_prior_is():
     behind = np.asarray(shown.background)
     assert all(stats.kstest(behind[:, i], "norm").pvalue > 1e-3 for i in (0, 1))
     assert abs(np.corrcoef(behind[:, 0], shown.points[:, 1])[0, 1]) < 0.1  # noise of its own
+
+
+@pytest.mark.parametrize("latents", [1, 2, 5])
+def test_draws_of_a_prior_that_is_no_standard_normal_are_points_beside_the_codes(latents):
+    z, kl = jax.random.normal(KEY, (10, latents)), jnp.arange(latents, dtype=float)
+    shown = pictures.aggregate_posterior(z, kl, KEY, 5 + z)
+    assert shown.background is None
+    assert shown.circles == ()
+    assert "circles" not in shown.caption
+    codes, drawn = np.split(np.asarray(shown.points), 2, axis=-2)
+    np.testing.assert_array_equal(codes, pictures.aggregate_posterior(z, kl, KEY).points)
+    columns = slice(1) if latents == 1 else slice(2)  # a noise of its own is beside the only latent
+    np.testing.assert_allclose(drawn[..., columns], codes[..., columns] + 5, rtol=1e-6)
+    np.testing.assert_array_equal(shown.classes, [0] * 10 + [1] * 10)
+    assert shown.names == ("codes of images", "draws from the prior")
+    plain = pictures.latent_space(z, kl, KEY, None, None, standard=False)
+    assert plain.circles == ()
+    assert "prior" not in plain.caption
+
+
+def test_components_are_shown_by_weight_and_pseudo_inputs_above_what_they_are_decoded_to():
+    means = jnp.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+    mixture = Mixture(jnp.log(jnp.array([0.2, 0.5, 0.3])), Gaussian(means, jnp.zeros((3, 2))))
+    shown = pictures.components(code_as_image, mixture, None)
+    np.testing.assert_array_equal(shown.images[:, 0, 0, 0], pixels([2.0, 3.0, 1.0]))
+    assert "its 3 components" in shown.caption
+    inputs = jnp.array([0.0, 0.4, 1.0])[:, None, None, None] * jnp.ones((3, 1, 2, 1))
+    equal = mixture._replace(log_weights=jnp.full(3, -jnp.log(3.0)))
+    shown = pictures.components(code_as_image, equal, inputs)
+    np.testing.assert_array_equal(shown.images[:3, 0, 0, 0], [0, 102, 255])
+    np.testing.assert_array_equal(shown.images[3:, 0, 0, 0], pixels([1.0, 2.0, 3.0]))
+    assert shown.columns == 3
+    many = Mixture(jnp.zeros(50), Gaussian(jnp.zeros((50, 2)), jnp.zeros((50, 2))))
+    assert "40 of its 50 components" in pictures.components(code_as_image, many, jnp.zeros((50, 1, 2, 1))).caption

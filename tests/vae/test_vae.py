@@ -1,5 +1,6 @@
 """The method's own: what its loss is made of, and that training reaches a likelihood known in closed form."""
 
+import functools
 import json
 import math
 import pathlib
@@ -11,7 +12,7 @@ import pytest
 from clu.parameter_overview import count_parameters
 from scipy import stats
 
-from gen_jax import main, methods
+from gen_jax import main, methods, parallel
 from gen_jax.method import DataSpec, UserError
 from gen_jax.vae import autoencoder, vae
 
@@ -155,15 +156,17 @@ def test_training_reaches_the_likelihood_of_a_linear_gaussian_model():
     assert -0.05 < np.mean(bound) - np.mean(exact) < 4 * error
 
 
-@pytest.mark.parametrize("file", ["vae_mnist", "vae_mnist_dense"])
-def test_configs_are_of_the_published_sizes(file):
+@pytest.mark.parametrize(
+    ("file", "size", "latents"),
+    [("vae_mnist", 134_165, 2), ("vae_mnist_dense", 1_116_864, 40), ("vamp_mnist", 1_508_864, 40)],
+)
+def test_configs_are_of_the_published_sizes(file, size, latents):
     config = methods.load(str(FOLDER / f"{file}.py"))[2]
     methods.check(config)
     spec = DataSpec("mnist", (28, 28, 1), 60_000)
-    state = jax.eval_shape(vae.make(config, spec).init, jax.random.key(0), {}, {})
-    total = sum(x.size for x in jax.tree.leaves(state.params))
-    assert total == {"vae_mnist": 134_165, "vae_mnist_dense": 1_116_864}[file]
-    assert autoencoder.make(config, spec).latents == {"vae_mnist": 2, "vae_mnist_dense": 40}[file]
+    state = jax.eval_shape(vae.make(config, spec).init, jax.random.key(0), spec.abstract_batch(512), {})
+    assert sum(x.size for x in jax.tree.leaves(state.params)) == size
+    assert autoencoder.make(config, spec).latents == latents
 
 
 @pytest.mark.long
@@ -235,3 +238,128 @@ def test_what_a_code_is_decoded_to_is_what_a_sample_of_that_code_is(network, lat
     assert images.shape == (4, 8, 8, 1)
     np.testing.assert_allclose(images, jax.jit(method.sample)(state, keys, {}), atol=1e-6)
     assert jax.eval_shape(code.encode, state, batch_of(4), jax.random.key(0)).shape == (4, *shape)
+
+
+def with_prior(state, **values):
+    """A state with these values of the prior's parameters."""
+    params = {"vae": state.params["vae"] | {"prior": {k: jnp.asarray(v, jnp.float32) for k, v in values.items()}}}
+    return state.replace(params=params, ema=params)
+
+
+ONE = ("vae.prior=mixture", "vae.prior.num_components=1")
+
+
+def test_a_mixture_of_one_standard_normal_has_the_bound_of_the_standard_prior():
+    _, method = make(*ONE)
+    values = method.evaluate(known_state(method), batch_of(4000), jax.random.key(0))
+    found = np.asarray(values["negative_elbo/dynamic_binarisation"], np.float64)
+    error = found.std() / np.sqrt(len(found))
+    assert 0 < error < 0.03
+    assert abs(found.mean() - (64 * math.log(2) + KL)) < 4 * error
+    np.testing.assert_allclose(values["reconstruction"], 64 * math.log(2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["elbo", pytest.param("iwae", marks=pytest.mark.long)])
+def test_bound_and_likelihood_are_those_of_the_prior_in_use(objective):
+    # The prior is the posterior of every image: no nats between them, with any sample.
+    _, method = make(*ONE, f"vae.objective={objective}", "eval.importance_samples=3", "vae.beta=2.0")
+    state = with_prior(known_state(method), logits=[0], mean=[[0.5, -1]], log_var=[[0.2, -0.3]])
+    values = method.evaluate(state, batch_of(5), jax.random.key(0))
+    for name in ("loss", "negative_elbo/dynamic_binarisation", "nll/dynamic_binarisation_importance_3"):
+        np.testing.assert_allclose(values[name], 64 * math.log(2), rtol=1e-5)
+    np.testing.assert_allclose(values["kl"], 0, atol=1e-5)
+    # Moved by a standard deviation: half a nat, in expectation. A log variance has the soft bound 10 tanh(v / 10).
+    deviation = math.exp(10 * math.tanh(0.02) / 2)
+    moved = with_prior(state, logits=[0], mean=[[0.5 + deviation, -1]], log_var=[[0.2, -0.3]])
+    kl = np.asarray(method.evaluate(moved, batch_of(4000), jax.random.key(0))["kl"])
+    assert abs(kl.mean() - 0.5) < 4 * kl.std() / np.sqrt(kl.size)
+
+
+def test_samples_are_decoded_draws_of_the_prior():
+    _, method = make("vae.prior=mixture", "vae.prior.num_components=2")
+    means = np.array([[4.0, 0.0], [0.0, -4.0]])
+    state = method.init(jax.random.key(0), {}, {})
+    state = with_prior(state, logits=np.log([0.75, 0.25]), mean=means, log_var=np.full((2, 2), -30.0))
+    found = np.asarray(jax.jit(method.sample)(state, jax.random.split(jax.random.key(1), 400), {}))
+    each = np.asarray(method.code.decode(state, jnp.asarray(means)))
+    of_component = np.argmin(np.abs(found[:, None] - each).mean((2, 3, 4)), axis=1)
+    np.testing.assert_allclose(found, each[of_component], atol=0.03)
+    assert abs(np.mean(of_component == 0) - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 400)
+
+
+@pytest.mark.long
+def test_one_importance_sample_trains_as_the_elbo_does_bit_by_bit():
+    trained = []
+    for words in (("vae.objective=elbo",), ("vae.objective=iwae", "vae.objective.num_samples=1")):
+        _, method = make(*words)
+        state, batch = method.init(jax.random.key(0), {}, {}), batch_of(8)
+        for _ in range(3):
+            state, scalars = method.step(state, batch)
+        trained.append((state.params, scalars, method.evaluate(state, batch, state.key)))
+    jax.tree.map(np.testing.assert_array_equal, *trained)
+
+
+def test_a_state_of_the_standard_prior_is_that_of_runs_before_there_was_a_choice():
+    _, method = make()
+    assert jax.eval_shape(method.init, jax.random.key(0), {}, {}).params["vae"].keys() == {"encoder", "decoder"}
+
+
+VAMP = ("vae.prior=vamp", "vae.prior.num_components=12")
+
+
+@pytest.mark.long
+def test_a_vamp_prior_learns_and_its_measures_belong_to_examples():
+    _, method = make(*VAMP, "network.hidden=(16,)", "vae.binarisation=static", "eval.importance_samples=3")
+    batch = batch_of(32)
+    state = start = method.init(jax.random.key(0), batch, {})
+    for _ in range(30):
+        state, _ = method.step(state, batch)
+    before, after = (s.params["vae"]["prior"]["pseudo_inputs"] for s in (start, state))
+    assert before.shape == (12, 8, 8, 1)
+    assert bool(jnp.all(before != after))
+    key = jax.random.key(2)
+    whole = method.evaluate(state, batch, key)
+    assert float(whole["loss"].mean()) < float(method.evaluate(start, batch, key)["loss"].mean())
+    assert {"negative_elbo/static_binarisation", "nll/static_binarisation_importance_3"} < whole.keys()
+    part = method.evaluate(state, {k: v[3:5] for k, v in batch.items()}, key)
+    for measure in whole:
+        np.testing.assert_allclose(whole[measure][3:5], part[measure], rtol=1e-4)
+
+
+def test_the_pages_of_other_priors_show_their_components():
+    for words, shown in ((VAMP, 2 * 8), (("vae.prior=mixture", "vae.prior.num_components=60"), 40)):
+        _, method = make(*words)
+        state = jax.eval_shape(method.init, jax.random.key(0), batch_of(32), {})
+        figures = jax.eval_shape(method.pictures, state, state.key, batch_of(20))
+        assert figures["prior"].images.shape == (shown, 8, 8, 1)
+        assert figures["aggregate_posterior"].points.shape == (40, 2)  # codes, and draws of the prior
+
+
+def test_an_objective_that_compares_codes_is_judged_by_the_bound_of_each_example():
+    _, method = make("vae.objective=total_correlation", "vae.beta=2.0", "vae.kl_warmup_steps=0")
+    state = known_state(method)
+    values = method.evaluate(state, batch_of(5), jax.random.key(0))
+    np.testing.assert_allclose(values["loss"], 64 * math.log(2) + 2 * KL, rtol=1e-5)
+    _, scalars = method.step(state, batch_of(5))
+    parts = [float(scalars[name]) for name in ("mutual_information", "total_correlation", "dimension_kl")]
+    # All posteriors are the same: what is left of the information is the log N of weighted sampling.
+    assert parts[0] == pytest.approx(math.log(SPEC.num_examples), rel=1e-4)
+    expected = 64 * math.log(2) + 2 * (parts[0] + 6 * parts[1] + parts[2])
+    assert float(scalars["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("executor", parallel.EXECUTORS)
+@pytest.mark.parametrize("words", [VAMP, ("vae.objective=total_correlation",), ("vae.objective=iwae",)])
+def test_eight_devices_train_as_one_does(words, executor):
+    _, method = make(*words, "optimizer.name=sgd", "optimizer.learning_rate=1e-2")
+    trained = []
+    for devices, how in ((1, "jit"), (8, executor)):
+        mesh = parallel.make_mesh(devices)
+        run = parallel.make_executor(how, mesh)
+        state = jax.device_put(method.init(parallel.make_key(0), batch_of(32), {}), parallel.replicated(mesh))
+        update = run.compile_step(method.step, state, run.put(batch_of(16), 0), 0)
+        for _ in range(3):
+            state, scalars = update(state, run.put(batch_of(16), 0))
+        trained.append(jax.tree.map(np.asarray, (state.params, scalars)))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *trained)
