@@ -187,6 +187,7 @@ BESIDE_LATENT = {
     "--config.pretrained.seed=1": "no config value 'pretrained.seed'",
     "--config.pretrained.vae.latents=100": "use 98",
     "--config.pretrained.vae.likelihood=gausian": "did you mean gaussian?",
+    "--config.pretrained.vae.prior.num_components=9": "it belongs to mixture or vamp",
     "--config.pretrained.network.chanels=8": "did you mean channels?",
     "--config.pretrained.network.hidden=8": "it belongs to dense or conv",
 }
