@@ -179,7 +179,8 @@ def test_the_first_examples_are_normal_after_the_first_norm():
     np.testing.assert_allclose(norm["log_scale"], -np.log(x.std(0)), atol=0.01)
 
 
-@pytest.mark.parametrize("name", ["coupling", pytest.param("tarflow", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLOWS)
 def test_ends_of_ways_are_the_test_images_themselves(name):
     method, batch = make(name), batch_of(8)
     state = jax.jit(method.init)(jax.random.key(0), batch, {})

@@ -31,7 +31,7 @@ def test_each_way_from_noise_is_a_row():
     np.testing.assert_allclose(rows, [[12.75 * i, 127.5 + 12.75 * i] for i in range(4)], atol=1)
 
 
-@pytest.mark.parametrize(("num", "ways"), [(1, 1), (2, 1), (5, 2), (16, 4)])
+@pytest.mark.parametrize(("num", "ways"), [(1, 1), (5, 2)])
 def test_a_way_begins_and_ends_with_images(num, ways):
     x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (num, 2, 3, 1)), jnp.float32)
 

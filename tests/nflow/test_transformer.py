@@ -63,6 +63,7 @@ def test_sampling_with_a_cache_is_sampling_without():
     np.testing.assert_allclose(jax.jit(part.inverse)(params, z, label), x, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pieces_with_a_cache_are_the_whole():
     network, _, params, x, _ = made()
     whole, _ = network.apply({"params": params}, x)
