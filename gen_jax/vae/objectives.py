@@ -217,8 +217,8 @@ def weighted_shares(own: Array, num_examples: int) -> Array:
       num_examples: N.
 
     Example:
-      >>> jnp.exp(weighted_shares(jnp.eye(2, dtype=bool), 5)).round(4).tolist()[0]
-      [0.10000000149011612, 0.10000000149011612]
+      >>> [round(float(value), 4) for value in jnp.exp(weighted_shares(jnp.eye(2, dtype=bool), 5))[0]]
+      [0.1, 0.1]
     """
     return jnp.full(own.shape, -jnp.log(num_examples * own.shape[1]))
 
