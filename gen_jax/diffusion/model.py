@@ -381,7 +381,7 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Pict
 
 def _describe(c: Any, sampler: samplers.Sampler) -> dict[str, str]:
     words = {"sampler": f"{_named(c.sampler)}, {c.num_steps} steps{_calls(c.num_steps, sampler)}"}
-    words["spacing"] = _named(c.spacing, " spacing")
+    words["spacing"] = _named({key: value for key, value in c.spacing.items() if value}, " spacing")  # 0: the path's
     return words | guidances.describe(c)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from gen_jax import methods
 from gen_jax.diffusion import sampler, schedule, solvers, spacing
-from gen_jax.method import UserError, broadcast_to_images
+from gen_jax.method import DataSpec, UserError, broadcast_to_images, labelled
 
 PATHS = {
     "linear": schedule.linear(),
@@ -137,3 +137,10 @@ def test_a_spacing_is_named_on_the_command_line_as_ever_and_a_plain_name_is_read
     for version in ("0.1.0", "0.2.0"):
         record = {"config": stored, "versions": {"gen_jax": version}}
         assert methods.stored(record).sample.spacing.to_dict() == {"name": "linspace"}
+
+
+def test_a_report_names_the_network_calls_and_leaves_out_levels_that_are_the_path_s():
+    config = methods.load("edm_mnist")[2]
+    told = methods.make(config, DataSpec("digits", (28, 28, 1), 600, labelled("0123456789"))).describe
+    assert told["sampler"] == "heun, 18 steps (35 network calls)"
+    assert told["spacing"] == "karras spacing (rho 7.0)"
