@@ -103,7 +103,8 @@ def test_values_are_finite_and_the_last_step_gives_x0_hat_itself(kind, n, path):
     made = multistep.dpm_solver(2, kind)
     way = sampler.trajectory(exact, PATHS[path], made, PATHS[path].steps(n), keys, (2,))
     assert np.isfinite(way.x_t).all()
-    np.testing.assert_array_equal(way.x0, way.x0_hat[-1])
+    # JAX 0.12 compiles this denoiser into each of the two outputs, which may round differently.
+    np.testing.assert_allclose(way.x0, way.x0_hat[-1], rtol=0, atol=2.5e-7)
 
 
 def test_wrong_choices_are_refused_in_one_line():
