@@ -141,10 +141,18 @@ def fetch(
                 _write(place, key, *build(), verify)
                 stored = _open(place, verify)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise UserError(f"cannot write the cache in {folder} ({error.strerror}): set --config.data.cache_dir") from None
+        raise unwritable(folder, error) from None
     if stored is None:
         raise OSError(f"the cache entry {place} does not read back as it was written: check the disk")
     return stored
+
+
+def unwritable(folder: pathlib.Path, error: OSError) -> UserError:
+    """Returns the mistake of a cache folder that cannot be written."""
+    return UserError(
+        f"cannot write the cache in {folder} ({error.strerror}): set --config.data.cache_dir, or --cache_dir of "
+        "gen_jax.metrics"
+    )
 
 
 def _open(place: pathlib.Path, verify: bool) -> Stored | None:

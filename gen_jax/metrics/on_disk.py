@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from gen_jax.method import UserError
+from gen_jax.data import cache
 from gen_jax.run import writing
 
 _PIECE = 2**24  # bytes read at a time
@@ -133,4 +133,4 @@ def _scratch(folder: pathlib.Path) -> IO[bytes]:
         folder.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=os.fspath(folder))
     except OSError as error:
-        raise UserError(f"cannot write the cache in {folder} ({error.strerror}): set --config.data.cache_dir") from None
+        raise cache.unwritable(folder, error) from None

@@ -164,7 +164,7 @@ def test_the_folder_is_the_one_given_or_the_users(monkeypatch: pytest.MonkeyPatc
 
 def test_a_place_that_is_no_folder_is_one_line(tmp_path: pathlib.Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write the cache in .*set --config.data.cache_dir"):
+    with pytest.raises(UserError, match=r"cannot write the cache in .*set --config.data.cache_dir, or --cache_dir"):
         _fetch(tmp_path / "file" / "cache")
 
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffusion.normal_data import MEAN, STD, exact
 
 from gen_jax.diffusion import sampler, schedule, solvers
-from gen_jax.method import UserError, broadcast_to_images
+from gen_jax.method import UserError
 
 PATHS = {
     "linear": schedule.linear(),
@@ -15,14 +16,6 @@ PATHS = {
     "variance_exploding": schedule.variance_exploding(),
     "variance_preserving": schedule.variance_preserving(),
 }
-MEAN, STD = 0.3, 0.5
-
-
-def exact(x_t, level):
-    """x0_hat of normal data, in closed form."""
-    level = schedule.Level(*(broadcast_to_images(jnp.asarray(value), x_t) for value in level))
-    gain = level.alpha * STD**2 / ((level.alpha * STD) ** 2 + level.sigma**2)
-    return MEAN + gain * (x_t - level.alpha * MEAN)
 
 
 def rows_of(made, path, steps):

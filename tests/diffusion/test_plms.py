@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffusion.normal_data import MEAN, STD, exact
 
 from gen_jax.diffusion import multistep, sampler, schedule, solvers
-from gen_jax.method import UserError, broadcast_to_images
+from gen_jax.method import UserError
 
 X_T, X0_HAT = 0.7, -0.3
 EARLIER = (0.5, 0.4, 0.3)  # eps_hat of the steps before, the newest first
@@ -17,20 +18,12 @@ STEPS = {
     3: (1.0641193109351375, 0.6569290581423306),
     4: (1.1451426543789684, 0.6480913369482022),
 }
-MEAN, STD = 0.3, 0.5
 PATHS = {
     "cosine": schedule.cosine(zero_terminal_snr=True),
     "straight": schedule.straight(),
     "variance_exploding": schedule.variance_exploding(),
     "variance_preserving": schedule.variance_preserving(),
 }
-
-
-def exact(x_t, level):
-    """x0_hat of normal data, in closed form."""
-    level = schedule.Level(*(broadcast_to_images(jnp.asarray(value), x_t) for value in level))
-    gain = level.alpha * STD**2 / ((level.alpha * STD) ** 2 + level.sigma**2)
-    return MEAN + gain * (x_t - level.alpha * MEAN)
 
 
 def at(levels, i):

@@ -139,7 +139,8 @@ def test_the_file_stays_as_it_is():
     tensors = random_tensors("original")
     before = {name: tensor.copy() for name, tensor in tensors.items()}
     published.params_of(tensors, shapes_of(), "a file")
-    jax.tree.map(np.testing.assert_array_equal, tensors, before)
+    assert tensors.keys() == before.keys()
+    assert all(np.array_equal(tensors[name], before[name]) for name in before)
 
 
 def without(*names):

@@ -1,13 +1,13 @@
 """Spacings: Karras' levels on every path, where sampling starts from them, and what is refused."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffusion.normal_data import MEAN, STD, exact
 
 from gen_jax import methods
 from gen_jax.diffusion import sampler, schedule, solvers, spacing
-from gen_jax.method import DataSpec, UserError, broadcast_to_images, labelled
+from gen_jax.method import DataSpec, UserError, labelled
 
 PATHS = {
     "linear": schedule.linear(),
@@ -21,14 +21,6 @@ PATHS = {
 # Reference sheet, float64: 5 and the first of 18 levels from 80 to 0.002.
 FIVE = [80.0, 17.52783196464411, 2.515218976147159, 0.16975275626876413, 0.002]
 EIGHTEEN = [80.0, 57.58598472124816, 40.78557379650796, 28.374584604156844, 19.352452980325225]
-MEAN, STD = 0.3, 0.5
-
-
-def exact(x_t, level):
-    """x0_hat of normal data, in closed form."""
-    level = schedule.Level(*(broadcast_to_images(jnp.asarray(value), x_t) for value in level))
-    gain = level.alpha * STD**2 / ((level.alpha * STD) ** 2 + level.sigma**2)
-    return MEAN + gain * (x_t - level.alpha * MEAN)
 
 
 def noises(path, made, n):
