@@ -105,14 +105,15 @@ def lowest(found: Found) -> str:
 def quality_and_diversity(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
     """Returns samples, Frechet distance, class agreement and recall side by side, one dot per seed, as SVG."""
     panels = [
-        _panel(found, real, "frechet_distance", "Quality", "Frechet distance, left is better"),
-        _panel(found, real, "class_agreement", "Agreement", "with the class, right is better"),
-        _panel(found, real, "recall", "Diversity", "recall, right is better"),
+        panel(found, real, "frechet_distance", "Quality", "Frechet distance, left is better"),
+        panel(found, real, "class_agreement", "Agreement", "with the class, right is better"),
+        panel(found, real, "recall", "Diversity", "recall, right is better"),
     ]
     return record.dots(panels, shown, "the first, of seed 0", "real test images")
 
 
-def _panel(found: Found, real: Values, measure: str, title: str, told: str) -> record.Panel:
+def panel(found: Found, real: Values, measure: str, title: str, told: str) -> record.Panel:
+    """Returns the values of one measure, a line of dots per row, with that of real data if it is known."""
     names = dict.fromkeys(name for name, _ in found)
     values = {name: [v[measure] for (each, _), v in found.items() if each == name] for name in names}
     every = [value for some in values.values() for value in some] + ([real[measure]] if measure in real else [])
@@ -133,6 +134,7 @@ class Ablation(NamedTuple):
       config: file in configs/, with a variant if there is one.
       measures: names of values in the table.
       measure: (samples, data, config) -> values, and those of real data.
+      of_model: (model, data) -> more values, which need no samples.
       verdict: one line on the values.
       figure: (values of all rows and seeds, real values, first samples by row) -> SVG.
       seeds: number of seeds.
@@ -148,6 +150,7 @@ class Ablation(NamedTuple):
     config: str = "ddpm_mnist.py"
     measures: tuple[str, ...] = ("frechet_distance", "class_agreement", "confident_share", "precision", "recall")
     measure: Callable[[judges.Samples, dataset.Dataset, Any], tuple[Values, Values]] = by_classifier
+    of_model: Callable[[sample.Model, dataset.Dataset], Values] = lambda model, data: {}
     verdict: Callable[[Found], str] = lowest
     figure: Callable[[Found, Values, Mapping[str, np.ndarray]], str] = quality_and_diversity
     seeds: int = 3
@@ -202,8 +205,8 @@ def measured(ablation: Ablation, workdir: pathlib.Path, name: str, num: int, ste
     data = dataset.load(model.config.data)
     samples = draw(model, data.spec, num)
     values, real = ablation.measure(samples, data, model.config)
-    first = samples.images[:10]
-    write_json(path, {"made": made, "values": dict(values), "real": dict(real), "first": first.tolist()})
+    values, first = {**values, **ablation.of_model(model, data)}, samples.images[:10]
+    write_json(path, {"made": made, "values": values, "real": dict(real), "first": first.tolist()})
     return {"values": values, "real": real, "first": first}
 
 

@@ -4,7 +4,7 @@ import types
 import numpy as np
 import pytest
 
-from experiments import ablation, guidance, paths, predictions, runs, schedules, steps, zero_snr
+from experiments import ablation, guidance, paths, predictions, priors, runs, schedules, steps, zero_snr
 from gen_jax import config as configs
 from gen_jax import judges, methods, sample
 from gen_jax.data import dataset
@@ -12,7 +12,7 @@ from gen_jax.diffusion import model
 from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.run import Run
 
-EXPERIMENTS = [each.ABLATION for each in (guidance, paths, predictions, schedules, steps, zero_snr)]
+EXPERIMENTS = [each.ABLATION for each in (guidance, paths, predictions, priors, schedules, steps, zero_snr)]
 MNIST = DataSpec("mnist", (28, 28, 1), 60_000, labelled("0123456789"))
 
 
@@ -57,8 +57,9 @@ EXAMPLE = ablation.Ablation(
     words=(),
     runs={"a": (), "b": ("--config.num_steps=7",)},
     rows={"first": ablation.Row("a"), "second": ablation.Row("b", ("--config.sample.num_steps=3",))},
-    measures=("loss",),
+    measures=("loss", "size"),
     measure=lambda samples, data, config: ({"loss": float(samples.images[0, 0, 0, 0])}, {"loss": 0.5}),
+    of_model=lambda model, data: {"size": 9.0},
     verdict=lambda found: f"Means: {ablation.means(found, 'loss')}",
     figure=lambda found, real, shown: f"<svg>{sorted(shown)}</svg>",
     folder="example",
@@ -76,6 +77,7 @@ def test_rows_and_seeds_are_measured_once_and_stand_in_the_table(tmp_path, made_
     assert title == "20 samples a row, 2 seeds: mean (smallest to largest)"
     assert [row[""] for row in rows] == ["first", "second", "real test images"]
     assert [row["loss"] for row in rows] == ["2 (1 to 3)", "3 (2 to 4)", "0.5"]
+    assert [row["size"] for row in rows] == ["9 (9 to 9)", "9 (9 to 9)", ""]
     assert {row["minutes of training"] for row in rows} == {"5 (5 to 5)", ""}
     assert report["verdict"] == "Means: {'first': 2.0, 'second': 3.0}"
     assert report["words"] == {"every run": [], "a": [], "b": ["--config.num_steps=7"]}

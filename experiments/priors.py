@@ -1,0 +1,77 @@
+"""The prior of a VAE: standard normal, a mixture of Gaussians, and the VampPrior (Tomczak & Welling 2018).
+
+    python -m experiments.priors    # three seeds of three runs of 12,000 steps
+
+All train the same encoder and decoder on statically binarised MNIST; a mixture has as many components as the VampPrior
+has pseudo-inputs. The negative log-likelihood is estimated by 5,000 importance samples for each of 1,000 test images.
+Runs are in runs/priors; what is finished is not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from experiments import ablation, record
+from experiments.ablation import Found, Row, Values, means
+from gen_jax import command, evaluate, sample
+from gen_jax.data import dataset
+
+COMPONENTS = 500
+RUNS = {
+    "standard": ("--config.vae.prior=standard",),
+    "mixture": ("--config.vae.prior=mixture", f"--config.vae.prior.num_components={COMPONENTS}"),
+    "vamp": ("--config.vae.prior=vamp", f"--config.vae.prior.num_components={COMPONENTS}"),
+}
+JUDGED = ("--config.eval.importance_samples=5000", "--config.eval.num_examples=1000")
+
+
+def losses(model: sample.Model, data: dataset.Dataset) -> Values:
+    """Returns the means of the model's losses over held-out images by their plain names: the bound's terms and `nll`."""
+    found = evaluate.make_losses(model.config, model.method, data, model.mesh)(model.state)
+    return {name.partition("/")[0]: value for name, (value, _) in found.items()}
+
+
+def verdict(found: Found) -> str:
+    """Returns one line: each prior's likelihood beside that of the standard prior, seed by seed.
+
+    Example:
+      >>> verdict({("standard", 0): {"nll": 90.0}, ("vamp", 0): {"nll": 88.5}})
+      'Negative log-likelihood 90.0 nats with the standard prior; vamp: 88.5 nats, lower in 1 of 1 seeds.'
+    """
+    values = means(found, "nll")
+    seeds = sorted({seed for _, seed in found})
+    told = [f"Negative log-likelihood {values['standard']:.1f} nats with the standard prior"]
+    for name in values:
+        if name != "standard":
+            lower = sum(found[name, seed]["nll"] < found["standard", seed]["nll"] for seed in seeds)
+            told.append(f"{name}: {values[name]:.1f} nats, lower in {lower} of {len(seeds)} seeds")
+    return "; ".join(told) + "."
+
+
+def figure(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
+    """Returns samples, negative log-likelihood and Frechet distance side by side, one dot per seed, as SVG."""
+    panels = [
+        ablation.panel(found, real, "nll", "Likelihood", "negative log-likelihood in nats, left is better"),
+        ablation.panel(found, real, "frechet_distance", "Samples", "Frechet distance, left is better"),
+    ]
+    return record.dots(panels, shown, "the first, of seed 0", "real test images")
+
+
+ABLATION = ablation.Ablation(
+    name="priors",
+    about=(__doc__ or "").split("\n")[0],
+    config="vamp_mnist.py",
+    words=("--config.num_steps=12000",),
+    runs=RUNS,
+    rows={name: Row(name, JUDGED) for name in RUNS},
+    measures=("nll", "negative_elbo", "kl", "frechet_distance", "confident_share", "recall"),
+    of_model=losses,
+    verdict=verdict,
+    figure=figure,
+    folder="priors",
+)
+
+if __name__ == "__main__":
+    command.run(lambda argv: ablation.main(ABLATION, argv), "the same command resumes from here")
