@@ -10,6 +10,8 @@ import argparse
 import json
 import pathlib
 import statistics
+import time
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -51,11 +53,16 @@ def by_classifier(samples: judges.Samples, data: dataset.Dataset, config: Any) -
     return {name: row["value"] for name, row in rows.items()}, real
 
 
-def draw(model: sample.Model, spec: DataSpec, num: int) -> judges.Samples:
-    """Returns samples, drawn in batches; labels follow the shares of the training images."""
+def draw(model: sample.Model, spec: DataSpec, num: int) -> tuple[judges.Samples, float]:
+    """Returns samples, drawn in batches, and images per second; labels follow the shares of the training images."""
     condition = sample.conditions(model.method, model.spec, num, evaluate.asked(model.method, spec, num))
-    images = np.concatenate(list(model.batches(model.state, condition, 0, num)))
-    return judges.Samples(images, condition.get("label"), evaluate.described(model))
+    generated, seconds, before = [], [], time.perf_counter()
+    for images in model.batches(model.state, condition, 0, num):
+        seconds.append((time.perf_counter() - before) / len(images))
+        generated.append(images)
+        before = time.perf_counter()
+    samples = judges.Samples(np.concatenate(generated), condition.get("label"), evaluate.described(model))
+    return samples, 1 / statistics.median(seconds[1:] or seconds)  # the first batch compiles
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
@@ -112,11 +119,13 @@ def quality_and_diversity(found: Found, real: Values, shown: Mapping[str, np.nda
     return record.dots(panels, shown, "the first, of seed 0", "real test images")
 
 
-def panel(found: Found, real: Values, measure: str, title: str, told: str) -> record.Panel:
+def panel(found: Found, real: Values, measure: str, title: str, told: str, log: bool = False) -> record.Panel:
     """Returns the values of one measure, a line of dots per row, with that of real data if it is known."""
     names = dict.fromkeys(name for name, _ in found)
     values = {name: [v[measure] for (each, _), v in found.items() if each == name] for name in names}
     every = [value for some in values.values() for value in some] + ([real[measure]] if measure in real else [])
+    if log:
+        return record.Panel(title, told, values, Axis(min(every) / 1.5, max(every) * 1.5, log=True), real.get(measure))
     room = 0.1 * (max(every) - min(every)) or 0.1
     return record.Panel(title, told, values, Axis(min(every) - room, max(every) + room), real.get(measure))
 
@@ -132,7 +141,8 @@ class Ablation(NamedTuple):
       rows: by name, in the order of the table.
       words: of every run.
       config: file in configs/, with a variant if there is one.
-      measures: names of values in the table.
+      configs: those of the runs that have another one.
+      measures: names of values in the table; `images_per_second` is that of sampling.
       measure: (samples, data, config) -> values, and those of real data.
       of_model: (model, data) -> more values, which need no samples.
       verdict: one line on the values.
@@ -148,6 +158,7 @@ class Ablation(NamedTuple):
     rows: Mapping[str, Row]
     words: tuple[str, ...]
     config: str = "ddpm_mnist.py"
+    configs: Mapping[str, str] = types.MappingProxyType({})
     measures: tuple[str, ...] = ("frechet_distance", "class_agreement", "confident_share", "precision", "recall")
     measure: Callable[[judges.Samples, dataset.Dataset, Any], tuple[Values, Values]] = by_classifier
     of_model: Callable[[sample.Model, dataset.Dataset], Values] = lambda model, data: {}
@@ -155,6 +166,12 @@ class Ablation(NamedTuple):
     figure: Callable[[Found, Values, Mapping[str, np.ndarray]], str] = quality_and_diversity
     seeds: int = 3
     num: int = 2_000
+
+
+def words(ablation: Ablation, run: str) -> list[str]:
+    """Returns the command line of a run, without its seed and --workdir."""
+    file = runs.ROOT / "configs" / ablation.configs.get(run, ablation.config)
+    return [f"--config={file}", *ablation.words, *ablation.runs[run]]
 
 
 def table(ablation: Ablation, found: Found, minutes: Mapping[tuple[str, int], float], real: Values) -> list[dict]:
@@ -203,9 +220,9 @@ def measured(ablation: Ablation, workdir: pathlib.Path, name: str, num: int, ste
     more = (f"--config.sample.num={num}", f"--config.sample.batch_size={min(BATCH, num)}")
     model = sample.load(workdir, (*row.words, *more))
     data = dataset.load(model.config.data)
-    samples = draw(model, data.spec, num)
+    samples, speed = draw(model, data.spec, num)
     values, real = ablation.measure(samples, data, model.config)
-    values, first = {**values, **ablation.of_model(model, data)}, samples.images[:10]
+    values, first = {**values, **ablation.of_model(model, data), "images_per_second": speed}, samples.images[:10]
     write_json(path, {"made": made, "values": values, "real": dict(real), "first": first.tolist()})
     return {"values": values, "real": real, "first": first}
 
@@ -222,8 +239,7 @@ def main(ablation: Ablation, argv: Sequence[str]) -> None:
         for name in flags.rows:
             run = ablation.rows[name].run
             workdir = flags.runs.absolute() / f"{run}-seed{seed}"
-            file = runs.ROOT / "configs" / ablation.config
-            line = [f"--config={file}", *ablation.words, *ablation.runs[run], f"--config.seed={seed}", *more]
+            line = [*words(ablation, run), f"--config.seed={seed}", *more]
             runs.train(workdir, line)
             minutes[run, seed] = training_seconds(read_metrics(workdir)) / 60
             one = measured(ablation, workdir, name, flags.num, runs.resolve(line).num_steps)
@@ -236,7 +252,7 @@ def main(ablation: Ablation, argv: Sequence[str]) -> None:
     report = {
         "command": record.command(ablation.name, argv),
         "verdict": ablation.verdict(found),
-        "words": {"every run": [*ablation.words, *more]} | {name: list(words) for name, words in ablation.runs.items()},
+        "words": {"every run": [*ablation.words, *more]} | {name: list(own) for name, own in ablation.runs.items()},
         "minutes": {f"{run}, seed {seed}": value for (run, seed), value in minutes.items()},
         "values": {f"{name}, seed {seed}": dict(values) for (name, seed), values in found.items()},
         "real": dict(real),

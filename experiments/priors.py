@@ -28,7 +28,7 @@ JUDGED = ("--config.eval.importance_samples=5000", "--config.eval.num_examples=1
 
 
 def losses(model: sample.Model, data: dataset.Dataset) -> Values:
-    """Returns the means of the model's losses over held-out images by their plain names: the bound's terms and `nll`."""
+    """Returns the model's mean losses over held-out images by their plain names: the terms of its bound, and `nll`."""
     found = evaluate.make_losses(model.config, model.method, data, model.mesh)(model.state)
     return {name.partition("/")[0]: value for name, (value, _) in found.items()}
 

@@ -3,8 +3,9 @@ import types
 
 import numpy as np
 import pytest
+from conftest import data_config
 
-from experiments import ablation, guidance, paths, predictions, priors, runs, schedules, steps, zero_snr
+from experiments import ablation, guidance, paths, predictions, priors, runs, schedules, steps, trilemma, zero_snr
 from gen_jax import config as configs
 from gen_jax import judges, methods, sample
 from gen_jax.data import dataset
@@ -12,15 +13,14 @@ from gen_jax.diffusion import model
 from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.run import Run
 
-EXPERIMENTS = [each.ABLATION for each in (guidance, paths, predictions, priors, schedules, steps, zero_snr)]
+EXPERIMENTS = [each.ABLATION for each in (guidance, paths, predictions, priors, schedules, steps, trilemma, zero_snr)]
 MNIST = DataSpec("mnist", (28, 28, 1), 60_000, labelled("0123456789"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda one: one.name)
 def test_every_run_and_row_is_a_valid_config(experiment: ablation.Ablation):
     for row in experiment.rows.values():
-        line = [f"--config={runs.ROOT}/configs/{experiment.config}", *experiment.words, *experiment.runs[row.run]]
-        config = methods.override(runs.resolve(line), row.words)
+        config = methods.override(runs.resolve(ablation.words(experiment, row.run)), row.words)
         methods.check(config)
         methods.make(config, dataset.load(config.data).spec if config.data.name == "shades" else MNIST)
 
@@ -41,7 +41,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     def draw(model, spec, num):
         drawn.append((model.config.run, num))
-        return judges.Samples(np.full((num, 4, 4, 1), len(drawn), np.uint8), None, "made")
+        return judges.Samples(np.full((num, 4, 4, 1), len(drawn), np.uint8), None, "made"), 50.0
 
     monkeypatch.setattr(runs, "train", train)
     monkeypatch.setattr(sample, "load", load)
@@ -57,7 +57,7 @@ EXAMPLE = ablation.Ablation(
     words=(),
     runs={"a": (), "b": ("--config.num_steps=7",)},
     rows={"first": ablation.Row("a"), "second": ablation.Row("b", ("--config.sample.num_steps=3",))},
-    measures=("loss", "size"),
+    measures=("loss", "size", "images_per_second"),
     measure=lambda samples, data, config: ({"loss": float(samples.images[0, 0, 0, 0])}, {"loss": 0.5}),
     of_model=lambda model, data: {"size": 9.0},
     verdict=lambda found: f"Means: {ablation.means(found, 'loss')}",
@@ -78,6 +78,7 @@ def test_rows_and_seeds_are_measured_once_and_stand_in_the_table(tmp_path, made_
     assert [row[""] for row in rows] == ["first", "second", "real test images"]
     assert [row["loss"] for row in rows] == ["2 (1 to 3)", "3 (2 to 4)", "0.5"]
     assert [row["size"] for row in rows] == ["9 (9 to 9)", "9 (9 to 9)", ""]
+    assert [row["images per second"] for row in rows] == ["50 (50 to 50)", "50 (50 to 50)", ""]
     assert {row["minutes of training"] for row in rows} == {"5 (5 to 5)", ""}
     assert report["verdict"] == "Means: {'first': 2.0, 'second': 3.0}"
     assert report["words"] == {"every run": [], "a": [], "b": ["--config.num_steps=7"]}
@@ -116,3 +117,16 @@ def test_paths_differ_in_the_process_alone_and_are_sampled_with_as_many_calls():
     theirs = methods.load("edm_mnist")[2]
     assert edm.diffusion == theirs.diffusion
     assert edm.sample.spacing == theirs.sample.spacing
+
+
+@pytest.mark.slow
+def test_a_row_is_measured_by_the_run_s_own_samples(tiny_run, made_up_tfds):
+    data = dataset.load(data_config(made_up_tfds, "made_up_digits"))
+    model = sample.load(tiny_run, ("--config.sample.num=70",))
+    samples, speed = ablation.draw(model, data.spec, 70)
+    assert speed > 0
+    values, _ = ablation.by_classifier(samples, data, model.config)
+    report = json.loads((tiny_run / "report.json").read_text())["metrics"]
+    of_run = {one["name"].partition("/")[0]: one["value"] for one in report}
+    for name in ("frechet_distance", "precision", "recall", "coverage"):
+        assert values[name] == pytest.approx(of_run[name], rel=1e-3)
