@@ -18,30 +18,32 @@ from experiments.steps import WORDS
 from gen_jax import command
 from gen_jax.figures.curve import Axis
 
-SCALES = (1.0, 1.25, 1.5, 2.0, 3.0)
-PLAIN_ONLY = (1.25,)  # scales that are too small for the other ways to matter
-WAYS: dict[str, tuple[str, ...]] = {
-    "plain": (),
-    "rescaled": ("--config.sample.guidance_rescale=0.7",),
-    "in the middle": ("--config.sample.guidance_interval=0.2,0.8",),
-    "thresholded": ("--config.sample.dynamic_threshold=0.995",),
+SCALES = (1.25, 1.5, 2.0, 3.0)
+LARGE = (1.5, 2.0, 3.0)  # at which rescaling and thresholds have something to do
+WAYS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
+    "plain": ((), SCALES),
+    "in the middle": (("--config.sample.guidance_interval=0.2,0.8",), SCALES),
+    "rescaled": (("--config.sample.guidance_rescale=0.7",), LARGE),
+    "thresholded": (("--config.sample.dynamic_threshold=0.995",), LARGE),
 }
 MEASURES = ("frechet_distance", "class_agreement", "confident_share", "precision", "recall", "coverage")
 
 
+def _name(way: str, scale: float) -> str:
+    return f"{scale:g}" if way == "plain" else f"{scale:g}, {way}"
+
+
 def rows() -> dict[str, Row]:
-    """Returns a row for every scale and way; without guidance there is one way.
+    """Returns a row for every way and scale, after one without guidance.
 
     Example:
-      >>> list(rows())[:2], rows()["2, rescaled"].words
-      (['1', '1.25'], ('--config.sample.guidance=2', '--config.sample.guidance_rescale=0.7'))
+      >>> list(rows())[:3], rows()["2, rescaled"].words
+      (['1', '1.25', '1.5'], ('--config.sample.guidance=2', '--config.sample.guidance_rescale=0.7'))
     """
-    found = {}
-    for way, words in WAYS.items():
-        for scale in SCALES:
-            if way == "plain" or scale not in (1, *PLAIN_ONLY):
-                name = f"{scale:g}" if way == "plain" else f"{scale:g}, {way}"
-                found[name] = Row("guided", (f"--config.sample.guidance={scale:g}", *words))
+    found = {"1": Row("guided", ("--config.sample.guidance=1",))}
+    for way, (words, scales) in WAYS.items():
+        for scale in scales:
+            found[_name(way, scale)] = Row("guided", (f"--config.sample.guidance={scale:g}", *words))
     return found
 
 
@@ -69,8 +71,8 @@ def figure(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
     """Returns recall over class agreement, a line per way from scale 1 to the largest, means over seeds, as SVG."""
     agreement, recall = means(found, "class_agreement"), means(found, "recall")
     lines = []
-    for way in WAYS:
-        names = ["1", *(f"{scale:g}" if way == "plain" else f"{scale:g}, {way}" for scale in SCALES[1:])]
+    for way, (_, scales) in WAYS.items():
+        names = ["1", *(_name(way, scale) for scale in scales)]
         names = [name for name in names if name in agreement]
         lines.append(record.Line(way, np.array([agreement[n] for n in names]), np.array([recall[n] for n in names])))
     low = min(agreement.values())

@@ -1,6 +1,6 @@
 """DDPM, flow matching, EDM and the variance-preserving path: one network, one number of steps, 25 network calls.
 
-    python -m experiments.paths    # three seeds of four runs of 4,500 steps; 2,000 samples a row
+    python -m experiments.paths    # three seeds of four runs of 2,500 steps; 1,000 samples a row
 
 Each path has the prediction, weighting, density of times and levels that its paper or its config here has. All are
 sampled with 13 steps of Heun's method; DDPM also with its own 25 ancestral steps. Runs are in runs/paths; what is
@@ -49,13 +49,14 @@ FOLDERS = {name: name.lower().replace(" ", "-") for name in RUNS}
 ABLATION = ablation.Ablation(
     name="paths",
     about=(__doc__ or "").split("\n")[0],
-    words=(),
+    words=("--config.num_steps=2500",),
     runs={FOLDERS[name]: words for name, words in RUNS.items()},
     rows={
         "DDPM, ancestral": Row("ddpm", ("--config.sample.sampler=ancestral", "--config.sample.num_steps=25")),
         **{f"{name}, Heun": Row(FOLDERS[name], HEUN) for name in RUNS},
     },
     folder="paths",
+    num=1_000,
 )
 
 if __name__ == "__main__":

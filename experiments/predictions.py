@@ -1,6 +1,6 @@
 """Predictions eps, x, v and velocity of the same network, with one loss weighting and each with its own.
 
-    python -m experiments.predictions    # two seeds of seven runs of 2,000 steps
+    python -m experiments.predictions    # two seeds of seven runs of 2,000 steps of a small network
 
 The path is a cosine schedule that keeps a trace of the data in its last level, because eps needs one. The common
 weighting is that of v, SNR + 1 on x. Runs are in runs/predictions; what is finished is not repeated.
@@ -34,11 +34,16 @@ RUNS = {f"{each}-common": words(each, COMMON) for each in PREDICTIONS} | {
 ABLATION = ablation.Ablation(
     name="predictions",
     about=(__doc__ or "").split("\n")[0],
-    words=("--config.diffusion.schedule.zero_terminal_snr=false", "--config.num_steps=2000"),
+    words=(
+        "--config.diffusion.schedule.zero_terminal_snr=false",
+        "--config.network.channels=16",
+        "--config.num_steps=2000",
+    ),
     runs=RUNS,
     rows={name: Row(name) for name in RUNS},
     folder="predictions",
     seeds=2,
+    num=1_000,
 )
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Noise schedules that end in pure noise, and one that keeps a trace of the data, with v prediction.
 
-    python -m experiments.schedules    # two seeds of six runs of 2,000 steps
+    python -m experiments.schedules    # two seeds of six runs of 2,000 steps of a small network
 
 Runs are in runs/schedules; what is finished is not repeated.
 """
@@ -20,11 +20,12 @@ RUNS = {name.replace("_", "-"): (f"--config.diffusion.schedule={name}",) for nam
 ABLATION = ablation.Ablation(
     name="schedules",
     about=(__doc__ or "").split("\n")[0],
-    words=("--config.num_steps=2000",),
+    words=("--config.network.channels=16", "--config.num_steps=2000"),
     runs=RUNS,
     rows={name: Row(name) for name in RUNS},
     folder="schedules",
     seeds=2,
+    num=1_000,
 )
 
 if __name__ == "__main__":
