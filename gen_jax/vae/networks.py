@@ -221,7 +221,7 @@ class ResidualDecoder(nn.Module):
         return _upwards(self, h.reshape(-1, *start, self.channels[-1]))
 
 
-def _downwards(network: ResidualEncoder | SpatialEncoder, x: Array) -> Array:
+def _downwards(network: ResidualEncoder | SpatialEncoder | VectorEncoder, x: Array) -> Array:
     """The convolutional levels of an encoder, without the last layer, which outputs the code."""
     multiple = 2 ** len(network.channels)
     h = jnp.pad(x, ((0, 0), *((0, -size % multiple) for size in x.shape[1:3]), (0, 0)))
@@ -267,6 +267,28 @@ class SpatialEncoder(nn.Module):
         h = _downwards(self, x)
         mean, log_var = jnp.split(Conv(2 * features, (3, 3), dtype=self.dtype, name="posterior")(h), 2, axis=-1)
         return jnp.concatenate([mean.reshape(len(x), -1), log_var.reshape(len(x), -1)], axis=-1)
+
+
+class VectorEncoder(nn.Module):
+    """Like `SpatialEncoder`, but without variances: a vector of Z / (h w) numbers at each position.
+
+    Example:
+      >>> import jax
+      >>> x = jnp.ones((2, 9, 9, 1))
+      >>> jax.eval_shape(VectorEncoder(latents=18, channels=(4, 8)).init_with_output, jax.random.key(0), x)[0].shape
+      (2, 3, 3, 2)
+    """
+
+    latents: int
+    channels: tuple[int, ...] = (32, 64)
+    num_blocks: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, h, w, Z / (h w)]."""
+        _, _, features = _places(x.shape[1:], len(self.channels), self.latents)
+        return Conv(features, (3, 3), dtype=self.dtype, name="vectors")(_downwards(self, x))
 
 
 class SpatialDecoder(nn.Module):
@@ -344,9 +366,20 @@ def code_shape(config: Mapping[str, Any], image_shape: tuple[int, int, int], lat
     return _places(image_shape, len(config["channels"]), latents)
 
 
+def grid(image_shape: tuple[int, ...], levels: int) -> tuple[int, int]:
+    """Returns height and width, rounded up, of images (H, W, C) that `levels` levels halve.
+
+    Example:
+      >>> grid((28, 20, 1), 3)
+      (4, 3)
+    """
+    height, width = (-(-size // 2**levels) for size in image_shape[:2])
+    return height, width
+
+
 def _places(image_shape: tuple[int, ...], levels: int, latents: int) -> tuple[int, int, int]:
     """Height, width and channels of the code, where each level halves the image."""
-    height, width = (-(-size // 2**levels) for size in image_shape[:2])
+    height, width = grid(image_shape, levels)
     if latents % (height * width):
         near = max(1, round(latents / (height * width))) * height * width
         raise UserError(
