@@ -4,8 +4,8 @@
     python -m gen_jax.main --config=scvae_mnist --config.scvae.dictionary=learned --workdir=runs/scvae_learned
 
 The atoms are those of a DCT; `learned` trains them from there, `orthonormal` has 16. With a larger config.scvae.lam
-fewer of them are on. There is no prior: samples are drawn atom by atom, and show what the code leaves to a second model.
-Variant: `:tiny` is a short run that checks that everything works.
+fewer of them are on. There is no prior: samples are drawn atom by atom, and show what the code leaves to a second
+model. Variant: `:tiny` is a short run that checks that everything works.
 """
 
 from ml_collections import ConfigDict

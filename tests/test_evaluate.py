@@ -80,7 +80,9 @@ def test_codes_are_judged_by_the_factors_of_the_data():
     values = judged(spec)
     assert values["active_units/60_examples"] == 2
     assert values["mig/20_bins_37_samples"] == pytest.approx(1, abs=0.1)  # 37 samples of independent factors
-    assert values.keys() == {"active_units/60_examples", "mig/20_bins_37_samples", "sap_correlation/37_samples"}
+    assert values.keys() == {
+        "active_units/60_examples", "mig/20_bins_37_samples", "modularity/20_bins_37_samples", "sap_correlation/37_samples"
+    }  # fmt: skip
     assert judged(DataSpec("x", (1, 1, 1), 60)).keys() == {"active_units/60_examples"}
 
 

@@ -101,7 +101,7 @@ def usage_curve(on: Array) -> Scatter:
         None,
         None,
         title="Use of atoms",
-        caption=f"For each of the {num} atoms the share of positions at which it is on, averaged over training batches, "
+        caption=f"For each of {num} atoms the share of positions at which it is on, averaged over training batches, "
         "the most used first.",
         axes=("atoms, share of all", "on, share of positions"),
     )
