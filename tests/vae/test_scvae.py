@@ -1,5 +1,6 @@
 """The method's own: what its loss is made of, its codes and samples, pictures, and refusals."""
 
+import functools
 import json
 import pathlib
 
@@ -15,7 +16,8 @@ from gen_jax.vae import sparse, sparse_pictures
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 SPEC = DataSpec("made_up", (8, 8, 1), 64)
-ONE_STEP = ("scvae.dictionary=orthonormal", "scvae.channels=4", "scvae.steps=1")
+WEIGHT = ("scvae.latent_weight=3",)
+ONE_STEP = ("scvae.dictionary=orthonormal", "scvae.channels=4", "scvae.steps=1", "scvae.lam=0.2", *WEIGHT)
 BIAS = np.array([0.5, -0.02, 0.3, 0.9], np.float32)
 
 
@@ -26,14 +28,20 @@ def make(*words, spec=SPEC):
     return methods.make(config, spec)
 
 
-def batch_of(num, spec=SPEC):
-    images = np.random.default_rng(0).integers(0, 256, (num, *spec.image_shape)).astype(np.uint8)
+@functools.cache
+def compiled(*words):
+    method = make(*words)
+    return method._replace(**{name: jax.jit(getattr(method, name)) for name in ("init", "step", "evaluate")})
+
+
+def batch_of(num):
+    images = np.random.default_rng(0).integers(0, 256, (num, 8, 8, 1)).astype(np.uint8)
     return {"image": images, "index": np.arange(num, dtype=np.int32)}
 
 
 def known_state(method):
     """Every vector is `BIAS`, every decoded pixel 0, and a step is that of ISTA."""
-    state = method.init(jax.random.key(0), batch_of(8), {})
+    state = method.init(jax.random.key(0), batch_of(5), {})
     params = {**jax.tree.map(jnp.zeros_like, state.params["scvae"]), "steps": state.params["scvae"]["steps"]}
     params["encoder"]["vectors"]["bias"] = jnp.asarray(BIAS)
     return state.replace(params={"scvae": params}, ema={"scvae": params})
@@ -41,7 +49,7 @@ def known_state(method):
 
 @pytest.mark.parametrize("penalised", [True, False])
 def test_the_loss_is_the_error_of_pixels_and_the_objective_of_the_codes(penalised):
-    method = make(*ONE_STEP, "scvae.lam=0.2", "scvae.latent_weight=3.0", f"scvae.penalised={penalised}")
+    method = compiled(*ONE_STEP, f"scvae.penalised={penalised}")
     state, batch = known_state(method), batch_of(5)
     waves = sparse.square_dct(4)
     of_waves = waves.T @ BIAS
@@ -57,23 +65,21 @@ def test_the_loss_is_the_error_of_pixels_and_the_objective_of_the_codes(penalise
     np.testing.assert_allclose(values["psnr"], -10 * np.log10(np.mean((x / 2) ** 2, axis=(1, 2, 3))), rtol=1e-5)
     term = (residual + penalised * 0.4 * size) / 4
     np.testing.assert_allclose(values["loss"], pixels + 3 * term, rtol=1e-5)
-    _, scalars = method.step(state, batch)
-    np.testing.assert_allclose(scalars["loss"], np.mean(pixels) + 3 * term, rtol=1e-5)
 
 
 def test_a_perfect_picture_has_a_finite_psnr():
-    method = make(*ONE_STEP)
+    method = compiled(*ONE_STEP, "scvae.penalised=True")
     state = known_state(method)
     state.ema["scvae"]["decoder"]["out"]["bias"] += 1.5  # clipped to white
-    white = batch_of(2) | {"image": np.full((2, 8, 8, 1), 255, np.uint8)}
+    white = batch_of(5) | {"image": np.full((5, 8, 8, 1), 255, np.uint8)}
     np.testing.assert_allclose(method.evaluate(state, white, jax.random.key(0))["psnr"], 100, rtol=1e-6)
 
 
 def test_a_decoded_code_is_the_reconstruction():
-    method, batch = make(), batch_of(3)
+    method, batch = compiled(), batch_of(16)
     state = method.init(jax.random.key(0), batch, {})
     codes = method.code.encode(state, batch, jax.random.key(1))
-    assert codes.shape == (3, *method.code.shape) == (3, 4, 4, 9)
+    assert codes.shape == (16, *method.code.shape) == (16, 4, 4, 9)
     images = np.asarray(method.code.decode(state, codes))
     errors = np.mean((images - (batch["image"] / 127.5 - 1)) ** 2, axis=(1, 2, 3)) / 4
     psnr = method.evaluate(state, batch, jax.random.key(0))["psnr"]
@@ -82,17 +88,15 @@ def test_a_decoded_code_is_the_reconstruction():
 
 def test_a_large_weight_of_sizes_turns_every_atom_off_and_none_leaves_all_on():
     for lam, share in ((1e3, 0.0), (0.0, 1.0)):
-        method = make(f"scvae.lam={lam}")
-        state = method.init(jax.random.key(0), batch_of(8), {})
-        values = method.evaluate(state, batch_of(8), jax.random.key(0))
-        np.testing.assert_allclose(values["nonzeros"], share, atol=1e-3)
+        state = compiled(f"scvae.lam={lam}").init(jax.random.key(0), batch_of(16), {})
         np.testing.assert_allclose(np.mean(state.variables["usage"]["on"]), share, atol=1e-3)
 
 
 def test_the_usage_of_atoms_follows_training():
-    method, batch = make(), batch_of(16)
+    method, batch = compiled(), batch_of(16)
     before = method.init(jax.random.key(0), batch, {})
     after, scalars = method.step(before, batch)
+    np.testing.assert_allclose(scalars["loss"], np.mean(method.evaluate(before, batch, before.key)["loss"]), rtol=1e-5)
     # The first decay is 0: what init had counted is gone. These are the codes of the parameters before the step.
     np.testing.assert_allclose(np.mean(after.variables["usage"]["on"]), scalars["nonzeros"], rtol=1e-5)
     late, scalars = method.step(after.replace(step=jnp.int32(10)), batch)
@@ -103,7 +107,7 @@ def test_the_usage_of_atoms_follows_training():
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", parallel.EXECUTORS)
 def test_the_usage_of_8_devices_is_that_of_one(executor):
-    method, batch, expected = make(), batch_of(16), None
+    method, batch, expected = compiled(), batch_of(16), None
     for name, devices in (("jit", 1), (executor, 8)):
         mesh = parallel.make_mesh(devices)
         run = parallel.make_executor(name, mesh)
@@ -115,20 +119,20 @@ def test_the_usage_of_8_devices_is_that_of_one(executor):
 
 
 def test_a_learned_dictionary_keeps_atoms_of_length_one_and_learns():
-    method, batch = make("scvae.dictionary=learned", "scvae.dictionary.num_atoms=20"), batch_of(8)
+    method, batch = compiled("scvae.dictionary=learned", "scvae.dictionary.num_atoms=20"), batch_of(16)
     state = method.init(jax.random.key(0), batch, {})
     stretched = {**state.ema["scvae"], "atoms": 3 * state.ema["scvae"]["atoms"]}
     one, other = (method.evaluate(s, batch, state.key) for s in (state, state.replace(ema={"scvae": stretched})))
     np.testing.assert_allclose(other["loss"], one["loss"], rtol=1e-5)
     after, _ = method.step(state, batch)
     assert float(jnp.max(jnp.abs(after.params["scvae"]["atoms"] - state.params["scvae"]["atoms"]))) > 0
-    assert "atoms" not in make().init(jax.random.key(0), batch, {}).params["scvae"]
+    assert "atoms" not in compiled().init(jax.random.key(0), batch, {}).params["scvae"]
 
 
 def test_before_training_the_steps_are_those_of_ista():
-    method, batch = make("scvae.steps=6"), batch_of(4)
+    method, batch = compiled("scvae.steps=6"), batch_of(16)
     state = method.init(jax.random.key(0), batch, {})
-    figure = method.pictures(state, jax.random.key(0), batch)["objective"]
+    figure = jax.jit(method.pictures)(state, jax.random.key(0), batch)["objective"]
     learned, plain = np.asarray(figure.points).reshape(2, 7, 2)
     np.testing.assert_allclose(learned, plain, atol=1e-5)
     np.testing.assert_allclose(learned[0], [0, 1])
