@@ -4,8 +4,11 @@
     python -m gen_jax.main --config=scvae_mnist --config.scvae.dictionary=learned --workdir=runs/scvae_learned
 
 The atoms are those of a DCT; `learned` trains them from there, `orthonormal` has 16. With a larger config.scvae.lam
-fewer of them are on. There is no prior: samples are drawn atom by atom, and show what the code leaves to a second
-model. Variant: `:tiny` is a short run that checks that everything works.
+fewer of them are on. Short runs (decay to zero included, seed 0, 512 test images): 4.8% on and a PSNR of 24.8 dB after
+300 steps at 0.3; 14% and 26.0 dB after 350 steps at 0.1; there, without the penalty of z
+(--config.scvae.penalised=False), 93% and 27.2 dB after 300. A step took 0.17 to 0.21 s on two cores of an AMD EPYC that
+other runs shared. There is no prior: samples are drawn atom by atom, and show what the code leaves to a second model.
+Variant: `:tiny` is a short run that checks that everything works.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +21,7 @@ from gen_jax.vae.scvae import scvae_config
 def get_config(variant: str = "") -> ConfigDict:
     config = scvae_config()
     config.data.name = "mnist"
-    config.num_steps = 3000
+    config.num_steps = 2000
     config.log_every = 100
     config.eval_every = 1000
     config.checkpoint_every = 1000
@@ -33,7 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.scvae.channels = 16  # numbers of a vector
     config.scvae.dictionary = ConfigDict({"name": "dct", "num_atoms": 64})
-    config.scvae.lam = 0.1
+    config.scvae.lam = 0.3
     config.scvae.steps = 10
 
     tiny = TINY | {"network.channels": (4, 8), "scvae.channels": 9, "scvae.dictionary.num_atoms": 16, "scvae.steps": 3}

@@ -5,7 +5,8 @@ The encoder turns an image into a grid of vectors v. A fixed number of learned I
 estimate of v, plus, by default, lam |z|_1: then the term of the vectors is the objective that ISTA minimises. The paper
 adds a perceptual loss (LPIPS), a discriminator and an attention that weighs the vectors; this model has none of them.
 
-The threshold lam / L is not trained: it could shrink together with the vectors, whose scale the decoder can undo, and
+Without lam |z|_1 in the loss (`penalised=False`) the learned steps have no reason to keep codes sparse. The threshold
+lam / L is not trained: it could shrink together with the vectors, whose scale the decoder can undo, and
 the loss would fall without a better code.
 
 There is no posterior and no prior. `sample` draws codes whose atoms are independent of each other and of their
@@ -73,9 +74,9 @@ def scvae_config() -> Config:
         {
             "channels": 16,  # numbers of a vector; for a DCT the square of a whole number
             "dictionary": CHOICES["scvae.dictionary"].start("dct"),  # or learned, orthonormal
-            "lam": 0.1,  # weight of |z|_1: what is on costs this much, per unit of size
+            "lam": 0.3,  # weight of |z|_1: what is on costs this much, per unit of size
             "steps": 10,  # of ISTA, learned and shared by all
-            "penalised": True,  # lam |z|_1 is part of the loss
+            "penalised": True,  # lam |z|_1 is part of the loss, as of ISTA's objective; the released code leaves it out
             "latent_weight": 1.0,  # of the vectors' term, beside the pixels'
         }
     )

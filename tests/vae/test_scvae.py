@@ -130,7 +130,7 @@ def test_a_learned_dictionary_keeps_atoms_of_length_one_and_learns():
 
 
 def test_before_training_the_steps_are_those_of_ista():
-    method, batch = compiled("scvae.steps=6"), batch_of(16)
+    method, batch = compiled("scvae.steps=6", "scvae.lam=0.1"), batch_of(16)
     state = method.init(jax.random.key(0), batch, {})
     figure = jax.jit(method.pictures)(state, jax.random.key(0), batch)["objective"]
     learned, plain = np.asarray(figure.points).reshape(2, 7, 2)
