@@ -129,6 +129,7 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vae_mnist", "--config.network.kernel=3", "did you mean kernels?"),
         ("vae_mnist", "--config.network.decoder_channels=(4,4,4,4)", "smaller than the network's stride of 16 pixels"),
         ("vae_mnist", "--config.network.kernels=3", "as many values as channels"),
+        ("vae_mnist", "--config.network.upsampling=nearst", "did you mean nearest?"),
         ("vae_mnist", "--config.network.last_stride=0", "config.network cannot be built for images of 8x8x1"),
         ("vae_mnist", "--config.vae.latents=0", "at least 1"),
         ("vae_mnist", "--config.vae.likelihood=normal", "allowed: bernoulli"),
@@ -748,7 +749,10 @@ NEW = {
         "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",
         "sample.dynamic_threshold": 0.0,
     },
-    "vae": {"vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo"},
+    "vae": {
+        "network.upsampling": "transposed", "vae.manifold": False, "vae.prior.name": "standard",
+        "vae.objective.name": "elbo",
+    },
     "gan": {
         "network.activation_noise": 0.0, "network.conv_bias": False, "network.dropout": 0.0,
         "network.embedding_dim": 0, "network.end_bias": True, "network.generator_activation": "relu",
