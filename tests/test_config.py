@@ -749,10 +749,7 @@ NEW = {
         "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",
         "sample.dynamic_threshold": 0.0,
     },
-    "vae": {
-        "network.upsampling": "transposed", "vae.manifold": False, "vae.prior.name": "standard",
-        "vae.objective.name": "elbo",
-    },
+    "vae": {"vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo"},
     "gan": {
         "network.activation_noise": 0.0, "network.conv_bias": False, "network.dropout": 0.0,
         "network.embedding_dim": 0, "network.end_bias": True, "network.generator_activation": "relu",

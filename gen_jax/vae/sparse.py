@@ -158,7 +158,7 @@ def cosines(size: int, num: int) -> np.ndarray:
 
     Example:
       >>> cosines(3, 4)[:, 1].round(4).tolist()  # 1, 0.7071, 0 without their mean, over their length
-      [0.6059, 0.1913, -0.7972]
+      [0.5928, 0.1899, -0.7827]
     """
     table = np.cos(np.outer(np.arange(size), np.arange(num)) * np.pi / num)
     table[:, 1:] -= table[:, 1:].mean(axis=0)

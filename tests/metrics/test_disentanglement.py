@@ -89,7 +89,7 @@ def test_a_perfect_code_is_about_one():
     factors = _grid(10)
     codes = factors[:, [3, 2, 0, 1]] * [1.0, 1.0, -2.0, 0.5]
     assert dis.mig(codes, factors) == pytest.approx(1)
-    assert dis.modularity(codes[:, [0, 1, 3]], factors) == pytest.approx(1)  # without the constant
+    assert dis.modularity(codes[:, [0, 2, 3]], factors) == pytest.approx(1)  # without the constant
     assert dis.sap_correlation(codes, factors) == pytest.approx(1)
     scores = dis.dci(codes, factors, codes, factors, num_trees=10)
     assert scores == pytest.approx(dict.fromkeys(scores, 1), abs=1e-6)
