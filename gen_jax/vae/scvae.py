@@ -5,7 +5,8 @@ The encoder turns an image into a grid of vectors v. A fixed number of learned I
 estimate of v, plus, by default, lam |z|_1: then the term of the vectors is the objective that ISTA minimises. The paper
 adds a perceptual loss (LPIPS), a discriminator and an attention that weighs the vectors; this model has none of them.
 
-Without lam |z|_1 in the loss (`penalised=False`) the learned steps have no reason to keep codes sparse. The threshold
+Without lam |z|_1 in the loss (`penalised=False`) nothing asks the learned steps for few atoms: configs/scvae_mnist.py
+has the numbers. The threshold
 lam / L is not trained: it could shrink together with the vectors, whose scale the decoder can undo, and
 the loss would fall without a better code.
 
