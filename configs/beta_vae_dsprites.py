@@ -3,8 +3,8 @@
     python -m gen_jax.main --config=configs/beta_vae_dsprites.py --config.vae.beta=8
     python -m gen_jax.main --config=configs/beta_vae_dsprites.py --mode=eval
 
-The first command ends with MIG of 10,000 codes. The second adds the metrics that take minutes: SAP and DCI (these
-need `pip install "gen-jax[disentanglement]"`) and the FactorVAE score.
+The first command ends with MIG and modularity of 10,000 codes. The second adds the metrics that take minutes: SAP and
+DCI (these need `pip install "gen-jax[disentanglement]"`) and the FactorVAE score.
 
 `--config.vae.objective=total_correlation --config.vae.beta=1` trains a beta-TCVAE (Chen et al. 2018) instead, and
 `--config.vae.objective=capacity --config.vae.beta=1` the annealed capacity of Burgess et al. 2018.

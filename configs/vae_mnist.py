@@ -30,9 +30,10 @@ def get_config(variant: str = "") -> ConfigDict:
             "kernels": (3, 3),
             "hidden": (16,),
             "decoder_hidden": (),
-            "decoder_channels": (64, 32),  # of the transposed convolutions of stride 2
+            "decoder_channels": (64, 32),  # of the layers that double the size
             "decoder_kernel": 3,
             "last_stride": 1,  # of the output layer
+            "upsampling": "transposed",  # or nearest (resize-convolution), shuffle (sub-pixel convolution)
         }
     )
     config.vae.manifold = True

@@ -23,6 +23,7 @@ METHODS = {
     "flow": "gen_jax.diffusion.flow",
     "latent": "gen_jax.diffusion.latent",
     "vae": "gen_jax.vae.vae",
+    "scvae": "gen_jax.vae.scvae",
     "gan": "gen_jax.gan.gan",
     "acgan": "gen_jax.gan.acgan",
     "coupling": "gen_jax.nflow.coupling",

@@ -26,7 +26,7 @@ PAGE = ROOT / "docs/bad_inputs.md"
 # What is typed, and part of the line that it prints. The later tables follow a complete command: see `START`. Names
 # without a path are in the folder that `world` fills.
 COUPLING = "--config=coupling_mnist:tiny --workdir=new --config.data.name=image_folder:pictures"
-TARFLOW = COUPLING.replace("coupling", "tarflow")
+TARFLOW, SCVAE = (COUPLING.replace("coupling", name) for name in ("tarflow", "scvae"))
 NO_START = {
     "": "nothing to do",
     "--workdir=nothing": "holds no run",
@@ -72,6 +72,9 @@ NO_START = {
     f"{COUPLING} --config.coupling.squeeze=3,3": "images of 28x28 do not divide so",
     f"{COUPLING} --config.sample.temperature=-1": "must not be negative",
     f"{COUPLING} --config.data.name=gaussians:grid25": "needs pictures",
+    f"{SCVAE} --config.scvae.lam=-1": "finite and not negative",
+    f"{SCVAE} --config.scvae.channels=10": "are squares of 3x3 numbers or more",
+    f"{SCVAE} --config.scvae.dictionary.num_atoms=8": "do not span vectors of 9 numbers",
     f"{TARFLOW} --config.tarflow.patch=3": "use one of 1, 2, 4, 7, 14, 28",
     f"{TARFLOW} --config.tarflow.noise.sigma=0": "a standard deviation is positive",
     f"{TARFLOW} --config.data.name=image_folder:unlabelled": "needs labels",

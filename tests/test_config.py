@@ -129,6 +129,7 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vae_mnist", "--config.network.kernel=3", "did you mean kernels?"),
         ("vae_mnist", "--config.network.decoder_channels=(4,4,4,4)", "smaller than the network's stride of 16 pixels"),
         ("vae_mnist", "--config.network.kernels=3", "as many values as channels"),
+        ("vae_mnist", "--config.network.upsampling=nearst", "did you mean nearest?"),
         ("vae_mnist", "--config.network.last_stride=0", "config.network cannot be built for images of 8x8x1"),
         ("vae_mnist", "--config.vae.latents=0", "at least 1"),
         ("vae_mnist", "--config.vae.likelihood=normal", "allowed: bernoulli"),
@@ -145,6 +146,10 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vamp_mnist", "--config.vae.prior=standard --config.vae.prior.num_components=5", "belongs to mixture or vamp"),
         ("vamp_mnist", "--config.vae.free_bits=0.5", "free_bits is 0.5, but prior vamp has no KL of each latent"),
         ("vamp_mnist", "--config.vae.objective=capacity", "capacity needs a KL in closed form"),
+        ("scvae_mnist", "--config.scvae.lam=-1", "config.scvae.lam is -1.0; it must be finite and not negative"),
+        ("scvae_mnist", "--config.scvae.steps=0", "at least 1"),
+        ("scvae_mnist", "--config.scvae.channels=10", "use 9, or --config.scvae.dictionary=orthonormal"),
+        ("scvae_mnist", "--config.scvae.dictionary=cosine", "allowed: dct, learned, orthonormal"),
         ("vamp_mnist", "--config.vae.objective=iwae --config.vae.objective.num_samples=0", "at least 1"),
     ],
 )
@@ -358,6 +363,7 @@ COMPLETE = {
     ("vae", "conv"): [],
     ("vae", "residual"): [],
     ("vae", "spatial"): ["vae.latents=32"],  # 4x4 places
+    ("scvae", "spatial"): [],
     ("gan", "dense"): ["gan.conditional=true"],
     ("gan", "conv"): ["gan.conditional=true"],
     ("gan", "residual"): ["gan.conditional=true"],
@@ -368,7 +374,7 @@ COMPLETE = {
 
 def test_every_network_is_tried_complete():
     assert COMPLETE.keys() == {
-        (m, n) for m in ("ddpm", "vae", "gan", "coupling", "tarflow") for n in choice_at(m, "network").table
+        (m, n) for m in ("ddpm", "vae", "scvae", "gan", "coupling", "tarflow") for n in choice_at(m, "network").table
     }
     for method, like in (("flow", "ddpm"), ("latent", "ddpm"), ("acgan", "gan")):
         assert methods.options(default(method)).choices["network"] == methods.options(default(like)).choices["network"]
@@ -388,7 +394,7 @@ each_choice = pytest.mark.parametrize(("method", "path"), CHOICES, ids=lambda pa
 # Parameters that are no user's to set: of the data, of the method, or worked out of other values.
 NO_USERS = {
     "image_shape", "out_channels", "num_classes", "num_outputs", "latents", "grid", "dtype", "rate", "peak", "steps",
-    "setting",
+    "setting", "dimension",
 }  # fmt: skip
 
 # Another value of each parameter that all names of a choice have.
@@ -441,6 +447,7 @@ READ_WITH = {
     "vae.objective.correlation": ("total_correlation",),
     "vae.objective.dimensions": ("total_correlation",),
     "vae.objective.estimator": ("total_correlation",),
+    "scvae.dictionary.num_atoms": ("dct", "learned"),
     "gan.constraint.bound": ("clip",),
     "gan.penalty.weight": ("wgan_gp", "r1", "r2"),
     "tarflow.noise.sigma": ("gaussian",),
@@ -503,7 +510,7 @@ def test_choices_are_all_that_has_parameters():
     diffusion_paths |= {"sample.sampler", "sample.spacing", "eval.likelihood"}
     vae_paths, gan_paths = (of_all | {f"{family}.{name}" for name in below[family]} for family in ("vae", "gan"))
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
-    expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}}
+    expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}, "scvae": of_all | {"scvae.dictionary"}}
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
     assert {m: {path for method, path in CHOICES if method == m} for m in methods.METHODS} == expected
 
@@ -637,11 +644,12 @@ READERS += [(f"optimizer.{key}", name) for key in COMMON for name in optimizer.O
 def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
     monkeypatch.setitem(diffusion.NETWORKS, "unet", (OneNumber,))
     path = key.rpartition(".")[0]
-    method = {"vae": "vae", "gan": "gan", "tarflow": "tarflow"}.get(key.partition(".")[0], "ddpm")
+    method = {"vae": "vae", "scvae": "scvae", "gan": "gan", "tarflow": "tarflow"}.get(key.partition(".")[0], "ddpm")
     words = {
         "ddpm": ["sample.num_steps=4", "sample.clip=false"],
         "gan": ["network=dense", "network.hidden=4", "network.generator_hidden=4"],
         "vae": ["network=dense", "network.hidden=4"],
+        "scvae": ["network.channels=4"],
         "tarflow": ["network.width=8", "network.depth=1", "tarflow.blocks=1"],
     }[method]
     if path == "diffusion.prediction":  # there is data left at the end of this path

@@ -35,6 +35,7 @@ CONFIGS = {
         [*UNET, "--config.pretrained.network.channels=(4,)", "--config.pretrained.vae.latents=32"],
     ),
     "vae": ("configs/vae_mnist.py:tiny", []),
+    "scvae": ("configs/scvae_mnist.py:tiny", ["--config.network.channels=(4,)"]),
     # Without batch normalisation, which computes no batch in pieces.
     "gan": (
         "configs/cgan_mnist.py:tiny",

@@ -10,58 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.method import Array, UserError, draw
-from gen_jax.nn.blocks import depth_to_space, upsample_nearest
-from gen_jax.nn.conv import Conv, ConvTranspose
 from gen_jax.nn.norm import BatchNorm, RMSNorm
-
-Initializer = nn.initializers.Initializer
+from gen_jax.nn.upsampling import UPSAMPLINGS, Initializer
 
 dcgan_init = nn.initializers.normal(0.02)  # Radford et al. 2016, section 4
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "leaky_relu": lambda x: nn.leaky_relu(x, 0.2),  # Radford et al. 2016; Flax's own slope is 0.01
-}
-
-
-def icnr(init: Initializer, factor: int) -> Initializer:
-    """Returns an initializer for a convolution before `depth_to_space`: it acts like one before nearest upsampling.
-
-    All factor^2 values that one pixel becomes start equal, which avoids an initial checkerboard pattern (Aitken
-    et al. 2017).
-
-    Example:
-      >>> kernel = icnr(nn.initializers.normal(), 2)(jax.random.key(0), (1, 1, 1, 8))
-      >>> bool(jnp.all(kernel[..., :2] == kernel[..., 6:]))
-      True
-    """
-
-    def start(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
-        return jnp.tile(init(key, (*shape[:-1], shape[-1] // factor**2), dtype), factor**2)
-
-    return start
-
-
-def _transposed(layer: Upsample, x: Array) -> Array:
-    strides = (layer.factor, layer.factor)
-    return ConvTranspose(layer.features, layer.size, strides, kernel_init=layer.kernel_init, **layer.options)(x)
-
-
-def _nearest(layer: Upsample, x: Array) -> Array:
-    conv = Conv(layer.features, layer.size, kernel_init=layer.kernel_init, **layer.options)
-    return conv(upsample_nearest(x, layer.factor))
-
-
-def _shuffle(layer: Upsample, x: Array) -> Array:
-    init = icnr(layer.kernel_init, layer.factor)
-    conv = Conv(layer.features * layer.factor**2, layer.size, kernel_init=init, **layer.options)
-    return depth_to_space(conv(x), layer.factor)
-
-
-UPSAMPLINGS: dict[str, Callable[[Upsample, Array], Array]] = {
-    "transposed": _transposed,
-    "nearest": _nearest,
-    "shuffle": _shuffle,
 }
 
 
@@ -72,8 +28,7 @@ class Upsample(nn.Module):
       features: channels of the output.
       kernel: height and width of the kernel.
       factor: of upsampling.
-      how: "transposed" convolution; "nearest" neighbours, then a convolution (Odena et al. 2016); "shuffle": a
-        convolution to factor^2 times as many channels that become pixels (Shi et al. 2016), initialised by `icnr`.
+      how: a key of UPSAMPLINGS (gen_jax/nn/upsampling.py).
       use_bias: whether a learned value per feature is added.
       kernel_init: of the kernel.
       dtype: of the computation.
@@ -92,18 +47,11 @@ class Upsample(nn.Module):
     kernel_init: Initializer = dcgan_init
     dtype: Any = jnp.float32
 
-    @property
-    def size(self) -> tuple[int, int]:
-        return (self.kernel, self.kernel)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {"use_bias": self.use_bias, "dtype": self.dtype, "name": "conv"}
-
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Returns [B, factor H, factor W, features]."""
-        return UPSAMPLINGS[self.how](self, x)
+        options = {"use_bias": self.use_bias, "kernel_init": self.kernel_init, "dtype": self.dtype, "name": "conv"}
+        return UPSAMPLINGS[self.how](x, self.features, self.kernel, self.factor, **options)
 
 
 def _no_norm(name: str, x: Array, scale: Array | None, shift: Array | None, train: bool) -> Array:

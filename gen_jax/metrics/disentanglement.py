@@ -1,4 +1,4 @@
-"""Disentanglement, how well single latents capture single factors of variation: MIG, SAP, DCI and the FactorVAE score.
+"""Disentanglement, how well single latents capture single factors: MIG, modularity, SAP, DCI and FactorVAE score.
 
 `measure` computes all of them for the codes of a data set, by name and protocol; each function below it computes one.
 
@@ -46,7 +46,7 @@ def measure(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Returns the metrics of a code by name, which includes the protocol: MIG and SAP by correlation, or all.
+    """Returns the metrics of a code by name, which includes the protocol: MIG, modularity, SAP by correlation; or all.
 
     For a small set, at most two thirds of the rows are used for training, and the rest for testing.
 
@@ -62,13 +62,14 @@ def measure(
     Example:
       >>> factors = np.array([[i, j] for i in range(4) for j in range(5)])
       >>> measure(lambda rows: factors[rows] * [-1.0, 3.0], factors, (4, 5), num_codes=12)
-      {'mig/20_bins_12_samples': ..., 'sap_correlation/12_samples': ...}
+      {'mig/20_bins_12_samples': ..., 'modularity/20_bins_12_samples': ..., 'sap_correlation/12_samples': ...}
     """
     num = min(num_codes, 2 * len(factors) // 3)
     rows = permutation(seed, 0, len(factors))[: num + num // 2]
     codes, of_codes = codes_of(rows[:num]), np.asarray(factors[rows[:num]])
     values = {
         named("mig", bins=20, samples=num): mig(codes, of_codes, bins=20),
+        named("modularity", bins=20, samples=num): modularity(codes, of_codes, bins=20),
         named("sap_correlation", samples=num): sap_correlation(codes, of_codes),
     }
     if not thorough:
@@ -183,12 +184,51 @@ def mig(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> float:
       >>> round(mig(factors[:, ::-1] * [-1.0, 3.0], factors), 6)
       1.0
     """
-    codes, factors = discretise(codes, bins), _varying(factors)
-    gaps = []
-    for factor in factors.T:
-        informations = [mutual_information(code, factor) for code in codes.T]
-        gaps.append(_gap(np.array(informations)) / entropy(factor))
-    return float(np.mean(gaps))
+    factors = _varying(factors)
+    table = _informations(codes, factors, bins)
+    return float(np.mean([_gap(of) / entropy(factor) for of, factor in zip(table.T, factors.T, strict=True)]))
+
+
+def modularity(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> float:
+    """Returns the modularity (Ridgeway & Mozer 2018), in [0, 1]: 1 if no latent tells of more than one factor.
+
+    Unlike MIG it does not ask whether a factor is in one latent only: several copies of it change nothing. See
+    `modularity_of`.
+
+    Args:
+      codes: [N, Z].
+      factors: whole numbers [N, F].
+      bins: of each latent, equally wide; see `discretise`.
+
+    Raises:
+      ValueError: no factor varies.
+
+    Example:
+      >>> factors = np.array([[i, j] for i in range(4) for j in range(5)])
+      >>> round(modularity(factors[:, [0, 1, 1]] * [-1.0, 3.0, 1.0], factors), 6)
+      1.0
+    """
+    return modularity_of(_informations(codes, _varying(factors), bins))
+
+
+def modularity_of(informations: np.ndarray) -> float:
+    """Returns the mean over latents of 1 - sum_f (m_f - t_f)^2 / (max m^2 (F - 1)), from mutual informations m.
+
+    The template t is max m at the latent's best factor and 0 elsewhere. A latent without any information counts as 0,
+    as in Locatello et al. 2019, though it mixes nothing: constant latents lower the score. With a single factor, all
+    other latents count as 1.
+
+    Args:
+      informations: mutual information of latents and factors [Z, F], at least 0.
+
+    Example:
+      >>> round(modularity_of(np.array([[3.0, 0.0, 4.0], [2.0, 0.0, 0.0]])), 6)  # 1 - 9 / (16 * 2), and 1
+      0.859375
+    """
+    squares = np.square(np.asarray(informations, np.float64))
+    best = squares.max(axis=1)
+    off = (squares.sum(axis=1) - best) / (np.where(best > 0, best, 1) * max(1, squares.shape[1] - 1))
+    return float(np.mean(np.where(best > 0, 1 - off, 0)))
 
 
 def sap(
@@ -366,6 +406,11 @@ def factor_vae_score(
     table = np.zeros((len(variance), len(sizes)), np.int64)  # votes for each latent with each factor fixed
     np.add.at(table, (vote[:num_votes], fixed[:num_votes]), 1)
     return float(np.mean(table.argmax(axis=1)[vote[num_votes:]] == fixed[num_votes:]))
+
+
+def _informations(codes: np.ndarray, factors: np.ndarray, bins: int) -> np.ndarray:
+    """The mutual information of each latent, in bins, with each factor: nats [Z, F]."""
+    return np.array([[mutual_information(code, factor) for factor in factors.T] for code in discretise(codes, bins).T])
 
 
 def _gap(values: np.ndarray) -> float:

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from gen_jax.config import modules_of, require_choice
 from gen_jax.method import Array, UserError
 from gen_jax.nn.blocks import ResidualBlock, depth_to_space, space_to_depth
-from gen_jax.nn.conv import Conv, ConvTranspose
+from gen_jax.nn.conv import Conv
 from gen_jax.nn.dense import Dense
 from gen_jax.nn.norm import RMSNorm
+from gen_jax.nn.upsampling import UPSAMPLINGS
 
 
 class Activation(NamedTuple):
@@ -139,9 +140,10 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Dense layers, then transposed convolutions of stride 2 with ReLU, and a final one for the outputs.
+    """Dense layers, then layers that double the size with ReLU, and a final one for the outputs.
 
-    Sizes that do not halve evenly are cropped at the end.
+    `upsampling` is a key of UPSAMPLINGS: transposed convolutions, or a convolution of repeated pixels (`nearest`) or to
+    sub-pixels (`shuffle`), which start without a checkerboard pattern. Sizes that do not halve evenly are cropped.
 
     Example:
       >>> import jax
@@ -157,22 +159,23 @@ class ConvDecoder(nn.Module):
     decoder_channels: tuple[int, ...] = (64, 32)
     decoder_kernel: int = 3
     last_stride: int = 1
+    upsampling: str = "transposed"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
         """Returns [B, H, W, num_outputs C]; the first feature map has as many channels as the encoder's last."""
+        require_choice("network.upsampling", self.upsampling, UPSAMPLINGS)
+        grow, size = UPSAMPLINGS[self.upsampling], self.decoder_kernel
         height, width, start = _start(self.image_shape, 2 ** len(self.decoder_channels) * self.last_stride)
         widths = (*self.decoder_hidden, start[0] * start[1] * self.channels[-1])
         h = Hidden(widths, dtype=self.dtype, name="hidden")(z).reshape(-1, *start, self.channels[-1])
-        size = (self.decoder_kernel, self.decoder_kernel)
         init = ACTIVATIONS["relu"].kernel_init
         for number, features in enumerate(self.decoder_channels):
-            layer = ConvTranspose(features, size, (2, 2), kernel_init=init, dtype=self.dtype, name=f"conv_{number}")
-            h = nn.relu(layer(h))
-        strides = (self.last_stride, self.last_stride)
-        outputs = self.num_outputs * self.image_shape[-1]
-        return ConvTranspose(outputs, size, strides, dtype=self.dtype, name="out")(h)[:, :height, :width]
+            h = nn.relu(grow(h, features, size, 2, kernel_init=init, dtype=self.dtype, name=f"conv_{number}"))
+        outputs, init = self.num_outputs * self.image_shape[-1], nn.initializers.lecun_normal()
+        h = grow(h, outputs, size, self.last_stride, kernel_init=init, dtype=self.dtype, name="out")
+        return h[:, :height, :width]
 
 
 class ResidualEncoder(nn.Module):
@@ -221,7 +224,7 @@ class ResidualDecoder(nn.Module):
         return _upwards(self, h.reshape(-1, *start, self.channels[-1]))
 
 
-def _downwards(network: ResidualEncoder | SpatialEncoder, x: Array) -> Array:
+def _downwards(network: ResidualEncoder | SpatialEncoder | VectorEncoder, x: Array) -> Array:
     """The convolutional levels of an encoder, without the last layer, which outputs the code."""
     multiple = 2 ** len(network.channels)
     h = jnp.pad(x, ((0, 0), *((0, -size % multiple) for size in x.shape[1:3]), (0, 0)))
@@ -267,6 +270,28 @@ class SpatialEncoder(nn.Module):
         h = _downwards(self, x)
         mean, log_var = jnp.split(Conv(2 * features, (3, 3), dtype=self.dtype, name="posterior")(h), 2, axis=-1)
         return jnp.concatenate([mean.reshape(len(x), -1), log_var.reshape(len(x), -1)], axis=-1)
+
+
+class VectorEncoder(nn.Module):
+    """Like `SpatialEncoder`, but without variances: a vector of Z / (h w) numbers at each position.
+
+    Example:
+      >>> import jax
+      >>> x = jnp.ones((2, 9, 9, 1))
+      >>> jax.eval_shape(VectorEncoder(latents=18, channels=(4, 8)).init_with_output, jax.random.key(0), x)[0].shape
+      (2, 3, 3, 2)
+    """
+
+    latents: int
+    channels: tuple[int, ...] = (32, 64)
+    num_blocks: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, h, w, Z / (h w)]."""
+        _, _, features = _places(x.shape[1:], len(self.channels), self.latents)
+        return Conv(features, (3, 3), dtype=self.dtype, name="vectors")(_downwards(self, x))
 
 
 class SpatialDecoder(nn.Module):
@@ -344,9 +369,20 @@ def code_shape(config: Mapping[str, Any], image_shape: tuple[int, int, int], lat
     return _places(image_shape, len(config["channels"]), latents)
 
 
+def grid(image_shape: tuple[int, ...], levels: int) -> tuple[int, int]:
+    """Returns height and width, rounded up, of images (H, W, C) that `levels` levels halve.
+
+    Example:
+      >>> grid((28, 20, 1), 3)
+      (4, 3)
+    """
+    height, width = (-(-size // 2**levels) for size in image_shape[:2])
+    return height, width
+
+
 def _places(image_shape: tuple[int, ...], levels: int, latents: int) -> tuple[int, int, int]:
     """Height, width and channels of the code, where each level halves the image."""
-    height, width = (-(-size // 2**levels) for size in image_shape[:2])
+    height, width = grid(image_shape, levels)
     if latents % (height * width):
         near = max(1, round(latents / (height * width))) * height * width
         raise UserError(

@@ -31,7 +31,7 @@ def reconstructions(x: Array, x_hat: Array) -> Picture:
       x: f32 [N, H, W, C] in [-1, 1].
       x_hat: f32 like `x`.
     """
-    images, columns = _in_pairs(x[:NUM_SHOWN], x_hat[:NUM_SHOWN])
+    images, columns = in_turns(x[:NUM_SHOWN], x_hat[:NUM_SHOWN])
     return Picture(
         to_pixels(images),
         title="Reconstructions",
@@ -40,12 +40,19 @@ def reconstructions(x: Array, x_hat: Array) -> Picture:
     )
 
 
-def _in_pairs(above: Array, below: Array) -> tuple[Array, int]:
-    """Images [N, ...] in alternating rows, and the number of columns; a last row that is not full is left out."""
-    columns = min(COLUMNS, len(above))
-    rows = len(above) // columns
-    pairs = jnp.stack([x[: rows * columns].reshape(rows, columns, *x.shape[1:]) for x in (above, below)], axis=1)
-    return pairs.reshape(-1, *above.shape[1:]), columns
+def in_turns(*images: Array) -> tuple[Array, int]:
+    """Returns images [N, ...] of several kinds in rows that take turns, and the number of columns.
+
+    A last row that is not full is left out.
+
+    Example:
+      >>> in_turns(jnp.array([1, 2]), jnp.array([3, 4]))[0].tolist()
+      [1, 2, 3, 4]
+    """
+    columns = min(COLUMNS, len(images[0]))
+    rows = len(images[0]) // columns
+    turns = jnp.stack([x[: rows * columns].reshape(rows, columns, *x.shape[1:]) for x in images], axis=1)
+    return turns.reshape(-1, *images[0].shape[1:]), columns
 
 
 def plane(side: int) -> Array:
@@ -91,7 +98,7 @@ def components(image_of: ImageOf, mixture: Mixture, pseudo_inputs: Array | None)
     shown = jnp.argsort(-mixture.log_weights)[:NUM_COMPONENTS]  # stable: equal weights keep their order
     images, columns = image_of(means[shown]), 0
     if pseudo_inputs is not None:
-        images, columns = _in_pairs(2 * pseudo_inputs[shown] - 1, images)
+        images, columns = in_turns(2 * pseudo_inputs[shown] - 1, images)
     num = len(images) if pseudo_inputs is None else len(images) // 2
     which = f"{num} of its {len(means):,} components" if num < len(means) else f"its {num} components"
     if pseudo_inputs is None:

@@ -59,10 +59,37 @@ def test_mig_of_the_worked_example():
     assert dis.mig(codes, factor[:, None]) == pytest.approx(0.420619835714, abs=1e-11)
 
 
+def test_modularity_of_tables_worked_out_by_hand():
+    # Squares 9, 0, 16: what is off the best is 9 of 16, over two other factors. The second tells of one factor, the
+    # third of two alike, the fourth of none, which counts as 0.
+    table = np.array([[3.0, 0.0, 4.0], [2.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    each = [1 - 9 / 32, 1, 1 / 2, 0]
+    assert dis.modularity_of(table) == pytest.approx(np.mean(each), abs=1e-12)
+    for row, expected in zip(table, each, strict=True):
+        assert dis.modularity_of(row[None]) == pytest.approx(expected, abs=1e-12)
+    assert dis.modularity_of(table[:, [1, 2, 0]]) == dis.modularity_of(7 * table) == dis.modularity_of(table)
+    assert dis.modularity_of(np.array([[2.0], [0.5]])) == 1
+
+
+def test_modularity_of_codes_worked_out_by_hand():
+    # Two coins: a latent that is the first tells log 2 of it and nothing of the second; their sum tells log(2) / 2 of
+    # each, so that it is of no factor more than of the other; a constant tells nothing.
+    coins = np.array(list(itertools.product([0, 1], [0, 1])) * 3)
+    first, total, constant = coins[:, 0], coins.sum(axis=1), np.full(12, 7)
+    for code, expected in ((first, 1), (total, 0), (constant, 0)):
+        assert dis.modularity(code[:, None], coins) == pytest.approx(expected, abs=1e-9)
+    assert dis.modularity(np.stack([first, total, constant], axis=1), coins) == pytest.approx(1 / 3, abs=1e-9)
+    # A copy lowers MIG, and not modularity.
+    copied = coins[:, [0, 0, 1]]
+    assert dis.modularity(copied, coins) == pytest.approx(1)
+    assert dis.mig(copied, coins) == pytest.approx(0.5)
+
+
 def test_a_perfect_code_is_about_one():
     factors = _grid(10)
     codes = factors[:, [3, 2, 0, 1]] * [1.0, 1.0, -2.0, 0.5]
     assert dis.mig(codes, factors) == pytest.approx(1)
+    assert dis.modularity(codes[:, [0, 2, 3]], factors) == pytest.approx(1)  # without the constant
     assert dis.sap_correlation(codes, factors) == pytest.approx(1)
     scores = dis.dci(codes, factors, codes, factors, num_trees=10)
     assert scores == pytest.approx(dict.fromkeys(scores, 1), abs=1e-6)
@@ -95,6 +122,7 @@ def test_order_and_sign_of_latents_change_nothing():
     codes = _mixed(factors)
     other = _changed(codes)
     assert dis.mig(other, factors) == pytest.approx(dis.mig(codes, factors), abs=1e-12)
+    assert dis.modularity(other, factors) == pytest.approx(dis.modularity(codes, factors), abs=1e-12)
     assert dis.sap_correlation(other, factors) == pytest.approx(dis.sap_correlation(codes, factors), abs=1e-12)
     fit, test = slice(0, None, 2), slice(1, None, 2)
     of, of_other = (dis.sap(c[fit], factors[fit], c[test], factors[test]) for c in (codes, other))
@@ -108,12 +136,13 @@ def test_a_constant_factor_is_left_out():
     factors = _grid(20)
     codes, varying = _mixed(factors), factors[:, [0, 1, 3]]
     assert dis.mig(codes, factors) == dis.mig(codes, varying)
+    assert dis.modularity(codes, factors) == dis.modularity(codes, varying)
     assert dis.sap_correlation(codes, factors) == dis.sap_correlation(codes, varying)
     some = slice(0, None, 4)
     for measure in (dis.sap, lambda *args: dis.dci(*args, num_trees=2)):
         with_constant, without = (measure(codes[some], f[some], codes[some], f[some]) for f in (factors, varying))
         assert with_constant == without
-    for measure in (dis.mig, dis.sap_correlation):
+    for measure in (dis.mig, dis.modularity, dis.sap_correlation):
         with pytest.raises(ValueError, match="no factor varies"):
             measure(codes, factors[:, 2:3])
     with pytest.raises(ValueError, match="no factor varies"):
@@ -177,6 +206,7 @@ def test_all_measures_of_a_set_have_their_protocol_in_their_names(monkeypatch: p
     cheap = dis.measure(codes_of, factors, SIZES, num_codes=120)
     assert cheap == {
         "mig/20_bins_120_samples": pytest.approx(1, abs=0.05),
+        "modularity/20_bins_120_samples": pytest.approx(0.75, abs=0.05),  # one latent of four is constant
         "sap_correlation/120_samples": pytest.approx(1, abs=0.05),
     }
     assert [len(set(rows.tolist())) for rows in read] == [120]  # no example twice
@@ -196,7 +226,7 @@ def test_what_cannot_be_measured_is_left_out_and_said_so(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
     factors, lines = _grid(3)[:-3], []
     values = dis.measure(lambda rows: factors[rows] * 1.0, factors, SIZES, 60, thorough=True, say=lines.append)
-    assert values.keys() == {"mig/20_bins_60_samples", "sap_correlation/60_samples"}
+    assert values.keys() == {"mig/20_bins_60_samples", "modularity/20_bins_60_samples", "sap_correlation/60_samples"}
     assert 'pip install "gen-jax[disentanglement]"' in lines[0]
     assert "FactorVAE" in lines[1]
     assert len(lines) == 2

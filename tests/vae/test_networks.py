@@ -4,6 +4,7 @@ import pytest
 from clu.parameter_overview import count_parameters
 
 from gen_jax.method import UserError
+from gen_jax.nn.upsampling import UPSAMPLINGS
 from gen_jax.vae import networks
 
 MNIST, DSPRITES = (28, 28, 1), (64, 64, 1)
@@ -65,6 +66,30 @@ def test_a_latent_moves_every_pixel_of_every_network():
         assert float(jnp.min(jnp.abs(images[0] - images[1]))) > 0
 
 
+@pytest.mark.parametrize("upsampling", ["nearest", "shuffle"])
+def test_other_ways_to_grow_start_without_a_checkerboard_and_transposed_convolutions_with_one(upsampling):
+    # Of one value everywhere: in the middle, four neighbours are equal, or they see other taps of the kernel.
+    def spread(how):
+        given = {"name": "conv", "channels": (4, 4), "decoder_channels": (4,), "decoder_kernel": 3, "upsampling": how}
+        _, decoder = networks.make(given, (16, 16, 1), 4, 1, jnp.float32)
+        apply = jax.jit(decoder.init_with_output)
+        variables = apply(jax.random.key(0), jnp.ones((1, 4)))[1]
+        hidden = variables["params"]["hidden"]["dense_0"]
+        hidden |= {"kernel": jnp.zeros_like(hidden["kernel"]), "bias": jnp.ones_like(hidden["bias"])}
+        middle = decoder.apply(variables, jnp.ones((1, 4)))[0, 6:10, 6:10]
+        return float(jnp.std(middle))
+
+    assert spread(upsampling) < 1e-6
+    assert spread("transposed") > 1e-3
+
+
+def test_upsampling_changes_no_shape_of_the_outputs():
+    for how in UPSAMPLINGS:
+        for last_stride in (1, 2):
+            config = {"name": "conv", "upsampling": how, "last_stride": last_stride}
+            assert shapes(config, (9, 13, 3), 12, num_outputs=2)[1][1] == (2, 9, 13, 6)
+
+
 def test_refusals_name_what_there_is():
     def make(**config):
         return shapes(config, (8, 8, 1), 2)
@@ -75,6 +100,8 @@ def test_refusals_name_what_there_is():
         make(name="conv", activation="relu")
     with pytest.raises(UserError, match="'gate'; did you mean gated"):
         make(name="dense", activation="gate")
+    with pytest.raises(UserError, match="upsampling is 'cubic'; allowed: transposed, nearest, shuffle"):
+        make(name="conv", upsampling="cubic")
     with pytest.raises(UserError, match="as many values as channels"):
         make(name="conv", kernels=(3,))
     with pytest.raises(UserError, match="latents is 2, but the code is a picture of 2x2 positions .*: use 4"):

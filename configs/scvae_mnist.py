@@ -1,0 +1,43 @@
+"""A sparse-coding autoencoder on MNIST: each of 7x7 vectors is a sum of few of 64 atoms.
+
+    python -m gen_jax.main --config=scvae_mnist
+    python -m gen_jax.main --config=scvae_mnist --config.scvae.dictionary=learned --workdir=runs/scvae_learned
+
+The atoms are those of a DCT; `learned` trains them from there, `orthonormal` has 16. With a larger config.scvae.lam
+fewer of them are on. After 300 steps (--config.num_steps=300, seed 0, 2,048 test images) 4.4% of them are, and the PSNR
+is 24.5 dB; without the penalty of z in the loss (--config.scvae.penalised=False as well), 77% and 26.7 dB. A step takes
+145 ms on two cores of an AMD EPYC that other runs shared, so 2,000 would take about five minutes. There is no prior:
+samples are drawn atom by atom, and show what the code leaves to a second model. Variant: `:tiny` is a short run that
+checks that everything works.
+"""
+
+from ml_collections import ConfigDict
+
+from gen_jax.config import with_variant
+from gen_jax.vae.defaults import TINY
+from gen_jax.vae.scvae import scvae_config
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = scvae_config()
+    config.data.name = "mnist"
+    config.num_steps = 2000
+    config.log_every = 100
+    config.eval_every = 1000
+    config.checkpoint_every = 1000
+    config.optimizer.decay = {"name": "linear", "share": 0.5}
+
+    config.network = ConfigDict(
+        {
+            "name": "spatial",
+            "channels": (32, 64),  # of each level, which halves the image
+            "num_blocks": 1,  # residual blocks of a level
+        }
+    )
+    config.scvae.channels = 16  # numbers of a vector
+    config.scvae.dictionary = ConfigDict({"name": "dct", "num_atoms": 64})
+    config.scvae.lam = 0.3
+    config.scvae.steps = 10
+
+    tiny = TINY | {"network.channels": (4, 8), "scvae.channels": 9, "scvae.dictionary.num_atoms": 16, "scvae.steps": 3}
+    return with_variant(config, variant, {"tiny": tiny})
