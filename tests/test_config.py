@@ -144,6 +144,12 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vamp_mnist", "--config.vae.prior.num_components=0", "at least 1"),
         ("vamp_mnist", "--config.vae.prior=standard --config.vae.prior.num_components=5", "belongs to mixture or vamp"),
         ("vamp_mnist", "--config.vae.free_bits=0.5", "free_bits is 0.5, but prior vamp has no KL of each latent"),
+        ("hvae_mnist", "--config.vae.latents=40", "config.vae.latents is (40,): give the numbers of latents of z1 and"),
+        ("hvae_mnist", "--config.vae.latents=(0,4)", "such as (40, 40)"),
+        ("hvae_mnist", "--config.vae.beta=-1", "must not be negative"),
+        ("hvae_mnist", "--config.vae.binarisation=none --config.eval.importance_samples=5", "under bernoulli"),
+        ("hvae_mnist", "--config.vae.prior.num_components=65", "the start has 64 training images: use at most 64"),
+        ("hvae_mnist", "--config.vae.free_bits=1", "no config value 'vae.free_bits'"),
         ("vamp_mnist", "--config.vae.objective=capacity", "capacity needs a KL in closed form"),
         ("vamp_mnist", "--config.vae.objective=iwae --config.vae.objective.num_samples=0", "at least 1"),
     ],
@@ -358,6 +364,7 @@ COMPLETE = {
     ("vae", "conv"): [],
     ("vae", "residual"): [],
     ("vae", "spatial"): ["vae.latents=32"],  # 4x4 places
+    ("hvae", "dense"): [],
     ("gan", "dense"): ["gan.conditional=true"],
     ("gan", "conv"): ["gan.conditional=true"],
     ("gan", "residual"): ["gan.conditional=true"],
@@ -368,7 +375,7 @@ COMPLETE = {
 
 def test_every_network_is_tried_complete():
     assert COMPLETE.keys() == {
-        (m, n) for m in ("ddpm", "vae", "gan", "coupling", "tarflow") for n in choice_at(m, "network").table
+        (m, n) for m in ("ddpm", "vae", "hvae", "gan", "coupling", "tarflow") for n in choice_at(m, "network").table
     }
     for method, like in (("flow", "ddpm"), ("latent", "ddpm"), ("acgan", "gan")):
         assert methods.options(default(method)).choices["network"] == methods.options(default(like)).choices["network"]
@@ -504,6 +511,7 @@ def test_choices_are_all_that_has_parameters():
     vae_paths, gan_paths = (of_all | {f"{family}.{name}" for name in below[family]} for family in ("vae", "gan"))
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
     expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}}
+    expected |= {"hvae": vae_paths - {"vae.objective"}}
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
     assert {m: {path for method, path in CHOICES if method == m} for m in methods.METHODS} == expected
 

@@ -6,7 +6,6 @@ All terms are in nats: sums over pixels and latents, means over the batch. A dec
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -32,15 +31,11 @@ from gen_jax.method import (
     draw,
     stream,
 )
-from gen_jax.metrics.likelihood import bits_per_dim
-from gen_jax.vae import autoencoder, elbo, objectives, pictures
+from gen_jax.vae import autoencoder, elbo, objectives, pictures, pixels
 from gen_jax.vae.autoencoder import Autoencoder
 from gen_jax.vae.defaults import CHOICES, vae_config
 from gen_jax.vae.gaussian import reparameterise
 from gen_jax.vae.objectives import Draws, Objective, Setting
-
-ENCODED_AT_ONCE = 100  # images, for the pictures
-
 
 OPTIONS = Options(
     vae_config,
@@ -114,7 +109,7 @@ def _step(vae: _Vae, state: State, batch: Batch) -> tuple[State, Scalars]:
     weight = elbo.kl_weight(state.step, c.beta, c.kl_warmup_steps)
 
     def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, Scalars]:
-        x = vae.model.observe(batch["image"], key_x, batch["index"])
+        x = vae.model.pixels.observe(batch["image"], key_x, batch["index"])
         draws = _draws(vae, params, x, batch["index"], key_z)
         losses, terms = vae.objective.loss(draws, weight, state.step)
         loss = jnp.mean(losses)
@@ -136,30 +131,30 @@ def _evaluate(vae: _Vae, state: State, batch: Batch, key: Key) -> Scalars:
     model, c = vae.model, vae.config.vae
     params, index = state.ema["vae"], batch["index"]
     key_x, key_z, key_importance = jax.random.split(key, 3)
-    x = model.observe(batch["image"], key_x, index)
+    x = model.pixels.observe(batch["image"], key_x, index)
     draws = _draws(vae, params, x, index, key_z)
     # One value per example: an objective that couples a batch is judged by its bound.
     objective = objectives.elbo(Setting()) if vae.objective.couples else vae.objective
     loss, _ = objective.loss(draws, c.beta, state.step)
     kl = jnp.sum(draws.prior.kl(draws.q, draws.z), axis=-1)
     values = {"loss": loss, "reconstruction": jnp.mean(draws.reconstruction, axis=1), "kl": kl}
-    values |= _bounds(model, values["reconstruction"] + kl, math.prod(vae.spec.image_shape))
+    values |= pixels.bounds(model.pixels, values["reconstruction"] + kl)
     if num := vae.config.eval.importance_samples:
         log_weight = functools.partial(_log_weight, model, params, x, draws)
         nll = elbo.importance_sampled_nll(log_weight, key_importance, index, num)
-        values[_name("nll", model.protocol, f"importance_{num}")] = nll
+        values[pixels.named("nll", model.pixels.protocol, f"importance_{num}")] = nll
     return values
 
 
 def _encode(vae: _Vae, state: State, batch: Batch, key: Key) -> Array:
-    x = vae.model.observe(batch["image"], key, batch["index"])
+    x = vae.model.pixels.observe(batch["image"], key, batch["index"])
     return vae.model.encode(state.ema["vae"], x).mean.reshape(len(x), *vae.model.code_shape)
 
 
 def _decode(vae: _Vae, state: State, codes: Array) -> Array:
     """The mean image of each code [N, ...]: f32 [N, H, W, C] in [-1, 1]."""
     z = codes.reshape(len(codes), -1)
-    return 2 * vae.model.likelihood.mean(vae.model.decode(state.ema["vae"], z)) - 1
+    return 2 * vae.model.pixels.likelihood.mean(vae.model.decode(state.ema["vae"], z)) - 1
 
 
 def _sample(vae: _Vae, state: State, keys: Array, condition: Condition) -> Array:
@@ -169,30 +164,17 @@ def _sample(vae: _Vae, state: State, keys: Array, condition: Condition) -> Array
 def _show(vae: _Vae, state: State, key: Key, batch: Batch) -> dict[str, Figure]:
     model, c = vae.model, vae.config.vae
     key_z, key_scatter = jax.random.split(jax.random.fold_in(key, 1))
-    x = model.observe(batch["image"], key, batch["index"])
-    # In pieces: the activations of all images would take gigabytes.
-    q = jax.tree.map(
-        lambda y: y[:, 0],
-        jax.lax.map(lambda one: model.encode(state.ema["vae"], one[None]), x, batch_size=ENCODED_AT_ONCE),
-    )
+    x = model.pixels.observe(batch["image"], key, batch["index"])
+    q = autoencoder.encode_in_pieces(functools.partial(model.encode, state.ema["vae"]), x)
     prior = model.density(state.ema["vae"])
     z = reparameterise(q, draw(key_z, batch["index"], functools.partial(_noise, model)))
-    kl = jnp.mean(prior.kl_of_each(q, z), axis=0)
     image_of, some = functools.partial(_decode, vae, state), slice(pictures.NUM_SHOWN)
     shown: dict[str, Figure] = {"reconstructions": pictures.reconstructions(2 * x[some] - 1, image_of(q.mean[some]))}
     if c.manifold:
         shown["manifold"] = pictures.manifold(image_of, c.latents)
-    label, mixture = batch.get("label"), prior.mixture
-    shown["latent_space"] = pictures.latent_space(
-        q.mean, kl, key_scatter, label, vae.spec.class_names, standard=mixture is None
-    )
-    drawn = None if mixture is None else draw(jax.random.fold_in(key_scatter, 1), batch["index"], prior.draw)
-    shown["aggregate_posterior"] = pictures.aggregate_posterior(z, kl, key_scatter, drawn)
-    if mixture is not None:
-        inputs = model.prior.pseudo_inputs
-        seen = None if inputs is None else inputs(state.ema["vae"]["prior"])
-        shown["prior"] = pictures.components(image_of, mixture, seen)
-    return shown | pictures.traversals(image_of, q.mean[0], kl)
+    inputs = model.prior.pseudo_inputs
+    seen = None if inputs is None else inputs(state.ema["vae"]["prior"])
+    return shown | pictures.codes(image_of, q, z, prior, key_scatter, batch, vae.spec.class_names, seen)
 
 
 def _snapshots(vae: _Vae, state: State, key: Key) -> dict[str, Picture]:
@@ -201,17 +183,11 @@ def _snapshots(vae: _Vae, state: State, key: Key) -> dict[str, Picture]:
 
 
 def _check(config: Any, model: Autoencoder) -> None:
-    c, num_importance = config.vae, config.eval.importance_samples
+    c = config.vae
     for name in ("beta", "kl_warmup_steps", "free_bits"):
         if not 0 <= c[name] < float("inf"):
             raise UserError(f"config.vae.{name} is {c[name]}; it must be finite and not negative")
-    if num_importance < 0:
-        raise UserError(f"config.eval.importance_samples is {num_importance}; use 0 for no importance sampling")
-    if num_importance and not model.normalised:
-        raise UserError(
-            "config.eval.importance_samples estimates a likelihood, but grey values have none under bernoulli: "
-            "binarise them (--config.vae.binarisation=dynamic), or use another config.vae.likelihood"
-        )
+    pixels.refuse_unnormalised(config, model.pixels)
     if c.manifold and not model.prior.closed_kl:
         raise UserError(
             "config.vae.manifold draws points of equal probability of a standard normal prior, but config.vae.prior is "
@@ -230,7 +206,7 @@ def _noise(model: Autoencoder, key: Key) -> Array:
 
 def _log_likelihood(model: Autoencoder, params: PyTree, x: Array, z: Array) -> Array:
     """log p(x | z): nats [B]."""
-    return elbo.sum_over_dimensions(model.likelihood.log_prob(x, model.decode(params, z)))
+    return elbo.sum_over_dimensions(model.pixels.likelihood.log_prob(x, model.decode(params, z)))
 
 
 def _draws(vae: _Vae, params: PyTree, x: Array, index: Array, key: Key) -> Draws:
@@ -247,18 +223,3 @@ def _log_weight(model: Autoencoder, params: PyTree, x: Array, draws: Draws, keys
     """log p(x, z) - log q(z | x) at a z drawn from q with each of `keys` [B]: nats [B]."""
     z = reparameterise(draws.q, jax.vmap(functools.partial(_noise, model))(keys))
     return _log_likelihood(model, params, x, z) + draws.prior.log_ratio(draws.q, z)
-
-
-def _bounds(model: Autoencoder, negative_elbo: Array, dimensions: int) -> Scalars:
-    """The bound [B] by name; empty if the likelihood is not normalised."""
-    values = {}
-    if model.normalised:
-        values[_name("negative_elbo", model.protocol)] = negative_elbo
-    if model.likelihood.support == "bytes":
-        values["bits_per_dim/elbo"] = bits_per_dim(negative_elbo, dimensions)
-    return values
-
-
-def _name(measure: str, *protocol: str) -> str:
-    """A metric's name with its protocol: "nll/dynamic_binarisation_importance_5000"."""
-    return "/".join(part for part in (measure, "_".join(word for word in protocol if word)) if part)

@@ -205,7 +205,7 @@ def test_binary_images_are_observed_as_they_are_and_have_a_likelihood():
     config, method = make("vae.binarisation=none", "vae.likelihood=bernoulli", "eval.importance_samples=3", spec=spec)
     image = np.random.default_rng(0).integers(0, 2, (4, 8, 8, 1)).astype(np.uint8)
     model = autoencoder.make(config, spec)
-    np.testing.assert_array_equal(model.observe(jnp.array(image), jax.random.key(0), jnp.arange(4)), image)
+    np.testing.assert_array_equal(model.pixels.observe(jnp.array(image), jax.random.key(0), jnp.arange(4)), image)
     # Logits of 0 cost log 2 a pixel, whatever the pixel.
     values = method.evaluate(known_state(method), {"image": image, "index": np.arange(4)}, jax.random.key(0))
     np.testing.assert_allclose(values["negative_elbo"], 64 * math.log(2) + KL, rtol=1e-5)
