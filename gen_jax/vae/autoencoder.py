@@ -134,9 +134,9 @@ def init_prior(prior: Prior, seen: Pixels, key: Key, examples: Batch) -> PyTree:
     return {"prior": params} if params else {}
 
 
-def encode_in_pieces(encode: Callable[..., Gaussian], *inputs: Array) -> Gaussian:
+def encode_in_pieces(encode: Callable[..., Gaussian], *inputs: Array | None) -> Gaussian:
     """Returns `encode` of inputs [N, ...], a few rows at a time: the activations of all would take gigabytes."""
     one = functools.partial(jax.tree.map, lambda y: y[0])
     return jax.lax.map(
-        lambda row: one(encode(*(x[None] for x in row))), inputs, batch_size=ENCODED_AT_ONCE
+        lambda row: one(encode(*jax.tree.map(lambda x: x[None], row))), inputs, batch_size=ENCODED_AT_ONCE
     )
