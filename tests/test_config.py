@@ -144,6 +144,8 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vamp_mnist", "--config.vae.prior.num_components=0", "at least 1"),
         ("vamp_mnist", "--config.vae.prior=standard --config.vae.prior.num_components=5", "belongs to mixture or vamp"),
         ("vamp_mnist", "--config.vae.free_bits=0.5", "free_bits is 0.5, but prior vamp has no KL of each latent"),
+        ("vae_mnist", "--config.vae.conditional=true", "each class has its own: use --config.vae.manifold=False"),
+        ("vamp_mnist", "--config.vae.conditional=true", "the pseudo-inputs of prior vamp have no class"),
         ("hvae_mnist", "--config.vae.latents=40", "config.vae.latents is (40,): give the numbers of latents of z1 and"),
         ("hvae_mnist", "--config.vae.latents=(0,4)", "such as (40, 40)"),
         ("hvae_mnist", "--config.vae.beta=-1", "must not be negative"),
@@ -749,7 +751,7 @@ NEW = {
         "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",
         "sample.dynamic_threshold": 0.0,
     },
-    "vae": {"vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo"},
+    "vae": {"vae.conditional": False, "vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo"},
     "gan": {
         "network.activation_noise": 0.0, "network.conv_bias": False, "network.dropout": 0.0,
         "network.embedding_dim": 0, "network.end_bias": True, "network.generator_activation": "relu",

@@ -30,55 +30,60 @@ class Autoencoder(NamedTuple):
     Attributes:
       init: key -> {"encoder": ..., "decoder": ...}.
       init_prior: (key, training examples) -> {"prior": ...}, or {} if the prior has no parameters.
-      encode: (params, x) -> q(z | x), the posterior, [B, Z].
-      decode: (params, z [B, Z]) -> outputs f32 [B, H, W, num_outputs C], the input of the likelihood.
+      encode: (params, x, label i32 [B] or None) -> q(z | x), the posterior, [B, Z].
+      decode: (params, z [B, Z], label) -> outputs f32 [B, H, W, num_outputs C], the input of the likelihood.
       density: params -> p(z).
       pixels: x and p(x | z).
       prior: of which `density` is a member.
       latents: Z.
       code_shape: of one z when it is shown or modelled: (Z,), or the shape of a small picture.
+      num_classes: of the labels that condition q(z | x) and p(x | z); 0 for none, where labels are ignored.
     """
 
     init: Callable[[Key], PyTree]
     init_prior: Callable[[Key, Batch], PyTree]
-    encode: Callable[[PyTree, Array], Gaussian]
-    decode: Callable[[PyTree, Array], Array]
+    encode: Callable[[PyTree, Array, Array | None], Gaussian]
+    decode: Callable[[PyTree, Array, Array | None], Array]
     density: Callable[[PyTree], Density]
     pixels: Pixels
     prior: Prior
     latents: int
     code_shape: tuple[int, ...]
+    num_classes: int
 
 
 def make(config: Any, spec: DataSpec) -> Autoencoder:
     """Returns the autoencoder of `config.vae` and `config.network`, for data like `spec`.
 
     Raises:
-      UserError: an unknown name, or a likelihood or a prior that does not fit the data.
+      UserError: an unknown name, a likelihood or a prior that does not fit, or labels that the data has not.
     """
     c = config.vae
     if c.latents < 1:
         raise UserError(f"config.vae.latents is {c.latents}; it must be at least 1")
     seen = pixels.make(c, spec)
     prior = prior_of(c.prior, c.latents, spec)
-    encoder, decoder = networks.make(
-        config.network, spec.image_shape, c.latents, seen.likelihood.num_outputs, jnp.dtype(config.compute_dtype)
-    )
+    num_classes = _classes(c, spec, prior)
+    if num_classes:
+        seen = seen._replace(told="given_label")
+    num_outputs, dtype = seen.likelihood.num_outputs, jnp.dtype(config.compute_dtype)
+    encoder, decoder = networks.make(config.network, spec.image_shape, c.latents, num_outputs, dtype, num_classes)
 
     def init(key: Key) -> PyTree:
         key_encoder, key_decoder = jax.random.split(stream(key, "init"))
+        x, z, label = jnp.zeros((1, *spec.image_shape)), jnp.zeros((1, c.latents)), jnp.zeros(1, jnp.int32)
         return {
-            "encoder": encoder.init(key_encoder, jnp.zeros((1, *spec.image_shape)))["params"],
-            "decoder": decoder.init(key_decoder, jnp.zeros((1, c.latents)))["params"],
+            "encoder": encoder.init(key_encoder, x, label)["params"],
+            "decoder": decoder.init(key_decoder, z, label)["params"],
         }
 
-    def encode(params: PyTree, x: Array) -> Gaussian:
-        output: Array = encoder.apply({"params": params["encoder"]}, x)  # pyright: ignore[reportAssignmentType]
+    def encode(params: PyTree, x: Array, label: Array | None = None) -> Gaussian:
+        output: Array = encoder.apply({"params": params["encoder"]}, x, label)  # pyright: ignore[reportAssignmentType]
         mean, log_var = jnp.split(output.astype(jnp.float32), 2, axis=-1)
         return Gaussian(mean, soft_bound(log_var, LOG_VAR_LIMIT))
 
-    def decode(params: PyTree, z: Array) -> Array:
-        output: Array = decoder.apply({"params": params["decoder"]}, z)  # pyright: ignore[reportAssignmentType]
+    def decode(params: PyTree, z: Array, label: Array | None = None) -> Array:
+        output: Array = decoder.apply({"params": params["decoder"]}, z, label)  # pyright: ignore[reportAssignmentType]
         return output.astype(jnp.float32)
 
     def density(params: PyTree) -> Density:
@@ -94,7 +99,21 @@ def make(config: Any, spec: DataSpec) -> Autoencoder:
         prior,
         c.latents,
         networks.code_shape(config.network, spec.image_shape, c.latents),
+        num_classes,
     )
+
+
+def _classes(c: Any, spec: DataSpec, prior: Prior) -> int:
+    if not c.conditional:
+        return 0
+    if spec.num_classes is None:
+        raise UserError(f"config.vae.conditional needs labels, and data set {spec.name} has none")
+    if prior.pseudo_inputs is not None:
+        raise UserError(
+            f"config.vae.conditional is true, but the pseudo-inputs of prior {c.prior.name} have no class: use "
+            "--config.vae.prior=standard, or mixture"
+        )
+    return spec.num_classes
 
 
 def prior_of(values: Any, latents: int, spec: DataSpec) -> Prior:

@@ -25,6 +25,7 @@ class Pixels(NamedTuple):
       protocol: the binarisation, or "density", as used in the names of metrics; "" for neither.
       normalised: whether `likelihood` sums or integrates to one over data of this kind.
       dimensions: H W C.
+      told: "given_label" if all of it is of x given its class, also as used in the names of metrics; or "".
     """
 
     observe: Callable[[Array, Key, Array], Array]
@@ -32,6 +33,7 @@ class Pixels(NamedTuple):
     protocol: str
     normalised: bool
     dimensions: int
+    told: str = ""
 
 
 def make(c: Any, spec: DataSpec) -> Pixels:
@@ -63,9 +65,9 @@ def bounds(pixels: Pixels, negative_elbo: Array) -> Scalars:
     """Returns the bound [B] by name; nothing if the likelihood is not normalised."""
     values = {}
     if pixels.normalised:
-        values[named("negative_elbo", pixels.protocol)] = negative_elbo
+        values[named("negative_elbo", pixels.protocol, pixels.told)] = negative_elbo
     if pixels.likelihood.support == "bytes":
-        values["bits_per_dim/elbo"] = bits_per_dim(negative_elbo, pixels.dimensions)
+        values[named("bits_per_dim", "elbo", pixels.told)] = bits_per_dim(negative_elbo, pixels.dimensions)
     return values
 
 

@@ -18,7 +18,7 @@ from gen_jax.config import Choice, modules_of
 from gen_jax.method import Array, Batch, DataSpec, Key, PyTree, UserError, stream
 from gen_jax.vae import autoencoder, pixels
 from gen_jax.vae.gaussian import Gaussian
-from gen_jax.vae.networks import DenseEncoder, Hidden
+from gen_jax.vae.networks import GIVEN, DenseEncoder, Hidden
 from gen_jax.vae.pixels import Pixels
 from gen_jax.vae.priors import Density, Prior
 
@@ -99,7 +99,7 @@ NETWORKS = {"dense": (DenseEncoder, LowEncoder, DenseEncoder, LowDecoder)}
 """From a name to q(z2 | x), q(z1 | x, z2), p(z1 | z2) and p(x | z1, z2); `config.network` holds their fields."""
 
 CHOICES = {
-    "network": Choice(NETWORKS, ("latents", "image_shape", "num_outputs", "dtype")),
+    "network": Choice(NETWORKS, GIVEN),
     "vae.likelihood": autoencoder.CHOICES["vae.likelihood"],
     "vae.prior": autoencoder.CHOICES["vae.prior"],
 }

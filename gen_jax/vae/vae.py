@@ -1,11 +1,13 @@
 """The variational autoencoder (Kingma & Welling 2014; beta: Higgins et al. 2017), with any likelihood of this package.
 
-All terms are in nats: sums over pixels and latents, means over the batch. A decoded image is the mean of p(x | z).
+All terms are in nats: sums over pixels and latents, means over the batch. A decoded image is the mean of p(x | z). With
+labels y it is the conditional model p(x | z, y) p(z) with q(z | x, y) (Sohn et al. 2015; their prior also reads y).
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 
 from gen_jax import optimizer
 from gen_jax.config import Measure, Options, chosen
+from gen_jax.gan.pictures import MAX_CLASSES, NUM_OF_A_CLASS, classes
 from gen_jax.method import (
     Array,
     Batch,
@@ -29,6 +32,7 @@ from gen_jax.method import (
     State,
     UserError,
     draw,
+    keys_of,
     stream,
 )
 from gen_jax.vae import autoencoder, elbo, objectives, pictures, pixels
@@ -74,7 +78,11 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         functools.partial(_sample, vae),
         functools.partial(_evaluate, vae),
         functools.partial(_show, vae),
-        code=Code("means", vae.model.code_shape, functools.partial(_encode, vae), functools.partial(_decode, vae)),
+        condition=("label",) if model.num_classes else (),
+        # A code of a conditional model is one only together with its class.
+        code=None
+        if model.num_classes
+        else Code("means", model.code_shape, functools.partial(_encode, vae), functools.partial(_decode, vae)),
         num_pictured=pictures.NUM_POINTS,
         snapshots=functools.partial(_snapshots, vae) if config.vae.manifold else None,
     )
@@ -110,7 +118,7 @@ def _step(vae: _Vae, state: State, batch: Batch) -> tuple[State, Scalars]:
 
     def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, Scalars]:
         x = vae.model.pixels.observe(batch["image"], key_x, batch["index"])
-        draws = _draws(vae, params, x, batch["index"], key_z)
+        draws = _draws(vae, params, x, batch, key_z)
         losses, terms = vae.objective.loss(draws, weight, state.step)
         loss = jnp.mean(losses)
         kl = draws.prior.kl(draws.q, draws.z)
@@ -132,7 +140,7 @@ def _evaluate(vae: _Vae, state: State, batch: Batch, key: Key) -> Scalars:
     params, index = state.ema["vae"], batch["index"]
     key_x, key_z, key_importance = jax.random.split(key, 3)
     x = model.pixels.observe(batch["image"], key_x, index)
-    draws = _draws(vae, params, x, index, key_z)
+    draws = _draws(vae, params, x, batch, key_z)
     # One value per example: an objective that couples a batch is judged by its bound.
     objective = objectives.elbo(Setting()) if vae.objective.couples else vae.objective
     loss, _ = objective.loss(draws, c.beta, state.step)
@@ -140,41 +148,52 @@ def _evaluate(vae: _Vae, state: State, batch: Batch, key: Key) -> Scalars:
     values = {"loss": loss, "reconstruction": jnp.mean(draws.reconstruction, axis=1), "kl": kl}
     values |= pixels.bounds(model.pixels, values["reconstruction"] + kl)
     if num := vae.config.eval.importance_samples:
-        log_weight = functools.partial(_log_weight, model, params, x, draws)
+        log_weight = functools.partial(_log_weight, model, params, x, batch.get("label"), draws)
         nll = elbo.importance_sampled_nll(log_weight, key_importance, index, num)
-        values[pixels.named("nll", model.pixels.protocol, f"importance_{num}")] = nll
+        values[pixels.named("nll", model.pixels.protocol, model.pixels.told, f"importance_{num}")] = nll
     return values
 
 
 def _encode(vae: _Vae, state: State, batch: Batch, key: Key) -> Array:
     x = vae.model.pixels.observe(batch["image"], key, batch["index"])
-    return vae.model.encode(state.ema["vae"], x).mean.reshape(len(x), *vae.model.code_shape)
+    return vae.model.encode(state.ema["vae"], x, None).mean.reshape(len(x), *vae.model.code_shape)
 
 
-def _decode(vae: _Vae, state: State, codes: Array) -> Array:
-    """The mean image of each code [N, ...]: f32 [N, H, W, C] in [-1, 1]."""
+def _decode(vae: _Vae, state: State, codes: Array, label: Array | None = None) -> Array:
+    """The mean image of each code [N, ...] and label: f32 [N, H, W, C] in [-1, 1]."""
     z = codes.reshape(len(codes), -1)
-    return 2 * vae.model.pixels.likelihood.mean(vae.model.decode(state.ema["vae"], z)) - 1
+    return 2 * vae.model.pixels.likelihood.mean(vae.model.decode(state.ema["vae"], z, label)) - 1
 
 
 def _sample(vae: _Vae, state: State, keys: Array, condition: Condition) -> Array:
-    return _decode(vae, state, jax.vmap(vae.model.density(state.ema["vae"]).draw)(keys))
+    z = jax.vmap(vae.model.density(state.ema["vae"]).draw)(keys)
+    return _decode(vae, state, z, condition.get("label"))
 
 
 def _show(vae: _Vae, state: State, key: Key, batch: Batch) -> dict[str, Figure]:
-    model, c = vae.model, vae.config.vae
+    model, c, label = vae.model, vae.config.vae, batch.get("label")
     key_z, key_scatter = jax.random.split(jax.random.fold_in(key, 1))
     x = model.pixels.observe(batch["image"], key, batch["index"])
-    q = autoencoder.encode_in_pieces(functools.partial(model.encode, state.ema["vae"]), x)
+    q = autoencoder.encode_in_pieces(functools.partial(model.encode, state.ema["vae"]), x, label)
     prior = model.density(state.ema["vae"])
     z = reparameterise(q, draw(key_z, batch["index"], functools.partial(_noise, model)))
     image_of, some = functools.partial(_decode, vae, state), slice(pictures.NUM_SHOWN)
-    shown: dict[str, Figure] = {"reconstructions": pictures.reconstructions(2 * x[some] - 1, image_of(q.mean[some]))}
+    rebuilt = image_of(q.mean[some], None if label is None else label[some])
+    shown: dict[str, Figure] = {"reconstructions": pictures.reconstructions(2 * x[some] - 1, rebuilt)}
     if c.manifold:
         shown["manifold"] = pictures.manifold(image_of, c.latents)
+    if model.num_classes:
+        assert label is not None
+        names = (vae.spec.class_names or ())[:MAX_CLASSES]
+        shown["classes"] = classes(image_of, jax.vmap(prior.draw)(keys_of(key_z, jnp.arange(NUM_OF_A_CLASS))), names)
+        image_of = _with_class(image_of, label[0])
     inputs = model.prior.pseudo_inputs
     seen = None if inputs is None else inputs(state.ema["vae"]["prior"])
     return shown | pictures.codes(image_of, q, z, prior, key_scatter, batch, vae.spec.class_names, seen)
+
+
+def _with_class(image_of: Callable[[Array, Array], Array], label: Array) -> pictures.ImageOf:
+    return lambda z: image_of(z, jnp.broadcast_to(label, len(z)))
 
 
 def _snapshots(vae: _Vae, state: State, key: Key) -> dict[str, Picture]:
@@ -193,6 +212,11 @@ def _check(config: Any, model: Autoencoder) -> None:
             "config.vae.manifold draws points of equal probability of a standard normal prior, but config.vae.prior is "
             f"{c.prior.name}: use --config.vae.manifold=False"
         )
+    if c.manifold and c.conditional:
+        raise UserError(
+            "config.vae.manifold draws one plane, but config.vae.conditional is true, and each class has its own: use "
+            "--config.vae.manifold=False"
+        )
     if c.manifold and c.latents != pictures.PLANE:
         raise UserError(
             f"config.vae.manifold draws a plane of {pictures.PLANE} latents, but config.vae.latents is {c.latents}; "
@@ -204,22 +228,25 @@ def _noise(model: Autoencoder, key: Key) -> Array:
     return jax.random.normal(key, (model.latents,))
 
 
-def _log_likelihood(model: Autoencoder, params: PyTree, x: Array, z: Array) -> Array:
+def _log_likelihood(model: Autoencoder, params: PyTree, x: Array, label: Array | None, z: Array) -> Array:
     """log p(x | z): nats [B]."""
-    return elbo.sum_over_dimensions(model.pixels.likelihood.log_prob(x, model.decode(params, z)))
+    return elbo.sum_over_dimensions(model.pixels.likelihood.log_prob(x, model.decode(params, z, label)))
 
 
-def _draws(vae: _Vae, params: PyTree, x: Array, index: Array, key: Key) -> Draws:
+def _draws(vae: _Vae, params: PyTree, x: Array, batch: Batch, key: Key) -> Draws:
     """Samples of q(z | x), as many as the objective takes, with their -log p(x | z)."""
-    model, num = vae.model, vae.objective.num_samples
-    q = model.encode(params, x)
-    eps = draw(key, index, lambda one: jax.random.normal(one, (num, model.latents)))
+    model, num, label = vae.model, vae.objective.num_samples, batch.get("label")
+    q = model.encode(params, x, label)
+    eps = draw(key, batch["index"], lambda one: jax.random.normal(one, (num, model.latents)))
     z = reparameterise(jax.tree.map(lambda y: y[:, None], q), eps)
-    log_likelihood = _log_likelihood(model, params, jnp.repeat(x, num, axis=0), z.reshape(-1, model.latents))
-    return Draws(q, z, -log_likelihood.reshape(-1, num), model.density(params), index)
+    xs, labels = jax.tree.map(lambda y: jnp.repeat(y, num, axis=0), (x, label))
+    log_likelihood = _log_likelihood(model, params, xs, labels, z.reshape(-1, model.latents))
+    return Draws(q, z, -log_likelihood.reshape(-1, num), model.density(params), batch["index"])
 
 
-def _log_weight(model: Autoencoder, params: PyTree, x: Array, draws: Draws, keys: Array) -> Array:
+def _log_weight(
+    model: Autoencoder, params: PyTree, x: Array, label: Array | None, draws: Draws, keys: Array
+) -> Array:
     """log p(x, z) - log q(z | x) at a z drawn from q with each of `keys` [B]: nats [B]."""
     z = reparameterise(draws.q, jax.vmap(functools.partial(_noise, model))(keys))
-    return _log_likelihood(model, params, x, z) + draws.prior.log_ratio(draws.q, z)
+    return _log_likelihood(model, params, x, label, z) + draws.prior.log_ratio(draws.q, z)

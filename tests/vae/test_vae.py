@@ -12,11 +12,12 @@ from clu.parameter_overview import count_parameters
 from scipy import stats
 
 from gen_jax import main, methods, parallel
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.vae import autoencoder, vae
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 SPEC = DataSpec("made_up", (8, 8, 1), 64)
+LABELLED = DataSpec("labelled", (8, 8, 1), 64, labelled("abc"))
 KL = 0.6561104894209439  # golden.json: of mean (0.5, -1), log variance (0.2, -0.3)
 
 
@@ -303,6 +304,67 @@ def test_one_importance_sample_trains_as_the_elbo_does_bit_by_bit():
 def test_a_state_of_the_standard_prior_is_that_of_runs_before_there_was_a_choice():
     _, method = make()
     assert jax.eval_shape(method.init, jax.random.key(0), {}, {}).params["vae"].keys() == {"encoder", "decoder"}
+
+
+LABELS, LOGITS, MEANS = np.array([2, 0, 1, 2, 0]), np.array([0.5, -1.0, 2.0]), np.array([0.0, 1.0, -2.0])
+
+
+def state_of_classes(method):
+    """Each class has a logit of all pixels, and a mean of the first latent's posterior; nothing else has an effect."""
+    zeros = method.init(jax.random.key(0), {}, {})
+    params = jax.tree.map(jnp.zeros_like, zeros.params)
+    encoder, decoder = params["vae"]["encoder"]["posterior"], params["vae"]["decoder"]["out"]
+    assert (encoder["kernel"].shape, decoder["kernel"].shape) == ((64 + 3, 4), (2 + 3, 64))  # one-hot labels come last
+    encoder["kernel"] = encoder["kernel"].at[64:, 0].set(MEANS)
+    decoder["kernel"] = decoder["kernel"].at[2:].set(LOGITS[:, None])
+    return zeros.replace(params=params, ema=params)
+
+
+def test_a_conditional_vae_encodes_decodes_and_samples_given_the_class():
+    config, method = make("vae.conditional=true", "eval.importance_samples=2", "vae.kl_warmup_steps=0", spec=LABELLED)
+    assert method.condition == ("label",)
+    state, batch = state_of_classes(method), batch_of(5) | {"label": LABELS}
+    values = method.evaluate(state, batch, jax.random.key(0))
+    kl = MEANS[LABELS] ** 2 / 2
+    np.testing.assert_allclose(values["kl"], kl, rtol=1e-5)
+    given = [name.partition("/")[2] for name in values if "/" in name]
+    assert given == ["dynamic_binarisation_given_label", "dynamic_binarisation_given_label_importance_2"]
+    # Pixels that are 1 with probability g cost log(1 + e^u) - u g in expectation; the key decides which are.
+    seen = autoencoder.make(config, LABELLED).pixels.observe(
+        batch["image"], jax.random.split(jax.random.key(0), 3)[0], jnp.arange(5)
+    )
+    u = LOGITS[LABELS]
+    expected = 64 * np.log1p(np.exp(u)) - u * np.asarray(seen).sum((1, 2, 3))
+    np.testing.assert_allclose(values["reconstruction"], expected, rtol=1e-5)
+    np.testing.assert_allclose(values["negative_elbo/dynamic_binarisation_given_label"], expected + kl, rtol=1e-5)
+    _, scalars = method.step(state, batch)
+    assert float(scalars["kl"]) == pytest.approx(kl.mean(), rel=1e-5)
+    images = jax.jit(method.sample)(state, jax.random.split(jax.random.key(1), 5), {"label": jnp.asarray(LABELS)})
+    np.testing.assert_allclose(images, np.broadcast_to(np.tanh(u / 2)[:, None, None, None], images.shape), atol=1e-5)
+
+
+def test_the_page_of_a_conditional_vae_shows_its_classes_and_still_traverses_its_latents():
+    _, method = make("vae.conditional=true", spec=LABELLED)
+    state, batch = state_of_classes(method), batch_of(20) | {"label": np.arange(20) % 3}
+    shown = jax.jit(method.pictures)(state, jax.random.key(0), batch)
+    grey = np.round(255 / (1 + np.exp(-LOGITS)))
+    rows = np.asarray(shown["classes"].images, int).reshape(3, 10, -1)
+    np.testing.assert_allclose(rows, np.broadcast_to(grey[:, None, None], rows.shape), atol=1)
+    np.testing.assert_allclose(shown["traversals"].images, grey[0], atol=1)  # of the first image, and of its class
+    below = np.asarray(shown["reconstructions"].images, int).reshape(2, 2, 8, -1)[:, 1].reshape(16, -1)
+    np.testing.assert_allclose(below, np.broadcast_to(grey[np.arange(16) % 3][:, None], below.shape), atol=1)
+    assert method.code is None
+
+
+def test_a_condition_that_cannot_be_met_is_refused_in_one_line():
+    for words, spec, match in (
+        ((), SPEC, "config.vae.conditional needs labels, and data set made_up has none"),
+        (("vae.prior=vamp",), LABELLED, "the pseudo-inputs of prior vamp have no class: use --config.vae.prior=standard"),
+        (("vae.manifold=true",), LABELLED, "each class has its own: use --config.vae.manifold=False"),
+    ):
+        with pytest.raises(UserError, match=match) as error:
+            make("vae.conditional=true", *words, spec=spec)
+        assert "\n" not in str(error.value)
 
 
 VAMP = ("vae.prior=vamp", "vae.prior.num_components=12")
