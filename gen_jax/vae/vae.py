@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from gen_jax import optimizer
 from gen_jax.config import Measure, Options, chosen
@@ -41,6 +42,8 @@ from gen_jax.vae.defaults import CHOICES, vae_config
 from gen_jax.vae.gaussian import reparameterise
 from gen_jax.vae.objectives import Draws, Objective, Setting
 
+SECOND = "discriminator"  # the name of an objective's own network in a State
+
 OPTIONS = Options(
     vae_config,
     "VAE",
@@ -68,9 +71,15 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
       UserError: an unknown name, an invalid value, or a likelihood, a prior or an objective that does not fit the rest.
     """
     model, c = autoencoder.make(config, spec), config.vae
-    setting = Setting(c.free_bits, model.prior.closed_kl, c.prior.name, spec.num_examples, config.accumulate)
+    setting = Setting(
+        c.free_bits, model.prior.closed_kl, c.prior.name, spec.num_examples, config.accumulate, config.batch_size,
+        c.latents,
+    )  # fmt: skip
     objective: Objective = chosen(CHOICES["vae.objective"], c.objective, setting=setting)
-    vae = _Vae(config, spec, model, objective, optimizer.make(config.optimizer, config.num_steps, config.ema))
+    optimize = optimizer.make(config.optimizer, config.num_steps, config.ema)
+    second = objective.second
+    optimize_second = optimizer.make(ConfigDict(second.optimizer), config.num_steps, 0.0) if second else None
+    vae = _Vae(config, spec, model, objective, optimize, optimize_second)
     _check(config, vae.model)
     return Method(
         functools.partial(_init, vae),
@@ -96,42 +105,53 @@ class _Vae(NamedTuple):
     model: Autoencoder
     objective: Objective
     optimize: optimizer.Optimizer
+    optimize_second: optimizer.Optimizer | None
 
 
 def _init(vae: _Vae, key: Key, examples: Batch, frozen: PyTree) -> State:
     params = {"vae": vae.model.init(key) | vae.model.init_prior(key, examples)}
+    opt_state = {"vae": vae.optimize.init(params["vae"])}
+    average = jax.tree.map(jnp.copy, params)
+    if vae.objective.second and vae.optimize_second:
+        params[SECOND] = vae.objective.second.init(jax.random.fold_in(stream(key, "init"), 2))
+        opt_state[SECOND] = vae.optimize_second.init(params[SECOND])
     return State(
-        step=jnp.zeros((), jnp.int32),
-        key=key,
-        params=params,
-        variables={},
-        opt_state={"vae": vae.optimize.init(params["vae"])},
-        ema=jax.tree.map(jnp.copy, params),
+        step=jnp.zeros((), jnp.int32), key=key, params=params, variables={}, opt_state=opt_state, ema=average,
         frozen=frozen,
-    )
+    )  # fmt: skip
 
 
 def _step(vae: _Vae, state: State, batch: Batch) -> tuple[State, Scalars]:
-    c = vae.config.vae
-    key_x, key_z = jax.random.split(jax.random.fold_in(stream(state.key, "step"), state.step))
+    c, second = vae.config.vae, vae.objective.second
+    key = jax.random.fold_in(stream(state.key, "step"), state.step)
+    key_x, key_z, *key_second = jax.random.split(key, 3 if second else 2)
     weight = elbo.kl_weight(state.step, c.beta, c.kl_warmup_steps)
 
     def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, Scalars]:
         x = vae.model.pixels.observe(batch["image"], key_x, batch["index"])
-        draws = _draws(vae, params, x, batch, key_z)
+        draws = _draws(vae, params["vae"], x, batch, key_z)
+        draws = draws._replace(second=jax.lax.stop_gradient(params.get(SECOND)))
         losses, terms = vae.objective.loss(draws, weight, state.step)
         loss = jnp.mean(losses)
         kl = draws.prior.kl(draws.q, draws.z)
-        return loss, {
+        scalars = {
             "loss": loss,
             "reconstruction": jnp.mean(draws.reconstruction),
             "kl": jnp.mean(jnp.sum(kl, axis=-1)),
             "kl_weight": weight,
             **jax.tree.map(jnp.mean, terms),
         }
+        if second is None:
+            return loss, scalars
+        # The gradient of a sum: each network gets that of its own loss, for the other is a constant in it.
+        codes = jax.lax.stop_gradient(draws.z[:, 0])
+        its, more = second.loss(params[SECOND], codes, draws.rows, *key_second)
+        return loss + jnp.mean(its), scalars | jax.tree.map(jnp.mean, {"discriminator_loss": its} | more)
 
-    scalars, grads = optimizer.value_and_grad(loss_fn, state.params["vae"], batch, vae.config.accumulate)
-    state, norms = vae.optimize.apply(state, "vae", grads)
+    scalars, grads = optimizer.value_and_grad(loss_fn, state.params, batch, vae.config.accumulate)
+    state, norms = vae.optimize.apply(state, "vae", grads["vae"])
+    if vae.optimize_second:
+        state, _ = vae.optimize_second.apply(state, SECOND, grads[SECOND])
     return state.replace(step=state.step + 1), scalars | norms
 
 
@@ -142,7 +162,8 @@ def _evaluate(vae: _Vae, state: State, batch: Batch, key: Key) -> Scalars:
     x = model.pixels.observe(batch["image"], key_x, index)
     draws = _draws(vae, params, x, batch, key_z)
     # One value per example: an objective that couples a batch is judged by its bound.
-    objective = objectives.elbo(Setting()) if vae.objective.couples else vae.objective
+    bound = objectives.elbo(Setting(closed_kl=model.prior.closed_kl))
+    objective = bound if vae.objective.couples else vae.objective
     loss, _ = objective.loss(draws, c.beta, state.step)
     kl = jnp.sum(draws.prior.kl(draws.q, draws.z), axis=-1)
     values = {"loss": loss, "reconstruction": jnp.mean(draws.reconstruction, axis=1), "kl": kl}

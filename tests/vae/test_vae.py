@@ -411,9 +411,58 @@ def test_an_objective_that_compares_codes_is_judged_by_the_bound_of_each_example
     assert float(scalars["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+FACTOR = ("vae.objective=factor", "vae.objective.width=16", "vae.objective.depth=2", "vae.kl_warmup_steps=0")
+
+
+def test_the_discriminator_of_factor_is_of_the_published_size_and_is_not_averaged():
+    config = methods.load(str(FOLDER / "beta_vae_dsprites.py"))[2]
+    config = methods.override(config, ["--config.vae.objective=factor", "--config.vae.beta=1"])
+    methods.check(config)
+    spec = DataSpec("dsprites:drawn", (64, 64, 1), 737_280, value_range=(0, 1))
+    state = jax.eval_shape(vae.make(config, spec).init, jax.random.key(0), {}, {})
+    assert {name: count_parameters(tree) for name, tree in state.params.items()} == {
+        "vae": 502_005,
+        "discriminator": 5_018_002,
+    }
+    assert state.opt_state.keys() == state.params.keys()
+    assert state.ema.keys() == {"vae"}
+
+
+def test_each_network_of_factor_learns_from_its_own_loss_alone():
+    words = (*FACTOR, "optimizer.name=sgd", "optimizer.b1=0.0", "optimizer.clip_norm=0.0", "network.hidden=(8,)")
+    states = {}
+    for gamma, rate in ((0, 0.1), (30, 0.1), (30, 0.0)):
+        _, method = make(*words, f"vae.objective.gamma={gamma}", f"vae.objective.learning_rate={rate}")
+        before = method.init(jax.random.key(0), {}, {})
+        states[gamma, rate], scalars = method.step(before, batch_of(8))
+    params = {at: jax.tree.leaves(state.params["discriminator"]) for at, state in states.items()}
+    # Whatever weighs its judgement, the discriminator moves by its own loss; and not at all with a rate of 0.
+    for a, b in zip(params[0, 0.1], params[30, 0.1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    start = jax.tree.leaves(before.params["discriminator"])
+    assert all(np.array_equal(a, b) for a, b in zip(params[30, 0.0], start, strict=True))
+    assert all(not np.array_equal(a, b) for a, b in zip(params[30, 0.1], start, strict=True))
+    # The autoencoder moves by the estimate, and not by the discriminator's loss.
+    encoders = {at: np.asarray(state.params["vae"]["encoder"]["posterior"]["kernel"]) for at, state in states.items()}
+    np.testing.assert_allclose(encoders[30, 0.1], encoders[30, 0.0], rtol=1e-5, atol=1e-7)
+    assert np.abs(encoders[30, 0.1] - encoders[0, 0.1]).max() > 1e-4
+    parts = [float(scalars[name]) for name in ("reconstruction", "kl", "total_correlation")]
+    assert float(scalars["loss"]) == pytest.approx(parts[0] + parts[1] + 30 * parts[2], rel=1e-5)
+    assert 0 < float(scalars["discriminator_loss"]) < 5
+    assert 0 <= float(scalars["discriminator_accuracy"]) <= 1
+
+
+def test_factor_is_judged_by_the_bound_of_each_example_with_any_prior():
+    _, method = make(*FACTOR, *ONE)
+    state = with_prior(known_state(method), logits=[0], mean=[[0.5, -1]], log_var=[[0.2, -0.3]])
+    values = method.evaluate(state, batch_of(5), jax.random.key(0))
+    np.testing.assert_allclose(values["loss"], 64 * math.log(2), rtol=1e-5)
+    np.testing.assert_allclose(values["negative_elbo/dynamic_binarisation"], 64 * math.log(2), rtol=1e-5)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("executor", parallel.EXECUTORS)
-@pytest.mark.parametrize("words", [VAMP, ("vae.objective=total_correlation",), ("vae.objective=iwae",)])
+@pytest.mark.parametrize("words", [VAMP, ("vae.objective=total_correlation",), ("vae.objective=iwae",), FACTOR])
 def test_eight_devices_train_as_one_does(words, executor):
     _, method = make(*words, "optimizer.name=sgd", "optimizer.learning_rate=1e-2")
     trained = []
