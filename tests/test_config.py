@@ -153,8 +153,16 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("hvae_mnist", "--config.vae.prior.num_components=65", "the start has 64 training images: use at most 64"),
         ("hvae_mnist", "--config.vae.free_bits=1", "no config value 'vae.free_bits'"),
         ("vamp_mnist", "--config.vae.objective=capacity", "capacity needs a KL in closed form"),
-        ("vamp_mnist", "--config.vae.objective=factor --config.batch_size=63", "63, but objective factor compares one half"),
-        ("vamp_mnist", "--config.vae.objective=factor --config.vae.objective.width=0", "width is 0; it must be at least 1"),
+        (
+            "vamp_mnist",
+            "--config.vae.objective=factor --config.batch_size=63",
+            "compares one half of a batch",
+        ),
+        (
+            "vamp_mnist",
+            "--config.vae.objective=factor --config.vae.objective.width=0",
+            "width is 0; it must",
+        ),
         ("vamp_mnist", "--config.vae.objective=iwae --config.vae.objective.num_samples=0", "at least 1"),
     ],
 )
@@ -756,7 +764,9 @@ NEW = {
         "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",
         "sample.dynamic_threshold": 0.0,
     },
-    "vae": {"vae.conditional": False, "vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo"},
+    "vae": {
+        "vae.conditional": False, "vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo",
+    },
     "gan": {
         "network.activation_noise": 0.0, "network.conv_bias": False, "network.dropout": 0.0,
         "network.embedding_dim": 0, "network.end_bias": True, "network.generator_activation": "relu",

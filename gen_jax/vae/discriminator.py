@@ -45,7 +45,7 @@ class Discriminator(nn.Module):
 
 
 def permute_latents(key: Key, z: Array) -> Array:
-    """Returns codes [N, Z], each latent of which is permuted over the examples by itself (Kim & Mnih 2018, algorithm 1).
+    """Returns codes [N, Z], each latent permuted over the examples by itself (Kim & Mnih 2018, algorithm 1).
 
     Example:
       >>> z = permute_latents(jax.random.key(0), jnp.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]]))

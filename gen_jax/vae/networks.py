@@ -1,7 +1,7 @@
 """Encoders and decoders: dense, convolutional and residual, found by name.
 
 An encoder maps images [B, H, W, C] in [0, 1] to 2 Z numbers, the mean and the log variance of the posterior; a
-decoder maps z [B, Z] to the inputs of a likelihood, [B, H, W, num_outputs C]. With `num_classes`, both also take labels,
+decoder maps z [B, Z] to the inputs of a likelihood, [B, H, W, num_outputs C]. With `num_classes`, both also take labels
 as further inputs of their first layer.
 """
 
@@ -62,7 +62,7 @@ class Hidden(nn.Module):
 
 
 def with_label(x: Array, label: Array | None, num_classes: int) -> Array:
-    """Returns `x` with the one-hot label as further values of its last axis, the same in all places; `x` for no classes.
+    """Returns `x` with the one-hot label as further values of its last axis, the same in all places; or `x` itself.
 
     Args:
       x: [B, ..., C].

@@ -265,9 +265,7 @@ def _draws(vae: _Vae, params: PyTree, x: Array, batch: Batch, key: Key) -> Draws
     return Draws(q, z, -log_likelihood.reshape(-1, num), model.density(params), batch["index"])
 
 
-def _log_weight(
-    model: Autoencoder, params: PyTree, x: Array, label: Array | None, draws: Draws, keys: Array
-) -> Array:
+def _log_weight(model: Autoencoder, params: PyTree, x: Array, label: Array | None, draws: Draws, keys: Array) -> Array:
     """log p(x, z) - log q(z | x) at a z drawn from q with each of `keys` [B]: nats [B]."""
     z = reparameterise(draws.q, jax.vmap(functools.partial(_noise, model))(keys))
     return _log_likelihood(model, params, x, label, z) + draws.prior.log_ratio(draws.q, z)
