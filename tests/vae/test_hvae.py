@@ -207,8 +207,7 @@ def test_the_terms_are_those_of_an_independent_computation():
 
 
 def test_the_parts_add_up_to_the_bound_and_the_loss_weighs_both_divergences():
-    words = ("network.hidden=(6,)", "vae.beta=3.0", "vae.kl_warmup_steps=6")
-    method = make(*words)
+    method = make("network.hidden=(6,)", "vae.prior=standard", "vae.beta=3.0", "vae.kl_warmup_steps=6")
     state = method.init(jax.random.key(0), batch_of(32), {})
     values = {name: np.asarray(v) for name, v in method.evaluate(state, batch_of(9), jax.random.key(1)).items()}
     parts = values["reconstruction"] + values["kl_z1"] + values["kl_z2"]
