@@ -210,7 +210,9 @@ def _show(vae: _Vae, state: State, key: Key, batch: Batch) -> dict[str, Figure]:
         image_of = _with_class(image_of, label[0])
     inputs = model.prior.pseudo_inputs
     seen = None if inputs is None else inputs(state.ema["vae"]["prior"])
-    return shown | pictures.codes(image_of, q, z, prior, key_scatter, batch, vae.spec.class_names, seen)
+    codes = pictures.codes(image_of, q, z, prior, key_scatter, batch, vae.spec.class_names, seen)
+    told = " All are given the class of the first image." if model.num_classes else ""
+    return shown | {n: f.replace(caption=f.caption + told) if isinstance(f, Picture) else f for n, f in codes.items()}
 
 
 def _with_class(image_of: Callable[[Array, Array], Array], label: Array) -> pictures.ImageOf:

@@ -354,6 +354,7 @@ def test_the_page_of_a_conditional_vae_shows_its_classes_and_still_traverses_its
     np.testing.assert_allclose(shown["traversals"].images, grey[0], atol=1)  # of the first image, and of its class
     below = np.asarray(shown["reconstructions"].images, int).reshape(2, 2, 8, -1)[:, 1].reshape(16, -1)
     np.testing.assert_allclose(below, np.broadcast_to(grey[np.arange(16) % 3][:, None], below.shape), atol=1)
+    assert shown["traversals"].caption.endswith("All are given the class of the first image.")
     assert method.code is None
 
 
