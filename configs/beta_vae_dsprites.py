@@ -6,8 +6,9 @@
 The first command ends with MIG and modularity of 10,000 codes. The second adds the metrics that take minutes: SAP and
 DCI (these need `pip install "gen-jax[disentanglement]"`) and the FactorVAE score.
 
-`--config.vae.objective=total_correlation --config.vae.beta=1` trains a beta-TCVAE (Chen et al. 2018) instead, and
-`--config.vae.objective=capacity --config.vae.beta=1` the annealed capacity of Burgess et al. 2018.
+`--config.vae.objective=total_correlation --config.vae.beta=1` trains a beta-TCVAE (Chen et al. 2018) instead,
+`--config.vae.objective=factor --config.vae.beta=1` a FactorVAE (Kim & Mnih 2018) with a discriminator of 5,018,002
+parameters, and `--config.vae.objective=capacity --config.vae.beta=1` the annealed capacity of Burgess et al. 2018.
 
 The network is from Burgess et al. 2018, with 502,005 parameters. At beta 4, 20,000 steps took 51 minutes in parallel
 with another run on two shared cores of an AMD EPYC, and reach MIG 0.177 (docs/results.md). Variants: `:full` has the

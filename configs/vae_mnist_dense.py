@@ -5,8 +5,9 @@
         --config.eval.importance_samples=5000 --config.eval.num_examples=1000
 
 The second command estimates -log p(x) in nats with 5,000 importance samples for each of 1,000 test images: 87.4
-(docs/results.md), after 40,000 steps, which take 11 minutes on two shared cores of an AMD EPYC. Variant: `:tiny` is a
-short run that checks that everything works.
+(docs/results.md), after 40,000 steps, which take 11 minutes on two shared cores of an AMD EPYC.
+`--config.vae.conditional=true` gives encoder and decoder the class. Variant: `:tiny` is a short run that checks that
+everything works.
 """
 
 from ml_collections import ConfigDict

@@ -24,6 +24,7 @@ METHODS = {
     "latent": "gen_jax.diffusion.latent",
     "vae": "gen_jax.vae.vae",
     "scvae": "gen_jax.vae.scvae",
+    "hvae": "gen_jax.vae.hvae",
     "gan": "gen_jax.gan.gan",
     "acgan": "gen_jax.gan.acgan",
     "coupling": "gen_jax.nflow.coupling",

@@ -26,7 +26,8 @@ PAGE = ROOT / "docs/bad_inputs.md"
 # What is typed, and part of the line that it prints. The later tables follow a complete command: see `START`. Names
 # without a path are in the folder that `world` fills.
 COUPLING = "--config=coupling_mnist:tiny --workdir=new --config.data.name=image_folder:pictures"
-TARFLOW, SCVAE = (COUPLING.replace("coupling", name) for name in ("tarflow", "scvae"))
+TARFLOW, SCVAE, HVAE = (COUPLING.replace("coupling", name) for name in ("tarflow", "scvae", "hvae"))
+VAE = COUPLING.replace("coupling_mnist", "vae_mnist_dense")
 NO_START = {
     "": "nothing to do",
     "--workdir=nothing": "holds no run",
@@ -78,6 +79,11 @@ NO_START = {
     f"{TARFLOW} --config.tarflow.patch=3": "use one of 1, 2, 4, 7, 14, 28",
     f"{TARFLOW} --config.tarflow.noise.sigma=0": "a standard deviation is positive",
     f"{TARFLOW} --config.data.name=image_folder:unlabelled": "needs labels",
+    f"{VAE} --config.vae.conditional=true --config.data.name=image_folder:unlabelled": "needs labels",
+    f"{VAE} --config.vae.conditional=true --config.vae.prior=vamp": "have no class",
+    f"{VAE} --config.vae.objective=factor --config.accumulate=2": "compares the codes of the whole batch",
+    f"{HVAE} --config.vae.latents=40": "of z1 and of z2",
+    f"{HVAE} --config.vae.prior.num_components=17": "use at most 16",
 }
 BESIDE_START = {
     "seed=1": "did you mean --config.seed?",

@@ -145,11 +145,29 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vamp_mnist", "--config.vae.prior.num_components=0", "at least 1"),
         ("vamp_mnist", "--config.vae.prior=standard --config.vae.prior.num_components=5", "belongs to mixture or vamp"),
         ("vamp_mnist", "--config.vae.free_bits=0.5", "free_bits is 0.5, but prior vamp has no KL of each latent"),
+        ("vae_mnist", "--config.vae.conditional=true", "each class has its own: use --config.vae.manifold=False"),
+        ("vamp_mnist", "--config.vae.conditional=true", "the pseudo-inputs of prior vamp have no class"),
+        ("hvae_mnist", "--config.vae.latents=40", "config.vae.latents is (40,): give the numbers of latents of z1 and"),
+        ("hvae_mnist", "--config.vae.latents=(0,4)", "such as (40, 40)"),
+        ("hvae_mnist", "--config.vae.beta=-1", "must not be negative"),
+        ("hvae_mnist", "--config.vae.binarisation=none --config.eval.importance_samples=5", "under bernoulli"),
+        ("hvae_mnist", "--config.vae.prior.num_components=65", "the start has 64 training images: use at most 64"),
+        ("hvae_mnist", "--config.vae.free_bits=1", "no config value 'vae.free_bits'"),
         ("vamp_mnist", "--config.vae.objective=capacity", "capacity needs a KL in closed form"),
         ("scvae_mnist", "--config.scvae.lam=-1", "config.scvae.lam is -1.0; it must be finite and not negative"),
         ("scvae_mnist", "--config.scvae.steps=0", "at least 1"),
         ("scvae_mnist", "--config.scvae.channels=10", "use 9, or --config.scvae.dictionary=orthonormal"),
         ("scvae_mnist", "--config.scvae.dictionary=cosine", "allowed: dct, learned, orthonormal"),
+        (
+            "vamp_mnist",
+            "--config.vae.objective=factor --config.batch_size=63",
+            "compares one half of a batch",
+        ),
+        (
+            "vamp_mnist",
+            "--config.vae.objective=factor --config.vae.objective.width=0",
+            "width is 0; it must",
+        ),
         ("vamp_mnist", "--config.vae.objective=iwae --config.vae.objective.num_samples=0", "at least 1"),
     ],
 )
@@ -364,6 +382,7 @@ COMPLETE = {
     ("vae", "residual"): [],
     ("vae", "spatial"): ["vae.latents=32"],  # 4x4 places
     ("scvae", "spatial"): [],
+    ("hvae", "dense"): [],
     ("gan", "dense"): ["gan.conditional=true"],
     ("gan", "conv"): ["gan.conditional=true"],
     ("gan", "residual"): ["gan.conditional=true"],
@@ -374,7 +393,9 @@ COMPLETE = {
 
 def test_every_network_is_tried_complete():
     assert COMPLETE.keys() == {
-        (m, n) for m in ("ddpm", "vae", "scvae", "gan", "coupling", "tarflow") for n in choice_at(m, "network").table
+        (m, n)
+        for m in ("ddpm", "vae", "hvae", "scvae", "gan", "coupling", "tarflow")
+        for n in choice_at(m, "network").table
     }
     for method, like in (("flow", "ddpm"), ("latent", "ddpm"), ("acgan", "gan")):
         assert methods.options(default(method)).choices["network"] == methods.options(default(like)).choices["network"]
@@ -440,7 +461,10 @@ READ_WITH = {
     "vae.likelihood.sigma": ("gaussian",),
     "vae.prior.num_components": ("mixture", "vamp"),
     "vae.objective.num_samples": ("iwae",),
-    "vae.objective.gamma": ("capacity",),
+    "vae.objective.gamma": ("capacity", "factor"),
+    "vae.objective.width": ("factor",),
+    "vae.objective.depth": ("factor",),
+    "vae.objective.learning_rate": ("factor",),
     "vae.objective.nats": ("capacity",),
     "vae.objective.warmup_steps": ("capacity",),
     "vae.objective.information": ("total_correlation",),
@@ -511,6 +535,7 @@ def test_choices_are_all_that_has_parameters():
     vae_paths, gan_paths = (of_all | {f"{family}.{name}" for name in below[family]} for family in ("vae", "gan"))
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
     expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}, "scvae": of_all | {"scvae.dictionary"}}
+    expected |= {"hvae": vae_paths - {"vae.objective"}}
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
     assert {m: {path for method, path in CHOICES if method == m} for m in methods.METHODS} == expected
 
@@ -749,7 +774,9 @@ NEW = {
         "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",
         "sample.dynamic_threshold": 0.0,
     },
-    "vae": {"vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo"},
+    "vae": {
+        "vae.conditional": False, "vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo",
+    },
     "gan": {
         "network.activation_noise": 0.0, "network.conv_bias": False, "network.dropout": 0.0,
         "network.embedding_dim": 0, "network.end_bias": True, "network.generator_activation": "relu",

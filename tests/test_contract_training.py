@@ -45,6 +45,7 @@ ALL_AT_ONCE = {
     "latent": (*DROPOUT, "--config.diffusion.label_drop=0.3", "--config.diffusion.mirror=true"),
     "vae": ("--config.vae.binarisation=dynamic", "--config.vae.kl_warmup_steps=10"),
     "scvae": ("--config.scvae.dictionary=learned", "--config.scvae.dictionary.num_atoms=20"),
+    "hvae": ("--config.vae.binarisation=dynamic",),
     "gan": (*CRITIC, "--config.gan.constraint.name=none"),
     "acgan": CRITIC,
     "coupling": (),  # nothing but the noise of dequantisation, which is always on

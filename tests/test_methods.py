@@ -36,6 +36,7 @@ CONFIGS = {
     ),
     "vae": ("configs/vae_mnist.py:tiny", []),
     "scvae": ("configs/scvae_mnist.py:tiny", ["--config.network.channels=(4,)"]),
+    "hvae": ("configs/hvae_mnist.py:tiny", []),
     # Without batch normalisation, which computes no batch in pieces.
     "gan": (
         "configs/cgan_mnist.py:tiny",

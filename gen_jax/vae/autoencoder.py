@@ -9,18 +9,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gen_jax.config import Choice, chosen, require_choice
+from gen_jax.config import Choice, chosen
 from gen_jax.method import NUM_EXAMPLES, Array, Batch, DataSpec, Key, PyTree, UserError, counted, stream
-from gen_jax.vae import networks
+from gen_jax.vae import networks, pixels
 from gen_jax.vae.gaussian import LOG_VAR_LIMIT, Gaussian, soft_bound
-from gen_jax.vae.likelihood import BINARISATIONS, LIKELIHOODS, Likelihood
+from gen_jax.vae.pixels import Pixels
 from gen_jax.vae.priors import PRIORS, Density, Prior
 
 CHOICES = {
     "network": Choice(networks.NETWORKS, networks.GIVEN),
-    "vae.likelihood": Choice(LIKELIHOODS),
+    "vae.likelihood": pixels.CHOICE,
     "vae.prior": Choice(PRIORS, ("latents",)),
 }
+ENCODED_AT_ONCE = 100  # images, for pictures
 
 
 class Autoencoder(NamedTuple):
@@ -29,75 +30,60 @@ class Autoencoder(NamedTuple):
     Attributes:
       init: key -> {"encoder": ..., "decoder": ...}.
       init_prior: (key, training examples) -> {"prior": ...}, or {} if the prior has no parameters.
-      observe: (image of a batch, key, index [B]) -> x, f32 [B, H, W, C] in [0, 1], binarised according to the config.
-      encode: (params, x) -> q(z | x), the posterior, [B, Z].
-      decode: (params, z [B, Z]) -> outputs f32 [B, H, W, num_outputs C], the input of `likelihood`.
+      encode: (params, x, label i32 [B] or None) -> q(z | x), the posterior, [B, Z].
+      decode: (params, z [B, Z], label) -> outputs f32 [B, H, W, num_outputs C], the input of the likelihood.
       density: params -> p(z).
-      likelihood: p(x | z).
+      pixels: x and p(x | z).
       prior: of which `density` is a member.
       latents: Z.
       code_shape: of one z when it is shown or modelled: (Z,), or the shape of a small picture.
-      protocol: the binarisation, or "density", as used in the names of metrics; "" for neither.
-      normalised: whether `likelihood` sums or integrates to one over data of this kind.
+      num_classes: of the labels that condition q(z | x) and p(x | z); 0 for none, where labels are ignored.
     """
 
     init: Callable[[Key], PyTree]
     init_prior: Callable[[Key, Batch], PyTree]
-    observe: Callable[[Array, Key, Array], Array]
-    encode: Callable[[PyTree, Array], Gaussian]
-    decode: Callable[[PyTree, Array], Array]
+    encode: Callable[[PyTree, Array, Array | None], Gaussian]
+    decode: Callable[[PyTree, Array, Array | None], Array]
     density: Callable[[PyTree], Density]
-    likelihood: Likelihood
+    pixels: Pixels
     prior: Prior
     latents: int
     code_shape: tuple[int, ...]
-    protocol: str
-    normalised: bool
+    num_classes: int
 
 
 def make(config: Any, spec: DataSpec) -> Autoencoder:
     """Returns the autoencoder of `config.vae` and `config.network`, for data like `spec`.
 
     Raises:
-      UserError: an unknown name, or a likelihood or a prior that does not fit the data.
+      UserError: an unknown name, a likelihood or a prior that does not fit, or labels that the data has not.
     """
     c = config.vae
-    require_choice("vae.binarisation", c.binarisation, BINARISATIONS)
     if c.latents < 1:
         raise UserError(f"config.vae.latents is {c.latents}; it must be at least 1")
-    likelihood = chosen(CHOICES["vae.likelihood"], c.likelihood)
-    binary = c.binarisation != "none" or (spec.kind == "image" and spec.value_range == (0, 1))
-    _refuse_unfit(c, likelihood, spec, binary)
-    prior: Prior = chosen(CHOICES["vae.prior"], c.prior, latents=c.latents)
-    _refuse_large(c.prior, prior, spec)
-    binarise = BINARISATIONS[c.binarisation]
-    encoder, decoder = networks.make(
-        config.network, spec.image_shape, c.latents, likelihood.num_outputs, jnp.dtype(config.compute_dtype)
-    )
+    seen = pixels.make(c, spec)
+    prior = prior_of(c.prior, c.latents, spec)
+    num_classes = _classes(c, spec, prior)
+    if num_classes:
+        seen = seen._replace(told="given_label")
+    num_outputs, dtype = seen.likelihood.num_outputs, jnp.dtype(config.compute_dtype)
+    encoder, decoder = networks.make(config.network, spec.image_shape, c.latents, num_outputs, dtype, num_classes)
 
     def init(key: Key) -> PyTree:
         key_encoder, key_decoder = jax.random.split(stream(key, "init"))
+        x, z, label = jnp.zeros((1, *spec.image_shape)), jnp.zeros((1, c.latents)), jnp.zeros(1, jnp.int32)
         return {
-            "encoder": encoder.init(key_encoder, jnp.zeros((1, *spec.image_shape)))["params"],
-            "decoder": decoder.init(key_decoder, jnp.zeros((1, c.latents)))["params"],
+            "encoder": encoder.init(key_encoder, x, label)["params"],
+            "decoder": decoder.init(key_decoder, z, label)["params"],
         }
 
-    def init_prior(key: Key, examples: Batch) -> PyTree:
-        key_prior, key_x = jax.random.split(jax.random.fold_in(stream(key, "init"), 1))
-        params = prior.init(key_prior, lambda: observe(examples["image"], key_x, examples["index"]))
-        return {"prior": params} if params else {}
-
-    def observe(image: Array, key: Key, index: Array) -> Array:
-        low, high = spec.value_range
-        return binarise((image.astype(jnp.float32) - low) / (high - low), key, index)
-
-    def encode(params: PyTree, x: Array) -> Gaussian:
-        output: Array = encoder.apply({"params": params["encoder"]}, x)  # pyright: ignore[reportAssignmentType]
+    def encode(params: PyTree, x: Array, label: Array | None = None) -> Gaussian:
+        output: Array = encoder.apply({"params": params["encoder"]}, x, label)  # pyright: ignore[reportAssignmentType]
         mean, log_var = jnp.split(output.astype(jnp.float32), 2, axis=-1)
         return Gaussian(mean, soft_bound(log_var, LOG_VAR_LIMIT))
 
-    def decode(params: PyTree, z: Array) -> Array:
-        output: Array = decoder.apply({"params": params["decoder"]}, z)  # pyright: ignore[reportAssignmentType]
+    def decode(params: PyTree, z: Array, label: Array | None = None) -> Array:
+        output: Array = decoder.apply({"params": params["decoder"]}, z, label)  # pyright: ignore[reportAssignmentType]
         return output.astype(jnp.float32)
 
     def density(params: PyTree) -> Density:
@@ -105,51 +91,71 @@ def make(config: Any, spec: DataSpec) -> Autoencoder:
 
     return Autoencoder(
         init,
-        init_prior,
-        observe,
+        functools.partial(init_prior, prior, seen),
         encode,
         decode,
         density,
-        likelihood,
+        seen,
         prior,
         c.latents,
         networks.code_shape(config.network, spec.image_shape, c.latents),
-        protocol=_protocol(c.binarisation, likelihood, spec),
-        normalised=likelihood.support != "binary" or binary,
+        num_classes,
     )
 
 
-def _protocol(binarisation: str, likelihood: Likelihood, spec: DataSpec) -> str:
-    """The part of a likelihood's name that identifies the kind of data.
+def _classes(c: Any, spec: DataSpec, prior: Prior) -> int:
+    if not c.conditional:
+        return 0
+    if spec.num_classes is None:
+        raise UserError(f"config.vae.conditional needs labels, and data set {spec.name} has none")
+    if prior.pseudo_inputs is not None:
+        raise UserError(
+            f"config.vae.conditional is true, but the pseudo-inputs of prior {c.prior.name} have no class: use "
+            "--config.vae.prior=standard, or mixture"
+        )
+    return spec.num_classes
 
-    A density of grey values, which are whole numbers without dequantisation noise, has no upper bound: it must not be
-    compared with the probability of bytes.
+
+def prior_of(values: Any, latents: int, spec: DataSpec) -> Prior:
+    """Returns the prior of `config.vae.prior`.
+
+    Args:
+      values: its name and parameters.
+      latents: Z, of the prior.
+      spec: of the data.
+
+    Raises:
+      UserError: an invalid number, or more pseudo-inputs than there are images to start from.
     """
-    if likelihood.support == "real" and spec.kind == "image":
-        return "density"
-    return "" if binarisation == "none" else f"{binarisation}_binarisation"
-
-
-def _refuse_large(named: Any, prior: Prior, spec: DataSpec) -> None:
-    """Refuses more pseudo-inputs than there are images to start from."""
+    prior: Prior = chosen(CHOICES["vae.prior"], values, latents=latents)
     at_hand = min(NUM_EXAMPLES, spec.num_examples)
     if prior.num_examples > at_hand:
         images = counted(spec.num_examples, "training image")
         of_them = f" sees {at_hand} of" if spec.num_examples > at_hand else " has"
         raise UserError(
-            f"config.vae.prior.num_components is {named.num_components}, but each pseudo-input starts from an image of "
-            f"its own, and the start{of_them} {images}: use at most {at_hand}"
+            f"config.vae.prior.num_components is {values.num_components}, but each pseudo-input starts from an image "
+            f"of its own, and the start{of_them} {images}: use at most {at_hand}"
         )
+    return prior
 
 
-def _refuse_unfit(c: Any, likelihood: Likelihood, spec: DataSpec, binary: bool) -> None:
-    low, high = spec.value_range
-    name = c.likelihood.name
-    if spec.kind != "image" and (low < 0 or high > 1):
-        raise UserError(
-            f"the {name} likelihood needs values in [0, 1]; data set {spec.name} has values in [{low:g}, {high:g}]"
-        )
-    if binary and likelihood.support != "binary":
-        raise UserError(f"binary data has no {name} likelihood; use --config.vae.likelihood=bernoulli")
-    if likelihood.support == "bytes" and (spec.kind != "image" or (low, high) != (0, 255)):
-        raise UserError(f"the {name} likelihood needs bytes 0..255; data set {spec.name} has other values")
+def init_prior(prior: Prior, seen: Pixels, key: Key, examples: Batch) -> PyTree:
+    """Returns {"prior": its parameters at the start}, or {} if it has none.
+
+    Args:
+      prior: with `init`.
+      seen: what is observed of the examples.
+      key: of the run.
+      examples: of the training split.
+    """
+    key_prior, key_x = jax.random.split(jax.random.fold_in(stream(key, "init"), 1))
+    params = prior.init(key_prior, lambda: seen.observe(examples["image"], key_x, examples["index"]))
+    return {"prior": params} if params else {}
+
+
+def encode_in_pieces(encode: Callable[..., Gaussian], *inputs: Array | None) -> Gaussian:
+    """Returns `encode` of inputs [N, ...], a few rows at a time: the activations of all would take gigabytes."""
+    one = functools.partial(jax.tree.map, lambda y: y[0])
+    return jax.lax.map(
+        lambda row: one(encode(*jax.tree.map(lambda x: x[None], row))), inputs, batch_size=ENCODED_AT_ONCE
+    )

@@ -35,6 +35,7 @@ def vae_config() -> Config:
             "likelihood": CHOICES["vae.likelihood"].start("bernoulli"),  # or gaussian with sigma: LIKELIHOODS
             "prior": CHOICES["vae.prior"].start("standard"),  # or mixture, vamp, with num_components: PRIORS
             "objective": CHOICES["vae.objective"].start("elbo"),  # OBJECTIVES
+            "conditional": False,  # on the class label
             "binarisation": "none",  # or dynamic (resampled in every step), static (drawn once), threshold
             "beta": 1.0,  # weight of the KL
             "kl_warmup_steps": 0,  # in which the weight rises from zero

@@ -52,6 +52,18 @@ def kl_to_standard_normal(q: Gaussian) -> Array:
     return 0.5 * (jnp.square(q.mean) + jnp.expm1(q.log_var) - q.log_var)
 
 
+def kl_between(q: Gaussian, p: Gaussian) -> Array:
+    """Returns KL(q || p) of each latent dimension in nats, [B, Z].
+
+    Example:
+      >>> q, p = (Gaussian(jnp.array(mean), jnp.array(log_var)) for mean, log_var in ((1.0, 0.0), (0.0, 1.0)))
+      >>> round(float(kl_between(q, p)), 6)  # (1 + (1 + 1) / e - 1) / 2
+      0.367879
+    """
+    difference = q.log_var - p.log_var
+    return 0.5 * (jnp.square(q.mean - p.mean) * jnp.exp(-p.log_var) + jnp.expm1(difference) - difference)
+
+
 def soft_bound(x: Array, limit: float) -> Array:
     """Returns limit * tanh(x / limit): close to `x` near 0, never beyond `limit`, and differentiable everywhere.
 

@@ -1,7 +1,8 @@
 """Encoders and decoders: dense, convolutional and residual, found by name.
 
 An encoder maps images [B, H, W, C] in [0, 1] to 2 Z numbers, the mean and the log variance of the posterior; a
-decoder maps z [B, Z] to the inputs of a likelihood, [B, H, W, num_outputs C].
+decoder maps z [B, Z] to the inputs of a likelihood, [B, H, W, num_outputs C]. With `num_classes`, both also take labels
+as further inputs of their first layer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from gen_jax.config import modules_of, require_choice
@@ -60,6 +62,28 @@ class Hidden(nn.Module):
         return x
 
 
+def with_label(x: Array, label: Array | None, num_classes: int) -> Array:
+    """Returns `x` with the one-hot label as further values of its last axis, the same in all places; or `x` itself.
+
+    Args:
+      x: [B, ..., C].
+      label: i32 [B].
+      num_classes: 0 if the network takes no labels.
+
+    Example:
+      >>> with_label(jnp.array([[0.5]]), jnp.array([1]), 3).tolist()
+      [[0.5, 0.0, 1.0, 0.0]]
+      >>> with_label(jnp.ones((2, 4, 4, 1)), jnp.array([0, 1]), 2).shape
+      (2, 4, 4, 3)
+    """
+    if not num_classes:
+        return x
+    # One-hot labels, because the gradient of a look-up is a scatter, which could gather a sharded batch.
+    one_hot = jax.nn.one_hot(label, num_classes, dtype=x.dtype)
+    places = one_hot.reshape(len(x), *(1,) * (x.ndim - 2), num_classes)
+    return jnp.concatenate([x, jnp.broadcast_to(places, (*x.shape[:-1], num_classes))], axis=-1)
+
+
 class DenseEncoder(nn.Module):
     """Dense layers over all pixels (Kingma & Welling 2014, appendix C; gated: Tomczak & Welling 2018).
 
@@ -73,12 +97,14 @@ class DenseEncoder(nn.Module):
     latents: int
     hidden: tuple[int, ...] = (300, 300)
     activation: str = "gated"
+    num_classes: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, label: Array | None = None) -> Array:
         """Returns [B, 2 latents]."""
-        h = Hidden(self.hidden, self.activation, self.dtype, name="hidden")(x.reshape(len(x), -1))
+        x = with_label(x.reshape(len(x), -1), label, self.num_classes)
+        h = Hidden(self.hidden, self.activation, self.dtype, name="hidden")(x)
         return nn.Dense(2 * self.latents, dtype=self.dtype, name="posterior")(h)
 
 
@@ -96,12 +122,14 @@ class DenseDecoder(nn.Module):
     num_outputs: int = 1
     hidden: tuple[int, ...] = (300, 300)
     activation: str = "gated"
+    num_classes: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: Array, label: Array | None = None) -> Array:
         """Returns [B, H, W, num_outputs C]."""
         height, width, channels = self.image_shape
+        z = with_label(z, label, self.num_classes)
         h = Hidden(self.hidden[::-1], self.activation, self.dtype, name="hidden")(z)
         h = nn.Dense(height * width * channels * self.num_outputs, dtype=self.dtype, name="out")(h)
         return h.reshape(-1, height, width, channels * self.num_outputs)
@@ -124,14 +152,15 @@ class ConvEncoder(nn.Module):
     channels: tuple[int, ...] = (32, 64)
     kernels: tuple[int, ...] = (3, 3)
     hidden: tuple[int, ...] = (16,)
+    num_classes: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, label: Array | None = None) -> Array:
         """Returns [B, 2 latents]."""
         if len(self.kernels) != len(self.channels):
             raise UserError(f"config.network.kernels {self.kernels} needs as many values as channels {self.channels}")
-        init = ACTIVATIONS["relu"].kernel_init
+        init, x = ACTIVATIONS["relu"].kernel_init, with_label(x, label, self.num_classes)
         for number, (features, size) in enumerate(zip(self.channels, self.kernels, strict=True)):
             layer = Conv(features, (size, size), (2, 2), kernel_init=init, dtype=self.dtype, name=f"conv_{number}")
             x = nn.relu(layer(x))
@@ -160,15 +189,17 @@ class ConvDecoder(nn.Module):
     decoder_kernel: int = 3
     last_stride: int = 1
     upsampling: str = "transposed"
+    num_classes: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: Array, label: Array | None = None) -> Array:
         """Returns [B, H, W, num_outputs C]; the first feature map has as many channels as the encoder's last."""
         require_choice("network.upsampling", self.upsampling, UPSAMPLINGS)
         grow, size = UPSAMPLINGS[self.upsampling], self.decoder_kernel
         height, width, start = _start(self.image_shape, 2 ** len(self.decoder_channels) * self.last_stride)
         widths = (*self.decoder_hidden, start[0] * start[1] * self.channels[-1])
+        z = with_label(z, label, self.num_classes)
         h = Hidden(widths, dtype=self.dtype, name="hidden")(z).reshape(-1, *start, self.channels[-1])
         init = ACTIVATIONS["relu"].kernel_init
         for number, features in enumerate(self.decoder_channels):
@@ -191,12 +222,13 @@ class ResidualEncoder(nn.Module):
     latents: int
     channels: tuple[int, ...] = (32, 64)
     num_blocks: int = 1
+    num_classes: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, label: Array | None = None) -> Array:
         """Returns [B, 2 latents]. Sizes that do not halve evenly are padded with zeros."""
-        h = _downwards(self, x)
+        h = _downwards(self, with_label(x, label, self.num_classes))
         return nn.Dense(2 * self.latents, dtype=self.dtype, name="posterior")(h.reshape(len(h), -1))
 
 
@@ -214,12 +246,14 @@ class ResidualDecoder(nn.Module):
     num_outputs: int = 1
     channels: tuple[int, ...] = (32, 64)
     num_blocks: int = 1
+    num_classes: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: Array, label: Array | None = None) -> Array:
         """Returns [B, H, W, num_outputs C]."""
         _, _, start = _start(self.image_shape, 2 ** len(self.channels))
+        z = with_label(z, label, self.num_classes)
         h = nn.Dense(start[0] * start[1] * self.channels[-1], dtype=self.dtype, name="in")(z)
         return _upwards(self, h.reshape(-1, *start, self.channels[-1]))
 
@@ -261,13 +295,14 @@ class SpatialEncoder(nn.Module):
     latents: int
     channels: tuple[int, ...] = (32, 64)
     num_blocks: int = 1
+    num_classes: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, label: Array | None = None) -> Array:
         """Returns [B, 2 latents]: all means, then all log variances."""
         _, _, features = _places(x.shape[1:], len(self.channels), self.latents)
-        h = _downwards(self, x)
+        h = _downwards(self, with_label(x, label, self.num_classes))
         mean, log_var = jnp.split(Conv(2 * features, (3, 3), dtype=self.dtype, name="posterior")(h), 2, axis=-1)
         return jnp.concatenate([mean.reshape(len(x), -1), log_var.reshape(len(x), -1)], axis=-1)
 
@@ -308,13 +343,14 @@ class SpatialDecoder(nn.Module):
     num_outputs: int = 1
     channels: tuple[int, ...] = (32, 64)
     num_blocks: int = 1
+    num_classes: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: Array, label: Array | None = None) -> Array:
         """Returns [B, H, W, num_outputs C] for z [B, Z]."""
         h = z.reshape(len(z), *_places(self.image_shape, len(self.channels), z.shape[-1]))
-        h = Conv(self.channels[-1], (3, 3), dtype=self.dtype, name="in")(h)
+        h = Conv(self.channels[-1], (3, 3), dtype=self.dtype, name="in")(with_label(h, label, self.num_classes))
         return _upwards(self, h)
 
 
@@ -326,11 +362,16 @@ NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
 }
 """From a name to an encoder and a decoder; `config.network` holds their fields."""
 
-GIVEN = ("latents", "image_shape", "num_outputs", "dtype")
+GIVEN = ("latents", "image_shape", "num_outputs", "num_classes", "dtype")
 
 
 def make(
-    config: Mapping[str, Any], image_shape: tuple[int, int, int], latents: int, num_outputs: int, dtype: Any
+    config: Mapping[str, Any],
+    image_shape: tuple[int, int, int],
+    latents: int,
+    num_outputs: int,
+    dtype: Any,
+    num_classes: int = 0,
 ) -> tuple[nn.Module, nn.Module]:
     """Returns the encoder and the decoder of `config.network`.
 
@@ -340,6 +381,7 @@ def make(
       latents: Z.
       num_outputs: of the likelihood, per pixel value.
       dtype: of the computation.
+      num_classes: of the labels that both take; 0 for none.
 
     Raises:
       UserError: an unknown network, or an unknown field.
@@ -349,7 +391,8 @@ def make(
       >>> encoder.hidden, decoder.hidden
       ((16,), (16,))
     """
-    given = {"latents": latents, "image_shape": image_shape, "num_outputs": num_outputs, "dtype": dtype}
+    given = {"latents": latents, "image_shape": image_shape, "num_outputs": num_outputs}
+    given |= {"num_classes": num_classes, "dtype": dtype}
     encoder, decoder = modules_of(config, NETWORKS, given)
     return encoder, decoder
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gen_jax.method import Array, Key, Picture, Scatter, UserError, to_pixels
-from gen_jax.vae.priors import Mixture
+from gen_jax.method import Array, Batch, Figure, Key, Picture, Scatter, UserError, draw, to_pixels
+from gen_jax.vae.gaussian import Gaussian
+from gen_jax.vae.priors import Density, Mixture
 
 PLANE = 2  # latents of a manifold that can be drawn
 MANIFOLD_SIDE, SNAPSHOT_SIDE = 20, 14  # images; fewer in the many frames during training
@@ -17,6 +18,7 @@ MAX_TRAVERSED = 10  # latents
 COLUMNS = 8  # of inputs with their reconstructions
 NUM_SHOWN = 16  # inputs with their reconstructions
 NUM_COMPONENTS = 40  # of a prior
+NUM_TOP, NUM_LOW = 6, 8  # draws of z2, and of z1 given each
 NUM_POINTS = 2000  # codes of a scatter
 CIRCLES = (1.0, 2.0)  # standard deviations of the prior
 
@@ -110,6 +112,21 @@ def components(image_of: ImageOf, mixture: Mixture, pseudo_inputs: Array | None)
             f"the prior: {which}."
         )
     return Picture(to_pixels(images), title=title, caption=caption, columns=columns)
+
+
+def levels(images: Array) -> Picture:
+    """Returns samples that share the upper latents, one row of them each.
+
+    Args:
+      images: f32 [rows, columns, H, W, C] in [-1, 1]: of one z2 in a row, and of another z1 given it in each column.
+    """
+    return Picture(
+        to_pixels(images.reshape(-1, *images.shape[2:])),
+        title="Two levels",
+        caption="Each row: one z2 drawn from the prior, and images of several z1 drawn given it. What a row shares is "
+        "decided by z2, what differs in it by z1.",
+        columns=images.shape[1],
+    )
 
 
 def traversals(image_of: ImageOf, mean: Array, kl: Array) -> dict[str, Picture]:
@@ -227,6 +244,39 @@ def aggregate_posterior(z: Array, kl: Array, key: Key, prior: Array | None = Non
         circles=(),
         caption=caption,
     )
+
+
+def codes(
+    image_of: ImageOf,
+    q: Gaussian,
+    z: Array,
+    prior: Density,
+    key: Key,
+    batch: Batch,
+    names: tuple[str, ...] | None,
+    pseudo_inputs: Array | None,
+) -> dict[str, Figure]:
+    """Returns the pictures of codes: of images, by class and against the prior; the prior's components; traversals.
+
+    Args:
+      image_of: the decoder.
+      q: q(z | x) of each image, [N, Z].
+      z: f32 [N, Z], drawn from it.
+      prior: p(z).
+      key: of the draws from the prior.
+      batch: the images, of which `index` and `label`, if any, are used.
+      names: of the classes, or None.
+      pseudo_inputs: of the prior; see `components`.
+    """
+    kl, mixture = jnp.mean(prior.kl_of_each(q, z), axis=0), prior.mixture
+    drawn = None if mixture is None else draw(jax.random.fold_in(key, 1), batch["index"], prior.draw)
+    shown: dict[str, Figure] = {
+        "latent_space": latent_space(q.mean, kl, key, batch.get("label"), names, standard=mixture is None),
+        "aggregate_posterior": aggregate_posterior(z, kl, key, drawn),
+    }
+    if mixture is not None:
+        shown["prior"] = components(image_of, mixture, pseudo_inputs)
+    return shown | traversals(image_of, q.mean[0], kl)
 
 
 def _pairs(latents: int) -> list[tuple[int, int]]:

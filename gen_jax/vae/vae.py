@@ -1,19 +1,22 @@
 """The variational autoencoder (Kingma & Welling 2014; beta: Higgins et al. 2017), with any likelihood of this package.
 
-All terms are in nats: sums over pixels and latents, means over the batch. A decoded image is the mean of p(x | z).
+All terms are in nats: sums over pixels and latents, means over the batch. A decoded image is the mean of p(x | z). With
+labels y it is the conditional model p(x | z, y) p(z) with q(z | x, y) (Sohn et al. 2015; their prior also reads y).
 """
 
 from __future__ import annotations
 
 import functools
-import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from gen_jax import optimizer
 from gen_jax.config import Measure, Options, chosen
+from gen_jax.gan.pictures import MAX_CLASSES, NUM_OF_A_CLASS, classes
 from gen_jax.method import (
     Array,
     Batch,
@@ -30,17 +33,16 @@ from gen_jax.method import (
     State,
     UserError,
     draw,
+    keys_of,
     stream,
 )
-from gen_jax.metrics.likelihood import bits_per_dim
-from gen_jax.vae import autoencoder, elbo, objectives, pictures
+from gen_jax.vae import autoencoder, elbo, objectives, pictures, pixels
 from gen_jax.vae.autoencoder import Autoencoder
 from gen_jax.vae.defaults import CHOICES, vae_config
 from gen_jax.vae.gaussian import reparameterise
 from gen_jax.vae.objectives import Draws, Objective, Setting
 
-ENCODED_AT_ONCE = 100  # images, for the pictures
-
+SECOND = "discriminator"  # the name of an objective's own network in a State
 
 OPTIONS = Options(
     vae_config,
@@ -69,9 +71,15 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
       UserError: an unknown name, an invalid value, or a likelihood, a prior or an objective that does not fit the rest.
     """
     model, c = autoencoder.make(config, spec), config.vae
-    setting = Setting(c.free_bits, model.prior.closed_kl, c.prior.name, spec.num_examples, config.accumulate)
+    setting = Setting(
+        c.free_bits, model.prior.closed_kl, c.prior.name, spec.num_examples, config.accumulate, config.batch_size,
+        c.latents,
+    )  # fmt: skip
     objective: Objective = chosen(CHOICES["vae.objective"], c.objective, setting=setting)
-    vae = _Vae(config, spec, model, objective, optimizer.make(config.optimizer, config.num_steps, config.ema))
+    optimize = optimizer.make(config.optimizer, config.num_steps, config.ema)
+    second = objective.second
+    optimize_second = optimizer.make(ConfigDict(second.optimizer), config.num_steps, 0.0) if second else None
+    vae = _Vae(config, spec, model, objective, optimize, optimize_second)
     _check(config, vae.model)
     return Method(
         functools.partial(_init, vae),
@@ -79,7 +87,11 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         functools.partial(_sample, vae),
         functools.partial(_evaluate, vae),
         functools.partial(_show, vae),
-        code=Code("means", vae.model.code_shape, functools.partial(_encode, vae), functools.partial(_decode, vae)),
+        condition=("label",) if model.num_classes else (),
+        # A code of a conditional model is one only together with its class.
+        code=None
+        if model.num_classes
+        else Code("means", model.code_shape, functools.partial(_encode, vae), functools.partial(_decode, vae)),
         num_pictured=pictures.NUM_POINTS,
         snapshots=functools.partial(_snapshots, vae) if config.vae.manifold else None,
     )
@@ -93,42 +105,53 @@ class _Vae(NamedTuple):
     model: Autoencoder
     objective: Objective
     optimize: optimizer.Optimizer
+    optimize_second: optimizer.Optimizer | None
 
 
 def _init(vae: _Vae, key: Key, examples: Batch, frozen: PyTree) -> State:
     params = {"vae": vae.model.init(key) | vae.model.init_prior(key, examples)}
+    opt_state = {"vae": vae.optimize.init(params["vae"])}
+    average = jax.tree.map(jnp.copy, params)
+    if vae.objective.second and vae.optimize_second:
+        params[SECOND] = vae.objective.second.init(jax.random.fold_in(stream(key, "init"), 2))
+        opt_state[SECOND] = vae.optimize_second.init(params[SECOND])
     return State(
-        step=jnp.zeros((), jnp.int32),
-        key=key,
-        params=params,
-        variables={},
-        opt_state={"vae": vae.optimize.init(params["vae"])},
-        ema=jax.tree.map(jnp.copy, params),
+        step=jnp.zeros((), jnp.int32), key=key, params=params, variables={}, opt_state=opt_state, ema=average,
         frozen=frozen,
-    )
+    )  # fmt: skip
 
 
 def _step(vae: _Vae, state: State, batch: Batch) -> tuple[State, Scalars]:
-    c = vae.config.vae
-    key_x, key_z = jax.random.split(jax.random.fold_in(stream(state.key, "step"), state.step))
+    c, second = vae.config.vae, vae.objective.second
+    key = jax.random.fold_in(stream(state.key, "step"), state.step)
+    key_x, key_z, *key_second = jax.random.split(key, 3 if second else 2)
     weight = elbo.kl_weight(state.step, c.beta, c.kl_warmup_steps)
 
     def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, Scalars]:
-        x = vae.model.observe(batch["image"], key_x, batch["index"])
-        draws = _draws(vae, params, x, batch["index"], key_z)
+        x = vae.model.pixels.observe(batch["image"], key_x, batch["index"])
+        draws = _draws(vae, params["vae"], x, batch, key_z)
+        draws = draws._replace(second=jax.lax.stop_gradient(params.get(SECOND)))
         losses, terms = vae.objective.loss(draws, weight, state.step)
         loss = jnp.mean(losses)
         kl = draws.prior.kl(draws.q, draws.z)
-        return loss, {
+        scalars = {
             "loss": loss,
             "reconstruction": jnp.mean(draws.reconstruction),
             "kl": jnp.mean(jnp.sum(kl, axis=-1)),
             "kl_weight": weight,
             **jax.tree.map(jnp.mean, terms),
         }
+        if second is None:
+            return loss, scalars
+        # The gradient of a sum: each network gets that of its own loss, for the other is a constant in it.
+        codes = jax.lax.stop_gradient(draws.z[:, 0])
+        its, more = second.loss(params[SECOND], codes, draws.rows, *key_second)
+        return loss + jnp.mean(its), scalars | jax.tree.map(jnp.mean, {"discriminator_loss": its} | more)
 
-    scalars, grads = optimizer.value_and_grad(loss_fn, state.params["vae"], batch, vae.config.accumulate)
-    state, norms = vae.optimize.apply(state, "vae", grads)
+    scalars, grads = optimizer.value_and_grad(loss_fn, state.params, batch, vae.config.accumulate)
+    state, norms = vae.optimize.apply(state, "vae", grads["vae"])
+    if vae.optimize_second:
+        state, _ = vae.optimize_second.apply(state, SECOND, grads[SECOND])
     return state.replace(step=state.step + 1), scalars | norms
 
 
@@ -136,63 +159,64 @@ def _evaluate(vae: _Vae, state: State, batch: Batch, key: Key) -> Scalars:
     model, c = vae.model, vae.config.vae
     params, index = state.ema["vae"], batch["index"]
     key_x, key_z, key_importance = jax.random.split(key, 3)
-    x = model.observe(batch["image"], key_x, index)
-    draws = _draws(vae, params, x, index, key_z)
+    x = model.pixels.observe(batch["image"], key_x, index)
+    draws = _draws(vae, params, x, batch, key_z)
     # One value per example: an objective that couples a batch is judged by its bound.
-    objective = objectives.elbo(Setting()) if vae.objective.couples else vae.objective
+    bound = objectives.elbo(Setting(closed_kl=model.prior.closed_kl))
+    objective = bound if vae.objective.couples else vae.objective
     loss, _ = objective.loss(draws, c.beta, state.step)
     kl = jnp.sum(draws.prior.kl(draws.q, draws.z), axis=-1)
     values = {"loss": loss, "reconstruction": jnp.mean(draws.reconstruction, axis=1), "kl": kl}
-    values |= _bounds(model, values["reconstruction"] + kl, math.prod(vae.spec.image_shape))
+    values |= pixels.bounds(model.pixels, values["reconstruction"] + kl)
     if num := vae.config.eval.importance_samples:
-        log_weight = functools.partial(_log_weight, model, params, x, draws)
+        log_weight = functools.partial(_log_weight, model, params, x, batch.get("label"), draws)
         nll = elbo.importance_sampled_nll(log_weight, key_importance, index, num)
-        values[_name("nll", model.protocol, f"importance_{num}")] = nll
+        values[pixels.named("nll", model.pixels.protocol, model.pixels.told, f"importance_{num}")] = nll
     return values
 
 
 def _encode(vae: _Vae, state: State, batch: Batch, key: Key) -> Array:
-    x = vae.model.observe(batch["image"], key, batch["index"])
-    return vae.model.encode(state.ema["vae"], x).mean.reshape(len(x), *vae.model.code_shape)
+    x = vae.model.pixels.observe(batch["image"], key, batch["index"])
+    return vae.model.encode(state.ema["vae"], x, None).mean.reshape(len(x), *vae.model.code_shape)
 
 
-def _decode(vae: _Vae, state: State, codes: Array) -> Array:
-    """The mean image of each code [N, ...]: f32 [N, H, W, C] in [-1, 1]."""
+def _decode(vae: _Vae, state: State, codes: Array, label: Array | None = None) -> Array:
+    """The mean image of each code [N, ...] and label: f32 [N, H, W, C] in [-1, 1]."""
     z = codes.reshape(len(codes), -1)
-    return 2 * vae.model.likelihood.mean(vae.model.decode(state.ema["vae"], z)) - 1
+    return 2 * vae.model.pixels.likelihood.mean(vae.model.decode(state.ema["vae"], z, label)) - 1
 
 
 def _sample(vae: _Vae, state: State, keys: Array, condition: Condition) -> Array:
-    return _decode(vae, state, jax.vmap(vae.model.density(state.ema["vae"]).draw)(keys))
+    z = jax.vmap(vae.model.density(state.ema["vae"]).draw)(keys)
+    return _decode(vae, state, z, condition.get("label"))
 
 
 def _show(vae: _Vae, state: State, key: Key, batch: Batch) -> dict[str, Figure]:
-    model, c = vae.model, vae.config.vae
+    model, c, label = vae.model, vae.config.vae, batch.get("label")
     key_z, key_scatter = jax.random.split(jax.random.fold_in(key, 1))
-    x = model.observe(batch["image"], key, batch["index"])
-    # In pieces: the activations of all images would take gigabytes.
-    q = jax.tree.map(
-        lambda y: y[:, 0],
-        jax.lax.map(lambda one: model.encode(state.ema["vae"], one[None]), x, batch_size=ENCODED_AT_ONCE),
-    )
+    x = model.pixels.observe(batch["image"], key, batch["index"])
+    q = autoencoder.encode_in_pieces(functools.partial(model.encode, state.ema["vae"]), x, label)
     prior = model.density(state.ema["vae"])
     z = reparameterise(q, draw(key_z, batch["index"], functools.partial(_noise, model)))
-    kl = jnp.mean(prior.kl_of_each(q, z), axis=0)
     image_of, some = functools.partial(_decode, vae, state), slice(pictures.NUM_SHOWN)
-    shown: dict[str, Figure] = {"reconstructions": pictures.reconstructions(2 * x[some] - 1, image_of(q.mean[some]))}
+    rebuilt = image_of(q.mean[some], None if label is None else label[some])
+    shown: dict[str, Figure] = {"reconstructions": pictures.reconstructions(2 * x[some] - 1, rebuilt)}
     if c.manifold:
         shown["manifold"] = pictures.manifold(image_of, c.latents)
-    label, mixture = batch.get("label"), prior.mixture
-    shown["latent_space"] = pictures.latent_space(
-        q.mean, kl, key_scatter, label, vae.spec.class_names, standard=mixture is None
-    )
-    drawn = None if mixture is None else draw(jax.random.fold_in(key_scatter, 1), batch["index"], prior.draw)
-    shown["aggregate_posterior"] = pictures.aggregate_posterior(z, kl, key_scatter, drawn)
-    if mixture is not None:
-        inputs = model.prior.pseudo_inputs
-        seen = None if inputs is None else inputs(state.ema["vae"]["prior"])
-        shown["prior"] = pictures.components(image_of, mixture, seen)
-    return shown | pictures.traversals(image_of, q.mean[0], kl)
+    if model.num_classes:
+        assert label is not None
+        names = (vae.spec.class_names or ())[:MAX_CLASSES]
+        shown["classes"] = classes(image_of, jax.vmap(prior.draw)(keys_of(key_z, jnp.arange(NUM_OF_A_CLASS))), names)
+        image_of = _with_class(image_of, label[0])
+    inputs = model.prior.pseudo_inputs
+    seen = None if inputs is None else inputs(state.ema["vae"]["prior"])
+    codes = pictures.codes(image_of, q, z, prior, key_scatter, batch, vae.spec.class_names, seen)
+    told = " All are given the class of the first image." if model.num_classes else ""
+    return shown | {n: f.replace(caption=f.caption + told) if isinstance(f, Picture) else f for n, f in codes.items()}
+
+
+def _with_class(image_of: Callable[[Array, Array], Array], label: Array) -> pictures.ImageOf:
+    return lambda z: image_of(z, jnp.broadcast_to(label, len(z)))
 
 
 def _snapshots(vae: _Vae, state: State, key: Key) -> dict[str, Picture]:
@@ -201,21 +225,20 @@ def _snapshots(vae: _Vae, state: State, key: Key) -> dict[str, Picture]:
 
 
 def _check(config: Any, model: Autoencoder) -> None:
-    c, num_importance = config.vae, config.eval.importance_samples
+    c = config.vae
     for name in ("beta", "kl_warmup_steps", "free_bits"):
         if not 0 <= c[name] < float("inf"):
             raise UserError(f"config.vae.{name} is {c[name]}; it must be finite and not negative")
-    if num_importance < 0:
-        raise UserError(f"config.eval.importance_samples is {num_importance}; use 0 for no importance sampling")
-    if num_importance and not model.normalised:
-        raise UserError(
-            "config.eval.importance_samples estimates a likelihood, but grey values have none under bernoulli: "
-            "binarise them (--config.vae.binarisation=dynamic), or use another config.vae.likelihood"
-        )
+    pixels.refuse_unnormalised(config, model.pixels)
     if c.manifold and not model.prior.closed_kl:
         raise UserError(
             "config.vae.manifold draws points of equal probability of a standard normal prior, but config.vae.prior is "
             f"{c.prior.name}: use --config.vae.manifold=False"
+        )
+    if c.manifold and c.conditional:
+        raise UserError(
+            "config.vae.manifold draws one plane, but config.vae.conditional is true, and each class has its own: use "
+            "--config.vae.manifold=False"
         )
     if c.manifold and c.latents != pictures.PLANE:
         raise UserError(
@@ -228,37 +251,23 @@ def _noise(model: Autoencoder, key: Key) -> Array:
     return jax.random.normal(key, (model.latents,))
 
 
-def _log_likelihood(model: Autoencoder, params: PyTree, x: Array, z: Array) -> Array:
+def _log_likelihood(model: Autoencoder, params: PyTree, x: Array, label: Array | None, z: Array) -> Array:
     """log p(x | z): nats [B]."""
-    return elbo.sum_over_dimensions(model.likelihood.log_prob(x, model.decode(params, z)))
+    return elbo.sum_over_dimensions(model.pixels.likelihood.log_prob(x, model.decode(params, z, label)))
 
 
-def _draws(vae: _Vae, params: PyTree, x: Array, index: Array, key: Key) -> Draws:
+def _draws(vae: _Vae, params: PyTree, x: Array, batch: Batch, key: Key) -> Draws:
     """Samples of q(z | x), as many as the objective takes, with their -log p(x | z)."""
-    model, num = vae.model, vae.objective.num_samples
-    q = model.encode(params, x)
-    eps = draw(key, index, lambda one: jax.random.normal(one, (num, model.latents)))
+    model, num, label = vae.model, vae.objective.num_samples, batch.get("label")
+    q = model.encode(params, x, label)
+    eps = draw(key, batch["index"], lambda one: jax.random.normal(one, (num, model.latents)))
     z = reparameterise(jax.tree.map(lambda y: y[:, None], q), eps)
-    log_likelihood = _log_likelihood(model, params, jnp.repeat(x, num, axis=0), z.reshape(-1, model.latents))
-    return Draws(q, z, -log_likelihood.reshape(-1, num), model.density(params), index)
+    xs, labels = jax.tree.map(lambda y: jnp.repeat(y, num, axis=0), (x, label))
+    log_likelihood = _log_likelihood(model, params, xs, labels, z.reshape(-1, model.latents))
+    return Draws(q, z, -log_likelihood.reshape(-1, num), model.density(params), batch["index"])
 
 
-def _log_weight(model: Autoencoder, params: PyTree, x: Array, draws: Draws, keys: Array) -> Array:
+def _log_weight(model: Autoencoder, params: PyTree, x: Array, label: Array | None, draws: Draws, keys: Array) -> Array:
     """log p(x, z) - log q(z | x) at a z drawn from q with each of `keys` [B]: nats [B]."""
     z = reparameterise(draws.q, jax.vmap(functools.partial(_noise, model))(keys))
-    return _log_likelihood(model, params, x, z) + draws.prior.log_ratio(draws.q, z)
-
-
-def _bounds(model: Autoencoder, negative_elbo: Array, dimensions: int) -> Scalars:
-    """The bound [B] by name; empty if the likelihood is not normalised."""
-    values = {}
-    if model.normalised:
-        values[_name("negative_elbo", model.protocol)] = negative_elbo
-    if model.likelihood.support == "bytes":
-        values["bits_per_dim/elbo"] = bits_per_dim(negative_elbo, dimensions)
-    return values
-
-
-def _name(measure: str, *protocol: str) -> str:
-    """A metric's name with its protocol: "nll/dynamic_binarisation_importance_5000"."""
-    return "/".join(part for part in (measure, "_".join(word for word in protocol if word)) if part)
+    return _log_likelihood(model, params, x, label, z) + draws.prior.log_ratio(draws.q, z)

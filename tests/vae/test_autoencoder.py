@@ -27,18 +27,18 @@ def make(spec=BYTES, *words):
     ("spec", "image"), [(BYTES, np.uint8([0, 51, 255])), (BITS, np.uint8([0, 1, 1])), (UNIT, np.float32([0, 0.2, 1]))]
 )
 def test_pixels_are_seen_in_zero_to_one_whatever_they_are_stored_as(spec, image):
-    seen = make(spec).observe(image, jax.random.key(0), jnp.arange(3))
+    seen = make(spec).pixels.observe(image, jax.random.key(0), jnp.arange(3))
     expected = image if spec is not BYTES else image / 255
     np.testing.assert_allclose(seen, expected, rtol=1e-6)
 
 
 def test_grey_values_have_no_bernoulli_likelihood_and_binary_ones_do():
-    assert not make(BYTES).normalised
-    assert make(BITS).normalised
+    assert not make(BYTES).pixels.normalised
+    assert make(BITS).pixels.normalised
     dynamic = make(BYTES, "binarisation=dynamic")
-    assert dynamic.normalised
-    assert dynamic.protocol == "dynamic_binarisation"
-    assert make(BYTES, "likelihood=discretised_logistic").normalised
+    assert dynamic.pixels.normalised
+    assert dynamic.pixels.protocol == "dynamic_binarisation"
+    assert make(BYTES, "likelihood=discretised_logistic").pixels.normalised
 
 
 def test_a_likelihood_that_does_not_fit_the_data_is_refused():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import integrate, stats
 
-from gen_jax.vae.gaussian import Gaussian, kl_to_standard_normal, log_normal, reparameterise, soft_bound
+from gen_jax.vae.gaussian import Gaussian, kl_between, kl_to_standard_normal, log_normal, reparameterise, soft_bound
 
 
 def test_the_divergence_equals_values_by_hand_and_its_integral():
@@ -14,6 +14,17 @@ def test_the_divergence_equals_values_by_hand_and_its_integral():
         normal = stats.norm(mean, np.exp(log_var / 2))
         expected = integrate.quad(lambda z, n=normal: n.pdf(z) * (n.logpdf(z) - stats.norm.logpdf(z)), -12, 12)[0]
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_divergence_of_two_gaussians_is_its_integral_and_from_the_standard_one_that_above():
+    q = Gaussian(jnp.array([0.5, -1.0]), jnp.array([0.2, -0.3]))
+    p = Gaussian(jnp.array([1.5, 0.0]), jnp.array([-1.0, 0.0]))
+    found = kl_between(q, p)
+    for i, value in enumerate(found):
+        of_q, of_p = (stats.norm(float(g.mean[i]), np.exp(float(g.log_var[i]) / 2)) for g in (q, p))
+        expected = integrate.quad(lambda z, q=of_q, p=of_p: q.pdf(z) * (q.logpdf(z) - p.logpdf(z)), -12, 12)[0]
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(found[1], kl_to_standard_normal(q)[1], rtol=1e-6)
 
 
 def test_the_divergence_near_the_prior_keeps_its_digits():

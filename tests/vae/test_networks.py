@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from clu.parameter_overview import count_parameters
 
@@ -56,6 +57,20 @@ def test_every_network_fits_images_of_any_size_and_likelihoods_of_two_outputs(na
         (2, 24),
         (2, *image_shape[:2], 2 * image_shape[2]),
     ]
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_a_label_moves_codes_and_pixels_of_every_network_that_is_told_it(name):
+    image_shape, latents = (8, 8, 1), 12
+    encoder, decoder = networks.make({"name": name}, image_shape, latents, 1, jnp.float32, num_classes=3)
+    for network, shape in ((encoder, image_shape), (decoder, (latents,))):
+        x = jnp.broadcast_to(jax.random.normal(jax.random.key(0), shape), (3, *shape))  # three times the same
+        y, variables = jax.jit(network.init_with_output)(jax.random.key(1), x, jnp.array([0, 1, 1]))
+        assert float(jnp.abs(y[0] - y[1]).max()) > 1e-3
+        np.testing.assert_array_equal(y[1], y[2])
+        untold = network.clone(num_classes=0)
+        without = jax.eval_shape(untold.init, jax.random.key(1), x)
+        assert count_parameters(without) < count_parameters(variables)
 
 
 def test_a_latent_moves_every_pixel_of_every_network():

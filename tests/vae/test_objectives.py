@@ -146,6 +146,19 @@ def test_stratified_shares_have_the_whole_set_as_their_mean_over_batches():
     np.testing.assert_allclose(total, 1 / 3, rtol=1e-6)
 
 
+def test_factor_adds_the_log_ratio_of_its_discriminator_to_the_bound():
+    d, gamma = gaussian_codes(9), 7.0
+    objective = objectives.factor(Setting(latents=2), gamma, width=3, depth=0)
+    kernel = jnp.array([[1.0, -0.5], [0.25, 2.0]])
+    d = d._replace(second={"out": {"kernel": kernel, "bias": jnp.array([0.5, 0.0])}})
+    ratio = np.asarray(d.z)[:, 0] @ np.array([1.5, -1.75]) + 0.5  # the first logit less the second
+    found, shown = objective.loss(d, 2.0, jnp.int32(0))
+    kl = np.asarray(d.prior.kl(d.q, d.z)).sum(-1)
+    np.testing.assert_allclose(shown["total_correlation"], ratio, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, 2 * (kl + gamma * ratio), rtol=1e-4, atol=1e-4)
+    assert objective.couples  # an example alone is judged by its bound
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
@@ -156,6 +169,13 @@ def test_stratified_shares_have_the_whole_set_as_their_mean_over_batches():
         (lambda: objectives.capacity(Setting(), gamma=-1.0), "objective.gamma is -1; it must not be negative"),
         (lambda: objectives.total_correlation(Setting(closed_kl=False, prior="mixture")), "prior mixture has not"),
         (lambda: objectives.total_correlation(Setting(accumulate=2)), "accumulate is 2, but objective total_correl"),
+        (lambda: objectives.factor(Setting(accumulate=2)), "accumulate is 2, but objective factor compares the codes"),
+        (lambda: objectives.factor(Setting(batch_size=5)), "batch_size is 5, but objective factor .* an even number"),
+        (lambda: objectives.factor(Setting(free_bits=0.5)), "free_bits=0.5 has no effect with objective factor"),
+        (lambda: objectives.factor(Setting(), gamma=-1.0), "objective.gamma is -1; it must be at least 0"),
+        (lambda: objectives.factor(Setting(), width=0), "objective.width is 0; it must be at least 1"),
+        (lambda: objectives.factor(Setting(), depth=-1), "objective.depth is -1; it must be at least 0"),
+        (lambda: objectives.factor(Setting(), learning_rate=-1.0), "learning_rate is -1; it must not be negative"),
         (lambda: objectives.total_correlation(Setting(), estimator="wieghted"), "did you mean weighted?"),
     ],
 )  # fmt: skip

@@ -12,11 +12,13 @@ from clu.parameter_overview import count_parameters
 from scipy import stats
 
 from gen_jax import main, methods, parallel
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.vae import autoencoder, vae
+from gen_jax.vae.vae import SECOND
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 SPEC = DataSpec("made_up", (8, 8, 1), 64)
+LABELLED = DataSpec("labelled", (8, 8, 1), 64, labelled("abc"))
 KL = 0.6561104894209439  # golden.json: of mean (0.5, -1), log variance (0.2, -0.3)
 
 
@@ -205,7 +207,7 @@ def test_binary_images_are_observed_as_they_are_and_have_a_likelihood():
     config, method = make("vae.binarisation=none", "vae.likelihood=bernoulli", "eval.importance_samples=3", spec=spec)
     image = np.random.default_rng(0).integers(0, 2, (4, 8, 8, 1)).astype(np.uint8)
     model = autoencoder.make(config, spec)
-    np.testing.assert_array_equal(model.observe(jnp.array(image), jax.random.key(0), jnp.arange(4)), image)
+    np.testing.assert_array_equal(model.pixels.observe(jnp.array(image), jax.random.key(0), jnp.arange(4)), image)
     # Logits of 0 cost log 2 a pixel, whatever the pixel.
     values = method.evaluate(known_state(method), {"image": image, "index": np.arange(4)}, jax.random.key(0))
     np.testing.assert_allclose(values["negative_elbo"], 64 * math.log(2) + KL, rtol=1e-5)
@@ -305,6 +307,72 @@ def test_a_state_of_the_standard_prior_is_that_of_runs_before_there_was_a_choice
     assert jax.eval_shape(method.init, jax.random.key(0), {}, {}).params["vae"].keys() == {"encoder", "decoder"}
 
 
+LABELS, LOGITS, MEANS = np.array([2, 0, 1, 2, 0]), np.array([0.5, -1.0, 2.0]), np.array([0.0, 1.0, -2.0])
+
+
+def state_of_classes(method):
+    """Each class has a logit of all pixels, and a mean of the first latent's posterior; nothing else has an effect."""
+    zeros = method.init(jax.random.key(0), {}, {})
+    params = jax.tree.map(jnp.zeros_like, zeros.params)
+    encoder, decoder = params["vae"]["encoder"]["posterior"], params["vae"]["decoder"]["out"]
+    assert (encoder["kernel"].shape, decoder["kernel"].shape) == ((64 + 3, 4), (2 + 3, 64))  # one-hot labels come last
+    encoder["kernel"] = encoder["kernel"].at[64:, 0].set(MEANS)
+    decoder["kernel"] = decoder["kernel"].at[2:].set(LOGITS[:, None])
+    return zeros.replace(params=params, ema=params)
+
+
+def test_a_conditional_vae_encodes_decodes_and_samples_given_the_class():
+    config, method = make("vae.conditional=true", "eval.importance_samples=2", "vae.kl_warmup_steps=0", spec=LABELLED)
+    assert method.condition == ("label",)
+    state, batch = state_of_classes(method), batch_of(5) | {"label": LABELS}
+    values = method.evaluate(state, batch, jax.random.key(0))
+    kl = MEANS[LABELS] ** 2 / 2
+    np.testing.assert_allclose(values["kl"], kl, rtol=1e-5)
+    given = [name.partition("/")[2] for name in values if "/" in name]
+    assert given == ["dynamic_binarisation_given_label", "dynamic_binarisation_given_label_importance_2"]
+    # Pixels that are 1 with probability g cost log(1 + e^u) - u g in expectation; the key decides which are.
+    seen = autoencoder.make(config, LABELLED).pixels.observe(
+        batch["image"], jax.random.split(jax.random.key(0), 3)[0], jnp.arange(5)
+    )
+    u = LOGITS[LABELS]
+    expected = 64 * np.log1p(np.exp(u)) - u * np.asarray(seen).sum((1, 2, 3))
+    np.testing.assert_allclose(values["reconstruction"], expected, rtol=1e-5)
+    np.testing.assert_allclose(values["negative_elbo/dynamic_binarisation_given_label"], expected + kl, rtol=1e-5)
+    _, scalars = method.step(state, batch)
+    assert float(scalars["kl"]) == pytest.approx(kl.mean(), rel=1e-5)
+    images = jax.jit(method.sample)(state, jax.random.split(jax.random.key(1), 5), {"label": jnp.asarray(LABELS)})
+    np.testing.assert_allclose(images, np.broadcast_to(np.tanh(u / 2)[:, None, None, None], images.shape), atol=1e-5)
+
+
+def test_the_page_of_a_conditional_vae_shows_its_classes_and_still_traverses_its_latents():
+    _, method = make("vae.conditional=true", spec=LABELLED)
+    state, batch = state_of_classes(method), batch_of(20) | {"label": np.arange(20) % 3}
+    shown = jax.jit(method.pictures)(state, jax.random.key(0), batch)
+    grey = np.round(255 / (1 + np.exp(-LOGITS)))
+    rows = np.asarray(shown["classes"].images, int).reshape(3, 10, -1)
+    np.testing.assert_allclose(rows, np.broadcast_to(grey[:, None, None], rows.shape), atol=1)
+    np.testing.assert_allclose(shown["traversals"].images, grey[0], atol=1)  # of the first image, and of its class
+    below = np.asarray(shown["reconstructions"].images, int).reshape(2, 2, 8, -1)[:, 1].reshape(16, -1)
+    np.testing.assert_allclose(below, np.broadcast_to(grey[np.arange(16) % 3][:, None], below.shape), atol=1)
+    assert shown["traversals"].caption.endswith("All are given the class of the first image.")
+    assert method.code is None
+
+
+def test_a_condition_that_cannot_be_met_is_refused_in_one_line():
+    for words, spec, match in (
+        ((), SPEC, "config.vae.conditional needs labels, and data set made_up has none"),
+        (
+            ("vae.prior=vamp",),
+            LABELLED,
+            "the pseudo-inputs of prior vamp have no class: use --",
+        ),
+        (("vae.manifold=true",), LABELLED, "each class has its own: use --config.vae.manifold=False"),
+    ):
+        with pytest.raises(UserError, match=match) as error:
+            make("vae.conditional=true", *words, spec=spec)
+        assert "\n" not in str(error.value)
+
+
 VAMP = ("vae.prior=vamp", "vae.prior.num_components=12")
 
 
@@ -349,9 +417,57 @@ def test_an_objective_that_compares_codes_is_judged_by_the_bound_of_each_example
     assert float(scalars["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+FACTOR = ("vae.objective=factor", "vae.objective.width=16", "vae.objective.depth=2", "vae.kl_warmup_steps=0")
+
+
+def test_the_discriminator_of_factor_is_of_the_published_size_and_is_not_averaged():
+    config = methods.load(str(FOLDER / "beta_vae_dsprites.py"))[2]
+    config = methods.override(config, ["--config.vae.objective=factor", "--config.vae.beta=1"])
+    methods.check(config)
+    spec = DataSpec("dsprites:drawn", (64, 64, 1), 737_280, value_range=(0, 1))
+    state = jax.eval_shape(vae.make(config, spec).init, jax.random.key(0), {}, {})
+    assert {name: count_parameters(tree) for name, tree in state.params.items()} == {
+        "vae": 502_005,
+        SECOND: 5_018_002,
+    }
+    assert state.opt_state.keys() == state.params.keys()
+    assert state.ema.keys() == {"vae"}
+
+
+def test_each_network_of_factor_learns_from_its_own_loss_alone():
+    words = (*FACTOR, "optimizer.name=sgd", "optimizer.b1=0.0", "optimizer.clip_norm=0.0", "network.hidden=(8,)")
+    (_, without), (_, method) = (make(*words, f"vae.objective.gamma={gamma}") for gamma in (0, 30))
+    start, batch = method.init(jax.random.key(0), {}, {}), batch_of(8)
+    larger = start.params | {SECOND: jax.tree.map(lambda x: 3 * x, start.params[SECOND])}
+    one, other = (without.step(state, batch)[0].params for state in (start, start.replace(params=larger)))
+    # Where its judgement has no weight, no discriminator and no loss of it moves the autoencoder.
+    for a, b in zip(jax.tree.leaves(one["vae"]), jax.tree.leaves(other["vae"]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+    state, scalars = method.step(start, batch)
+    kernels = [params["vae"]["encoder"]["posterior"]["kernel"] for params in (one, state.params)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
+    # Whatever the weight, the discriminator moves by its own loss.
+    leaves = (jax.tree.leaves(params[SECOND]) for params in (start.params, one, state.params))
+    for before, a, b in zip(*leaves, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        assert not np.array_equal(a, before)
+    parts = [float(scalars[name]) for name in ("reconstruction", "kl", "total_correlation")]
+    assert float(scalars["loss"]) == pytest.approx(parts[0] + parts[1] + 30 * parts[2], rel=1e-5)
+    assert 0 < float(scalars["discriminator_loss"]) < 5
+    assert 0 <= float(scalars["discriminator_accuracy"]) <= 1
+
+
+def test_factor_is_judged_by_the_bound_of_each_example_with_any_prior():
+    _, method = make(*FACTOR, *ONE)
+    state = with_prior(known_state(method), logits=[0], mean=[[0.5, -1]], log_var=[[0.2, -0.3]])
+    values = method.evaluate(state, batch_of(5), jax.random.key(0))
+    np.testing.assert_allclose(values["loss"], 64 * math.log(2), rtol=1e-5)
+    np.testing.assert_allclose(values["negative_elbo/dynamic_binarisation"], 64 * math.log(2), rtol=1e-5)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("executor", parallel.EXECUTORS)
-@pytest.mark.parametrize("words", [VAMP, ("vae.objective=total_correlation",), ("vae.objective=iwae",)])
+@pytest.mark.parametrize("words", [VAMP, ("vae.objective=total_correlation",), ("vae.objective=iwae",), FACTOR])
 def test_eight_devices_train_as_one_does(words, executor):
     _, method = make(*words, "optimizer.name=sgd", "optimizer.learning_rate=1e-2")
     trained = []
