@@ -27,6 +27,7 @@ METHODS = {
     "acgan": "gen_jax.gan.acgan",
     "coupling": "gen_jax.nflow.coupling",
     "tarflow": "gen_jax.nflow.tarflow",
+    "autoregressive": "gen_jax.autoregressive.model",
 }
 
 # Keys that a first stage takes from the run that it is trained for; its own config does not have them.
@@ -74,6 +75,7 @@ def complete(config: Config, older: bool = False, strict: bool = False) -> Confi
     if stage is not None:
         with _of_the_first_stage():
             whole = complete(stage, older, strict)
+        del config["pretrained"]  # which may be "", the default of a method that needs no first stage
         config.pretrained = ml_collections.ConfigDict({k: v for k, v in whole.items() if k not in SHARED})
     return config
 
