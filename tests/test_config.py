@@ -137,6 +137,10 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("tarflow_mnist", "--config.tarflow.patch=3", "use one of 1, 2, 4, 8"),
         ("tarflow_mnist", "--config.network.width=10", "config.network.width is 10; use a multiple of 4"),
         ("tarflow_mnist", "--config.tarflow.noise=normal", "allowed: uniform, gaussian"),
+        ("pixelcnn_mnist", "--config.network.kernel=2", "network.kernel is 2; use an odd number of 3 or more"),
+        ("pixelcnn_mnist", "--config.network=transformer --config.network.num_heads=3", "width is 128; use a multiple"),
+        ("pixelcnn_mnist", "--config.network.num_heads=3", "it belongs to transformer"),
+        ("pixelcnn_mnist", "--config.autoregressive.levels=1", "levels is 1; use 2 to 256, or 0 for all"),
         ("vae_mnist", "--config.vae.prior=vampp", "did you mean vamp?"),
         ("vae_mnist", "--config.vae.prior=vamp", "config.vae.manifold draws points of equal probability"),
         ("vamp_mnist", "--config.vae.prior.num_components=65", "is 65, but each pseudo-input starts from an image"),
@@ -363,13 +367,14 @@ COMPLETE = {
     ("gan", "residual"): ["gan.conditional=true"],
     ("coupling", "conv"): ["coupling.conditional=true", "coupling.steps=1", "network.width=4"],
     ("tarflow", "transformer"): ["tarflow.conditional=true", "tarflow.blocks=1", "network.width=8", "network.depth=1"],
+    ("autoregressive", "pixelcnn"): ["autoregressive.conditional=true", "network.width=8", "network.depth=2"],
+    ("autoregressive", "transformer"): ["autoregressive.conditional=true", "network.width=8", "network.depth=1"],
 }  # fmt: skip
 
 
 def test_every_network_is_tried_complete():
-    assert COMPLETE.keys() == {
-        (m, n) for m in ("ddpm", "vae", "gan", "coupling", "tarflow") for n in choice_at(m, "network").table
-    }
+    families = ("ddpm", "vae", "gan", "coupling", "tarflow", "autoregressive")
+    assert COMPLETE.keys() == {(m, n) for m in families for n in choice_at(m, "network").table}
     for method, like in (("flow", "ddpm"), ("latent", "ddpm"), ("acgan", "gan")):
         assert methods.options(default(method)).choices["network"] == methods.options(default(like)).choices["network"]
 
@@ -388,7 +393,7 @@ each_choice = pytest.mark.parametrize(("method", "path"), CHOICES, ids=lambda pa
 # Parameters that are no user's to set: of the data, of the method, or worked out of other values.
 NO_USERS = {
     "image_shape", "out_channels", "num_classes", "num_outputs", "latents", "grid", "dtype", "rate", "peak", "steps",
-    "setting",
+    "setting", "num_values",
 }  # fmt: skip
 
 # Another value of each parameter that all names of a choice have.
@@ -503,7 +508,7 @@ def test_choices_are_all_that_has_parameters():
     diffusion_paths |= {"sample.sampler", "sample.spacing", "eval.likelihood"}
     vae_paths, gan_paths = (of_all | {f"{family}.{name}" for name in below[family]} for family in ("vae", "gan"))
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
-    expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}}
+    expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}, "autoregressive": of_all}
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
     assert {m: {path for method, path in CHOICES if method == m} for m in methods.METHODS} == expected
 

@@ -48,6 +48,7 @@ ALL_AT_ONCE = {
     "acgan": CRITIC,
     "coupling": (),  # nothing but the noise of dequantisation, which is always on
     "tarflow": (),
+    "autoregressive": (),
 }
 
 

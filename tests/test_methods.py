@@ -47,6 +47,7 @@ CONFIGS = {
     ),
     "coupling": ("configs/coupling_mnist.py:tiny", []),
     "tarflow": ("configs/tarflow_mnist.py:tiny", []),
+    "autoregressive": ("configs/pixelcnn_mnist.py:tiny", []),
 }  # fmt: skip
 # What a config needs besides for images of another size than 8x8x1.
 GROWN = ["--config.network.generator_channels=(4,)", "--config.network.last_stride=3"]  # 3x4 to 9x12

@@ -20,8 +20,8 @@ def temperatures(images: Array) -> Picture:
     return Picture(
         to_pixels(images),
         title="Temperatures",
-        caption=f"The same random numbers in all rows, at these temperatures from top to bottom: {told}. At 1 these are "
-        "samples of the model; at 0 every place takes its likeliest value.",
+        caption=f"The same random numbers in all rows, at these temperatures from top to bottom: {told}. At 1 these "
+        "are samples of the model; at 0 every place takes its likeliest value.",
         columns=NUM_SHOWN,
     )
 
@@ -38,8 +38,8 @@ def code_maps(integers: Array, num_values: int, images: Array) -> Picture:
     return Picture(
         jnp.concatenate([maps, to_pixels(images)]),
         title="Codes of samples",
-        caption=f"Top: codes that the model sampled, {integers.shape[1]}x{integers.shape[2]} of {num_values}, each code in "
-        "a shade of its own. Bottom: the pictures that the first stage makes of them.",
+        caption=f"Top: codes sampled by the model, {integers.shape[1]}x{integers.shape[2]} of {num_values}, each in a "
+        "shade of its own. Bottom: the pictures that the first stage makes of them.",
         columns=len(images),
     )
 
@@ -66,8 +66,8 @@ def bits_of_places(images: Array, bits: Array, num_values: int) -> Picture:
     return Picture(
         jnp.concatenate([to_pixels(images), maps]),
         title="Bits of test images",
-        caption="Top: test images. Bottom: bits that each place costs, given all places before it, row by row: black is "
-        f"0, white {math.log2(num_values):.3g} or more, what a place costs if every value is equally likely.",
+        caption="Top: test images. Bottom: bits that each place costs, given all places before it, row by row: black "
+        f"is 0, white {math.log2(num_values):.3g} or more, what a place costs if every value is equally likely.",
         columns=len(images),
     )
 
@@ -77,8 +77,8 @@ def mean_bits(bits: Array, num_values: int, image_shape: tuple[int, ...], num: i
     return Picture(
         as_grey(bits[None], num_values, image_shape),
         title="Bits by place",
-        caption=f"Bits that a place costs, given all places before it: the mean over {num} test images. Black is 0, white "
-        f"{math.log2(num_values):.3g} or more.",
+        caption=f"Bits that a place costs, given all places before it: the mean over {num} test images. Black is 0, "
+        f"white {math.log2(num_values):.3g} or more.",
         columns=1,
     )
 
