@@ -27,6 +27,8 @@ PAGE = ROOT / "docs/bad_inputs.md"
 # without a path are in the folder that `world` fills.
 COUPLING = "--config=coupling_mnist:tiny --workdir=new --config.data.name=image_folder:pictures"
 TARFLOW = COUPLING.replace("coupling", "tarflow")
+PIXELCNN = COUPLING.replace("coupling", "pixelcnn")
+CODES = COUPLING.replace("coupling", "codes")
 NO_START = {
     "": "nothing to do",
     "--workdir=nothing": "holds no run",
@@ -75,6 +77,13 @@ NO_START = {
     f"{TARFLOW} --config.tarflow.patch=3": "use one of 1, 2, 4, 7, 14, 28",
     f"{TARFLOW} --config.tarflow.noise.sigma=0": "a standard deviation is positive",
     f"{TARFLOW} --config.data.name=image_folder:unlabelled": "needs labels",
+    f"{PIXELCNN} --config.autoregressive.levels=300": "use 2 to 256",
+    f"{PIXELCNN} --config.network.kernel=4": "an odd number",
+    f"{PIXELCNN} --config.data.channels=3": "pictures of 3 channels",
+    f"{PIXELCNN} --config.data.name=image_folder:unlabelled": "needs labels",
+    f"{PIXELCNN} --config.pretrained=run": "a run that is not finished (step 0 of 40)",
+    f"{PIXELCNN} --config.pretrained=finished": "names a ddpm that makes no codes",
+    f"{CODES} --config.autoregressive.levels=16": "it is about grey values",
 }
 BESIDE_START = {
     "seed=1": "did you mean --config.seed?",
