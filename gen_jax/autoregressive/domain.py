@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from gen_jax.method import Array, Batch, DataSpec, Key, PyTree, Stage, UserError
+
+Choose: TypeAlias = Callable[[Array, Array], tuple[Array, Any]]
+"""From logits f32 [N, K] of a place, and the number of the place, to tokens [N, F] and anything that is to be kept."""
 
 
 class Domain(NamedTuple):

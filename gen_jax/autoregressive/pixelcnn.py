@@ -11,21 +11,19 @@ the vertical stack once a row, and the horizontal stack once a place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gen_jax.autoregressive.domain import Choose
 from gen_jax.method import Array, PyTree, UserError
 from gen_jax.nn.causal import refuse_empty
 from gen_jax.nn.conv import Conv
 from gen_jax.nn.dense import Dense
 
 Caches: TypeAlias = tuple[Array, ...]  # of each layer: [B, rows before, W, C], or [B, R, places before, C]
-Choose: TypeAlias = Callable[[Array, Array], tuple[Array, Any]]
-"""From logits f32 [N, K] of a place, and the number of the place, to tokens [N, F] and anything that is to be kept."""
 
 
 def _gate(x: Array) -> Array:

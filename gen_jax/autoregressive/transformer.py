@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax.autoregressive.pixelcnn import Choose
+from gen_jax.autoregressive.domain import Choose
 from gen_jax.method import Array, PyTree, UserError
 from gen_jax.nn import causal
 from gen_jax.nn.attention import Cache
