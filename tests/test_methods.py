@@ -35,6 +35,7 @@ CONFIGS = {
         [*UNET, "--config.pretrained.network.channels=(4,)", "--config.pretrained.vae.latents=32"],
     ),
     "vae": ("configs/vae_mnist.py:tiny", []),
+    "vqvae": ("configs/vqvae_mnist.py:tiny", []),
     # Without batch normalisation, which computes no batch in pieces.
     "gan": (
         "configs/cgan_mnist.py:tiny",

@@ -264,8 +264,9 @@ def drawn_vectors(z: Array, index: Array, key: Key, num: int, batch_size: int) -
     key_example, key_place = jax.random.split(key)
     example = jax.random.randint(key_example, (num,), 0, batch_size)
     place = jax.random.randint(key_place, (num,), 0, z.shape[1])
-    here = index[:, None] == example
-    found = z[jnp.argmax(here, axis=0), place]
+    here = index[:, None] == example  # [B, num]
+    row = jnp.sum(jnp.where(here, jnp.arange(len(z))[:, None], 0), axis=0)  # an argmax would gather all devices' rows
+    found = z[row, place]
     return jnp.where(jnp.any(here, axis=0)[:, None], found, 0.0) * (batch_size / len(z))
 
 
