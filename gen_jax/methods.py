@@ -23,6 +23,7 @@ METHODS = {
     "flow": "gen_jax.diffusion.flow",
     "latent": "gen_jax.diffusion.latent",
     "vae": "gen_jax.vae.vae",
+    "vqvae": "gen_jax.vae.vqvae",
     "gan": "gen_jax.gan.gan",
     "acgan": "gen_jax.gan.acgan",
     "coupling": "gen_jax.nflow.coupling",

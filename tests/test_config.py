@@ -148,6 +148,13 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vamp_mnist", "--config.vae.prior.num_components=0", "at least 1"),
         ("vamp_mnist", "--config.vae.prior=standard --config.vae.prior.num_components=5", "belongs to mixture or vamp"),
         ("vamp_mnist", "--config.vae.free_bits=0.5", "free_bits is 0.5, but prior vamp has no KL of each latent"),
+        ("vqvae_mnist", "--config.vqvae.quantizer=vqq", "did you mean vq?"),
+        ("vqvae_mnist", "--config.vqvae.quantizer.levels=(8,8)", "belongs to fsq"),
+        ("vqvae_mnist", "--config.vqvae.quantizer=fsq --config.vqvae.quantizer.levels=(8,1)", "each must be 2 or more"),
+        ("vqvae_mnist", "--config.vqvae.quantizer.size=257", "64 training images at the start give 256: use at most 256"),
+        ("vqvae_mnist", "--config.vqvae.quantizer.decay=1", "in [0, 1), where 0 trains by gradients"),
+        ("vqvae_mnist", "--config.network.channels=(4,4,4,4)", "smaller than the 16x16 pixels of one code"),
+        ("vqvae_mnist", "--config.network=conv", "config.network.name is 'conv'; allowed: spatial"),
         ("vamp_mnist", "--config.vae.objective=capacity", "capacity needs a KL in closed form"),
         ("vamp_mnist", "--config.vae.objective=iwae --config.vae.objective.num_samples=0", "at least 1"),
     ],
@@ -362,6 +369,7 @@ COMPLETE = {
     ("vae", "conv"): [],
     ("vae", "residual"): [],
     ("vae", "spatial"): ["vae.latents=32"],  # 4x4 places
+    ("vqvae", "spatial"): [],
     ("gan", "dense"): ["gan.conditional=true"],
     ("gan", "conv"): ["gan.conditional=true"],
     ("gan", "residual"): ["gan.conditional=true"],
@@ -373,7 +381,7 @@ COMPLETE = {
 
 
 def test_every_network_is_tried_complete():
-    families = ("ddpm", "vae", "gan", "coupling", "tarflow", "autoregressive")
+    families = ("ddpm", "vae", "vqvae", "gan", "coupling", "tarflow", "autoregressive")
     assert COMPLETE.keys() == {(m, n) for m in families for n in choice_at(m, "network").table}
     for method, like in (("flow", "ddpm"), ("latent", "ddpm"), ("acgan", "gan")):
         assert methods.options(default(method)).choices["network"] == methods.options(default(like)).choices["network"]
@@ -393,7 +401,7 @@ each_choice = pytest.mark.parametrize(("method", "path"), CHOICES, ids=lambda pa
 # Parameters that are no user's to set: of the data, of the method, or worked out of other values.
 NO_USERS = {
     "image_shape", "out_channels", "num_classes", "num_outputs", "latents", "grid", "dtype", "rate", "peak", "steps",
-    "setting", "num_values",
+    "setting", "features", "rows", "num_values",
 }  # fmt: skip
 
 # Another value of each parameter that all names of a choice have.
@@ -446,6 +454,12 @@ READ_WITH = {
     "vae.objective.correlation": ("total_correlation",),
     "vae.objective.dimensions": ("total_correlation",),
     "vae.objective.estimator": ("total_correlation",),
+    "vqvae.quantizer.size": ("vq",),
+    "vqvae.quantizer.dimensions": ("vq",),
+    "vqvae.quantizer.commitment": ("vq",),
+    "vqvae.quantizer.decay": ("vq",),
+    "vqvae.quantizer.revive": ("vq",),
+    "vqvae.quantizer.levels": ("fsq",),
     "gan.constraint.bound": ("clip",),
     "gan.penalty.weight": ("wgan_gp", "r1", "r2"),
     "tarflow.noise.sigma": ("gaussian",),
@@ -509,6 +523,7 @@ def test_choices_are_all_that_has_parameters():
     vae_paths, gan_paths = (of_all | {f"{family}.{name}" for name in below[family]} for family in ("vae", "gan"))
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
     expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}, "autoregressive": of_all}
+    expected |= {"vqvae": of_all | {"vqvae.quantizer"}}
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
     assert {m: {path for method, path in CHOICES if method == m} for m in methods.METHODS} == expected
 
@@ -642,11 +657,12 @@ READERS += [(f"optimizer.{key}", name) for key in COMMON for name in optimizer.O
 def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
     monkeypatch.setitem(diffusion.NETWORKS, "unet", (OneNumber,))
     path = key.rpartition(".")[0]
-    method = {"vae": "vae", "gan": "gan", "tarflow": "tarflow"}.get(key.partition(".")[0], "ddpm")
+    method = {"vae": "vae", "vqvae": "vqvae", "gan": "gan", "tarflow": "tarflow"}.get(key.partition(".")[0], "ddpm")
     words = {
         "ddpm": ["sample.num_steps=4", "sample.clip=false"],
         "gan": ["network=dense", "network.hidden=4", "network.generator_hidden=4"],
         "vae": ["network=dense", "network.hidden=4"],
+        "vqvae": ["network.channels=4"],
         "tarflow": ["network.width=8", "network.depth=1", "tarflow.blocks=1"],
     }[method]
     if path == "diffusion.prediction":  # there is data left at the end of this path

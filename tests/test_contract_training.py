@@ -44,6 +44,7 @@ ALL_AT_ONCE = {
     "flow": (*DROPOUT, "--config.diffusion.label_drop=0.3", "--config.diffusion.mirror=true"),
     "latent": (*DROPOUT, "--config.diffusion.label_drop=0.3", "--config.diffusion.mirror=true"),
     "vae": ("--config.vae.binarisation=dynamic", "--config.vae.kl_warmup_steps=10"),
+    "vqvae": (),  # nothing but the vectors from which codes restart, which are always drawn
     "gan": (*CRITIC, "--config.gan.constraint.name=none"),
     "acgan": CRITIC,
     "coupling": (),  # nothing but the noise of dequantisation, which is always on

@@ -35,6 +35,7 @@ CONFIGS = {
         [*UNET, "--config.pretrained.network.channels=(4,)", "--config.pretrained.vae.latents=32"],
     ),
     "vae": ("configs/vae_mnist.py:tiny", []),
+    "vqvae": ("configs/vqvae_mnist.py:tiny", []),
     # Without batch normalisation, which computes no batch in pieces.
     "gan": (
         "configs/cgan_mnist.py:tiny",
@@ -47,7 +48,7 @@ CONFIGS = {
     ),
     "coupling": ("configs/coupling_mnist.py:tiny", []),
     "tarflow": ("configs/tarflow_mnist.py:tiny", []),
-    "autoregressive": ("configs/pixelcnn_mnist.py:tiny", []),
+    "autoregressive": ("configs/codes_mnist.py:tiny", []),
 }  # fmt: skip
 # What a config needs besides for images of another size than 8x8x1.
 GROWN = ["--config.network.generator_channels=(4,)", "--config.network.last_stride=3"]  # 3x4 to 9x12

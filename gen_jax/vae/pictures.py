@@ -31,7 +31,7 @@ def reconstructions(x: Array, x_hat: Array) -> Picture:
       x: f32 [N, H, W, C] in [-1, 1].
       x_hat: f32 like `x`.
     """
-    images, columns = _in_pairs(x[:NUM_SHOWN], x_hat[:NUM_SHOWN])
+    images, columns = in_pairs(x[:NUM_SHOWN], x_hat[:NUM_SHOWN])
     return Picture(
         to_pixels(images),
         title="Reconstructions",
@@ -40,8 +40,14 @@ def reconstructions(x: Array, x_hat: Array) -> Picture:
     )
 
 
-def _in_pairs(above: Array, below: Array) -> tuple[Array, int]:
-    """Images [N, ...] in alternating rows, and the number of columns; a last row that is not full is left out."""
+def in_pairs(above: Array, below: Array) -> tuple[Array, int]:
+    """Returns images [N, ...] in alternating rows, and the number of columns; a last row that is not full is left out.
+
+    Example:
+      >>> images, columns = in_pairs(jnp.arange(9), 10 + jnp.arange(9))
+      >>> images.tolist(), columns
+      ([0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17], 8)
+    """
     columns = min(COLUMNS, len(above))
     rows = len(above) // columns
     pairs = jnp.stack([x[: rows * columns].reshape(rows, columns, *x.shape[1:]) for x in (above, below)], axis=1)
@@ -91,7 +97,7 @@ def components(image_of: ImageOf, mixture: Mixture, pseudo_inputs: Array | None)
     shown = jnp.argsort(-mixture.log_weights)[:NUM_COMPONENTS]  # stable: equal weights keep their order
     images, columns = image_of(means[shown]), 0
     if pseudo_inputs is not None:
-        images, columns = _in_pairs(2 * pseudo_inputs[shown] - 1, images)
+        images, columns = in_pairs(2 * pseudo_inputs[shown] - 1, images)
     num = len(images) if pseudo_inputs is None else len(images) // 2
     which = f"{num} of its {len(means):,} components" if num < len(means) else f"its {num} components"
     if pseudo_inputs is None:
