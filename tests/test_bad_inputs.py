@@ -82,7 +82,7 @@ NO_START = {
     f"{PIXELCNN} --config.data.channels=3": "pictures of 3 channels",
     f"{PIXELCNN} --config.data.name=image_folder:unlabelled": "needs labels",
     f"{PIXELCNN} --config.pretrained=run": "a run that is not finished (step 0 of 40)",
-    f"{PIXELCNN} --config.pretrained=finished": "names a ddpm that makes no codes",
+    f"{PIXELCNN} --config.pretrained=finished": "is of method ddpm, which makes no codes",
     f"{CODES} --config.autoregressive.levels=16": "it is about grey values",
 }
 BESIDE_START = {

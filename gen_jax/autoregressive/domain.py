@@ -50,8 +50,8 @@ def codes(stage: Stage, levels: int) -> Domain:
     if code is None or code.kind != "integers" or len(code.shape) != 2:
         what = "makes no codes" if code is None else f"makes codes of {code.kind}, {'x'.join(map(str, code.shape))}"
         raise UserError(
-            f"config.pretrained names a {stage.config.method} that {what}; an autoregressive model needs integers in "
-            "rows and columns, such as the codes of a vqvae"
+            f"config.pretrained is of method {stage.config.method}, which {what}; an autoregressive model needs "
+            "integers in rows and columns, such as the codes of a vqvae"
         )
     if levels:
         raise UserError(

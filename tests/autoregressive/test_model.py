@@ -229,9 +229,14 @@ def test_bits_become_grey_values_from_none_to_all():
         (["autoregressive.levels=300"], {}, None, r"levels is 300; use 2 to 256, or 0 for all"),
         ([], {"image_shape": (2, 2, 3)}, None, r"of 3 channels: use a first stage \(config.pretrained\), or one"),
         ([], {"kind": "points"}, None, "needs pictures of one channel, and data set made_up holds points$"),
-        ([], {}, {"code": False}, "names a toy that makes no codes; an autoregressive model needs integers"),
-        ([], {}, {"kind": "means"}, "names a toy that makes codes of means, 2x2; .* needs integers"),
-        ([], {}, {"shape": (4,)}, "names a toy that makes codes of integers, 4; .* integers in rows and columns"),
+        ([], {}, {"code": False}, "is of method toy, which makes no codes; an autoregressive model needs integers"),
+        ([], {}, {"kind": "means"}, "is of method toy, which makes codes of means, 2x2; .* needs integers"),
+        (
+            [],
+            {},
+            {"shape": (4,)},
+            "is of method toy, which makes codes of integers, 4; .* integers in rows and columns",
+        ),
         (["autoregressive.levels=16"], {}, {}, "levels is 16, but it is about grey values"),
     ],
 )
