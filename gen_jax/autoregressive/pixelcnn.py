@@ -37,20 +37,15 @@ class Layer(nn.Module):
 
     Attributes:
       width: channels of each stack.
-      reach: how far the kernels go to each side, and up.
-      own: whether they include their own row, or place.
+      reach: places that a kernel of the vertical stack sees to each side.
+      before: rows, or places, that a kernel sees besides the one at its end.
       dtype: of the computation.
     """
 
     width: int
     reach: int
-    own: bool
+    before: int
     dtype: Any = jnp.float32
-
-    @property
-    def before(self) -> int:
-        """Rows, or places, that a kernel sees besides the one at its end."""
-        return self.reach if self.own else self.reach - 1
 
     def setup(self) -> None:
         sides = ((0, 0), (self.reach, self.reach))
@@ -106,7 +101,7 @@ class PixelCNN(nn.Module):
     def setup(self) -> None:
         self._check()
         self.embed = Dense(self.width, False, dtype=self.dtype)
-        self.layers = [Layer(self.width, reach, own, self.dtype) for reach, own in self._reaches()]
+        self.layers = [Layer(self.width, *sizes, self.dtype) for sizes in self._sizes()]
         self.hidden = Dense(self.width, dtype=self.dtype)
         self.out = Dense(self.num_values, kernel_init=nn.initializers.zeros, dtype=self.dtype)
 
@@ -160,11 +155,9 @@ class PixelCNN(nn.Module):
     def no_caches(self, x: Array) -> tuple[Caches, Caches]:
         """Returns the caches of both stacks in front of the first row, and of the first place in each row of `x`."""
         num, rows, columns, _ = x.shape
-        up, left = [], []
-        for reach, own in self._reaches():
-            before = reach if own else reach - 1
-            up.append(jnp.zeros((num, before, columns, self.width), self.dtype))
-            left.append(jnp.zeros((num, rows, before, self.width), self.dtype))
+        befores = [before for _, before in self._sizes()]
+        up = (jnp.zeros((num, before, columns, self.width), self.dtype) for before in befores)
+        left = (jnp.zeros((num, rows, before, self.width), self.dtype) for before in befores)
         return tuple(up), tuple(left)
 
     def generate(self, params: PyTree, start: Array, choose: Choose, label: Array | None = None) -> Any:
@@ -199,8 +192,10 @@ class PixelCNN(nn.Module):
         _, kept = jax.lax.scan(one_row, (empty, up), jnp.arange(height * width).reshape(height, width))
         return jax.tree.map(lambda each: jnp.moveaxis(each, 2, 0), kept)
 
-    def _reaches(self) -> list[tuple[int, bool]]:
-        return [(self.first_kernel // 2, False), *[(self.kernel // 2, True)] * (self.depth - 1)]
+    def _sizes(self) -> list[tuple[int, int]]:
+        """Of each layer: `reach` and `before`. Inputs are moved by one, which is part of the first kernel."""
+        first, other = self.first_kernel // 2, self.kernel // 2
+        return [(first, first - 1), *[(other, other)] * (self.depth - 1)]
 
     def _one_hot(self, label: Array | None) -> Array | None:
         return jax.nn.one_hot(label, self.num_classes) if self.num_classes and label is not None else None

@@ -235,7 +235,7 @@ def test_bits_become_grey_values_from_none_to_all():
             [],
             {},
             {"shape": (4,)},
-            "is of method toy, which makes codes of integers, 4; .* integers in rows and columns",
+            "is of method toy, which makes codes of integers, 4; .* in rows and columns",
         ),
         (["autoregressive.levels=16"], {}, {}, "levels is 16, but it is about grey values"),
     ],
