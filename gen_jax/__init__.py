@@ -1,4 +1,4 @@
-"""gen_jax: GANs, VAEs, normalizing flows and diffusion models on images, as pure functions in JAX and Flax."""
+"""gen_jax: GANs, VAEs, flows, autoregressive and diffusion models on images, as pure functions in JAX and Flax."""
 
 from __future__ import annotations
 

@@ -25,10 +25,12 @@ METHODS = {
     "vae": "gen_jax.vae.vae",
     "scvae": "gen_jax.vae.scvae",
     "hvae": "gen_jax.vae.hvae",
+    "vqvae": "gen_jax.vae.vqvae",
     "gan": "gen_jax.gan.gan",
     "acgan": "gen_jax.gan.acgan",
     "coupling": "gen_jax.nflow.coupling",
     "tarflow": "gen_jax.nflow.tarflow",
+    "autoregressive": "gen_jax.autoregressive.model",
 }
 
 # Keys that a first stage takes from the run that it is trained for; its own config does not have them.
@@ -76,6 +78,7 @@ def complete(config: Config, older: bool = False, strict: bool = False) -> Confi
     if stage is not None:
         with _of_the_first_stage():
             whole = complete(stage, older, strict)
+        del config["pretrained"]  # which may be "", the default of a method that needs no first stage
         config.pretrained = ml_collections.ConfigDict({k: v for k, v in whole.items() if k not in SHARED})
     return config
 

@@ -26,7 +26,9 @@ PAGE = ROOT / "docs/bad_inputs.md"
 # What is typed, and part of the line that it prints. The later tables follow a complete command: see `START`. Names
 # without a path are in the folder that `world` fills.
 COUPLING = "--config=coupling_mnist:tiny --workdir=new --config.data.name=image_folder:pictures"
-TARFLOW, SCVAE, HVAE = (COUPLING.replace("coupling", name) for name in ("tarflow", "scvae", "hvae"))
+TARFLOW, SCVAE, HVAE, PIXELCNN, CODES = (
+    COUPLING.replace("coupling", name) for name in ("tarflow", "scvae", "hvae", "pixelcnn", "codes")
+)
 VAE = COUPLING.replace("coupling_mnist", "vae_mnist_dense")
 NO_START = {
     "": "nothing to do",
@@ -84,6 +86,13 @@ NO_START = {
     f"{VAE} --config.vae.objective=factor --config.accumulate=2": "compares the codes of the whole batch",
     f"{HVAE} --config.vae.latents=40": "of z1 and of z2",
     f"{HVAE} --config.vae.prior.num_components=17": "use at most 16",
+    f"{PIXELCNN} --config.autoregressive.levels=300": "use 2 to 256",
+    f"{PIXELCNN} --config.network.kernel=4": "an odd number",
+    f"{PIXELCNN} --config.data.channels=3": "pictures of 3 channels",
+    f"{PIXELCNN} --config.data.name=image_folder:unlabelled": "needs labels",
+    f"{PIXELCNN} --config.pretrained=run": "a run that is not finished (step 0 of 40)",
+    f"{PIXELCNN} --config.pretrained=finished": "is of method ddpm, which makes no codes",
+    f"{CODES} --config.autoregressive.levels=16": "it is about grey values",
 }
 BESIDE_START = {
     "seed=1": "did you mean --config.seed?",

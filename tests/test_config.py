@@ -138,6 +138,10 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("tarflow_mnist", "--config.tarflow.patch=3", "use one of 1, 2, 4, 8"),
         ("tarflow_mnist", "--config.network.width=10", "config.network.width is 10; use a multiple of 4"),
         ("tarflow_mnist", "--config.tarflow.noise=normal", "allowed: uniform, gaussian"),
+        ("pixelcnn_mnist", "--config.network.kernel=2", "network.kernel is 2; use an odd number of 3 or more"),
+        ("pixelcnn_mnist", "--config.network=transformer --config.network.num_heads=3", "width is 128; use a multiple"),
+        ("pixelcnn_mnist", "--config.network.num_heads=3", "it belongs to transformer"),
+        ("pixelcnn_mnist", "--config.autoregressive.levels=1", "levels is 1; use 2 to 256, or 0 for all"),
         ("vae_mnist", "--config.vae.prior=vampp", "did you mean vamp?"),
         ("vae_mnist", "--config.vae.prior=vamp", "config.vae.manifold draws points of equal probability"),
         ("vamp_mnist", "--config.vae.prior.num_components=65", "is 65, but each pseudo-input starts from an image"),
@@ -153,6 +157,17 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("hvae_mnist", "--config.vae.binarisation=none --config.eval.importance_samples=5", "under bernoulli"),
         ("hvae_mnist", "--config.vae.prior.num_components=65", "the start has 64 training images: use at most 64"),
         ("hvae_mnist", "--config.vae.free_bits=1", "no config value 'vae.free_bits'"),
+        ("vqvae_mnist", "--config.vqvae.quantizer=vqq", "did you mean vq?"),
+        ("vqvae_mnist", "--config.vqvae.quantizer.levels=(8,8)", "belongs to fsq"),
+        ("vqvae_mnist", "--config.vqvae.quantizer=fsq --config.vqvae.quantizer.levels=(8,1)", "each must be 2 or more"),
+        (
+            "vqvae_mnist",
+            "--config.vqvae.quantizer.size=257",
+            "64 training images at the start give 256: use at most 256",
+        ),
+        ("vqvae_mnist", "--config.vqvae.quantizer.decay=1", "in [0, 1), where 0 trains by gradients"),
+        ("vqvae_mnist", "--config.network.channels=(4,4,4,4)", "smaller than the 16x16 pixels of one code"),
+        ("vqvae_mnist", "--config.network=conv", "config.network.name is 'conv'; allowed: spatial"),
         ("vamp_mnist", "--config.vae.objective=capacity", "capacity needs a KL in closed form"),
         ("scvae_mnist", "--config.scvae.lam=-1", "config.scvae.lam is -1.0; it must be finite and not negative"),
         ("scvae_mnist", "--config.scvae.steps=0", "at least 1"),
@@ -383,20 +398,20 @@ COMPLETE = {
     ("vae", "spatial"): ["vae.latents=32"],  # 4x4 places
     ("scvae", "spatial"): [],
     ("hvae", "dense"): [],
+    ("vqvae", "spatial"): [],
     ("gan", "dense"): ["gan.conditional=true"],
     ("gan", "conv"): ["gan.conditional=true"],
     ("gan", "residual"): ["gan.conditional=true"],
     ("coupling", "conv"): ["coupling.conditional=true", "coupling.steps=1", "network.width=4"],
     ("tarflow", "transformer"): ["tarflow.conditional=true", "tarflow.blocks=1", "network.width=8", "network.depth=1"],
+    ("autoregressive", "pixelcnn"): ["autoregressive.conditional=true", "network.width=8", "network.depth=2"],
+    ("autoregressive", "transformer"): ["autoregressive.conditional=true", "network.width=8", "network.depth=1"],
 }  # fmt: skip
 
 
 def test_every_network_is_tried_complete():
-    assert COMPLETE.keys() == {
-        (m, n)
-        for m in ("ddpm", "vae", "hvae", "scvae", "gan", "coupling", "tarflow")
-        for n in choice_at(m, "network").table
-    }
+    families = ("ddpm", "vae", "hvae", "vqvae", "scvae", "gan", "coupling", "tarflow", "autoregressive")
+    assert COMPLETE.keys() == {(m, n) for m in families for n in choice_at(m, "network").table}
     for method, like in (("flow", "ddpm"), ("latent", "ddpm"), ("acgan", "gan")):
         assert methods.options(default(method)).choices["network"] == methods.options(default(like)).choices["network"]
 
@@ -415,7 +430,7 @@ each_choice = pytest.mark.parametrize(("method", "path"), CHOICES, ids=lambda pa
 # Parameters that are no user's to set: of the data, of the method, or worked out of other values.
 NO_USERS = {
     "image_shape", "out_channels", "num_classes", "num_outputs", "latents", "grid", "dtype", "rate", "peak", "steps",
-    "setting", "dimension",
+    "setting", "dimension", "features", "rows", "num_values",
 }  # fmt: skip
 
 # Another value of each parameter that all names of a choice have.
@@ -472,6 +487,12 @@ READ_WITH = {
     "vae.objective.dimensions": ("total_correlation",),
     "vae.objective.estimator": ("total_correlation",),
     "scvae.dictionary.num_atoms": ("dct", "learned"),
+    "vqvae.quantizer.size": ("vq",),
+    "vqvae.quantizer.dimensions": ("vq",),
+    "vqvae.quantizer.commitment": ("vq",),
+    "vqvae.quantizer.decay": ("vq",),
+    "vqvae.quantizer.revive": ("vq",),
+    "vqvae.quantizer.levels": ("fsq",),
     "gan.constraint.bound": ("clip",),
     "gan.penalty.weight": ("wgan_gp", "r1", "r2"),
     "tarflow.noise.sigma": ("gaussian",),
@@ -534,7 +555,8 @@ def test_choices_are_all_that_has_parameters():
     diffusion_paths |= {"sample.sampler", "sample.spacing", "eval.likelihood"}
     vae_paths, gan_paths = (of_all | {f"{family}.{name}" for name in below[family]} for family in ("vae", "gan"))
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
-    expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}, "scvae": of_all | {"scvae.dictionary"}}
+    expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}, "autoregressive": of_all}
+    expected |= {"vqvae": of_all | {"vqvae.quantizer"}, "scvae": of_all | {"scvae.dictionary"}}
     expected |= {"hvae": vae_paths - {"vae.objective"}}
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
     assert {m: {path for method, path in CHOICES if method == m} for m in methods.METHODS} == expected
@@ -669,12 +691,14 @@ READERS += [(f"optimizer.{key}", name) for key in COMMON for name in optimizer.O
 def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
     monkeypatch.setitem(diffusion.NETWORKS, "unet", (OneNumber,))
     path = key.rpartition(".")[0]
-    method = {"vae": "vae", "scvae": "scvae", "gan": "gan", "tarflow": "tarflow"}.get(key.partition(".")[0], "ddpm")
+    family = key.partition(".")[0]
+    method = family if family in ("vae", "vqvae", "scvae", "gan", "tarflow") else "ddpm"
     words = {
         "ddpm": ["sample.num_steps=4", "sample.clip=false"],
         "gan": ["network=dense", "network.hidden=4", "network.generator_hidden=4"],
         "vae": ["network=dense", "network.hidden=4"],
         "scvae": ["network.channels=4"],
+        "vqvae": ["network.channels=4"],
         "tarflow": ["network.width=8", "network.depth=1", "tarflow.blocks=1"],
     }[method]
     if path == "diffusion.prediction":  # there is data left at the end of this path

@@ -46,10 +46,12 @@ ALL_AT_ONCE = {
     "vae": ("--config.vae.binarisation=dynamic", "--config.vae.kl_warmup_steps=10"),
     "scvae": ("--config.scvae.dictionary=learned", "--config.scvae.dictionary.num_atoms=20"),
     "hvae": ("--config.vae.binarisation=dynamic",),
+    "vqvae": (),  # nothing but the vectors from which codes restart, which are always drawn
     "gan": (*CRITIC, "--config.gan.constraint.name=none"),
     "acgan": CRITIC,
     "coupling": (),  # nothing but the noise of dequantisation, which is always on
     "tarflow": (),
+    "autoregressive": (),
 }
 
 

@@ -37,6 +37,7 @@ CONFIGS = {
     "vae": ("configs/vae_mnist.py:tiny", []),
     "scvae": ("configs/scvae_mnist.py:tiny", ["--config.network.channels=(4,)"]),
     "hvae": ("configs/hvae_mnist.py:tiny", []),
+    "vqvae": ("configs/vqvae_mnist.py:tiny", []),
     # Without batch normalisation, which computes no batch in pieces.
     "gan": (
         "configs/cgan_mnist.py:tiny",
@@ -49,6 +50,7 @@ CONFIGS = {
     ),
     "coupling": ("configs/coupling_mnist.py:tiny", []),
     "tarflow": ("configs/tarflow_mnist.py:tiny", []),
+    "autoregressive": ("configs/codes_mnist.py:tiny", []),
 }  # fmt: skip
 # What a config needs besides for images of another size than 8x8x1.
 GROWN = ["--config.network.generator_channels=(4,)", "--config.network.last_stride=3"]  # 3x4 to 9x12

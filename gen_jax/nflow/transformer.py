@@ -10,15 +10,13 @@ import jax.numpy as jnp
 
 from gen_jax.method import Array, Key, PyTree, UserError
 from gen_jax.nflow.bijection import Bijection, bounded, fixed, sum_of
-from gen_jax.nn.attention import Cache, CausalAttention
-from gen_jax.nn.blocks import depth_to_space, space_to_depth
+from gen_jax.nn import causal
+from gen_jax.nn.attention import Cache
+from gen_jax.nn.blocks import depth_to_space, kernel_init, space_to_depth
 from gen_jax.nn.dense import Dense
 from gen_jax.nn.embedding import positions
-from gen_jax.nn.norm import LayerNorm
 
 LOG_SCALE_LIMIT = 6.0  # of one block: a patch of one grey value, and there are several blocks
-
-_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
 class CausalTransformer(nn.Module):
@@ -72,29 +70,20 @@ class CausalTransformer(nn.Module):
         if self.num_classes and label is not None:
             one_hot = jax.nn.one_hot(label, self.num_classes)
             h += self._dense(self.width, False, name="label")(one_hot)[:, None]
-        filled = []
-        for i in range(self.depth):
-            attention = CausalAttention(self.num_heads, _init, _init, self.dtype, name=f"attention_{i}")
-            y, cache = attention(LayerNorm()(h), caches[i] if caches else None, place)
-            filled.append(cache)
-            h += y
-            y = nn.gelu(self._dense(self.mlp_ratio * self.width, name=f"mlp_{i}_0")(LayerNorm()(h)), approximate=True)
-            h += self._dense(self.width, name=f"mlp_{i}_1")(y)
-        out = Dense(self.out_channels, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="out")(LayerNorm()(h))
-        return out.astype(jnp.float32), tuple(filled)
+        h, filled = causal.causal_layers(h, self.depth, self.num_heads, self.mlp_ratio, self.dtype, caches, place)
+        out = Dense(self.out_channels, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="out")(h)
+        return out.astype(jnp.float32), filled
 
     def _dense(self, features: int, use_bias: bool = True, **fields: Any) -> Dense:
-        return Dense(features, use_bias, kernel_init=_init, dtype=self.dtype, **fields)
+        return Dense(features, use_bias, kernel_init=kernel_init, dtype=self.dtype, **fields)
 
     def no_caches(self, batch: int) -> tuple[Cache, ...]:
         """Returns the caches of sequences of which no token is known yet."""
-        shape = (batch, self.grid[0] * self.grid[1], self.num_heads, self.width // self.num_heads)
-        return tuple(Cache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in range(self.depth))
+        num = self.grid[0] * self.grid[1]
+        return causal.no_caches(batch, num, self.width, self.depth, self.num_heads, self.dtype)
 
     def _check(self) -> None:
-        for name in ("width", "depth", "num_heads", "mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise UserError(f"config.network.{name} is {getattr(self, name)}; use 1 or more")
+        causal.refuse_empty(width=self.width, depth=self.depth, num_heads=self.num_heads, mlp_ratio=self.mlp_ratio)
         if self.width % 4 or self.width % self.num_heads:
             raise UserError(
                 f"config.network.width is {self.width}; use a multiple of 4 (for the sines and cosines of the "

@@ -258,7 +258,7 @@ class ResidualDecoder(nn.Module):
         return _upwards(self, h.reshape(-1, *start, self.channels[-1]))
 
 
-def _downwards(network: ResidualEncoder | SpatialEncoder | VectorEncoder, x: Array) -> Array:
+def _downwards(network: ResidualEncoder | SpatialEncoder | GridEncoder, x: Array) -> Array:
     """The convolutional levels of an encoder, without the last layer, which outputs the code."""
     multiple = 2 ** len(network.channels)
     h = jnp.pad(x, ((0, 0), *((0, -size % multiple) for size in x.shape[1:3]), (0, 0)))
@@ -307,28 +307,6 @@ class SpatialEncoder(nn.Module):
         return jnp.concatenate([mean.reshape(len(x), -1), log_var.reshape(len(x), -1)], axis=-1)
 
 
-class VectorEncoder(nn.Module):
-    """Like `SpatialEncoder`, but without variances: a vector of Z / (h w) numbers at each position.
-
-    Example:
-      >>> import jax
-      >>> x = jnp.ones((2, 9, 9, 1))
-      >>> jax.eval_shape(VectorEncoder(latents=18, channels=(4, 8)).init_with_output, jax.random.key(0), x)[0].shape
-      (2, 3, 3, 2)
-    """
-
-    latents: int
-    channels: tuple[int, ...] = (32, 64)
-    num_blocks: int = 1
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Returns [B, h, w, Z / (h w)]."""
-        _, _, features = _places(x.shape[1:], len(self.channels), self.latents)
-        return Conv(features, (3, 3), dtype=self.dtype, name="vectors")(_downwards(self, x))
-
-
 class SpatialDecoder(nn.Module):
     """The levels of `SpatialEncoder` in reverse order.
 
@@ -354,6 +332,27 @@ class SpatialDecoder(nn.Module):
         return _upwards(self, h)
 
 
+class GridEncoder(nn.Module):
+    """The levels of `SpatialEncoder` with one vector for each position.
+
+    Example:
+      >>> import jax
+      >>> x = jnp.ones((2, 9, 9, 1))
+      >>> jax.eval_shape(GridEncoder(features=5, channels=(4, 8)).init_with_output, jax.random.key(0), x)[0].shape
+      (2, 3, 3, 5)
+    """
+
+    features: int
+    channels: tuple[int, ...] = (32, 64)
+    num_blocks: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, h, w, features]. Sizes that do not halve evenly are padded with zeros."""
+        return Conv(self.features, (3, 3), dtype=self.dtype, name="code")(_downwards(self, x))
+
+
 NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "dense": (DenseEncoder, DenseDecoder),
     "conv": (ConvEncoder, ConvDecoder),
@@ -363,6 +362,11 @@ NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
 """From a name to an encoder and a decoder; `config.network` holds their fields."""
 
 GIVEN = ("latents", "image_shape", "num_outputs", "num_classes", "dtype")
+
+ON_A_GRID: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {"spatial": (GridEncoder, SpatialDecoder)}
+"""From a name to an encoder and a decoder of vectors at each position: z is [B, h, w, features]."""
+
+GIVEN_ON_A_GRID = ("features", "image_shape", "num_outputs", "dtype")
 
 
 def make(
@@ -412,20 +416,9 @@ def code_shape(config: Mapping[str, Any], image_shape: tuple[int, int, int], lat
     return _places(image_shape, len(config["channels"]), latents)
 
 
-def grid(image_shape: tuple[int, ...], levels: int) -> tuple[int, int]:
-    """Returns height and width, rounded up, of images (H, W, C) that `levels` levels halve.
-
-    Example:
-      >>> grid((28, 20, 1), 3)
-      (4, 3)
-    """
-    height, width = (-(-size // 2**levels) for size in image_shape[:2])
-    return height, width
-
-
 def _places(image_shape: tuple[int, ...], levels: int, latents: int) -> tuple[int, int, int]:
     """Height, width and channels of the code, where each level halves the image."""
-    height, width = grid(image_shape, levels)
+    height, width = _halved(image_shape, levels)
     if latents % (height * width):
         near = max(1, round(latents / (height * width))) * height * width
         raise UserError(
@@ -433,6 +426,50 @@ def _places(image_shape: tuple[int, ...], levels: int, latents: int) -> tuple[in
             f"many numbers each: use {near}"
         )
     return height, width, latents // (height * width)
+
+
+def make_on_a_grid(
+    config: Mapping[str, Any], image_shape: tuple[int, int, int], features: int, dtype: Any
+) -> tuple[nn.Module, nn.Module]:
+    """Returns the encoder and the decoder of `config.network` with a vector of `features` numbers at each position.
+
+    Raises:
+      UserError: an unknown network, or an unknown field.
+
+    Example:
+      >>> encoder, decoder = make_on_a_grid({"name": "spatial", "channels": (8,)}, (8, 8, 1), 5, jnp.float32)
+      >>> encoder.features, decoder.channels
+      (5, (8,))
+    """
+    given = {"features": features, "image_shape": image_shape, "num_outputs": 1, "dtype": dtype}
+    encoder, decoder = modules_of(config, ON_A_GRID, given)
+    return encoder, decoder
+
+
+def grid(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Returns height and width of the code of an image, where each level of `config.network` halves it.
+
+    Raises:
+      UserError: the image is smaller than what one position of the code stands for.
+
+    Example:
+      >>> grid({"name": "spatial", "channels": (8, 8)}, (28, 28, 1))
+      (7, 7)
+    """
+    height, width, _ = image_shape
+    stride = 2 ** len(config["channels"])
+    if min(height, width) < stride:
+        raise UserError(
+            f"images of {height}x{width} are smaller than the {stride}x{stride} pixels of one code: shorten "
+            "config.network.channels"
+        )
+    return _halved(image_shape, len(config["channels"]))
+
+
+def _halved(image_shape: tuple[int, ...], levels: int) -> tuple[int, int]:
+    """Height and width, rounded up, of images (H, W, C) that `levels` levels halve."""
+    height, width = (-(-size // 2**levels) for size in image_shape[:2])
+    return height, width
 
 
 def _start(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int, tuple[int, int]]:

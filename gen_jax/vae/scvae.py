@@ -27,7 +27,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gen_jax import optimizer, parallel
-from gen_jax.config import Choice, Config, Measure, Options, base_config, chosen, modules_of
+from gen_jax.config import Choice, Config, Measure, Options, base_config, chosen
 from gen_jax.method import (
     Array,
     Batch,
@@ -48,11 +48,8 @@ from gen_jax.method import (
 from gen_jax.vae import networks, sparse, sparse_pictures
 from gen_jax.vae.sparse import Dictionary
 
-NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
-    "spatial": (networks.VectorEncoder, networks.SpatialDecoder)
-}
 CHOICES = {
-    "network": Choice(NETWORKS, networks.GIVEN),
+    "network": Choice(networks.ON_A_GRID, networks.GIVEN_ON_A_GRID),
     "scvae.dictionary": Choice(sparse.DICTIONARIES, ("dimension",)),
 }
 NUM_COUNTED = 64  # training images that the usage of atoms starts from
@@ -106,12 +103,10 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     _check(config, spec)
     c = config.scvae
     dictionary: Dictionary = chosen(CHOICES["scvae.dictionary"], c.dictionary, dimension=c.channels)
-    rows, columns = networks.grid(spec.image_shape, len(config.network.channels))
-    given = {
-        "latents": rows * columns * c.channels, "image_shape": spec.image_shape, "num_outputs": 1,
-        "dtype": jnp.dtype(config.compute_dtype),
-    }  # fmt: skip
-    encoder, decoder = modules_of(config.network, NETWORKS, given)
+    rows, columns = networks.grid(config.network, spec.image_shape)
+    encoder, decoder = networks.make_on_a_grid(
+        config.network, spec.image_shape, c.channels, jnp.dtype(config.compute_dtype)
+    )
     largest = float(np.linalg.norm(np.asarray(dictionary.atoms, np.float64), 2) ** 2)
     optimize = optimizer.make(config.optimizer, config.num_steps, config.ema)
     model = _Model(config, spec, encoder, decoder, dictionary, largest, (rows, columns, c.channels), optimize)
