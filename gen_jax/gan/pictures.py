@@ -7,9 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from gen_jax.figures.classes import NUM_OF_A_CLASS, by_class
 from gen_jax.method import Array, DataSpec, Key, Picture, to_pixels
 
-MAX_CLASSES, NUM_OF_A_CLASS = 10, 10
 NUM_WAYS, NUM_BETWEEN = 6, 9
 
 ImageOf = Callable[[Array, Array | None], Array]
@@ -33,20 +33,7 @@ def show(image_of: ImageOf, key: Key, latents: int, spec: DataSpec, num_classes:
     if not num_classes:
         return shown
     z = jax.random.normal(key_classes, (NUM_OF_A_CLASS, latents))
-    return {"classes": classes(image_of, z, (spec.class_names or ())[:MAX_CLASSES])} | shown
-
-
-def classes(image_of: ImageOf, z: Array, names: tuple[str, ...]) -> Picture:
-    """Returns one row per class, each from the same latents: `z` [columns, Z]."""
-    rows, columns = len(names), len(z)
-    images = image_of(jnp.tile(z, (rows, 1)), jnp.repeat(jnp.arange(rows), columns))
-    return Picture(
-        to_pixels(images),
-        title="Classes",
-        caption=f"One row per class ({', '.join(names)}), one latent vector per column: images of a column share the "
-        "style that the latents encode independently of the class.",
-        columns=columns,
-    )
+    return {"classes": by_class(image_of, z, spec.class_names or ())} | shown
 
 
 def interpolation(image_of: ImageOf, ends: Array, num_classes: int) -> Picture:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from gen_jax import optimizer
 from gen_jax.config import Measure, Options, chosen
-from gen_jax.gan.pictures import MAX_CLASSES, NUM_OF_A_CLASS, classes
+from gen_jax.figures.classes import NUM_OF_A_CLASS, by_class
 from gen_jax.method import (
     Array,
     Batch,
@@ -205,8 +205,8 @@ def _show(vae: _Vae, state: State, key: Key, batch: Batch) -> dict[str, Figure]:
         shown["manifold"] = pictures.manifold(image_of, c.latents)
     if model.num_classes:
         assert label is not None
-        names = (vae.spec.class_names or ())[:MAX_CLASSES]
-        shown["classes"] = classes(image_of, jax.vmap(prior.draw)(keys_of(key_z, jnp.arange(NUM_OF_A_CLASS))), names)
+        several = jax.vmap(prior.draw)(keys_of(key_scatter, jnp.arange(NUM_OF_A_CLASS)))
+        shown["classes"] = by_class(image_of, several, vae.spec.class_names or ())
         image_of = _with_class(image_of, label[0])
     inputs = model.prior.pseudo_inputs
     seen = None if inputs is None else inputs(state.ema["vae"]["prior"])

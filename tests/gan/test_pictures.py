@@ -15,15 +15,6 @@ def image_of(z, label):
     return image.at[:, 0, 0, 0].set(jnp.sign(z[:, 0]))
 
 
-def test_a_row_is_a_class_and_a_column_a_latent():
-    z = jnp.array([[1.0], [-1.0], [1.0]])
-    picture = pictures.classes(image_of, z, ("a", "b"))
-    assert picture.columns == 3
-    images = np.asarray(picture.images).reshape(2, 3, 2, 2)
-    assert (images[:, :, 1, 1] == [[0] * 3, [128] * 3]).all()  # -1 and 0 as bytes
-    assert (images[:, :, 0, 0] == [255, 0, 255]).all()
-
-
 def test_great_circles_keep_the_length_and_end_where_they_should():
     start, end = np.random.default_rng(0).normal(size=(2, 50)).astype(np.float32)
     ways = np.stack([pictures.great_circle(jnp.asarray(start), jnp.asarray(end), jnp.float32(t)) for t in (0, 0.3, 1)])
