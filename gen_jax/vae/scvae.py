@@ -6,8 +6,8 @@ estimate of v, plus, by default, lam |z|_1: then the term of the vectors is the 
 adds a perceptual loss (LPIPS), a discriminator and an attention that weighs the vectors; this model has none of them.
 
 Without lam |z|_1 in the loss (`penalised=False`) nothing asks the learned steps for few atoms: configs/scvae_mnist.py
-has the numbers. The threshold lam / L is not trained: it could shrink together with the vectors, whose scale the decoder
-can undo, and the loss would fall without a better code.
+has the numbers. The threshold lam / L is not trained: it could shrink together with the vectors, whose scale the
+decoder can undo, and the loss would fall without a better code.
 
 There is no posterior and no prior. `sample` draws codes whose atoms are independent of each other and of their
 neighbours, used as often as in training: it shows what the code leaves to a second model. That model gets D z, a small

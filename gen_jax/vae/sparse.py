@@ -101,8 +101,9 @@ def start(dictionary: Array | np.ndarray, largest: Array | float, num_steps: int
       num_steps: that are to be taken.
 
     Example:
-      >>> start(jnp.array([[1.0, 0.6, 0.0], [0.0, 0.8, 1.0]]), 2.0, 2).s[0].tolist()
-      [0.5, -0.30000001192092896, 0.0]
+      >>> step = start(jnp.array([[1.0, 0.6, 0.0], [0.0, 0.8, 1.0]]), 2.0, 2)
+      >>> [round(float(value), 4) for value in step.s[0]]
+      [0.5, -0.3, 0.0]
     """
     columns = jnp.asarray(dictionary, jnp.float32)
     scaled = columns.T / largest
