@@ -27,6 +27,7 @@ PAGE = ROOT / "docs/bad_inputs.md"
 # without a path are in the folder that `world` fills.
 COUPLING = "--config=coupling_mnist:tiny --workdir=new --config.data.name=image_folder:pictures"
 TARFLOW = COUPLING.replace("coupling", "tarflow")
+VQVAE = COUPLING.replace("coupling", "vqvae")
 NO_START = {
     "": "nothing to do",
     "--workdir=nothing": "holds no run",
@@ -75,6 +76,12 @@ NO_START = {
     f"{TARFLOW} --config.tarflow.patch=3": "use one of 1, 2, 4, 7, 14, 28",
     f"{TARFLOW} --config.tarflow.noise.sigma=0": "a standard deviation is positive",
     f"{TARFLOW} --config.data.name=image_folder:unlabelled": "needs labels",
+    f"{VQVAE} --config.vqvae.quantizer.size=5000": "each code starts from a vector of its own",
+    f"{VQVAE} --config.vqvae.quantizer.decay=1": "it must be in [0, 1), where 0 trains by gradients",
+    f"{VQVAE} --config.vqvae.quantizer.levels=8,8": "it belongs to fsq",
+    f"{VQVAE} --config.vqvae.quantizer=fsq --config.vqvae.quantizer.levels=8,1": "each must be 2 or more",
+    f"{VQVAE} --config.network.channels=4,4,4,4,4": "smaller than the 32x32 pixels of one code",
+    f"{VQVAE} --config.data.name=gaussians:grid25": "needs pictures",
 }
 BESIDE_START = {
     "seed=1": "did you mean --config.seed?",

@@ -482,7 +482,7 @@ def common_of(path):
 OWN = {
     "sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint",
     "sample.sampler.s_churn": 0.5, "sample.sampler.s_min": 0.6, "sample.sampler.s_max": 1.5,  # between four levels
-    "vae.objective.estimator": "stratified",
+    "vae.objective.estimator": "stratified", "vqvae.quantizer.levels": (5, 5),
 }  # fmt: skip
 
 

@@ -103,13 +103,9 @@ def vq(
     even = rows / size  # uses of a code in a batch, if all were used equally often
 
     def init(key: Key, vectors: Callable[[], Array]) -> Start:
-        outputs = vectors()
-        first = outputs[jax.random.choice(key, len(outputs), (size,), replace=False)]
-        average = {"codebook": {"vectors": jnp.copy(first)}}
-        count = jnp.full(size, even)
-        if decay:
-            return Start({}, {"codebook": {"count": count, "sum": even * first}}, average)
-        return Start({"codebook": {"vectors": first}}, {"codebook": {"count": count}}, average)
+        first = vectors()
+        first = first[jax.random.choice(key, len(first), (size,), replace=False)]
+        return _start(first, jnp.full(size, even), by_gradient=not decay)
 
     def current(params: PyTree, variables: PyTree) -> Array:
         return codebook_of_sums(**variables["codebook"]) if decay else params["codebook"]["vectors"]
@@ -194,6 +190,13 @@ def fsq(rows: int, levels: tuple[int, ...] = (8, 5, 5, 5)) -> Quantizer:
         size, len(levels), 0, lambda key, vectors: Start({}, {}, {}), lambda params, variables: (), lambda ema: (),
         quantize, embed, lambda z, codes, index, key: {"share": shares(codes, size)}, lambda state, seen, ema: state,
     )  # fmt: skip
+
+
+def _start(vectors: Array, count: Array, by_gradient: bool) -> Start:
+    average = {"codebook": {"vectors": jnp.copy(vectors)}}
+    if by_gradient:
+        return Start({"codebook": {"vectors": vectors}}, {"codebook": {"count": count}}, average)
+    return Start({}, {"codebook": {"count": count, "sum": count[:, None] * vectors}}, average)
 
 
 def straight_through(z: Array, found: Array) -> Array:

@@ -95,7 +95,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         more codes than there are vectors to start from.
     """
     if spec.kind != "image":
-        raise UserError(f"vqvae encodes pictures; data set {spec.name} has {spec.kind}")
+        raise UserError(f"{config.method} needs pictures; data set {spec.name} holds {spec.kind}")
     height, width = networks.grid(config.network, spec.image_shape)
     quantizer: Quantizer = chosen(
         CHOICES["vqvae.quantizer"], config.vqvae.quantizer, rows=config.batch_size * height * width

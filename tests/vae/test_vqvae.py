@@ -180,7 +180,7 @@ def test_a_codebook_is_in_use_after_training_and_reconstructs_better(words):
             "1024: use at most 1024",
         ),
         (("vqvae.quantizer.size=17",), DataSpec("few", (8, 8, 1), 1), "1 training image "),
-        ((), DataSpec("plane", (1, 1, 2), 64, kind="points", value_range=(-1, 1)), "data set plane has points"),
+        ((), DataSpec("plane", (1, 1, 2), 64, kind="points", value_range=(-1, 1)), "vqvae needs pictures; data set plane holds points"),
         (("network.channels=(4,4,4,4)",), SPEC, "images of 8x8 are smaller than the 16x16 pixels of one code"),
     ],
 )
