@@ -62,8 +62,8 @@ class Quantizer(NamedTuple):
       averaged: State.ema -> the codebook of sampling and evaluation.
       quantize: (codebook, vectors [..., D]) -> Quantized.
       embed: (codebook, codes i32 [...]) -> vectors f32 [..., D].
-      observe: (vectors [B, P, D], codes [B, P], index [B], key) -> what `advance` needs to know of a batch, as means
-        over its parts: `share` f32 [K], how often each code occurs, and more.
+      observe: (vectors [B, ..., D], codes [B, ...], index [B], key) -> what `advance` needs to know of a batch. Of the
+        whole batch it is the mean over its parts. `share` f32 [K] is how often each code occurs.
       advance: (state after the optimizer's update, what is observed of the whole batch, decay of the average) -> state.
     """
 
@@ -121,6 +121,7 @@ def vq(
         return Quantized(codes, straight_through(z, found), loss, error)
 
     def observe(z: Array, codes: Array, index: Array, key: Key) -> PyTree:
+        z = z.reshape(len(z), -1, dimensions)
         seen = {"share": shares(codes, size), "drawn": drawn_vectors(z, index, key, size, rows // z.shape[1])}
         if decay:
             one_hot = jax.nn.one_hot(codes.ravel(), size)

@@ -55,7 +55,7 @@ def test_the_loss_is_made_of_means_over_elements_and_the_scalars_are_those_of_th
         np.testing.assert_allclose(scalars[name], values[name].mean(), rtol=1e-5)
     used, counts = np.unique(codes, return_counts=True)
     share = counts / counts.sum()
-    assert float(scalars["codes_used"]) == pytest.approx(len(used) / method.code.size)
+    assert float(scalars["share_used"]) == pytest.approx(len(used) / method.code.size)
     assert float(scalars["perplexity"]) == pytest.approx(math.exp(-(share * np.log(share)).sum()), rel=1e-5)
 
 
