@@ -29,6 +29,7 @@ COUPLING = "--config=coupling_mnist:tiny --workdir=new --config.data.name=image_
 TARFLOW = COUPLING.replace("coupling", "tarflow")
 PIXELCNN = COUPLING.replace("coupling", "pixelcnn")
 CODES = COUPLING.replace("coupling", "codes")
+VQVAE = COUPLING.replace("coupling", "vqvae")
 NO_START = {
     "": "nothing to do",
     "--workdir=nothing": "holds no run",
@@ -84,6 +85,12 @@ NO_START = {
     f"{PIXELCNN} --config.pretrained=run": "a run that is not finished (step 0 of 40)",
     f"{PIXELCNN} --config.pretrained=finished": "is of method ddpm, which makes no codes",
     f"{CODES} --config.autoregressive.levels=16": "it is about grey values",
+    f"{VQVAE} --config.vqvae.quantizer.size=5000": "each code starts from a vector of its own",
+    f"{VQVAE} --config.vqvae.quantizer.decay=1": "it must be in [0, 1), where 0 trains by gradients",
+    f"{VQVAE} --config.vqvae.quantizer.levels=8,8": "it belongs to fsq",
+    f"{VQVAE} --config.vqvae.quantizer=fsq --config.vqvae.quantizer.levels=8,1": "each must be 2 or more",
+    f"{VQVAE} --config.network.channels=4,4,4,4,4": "smaller than the 32x32 pixels of one code",
+    f"{VQVAE} --config.data.name=gaussians:grid25": "needs pictures",
 }
 BESIDE_START = {
     "seed=1": "did you mean --config.seed?",

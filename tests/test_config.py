@@ -154,7 +154,7 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vqvae_mnist", "--config.vqvae.quantizer.size=257", "64 training images at the start give 256: use at most 256"),
         ("vqvae_mnist", "--config.vqvae.quantizer.decay=1", "in [0, 1), where 0 trains by gradients"),
         ("vqvae_mnist", "--config.network.channels=(4,4,4,4)", "smaller than the 16x16 pixels of one code"),
-        ("vqvae_mnist", "--config.network=conv", "config.network.name is 'conv'; allowed: spatial"),
+        ("vqvae_mnist", "--config.network=dense", "config.network.name is 'dense'; allowed: spatial, conv"),
         ("vamp_mnist", "--config.vae.objective=capacity", "capacity needs a KL in closed form"),
         ("vamp_mnist", "--config.vae.objective=iwae --config.vae.objective.num_samples=0", "at least 1"),
     ],
@@ -370,6 +370,7 @@ COMPLETE = {
     ("vae", "residual"): [],
     ("vae", "spatial"): ["vae.latents=32"],  # 4x4 places
     ("vqvae", "spatial"): [],
+    ("vqvae", "conv"): [],
     ("gan", "dense"): ["gan.conditional=true"],
     ("gan", "conv"): ["gan.conditional=true"],
     ("gan", "residual"): ["gan.conditional=true"],
@@ -487,7 +488,7 @@ def common_of(path):
 OWN = {
     "sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint",
     "sample.sampler.s_churn": 0.5, "sample.sampler.s_min": 0.6, "sample.sampler.s_max": 1.5,  # between four levels
-    "vae.objective.estimator": "stratified",
+    "vae.objective.estimator": "stratified", "vqvae.quantizer.levels": (5, 5),
 }  # fmt: skip
 
 

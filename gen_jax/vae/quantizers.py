@@ -62,8 +62,8 @@ class Quantizer(NamedTuple):
       averaged: State.ema -> the codebook of sampling and evaluation.
       quantize: (codebook, vectors [..., D]) -> Quantized.
       embed: (codebook, codes i32 [...]) -> vectors f32 [..., D].
-      observe: (vectors [B, P, D], codes [B, P], index [B], key) -> what `advance` needs to know of a batch, as means
-        over its parts: `share` f32 [K], how often each code occurs, and more.
+      observe: (vectors [B, ..., D], codes [B, ...], index [B], key) -> what `advance` needs to know of a batch. Of the
+        whole batch it is the mean over its parts. `share` f32 [K] is how often each code occurs.
       advance: (state after the optimizer's update, what is observed of the whole batch, decay of the average) -> state.
     """
 
@@ -103,13 +103,9 @@ def vq(
     even = rows / size  # uses of a code in a batch, if all were used equally often
 
     def init(key: Key, vectors: Callable[[], Array]) -> Start:
-        outputs = vectors()
-        first = outputs[jax.random.choice(key, len(outputs), (size,), replace=False)]
-        average = {"codebook": {"vectors": jnp.copy(first)}}
-        count = jnp.full(size, even)
-        if decay:
-            return Start({}, {"codebook": {"count": count, "sum": even * first}}, average)
-        return Start({"codebook": {"vectors": first}}, {"codebook": {"count": count}}, average)
+        first = vectors()
+        first = first[jax.random.choice(key, len(first), (size,), replace=False)]
+        return _start(first, jnp.full(size, even), by_gradient=not decay)
 
     def current(params: PyTree, variables: PyTree) -> Array:
         return codebook_of_sums(**variables["codebook"]) if decay else params["codebook"]["vectors"]
@@ -125,6 +121,7 @@ def vq(
         return Quantized(codes, straight_through(z, found), loss, error)
 
     def observe(z: Array, codes: Array, index: Array, key: Key) -> PyTree:
+        z = z.reshape(len(z), -1, dimensions)
         seen = {"share": shares(codes, size), "drawn": drawn_vectors(z, index, key, size, rows // z.shape[1])}
         if decay:
             one_hot = jax.nn.one_hot(codes.ravel(), size)
@@ -194,6 +191,13 @@ def fsq(rows: int, levels: tuple[int, ...] = (8, 5, 5, 5)) -> Quantizer:
         size, len(levels), 0, lambda key, vectors: Start({}, {}, {}), lambda params, variables: (), lambda ema: (),
         quantize, embed, lambda z, codes, index, key: {"share": shares(codes, size)}, lambda state, seen, ema: state,
     )  # fmt: skip
+
+
+def _start(vectors: Array, count: Array, by_gradient: bool) -> Start:
+    average = {"codebook": {"vectors": jnp.copy(vectors)}}
+    if by_gradient:
+        return Start({"codebook": {"vectors": vectors}}, {"codebook": {"count": count}}, average)
+    return Start({}, {"codebook": {"count": count, "sum": count[:, None] * vectors}}, average)
 
 
 def straight_through(z: Array, found: Array) -> Array:
