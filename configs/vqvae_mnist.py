@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.network = ConfigDict(
         {
-            "name": "spatial",
+            "name": "spatial",  # or conv, the layers of the paper
             "channels": (32, 64),  # of the levels, each of which halves the size
             "num_blocks": 1,
         }

@@ -26,8 +26,8 @@ PAGE = ROOT / "docs/bad_inputs.md"
 # What is typed, and part of the line that it prints. The later tables follow a complete command: see `START`. Names
 # without a path are in the folder that `world` fills.
 COUPLING = "--config=coupling_mnist:tiny --workdir=new --config.data.name=image_folder:pictures"
-TARFLOW, SCVAE, HVAE, PIXELCNN, CODES = (
-    COUPLING.replace("coupling", name) for name in ("tarflow", "scvae", "hvae", "pixelcnn", "codes")
+TARFLOW, SCVAE, HVAE, VQVAE, PIXELCNN, CODES = (
+    COUPLING.replace("coupling", name) for name in ("tarflow", "scvae", "hvae", "vqvae", "pixelcnn", "codes")
 )
 VAE = COUPLING.replace("coupling_mnist", "vae_mnist_dense")
 NO_START = {
@@ -93,6 +93,12 @@ NO_START = {
     f"{PIXELCNN} --config.pretrained=run": "a run that is not finished (step 0 of 40)",
     f"{PIXELCNN} --config.pretrained=finished": "is of method ddpm, which makes no codes",
     f"{CODES} --config.autoregressive.levels=16": "it is about grey values",
+    f"{VQVAE} --config.vqvae.quantizer.size=5000": "each code starts from a vector of its own",
+    f"{VQVAE} --config.vqvae.quantizer.decay=1": "it must be in [0, 1), where 0 trains by gradients",
+    f"{VQVAE} --config.vqvae.quantizer.levels=8,8": "it belongs to fsq",
+    f"{VQVAE} --config.vqvae.quantizer=fsq --config.vqvae.quantizer.levels=8,1": "each must be 2 or more",
+    f"{VQVAE} --config.network.channels=4,4,4,4,4": "smaller than the 32x32 pixels of one code",
+    f"{VQVAE} --config.data.name=gaussians:grid25": "needs pictures",
 }
 BESIDE_START = {
     "seed=1": "did you mean --config.seed?",

@@ -167,7 +167,7 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ),
         ("vqvae_mnist", "--config.vqvae.quantizer.decay=1", "in [0, 1), where 0 trains by gradients"),
         ("vqvae_mnist", "--config.network.channels=(4,4,4,4)", "smaller than the 16x16 pixels of one code"),
-        ("vqvae_mnist", "--config.network=conv", "config.network.name is 'conv'; allowed: spatial"),
+        ("vqvae_mnist", "--config.network=dense", "config.network.name is 'dense'; allowed: spatial, conv"),
         ("vamp_mnist", "--config.vae.objective=capacity", "capacity needs a KL in closed form"),
         ("scvae_mnist", "--config.scvae.lam=-1", "config.scvae.lam is -1.0; it must be finite and not negative"),
         ("scvae_mnist", "--config.scvae.steps=0", "at least 1"),
@@ -399,6 +399,7 @@ COMPLETE = {
     ("scvae", "spatial"): [],
     ("hvae", "dense"): [],
     ("vqvae", "spatial"): [],
+    ("vqvae", "conv"): [],
     ("gan", "dense"): ["gan.conditional=true"],
     ("gan", "conv"): ["gan.conditional=true"],
     ("gan", "residual"): ["gan.conditional=true"],
@@ -520,7 +521,7 @@ def common_of(path):
 OWN = {
     "sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint",
     "sample.sampler.s_churn": 0.5, "sample.sampler.s_min": 0.6, "sample.sampler.s_max": 1.5,  # between four levels
-    "vae.objective.estimator": "stratified",
+    "vae.objective.estimator": "stratified", "vqvae.quantizer.levels": (5, 5),
 }  # fmt: skip
 
 

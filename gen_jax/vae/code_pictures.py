@@ -1,4 +1,4 @@
-"""Pictures of codes that are whole numbers, for the report: reconstructions, maps of codes, and the use of a codebook."""
+"""Pictures of codes that are whole numbers, for the report: reconstructions, maps of codes, use of a codebook."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from gen_jax.method import Array, Figure, Picture, Scatter, counted, to_pixels
-from gen_jax.vae.pictures import NUM_SHOWN, in_turns
+from gen_jax.vae.pictures import in_turns
 from gen_jax.vae.quantizers import shares
 
 NUM_COUNTED = 500  # images whose codes are counted
@@ -80,8 +80,8 @@ def usage(share: Array, codes: Array) -> Scatter:
         None,
         jnp.stack([rank, rank], axis=-1),
         title="Use of the codes",
-        caption=f"The {size:,} codes in order of decreasing frequency among {counted(len(codes), 'image')}, from left to "
-        "right: the share of all positions that they and those to their left take. Where it reaches 1, all further "
+        caption=f"The {size:,} codes in order of decreasing frequency among {counted(len(codes), 'image')}, from left "
+        "to right: the share of all positions that they and those to their left take. Where it reaches 1, all further "
         "codes are unused.",
         names=("codes",),
         axes=("share of the codes", "share of the positions"),

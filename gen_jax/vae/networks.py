@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from gen_jax.config import modules_of, require_choice
 from gen_jax.method import Array, UserError
 from gen_jax.nn.blocks import ResidualBlock, depth_to_space, space_to_depth
-from gen_jax.nn.conv import Conv
+from gen_jax.nn.conv import Conv, ConvTranspose
 from gen_jax.nn.dense import Dense
 from gen_jax.nn.norm import RMSNorm
 from gen_jax.nn.upsampling import UPSAMPLINGS
@@ -353,6 +353,67 @@ class GridEncoder(nn.Module):
         return Conv(self.features, (3, 3), dtype=self.dtype, name="code")(_downwards(self, x))
 
 
+class StridedEncoder(nn.Module):
+    """Convolutions of stride 2, then residual blocks (van den Oord et al. 2017, with the sizes of their example code).
+
+    Example:
+      >>> import jax
+      >>> x = jnp.ones((2, 9, 9, 1))
+      >>> jax.eval_shape(StridedEncoder(features=5, channels=(4, 8)).init_with_output, jax.random.key(0), x)[0].shape
+      (2, 3, 3, 5)
+    """
+
+    features: int
+    channels: tuple[int, ...] = (64, 128)
+    num_blocks: int = 2
+    block_channels: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, h, w, features]."""
+        for number, features in enumerate(self.channels):
+            x = nn.relu(Conv(features, (4, 4), (2, 2), dtype=self.dtype, name=f"conv_{number}")(x))
+        x = Conv(self.channels[-1], (3, 3), dtype=self.dtype, name="mix")(x)
+        return Dense(self.features, dtype=self.dtype, name="code")(_residual_stack(self, x))
+
+
+class StridedDecoder(nn.Module):
+    """The layers of `StridedEncoder` in reverse order, with transposed convolutions.
+
+    Example:
+      >>> import jax
+      >>> decoder = StridedDecoder(image_shape=(9, 9, 1), channels=(4, 8))
+      >>> jax.eval_shape(decoder.init_with_output, jax.random.key(0), jnp.ones((2, 45)))[0].shape
+      (2, 9, 9, 1)
+    """
+
+    image_shape: tuple[int, int, int]
+    num_outputs: int = 1
+    channels: tuple[int, ...] = (64, 128)
+    num_blocks: int = 2
+    block_channels: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        """Returns [B, H, W, num_outputs C] for z [B, Z]."""
+        height, width, outputs = self.image_shape
+        h = z.reshape(len(z), *_places(self.image_shape, len(self.channels), z.shape[-1]))
+        h = _residual_stack(self, Conv(self.channels[-1], (3, 3), dtype=self.dtype, name="mix")(h))
+        for number, features in reversed(list(enumerate(self.channels[:-1]))):
+            h = nn.relu(ConvTranspose(features, (4, 4), (2, 2), dtype=self.dtype, name=f"conv_{number}")(h))
+        h = ConvTranspose(self.num_outputs * outputs, (4, 4), (2, 2), dtype=self.dtype, name="out")(h)
+        return h[:, :height, :width]
+
+
+def _residual_stack(network: StridedEncoder | StridedDecoder, h: Array) -> Array:
+    for number in range(network.num_blocks):
+        inner = Conv(network.block_channels, (3, 3), dtype=network.dtype, name=f"block_{number}")(nn.relu(h))
+        h = h + Dense(h.shape[-1], dtype=network.dtype, name=f"block_{number}_out")(nn.relu(inner))
+    return nn.relu(h)
+
+
 NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "dense": (DenseEncoder, DenseDecoder),
     "conv": (ConvEncoder, ConvDecoder),
@@ -363,7 +424,10 @@ NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
 
 GIVEN = ("latents", "image_shape", "num_outputs", "num_classes", "dtype")
 
-ON_A_GRID: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {"spatial": (GridEncoder, SpatialDecoder)}
+ON_A_GRID: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    "spatial": (GridEncoder, SpatialDecoder),
+    "conv": (StridedEncoder, StridedDecoder),
+}
 """From a name to an encoder and a decoder of vectors at each position: z is [B, h, w, features]."""
 
 GIVEN_ON_A_GRID = ("features", "image_shape", "num_outputs", "dtype")

@@ -62,8 +62,8 @@ class Quantizer(NamedTuple):
       averaged: State.ema -> the codebook of sampling and evaluation.
       quantize: (codebook, vectors [..., D]) -> Quantized.
       embed: (codebook, codes i32 [...]) -> vectors f32 [..., D].
-      observe: (vectors [B, P, D], codes [B, P], index [B], key) -> what `advance` needs to know of a batch, as means
-        over its parts: `share` f32 [K], how often each code occurs, and more.
+      observe: (vectors [B, ..., D], codes [B, ...], index [B], key) -> what `advance` needs to know of a batch. Of the
+        whole batch it is the mean over its parts. `share` f32 [K] is how often each code occurs.
       advance: (state after the optimizer's update, what is observed of the whole batch, decay of the average) -> state.
     """
 
@@ -90,7 +90,7 @@ def vq(
     """Returns a codebook, of which each vector is replaced by the nearest one (van den Oord et al. 2017).
 
     The codebook starts from vectors of training examples. It then follows the encoder as a moving average of the
-    vectors that each code stands for (their appendix A.1), or, with decay 0, by gradients of (sg[z] - e)^2 (equation 3).
+    vectors that each code stands for (their appendix A.1), or, with decay 0, by gradients of (sg[z] - e)^2.
 
     Args:
       rows: vectors of a (global) batch.
@@ -108,13 +108,9 @@ def vq(
     even = rows / size  # uses of a code in a batch, if all were used equally often
 
     def init(key: Key, vectors: Callable[[], Array]) -> Start:
-        outputs = vectors()
-        first = outputs[jax.random.choice(key, len(outputs), (size,), replace=False)]
-        average = {"codebook": {"vectors": jnp.copy(first)}}
-        count = jnp.full(size, even)
-        if decay:
-            return Start({}, {"codebook": {"count": count, "sum": even * first}}, average)
-        return Start({"codebook": {"vectors": first}}, {"codebook": {"count": count}}, average)
+        first = vectors()
+        first = first[jax.random.choice(key, len(first), (size,), replace=False)]
+        return _start(first, jnp.full(size, even), by_gradient=not decay)
 
     def current(params: PyTree, variables: PyTree) -> Array:
         return codebook_of_sums(**variables["codebook"]) if decay else params["codebook"]["vectors"]
@@ -130,6 +126,7 @@ def vq(
         return Quantized(codes, straight_through(z, found), loss, error)
 
     def observe(z: Array, codes: Array, index: Array, key: Key) -> PyTree:
+        z = z.reshape(len(z), -1, dimensions)
         seen = {"share": shares(codes, size), "drawn": drawn_vectors(z, index, key, size, rows // z.shape[1])}
         if decay:
             one_hot = jax.nn.one_hot(codes.ravel(), size)
@@ -162,7 +159,7 @@ def vq(
 
 
 def fsq(rows: int, levels: tuple[int, ...] = (8, 5, 5, 5)) -> Quantizer:
-    """Returns finite scalar quantization: each number is bounded and rounded to one of a few levels (Mentzer et al. 2023).
+    """Returns finite scalar quantization (Mentzer et al. 2023): each number is bounded and rounded to one of few levels.
 
     Levels are whole numbers divided by L // 2, so they lie in [-1, 1]. A code is the number whose digits, of different
     bases, are the levels; the first digit counts least. The number of codes is the product of the levels. The paper
@@ -199,6 +196,13 @@ def fsq(rows: int, levels: tuple[int, ...] = (8, 5, 5, 5)) -> Quantizer:
         size, len(levels), 0, lambda key, vectors: Start({}, {}, {}), lambda params, variables: (), lambda ema: (),
         quantize, embed, lambda z, codes, index, key: {"share": shares(codes, size)}, lambda state, seen, ema: state,
     )  # fmt: skip
+
+
+def _start(vectors: Array, count: Array, by_gradient: bool) -> Start:
+    average = {"codebook": {"vectors": jnp.copy(vectors)}}
+    if by_gradient:
+        return Start({"codebook": {"vectors": vectors}}, {"codebook": {"count": count}}, average)
+    return Start({}, {"codebook": {"count": count, "sum": count[:, None] * vectors}}, average)
 
 
 def straight_through(z: Array, found: Array) -> Array:
@@ -247,7 +251,7 @@ def shares(codes: Array, size: int) -> Array:
 
 
 def perplexity(share: Array) -> Array:
-    """Returns the exponential of the entropy of shares [K]: the number of codes, if all that occur did so equally often.
+    """Returns the exponential of the entropy of shares [K]: the number of codes, if all that occur were equally frequent.
 
     Example:
       >>> round(float(perplexity(jnp.array([1, 2, 0]) / 3)), 6)

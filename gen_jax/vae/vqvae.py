@@ -70,7 +70,7 @@ OPTIONS = Options(
         "psnr": Measure("peak signal-to-noise ratio of the reconstruction", "dB"),
         "quantization": Measure("mean squared distance of the encoder's vectors from those of their codes"),
         "perplexity": Measure("perplexity of the codes of a batch"),
-        "codes_used": Measure("share of the codes that occur in a batch"),
+        "share_used": Measure("share of the codes that occur in a batch"),
     },
 )
 
@@ -95,7 +95,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         more codes than there are vectors to start from.
     """
     if spec.kind != "image":
-        raise UserError(f"vqvae encodes pictures; data set {spec.name} has {spec.kind}")
+        raise UserError(f"{config.method} needs pictures; data set {spec.name} holds {spec.kind}")
     height, width = networks.grid(config.network, spec.image_shape)
     quantizer: Quantizer = chosen(
         CHOICES["vqvae.quantizer"], config.vqvae.quantizer, rows=config.batch_size * height * width
@@ -186,10 +186,7 @@ def _step(model: _VqVae, state: State, batch: Batch) -> tuple[State, Scalars]:
         found = quantizer.quantize(quantizer.current(params, state.variables), z)
         terms = _terms(model, batch["image"], _decode(model, params["vqvae"], found.z), found)
         scalars = jax.tree.map(jnp.mean, terms)
-        places = z.shape[1] * z.shape[2]
-        seen = quantizer.observe(
-            jax.lax.stop_gradient(z).reshape(len(z), places, -1), found.codes.reshape(len(z), places), batch["index"], key
-        )  # fmt: skip
+        seen = quantizer.observe(jax.lax.stop_gradient(z), found.codes, batch["index"], key)
         return scalars["loss"], (scalars, seen)
 
     (scalars, seen), grads = optimizer.value_and_grad(loss_fn, state.params, batch, model.config.accumulate)
@@ -199,7 +196,7 @@ def _step(model: _VqVae, state: State, batch: Batch) -> tuple[State, Scalars]:
         norms["codebook_grad_norm"] = its["grad_norm"]
     seen = parallel.mean_over_devices(seen)
     state = quantizer.advance(state, seen, model.config.ema)
-    use = {"perplexity": perplexity(seen["share"]), "codes_used": jnp.mean(seen["share"] > 0)}
+    use = {"perplexity": perplexity(seen["share"]), "share_used": jnp.mean(seen["share"] > 0)}
     return state.replace(step=state.step + 1), scalars | use | norms
 
 

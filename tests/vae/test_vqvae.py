@@ -55,7 +55,7 @@ def test_the_loss_is_made_of_means_over_elements_and_the_scalars_are_those_of_th
         np.testing.assert_allclose(scalars[name], values[name].mean(), rtol=1e-5)
     used, counts = np.unique(codes, return_counts=True)
     share = counts / counts.sum()
-    assert float(scalars["codes_used"]) == pytest.approx(len(used) / method.code.size)
+    assert float(scalars["share_used"]) == pytest.approx(len(used) / method.code.size)
     assert float(scalars["perplexity"]) == pytest.approx(math.exp(-(share * np.log(share)).sum()), rel=1e-5)
 
 
@@ -180,7 +180,11 @@ def test_a_codebook_is_in_use_after_training_and_reconstructs_better(words):
             "1024: use at most 1024",
         ),
         (("vqvae.quantizer.size=17",), DataSpec("few", (8, 8, 1), 1), "1 training image "),
-        ((), DataSpec("plane", (1, 1, 2), 64, kind="points", value_range=(-1, 1)), "data set plane has points"),
+        (
+            (),
+            DataSpec("plane", (1, 1, 2), 64, kind="points", value_range=(-1, 1)),
+            "vqvae needs pictures; data set plane holds points",
+        ),
         (("network.channels=(4,4,4,4)",), SPEC, "images of 8x8 are smaller than the 16x16 pixels of one code"),
     ],
 )
