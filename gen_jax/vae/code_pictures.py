@@ -54,7 +54,7 @@ def code_maps(x: Array, codes: Array, size: int) -> Picture:
         to_pixels(images),
         title="Codes",
         caption=f"Alternating rows: images, and below each its {codes.shape[1]} x {codes.shape[2]} codes, from 0 in "
-        f"black to {size - 1:,} in white. Equal grey is the same code; near grey means nothing where codes have no order.",
+        f"black to {size - 1:,} in white. Equal grey is the same code; near grey means nothing: codes have no order.",
         columns=across,
     )
 
