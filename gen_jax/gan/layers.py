@@ -166,8 +166,13 @@ class GaussianNoise(nn.Module):
         return x + self.std * draw(self.make_rng("noise"), index, lambda k: jax.random.normal(k, x.shape[1:], x.dtype))
 
 
-def start_size(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int]:
+def start_size(image_shape: tuple[int, ...], factor: int, field: str = "generator_channels") -> tuple[int, int]:
     """Returns height and width of the feature map that becomes an image when upsampled by `factor`.
+
+    Args:
+      image_shape: (H, W, C).
+      factor: of upsampling.
+      field: of `config.network`, which decides the factor.
 
     Raises:
       UserError: the image size is not a multiple of `factor`.
@@ -180,6 +185,6 @@ def start_size(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int
     if height % factor or width % factor:
         raise UserError(
             f"this network cannot generate images of {height}x{width}: their sides must be multiples of {factor}; "
-            "change config.network.generator_channels, or config.data.image_size"
+            f"change config.network.{field}, or config.data.image_size"
         )
     return height // factor, width // factor
