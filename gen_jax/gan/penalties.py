@@ -1,4 +1,4 @@
-"""Penalties on the discriminator's gradient in its input: WGAN-GP, R1, R2. One value per example.
+"""Penalties on the discriminator's gradient in its input: WGAN-GP, R1, R2, both. One value per example.
 
 The gradient of an example's logit must depend only on that example, which excludes batch normalisation in the
 discriminator (Gulrajani et al. 2017, section 4); `gan.make` refuses this combination.
@@ -87,6 +87,16 @@ def r2(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
     return squared_norm(slopes(logits_of, fake)) / 2
 
 
+def r1_r2(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
+    """Returns the sum of R1 and R2, the penalty of R3GAN (Huang et al. 2024).
+
+    Example:
+      >>> float(r1_r2(lambda x: jnp.square(x[:, 0]), jnp.ones((1, 2)), jnp.full((1, 2), 3.0), jnp.ones(1))[0])  # 2 + 18
+      20.0
+    """
+    return r1(logits_of, real, fake, u) + r2(logits_of, real, fake, u)
+
+
 WeightedPenalty = Callable[[Logits, Array, Array, Array], tuple[Array, Scalars]]
 """Like a Penalty, but it returns the weighted mean over the batch, and scalars to report."""
 
@@ -123,4 +133,5 @@ PENALTIES: dict[str, Callable[..., WeightedPenalty]] = {
     "wgan_gp": weighted(wgan_gp),
     "r1": weighted(r1),
     "r2": weighted(r2),
+    "r1_r2": weighted(r1_r2),
 }

@@ -265,3 +265,22 @@ def test_one_command_trains_goes_on_and_reports(made_up_tfds, tmp_path):
     assert all(title in page for title in ("Interpolation", "generator loss", "fake score", "penalty"))
     facts = json.loads((tmp_path / "run/report.json").read_text())["facts"]
     assert facts["checkpoint_step"] == 4
+
+
+def test_truncation_bounds_the_latents_of_samples_alone():
+    # G(z) = a z + b with a = 1, b = 0: an image is its latent.
+    found = {}
+    for bound in (0.0, 0.5):
+        config = gan_config()
+        config.network = ConfigDict(LINEAR)
+        config.gan.latents, config.sample.truncation = 1, bound
+        method = methods.make(methods.complete(config), POINTS)
+        state = method.init(jax.random.key(0), {}, {})
+        made = {"out": {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}}
+        state = state.replace(ema=state.ema | {"generator": made})
+        found[bound] = np.ravel(method.sample(state, jax.random.split(jax.random.key(1), 4000), {}))
+        assert method.describe == ({"truncation": "latents within +-0.5"} if bound else {})
+    assert found[0.0].std() == pytest.approx(1.0, abs=0.05)
+    assert np.abs(found[0.5]).max() <= 0.5
+    # The variance of a normal variable within +-c is 1 - 2 c phi(c) / (2 Phi(c) - 1); c = 0.5: 0.2838^2.
+    assert found[0.5].std() == pytest.approx(0.2838, abs=0.01)
