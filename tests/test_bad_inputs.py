@@ -27,6 +27,7 @@ PAGE = ROOT / "docs/bad_inputs.md"
 # without a path are in the folder that `world` fills.
 COUPLING = "--config=coupling_mnist:tiny --workdir=new --config.data.name=image_folder:pictures"
 TARFLOW = COUPLING.replace("coupling", "tarflow")
+R3GAN = COUPLING.replace("coupling", "r3gan")
 NO_START = {
     "": "nothing to do",
     "--workdir=nothing": "holds no run",
@@ -75,6 +76,17 @@ NO_START = {
     f"{TARFLOW} --config.tarflow.patch=3": "use one of 1, 2, 4, 7, 14, 28",
     f"{TARFLOW} --config.tarflow.noise.sigma=0": "a standard deviation is positive",
     f"{TARFLOW} --config.data.name=image_folder:unlabelled": "needs labels",
+    f"{R3GAN} --config.network.cardinality=3": "does not divide the inner width",
+    f"{R3GAN} --config.network.widths=8,8,8,8": "must be multiples of 8",
+    f"{R3GAN} --config.gan.augment=diff_augment --config.gan.augment.strength=2": "must be in [0, 1]",
+    f"{R3GAN} --config.gan.augment.strength=0.5": "it belongs to diff_augment",
+    f"{R3GAN} --config.gan.burn_in=cosin": "did you mean cosine?",
+    f"{R3GAN} --config.gan.burn_in.share=0": "(0, 1]",
+    f"{R3GAN} --config.gan.burn_in.b2=1": "[0, 1)",
+    f"{R3GAN} --config.gan.penalty=none": "no penalty to weaken",
+    f"{R3GAN} --config.optimizer=sgd": "which moves b2",
+    f"{R3GAN} --config.sample.truncation=-1": "or 0 for none",
+    "--config=gan_gaussians:tiny --workdir=new --config.gan.mirror=true": "has no pictures",
 }
 BESIDE_START = {
     "seed=1": "did you mean --config.seed?",

@@ -444,6 +444,7 @@ READ_WITH = {
     "vae.objective.estimator": ("total_correlation",),
     "gan.constraint.bound": ("clip",),
     "gan.penalty.weight": ("wgan_gp", "r1", "r2", "r1_r2"),
+    "gan.penalty.every": ("wgan_gp", "r1", "r2", "r1_r2"),
     "gan.augment.strength": ("diff_augment",),
     "gan.augment.colour": ("diff_augment",),
     "gan.augment.translation": ("diff_augment",),
@@ -759,7 +760,7 @@ NEW = {
         "network.activation_noise": 0.0, "network.conv_bias": False, "network.dropout": 0.0,
         "network.embedding_dim": 0, "network.end_bias": True, "network.generator_activation": "relu",
         "network.generator_norm_first": True, "network.hidden": (), "network.last_stride": 2,
-        "network.norm_first": False, "network.strides": (),
+        "network.minibatch_std": False, "network.norm_first": False, "network.strides": (),
     },
 }  # fmt: skip
 

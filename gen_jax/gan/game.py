@@ -228,7 +228,7 @@ def _train_discriminator(game: _Game, state: State, batch: Batch, key: Key) -> t
             return game.objective.logits(_discriminate(game, weights, state, x, batch, key_penalty)[0])
 
         u = draw(key_between, batch["index"], jax.random.uniform)
-        steep, more = game.penalty(logits, real, fake, u)
+        steep, more = game.penalty(logits, real, fake, u, state.step)
         loss = jnp.mean(losses) + game.burn_in.penalty(state.step) * steep
         scalars = {"loss": loss, "discriminator_loss": jnp.mean(losses)} | more
         return loss, (scalars | jax.tree.map(jnp.mean, values), variables)
@@ -347,6 +347,15 @@ def _refuse_what_nothing_reads(config: Any, spec: DataSpec) -> None:
 
 def _refuse_what_batch_norm_cannot(config: Any, generator: Any, discriminator: Any) -> None:
     normed = getattr(discriminator, "norm", "none") == "batch"
+    compared = getattr(discriminator, "minibatch_std", False)
+    if compared and (config.gan.penalty.name != "none" or config.accumulate > 1):
+        other = f"config.accumulate is {config.accumulate}" if config.accumulate > 1 else (
+            f"config.gan.penalty is {config.gan.penalty.name}"
+        )
+        raise UserError(
+            f"config.network.minibatch_std is true, so that a logit depends on the whole batch, but {other}: use "
+            "minibatch_std=false, or neither penalty nor accumulation"
+        )
     if normed and config.gan.penalty.name != "none":
         raise UserError(
             f"config.gan.penalty is {config.gan.penalty.name}, which penalises the gradient of one image's logit; with "

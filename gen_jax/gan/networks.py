@@ -114,7 +114,7 @@ CHOICES = {
 }
 
 _MAY_BE_EMPTY = ("strides", "hidden", "generator_hidden")
-_MAY_BE_ZERO = ("embedding_dim", "dropout", "activation_noise", "conv_bias", "end_bias", "norm_first",
+_MAY_BE_ZERO = ("embedding_dim", "dropout", "activation_noise", "conv_bias", "end_bias", "norm_first", "minibatch_std",
                 "generator_norm_first")  # fmt: skip
 GIVEN = ("image_shape", "num_classes", "num_outputs", "dtype")
 

@@ -97,17 +97,21 @@ def r1_r2(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
     return r1(logits_of, real, fake, u) + r2(logits_of, real, fake, u)
 
 
-WeightedPenalty = Callable[[Logits, Array, Array, Array], tuple[Array, Scalars]]
-"""Like a Penalty, but it returns the weighted mean over the batch, and scalars to report."""
+WeightedPenalty = Callable[..., tuple[Array, Scalars]]
+"""Like a Penalty, with the 0-based step as the last argument; returns the weighted mean over the batch, and scalars to
+report."""
 
 
 def none() -> WeightedPenalty:
     """Returns no penalty."""
-    return lambda logits_of, real, fake, u: (jnp.zeros(()), {})
+    return lambda logits_of, real, fake, u, step=0: (jnp.zeros(()), {})
 
 
 def weighted(penalty: Penalty) -> Callable[..., WeightedPenalty]:
     """Returns the factory of a penalty with a weight: lambda of WGAN-GP, gamma of R1 and R2.
+
+    Its parameter `every` makes it lazy (Karras et al. 2020): computed in every so many steps alone, with as many times
+    the weight. In the other steps the reported value is 0.
 
     Example:
       >>> linear = lambda x: 3 * x[:, 0] + 4 * x[:, 1]
@@ -115,13 +119,20 @@ def weighted(penalty: Penalty) -> Callable[..., WeightedPenalty]:
       125.0
     """
 
-    def factory(weight: float = 10.0) -> WeightedPenalty:
+    def factory(weight: float = 10.0, every: int = 1) -> WeightedPenalty:
         if weight < 0:
             raise UserError(f"config.gan.penalty.weight is {weight}; it must not be negative")
+        if every < 1:
+            raise UserError(f"config.gan.penalty.every is {every}; it must be at least 1")
 
-        def weighed(logits_of: Logits, real: Array, fake: Array, u: Array) -> tuple[Array, Scalars]:
-            value = jnp.mean(penalty(logits_of, real, fake, u))
-            return weight * value, {"penalty": value}
+        def weighed(
+            logits_of: Logits, real: Array, fake: Array, u: Array, step: Array | int = 0
+        ) -> tuple[Array, Scalars]:
+            def mean() -> Array:
+                return jnp.mean(penalty(logits_of, real, fake, u))
+
+            value = mean() if every == 1 else jax.lax.cond(step % every == 0, mean, lambda: jnp.zeros(()))
+            return every * weight * value, {"penalty": value}
 
         return weighed
 

@@ -198,16 +198,22 @@ def test_instance_noise_fades_and_belongs_to_examples():
     assert float(jnp.std(constant)) == pytest.approx(2.0, rel=0.05)
 
 
+TOLD = ("network.minibatch_std=true", "network.norm=none")
+
+
 @pytest.mark.parametrize(
     ("name", "words", "hint"),
     [
         ("dcgan_mnist", ("gan.penalty=wgan_gp",), "with batch normalisation a logit depends on the whole batch"),
         ("dcgan_mnist", ("gan.penalty=r1",), "use config.network.norm=none"),
+        ("dcgan_mnist", (*TOLD, "gan.penalty=r1"), "the whole batch, but config.gan.penalty is r1"),
+        ("dcgan_mnist", (*TOLD, "accumulate=2"), "the whole batch, but config.accumulate is 2"),
+        ("dcgan_mnist", ("sample.truncation=-1",), "use a bound above 0, or 0 for none"),
         ("dcgan_mnist", ("accumulate=2",), "batch normalisation would see minibatches"),
         ("wgan_gp_mnist", ("accumulate=2", "network.generator_norm=rms"), "gradient accumulation does not work"),
         ("cgan_mnist", ("gan.loss=hing",), "did you mean hinge"),
         ("cgan_mnist", ("gan.constraint=spectrum",), "did you mean spectral"),
-        ("cgan_mnist", ("gan.penalty=r3",), "allowed: none, wgan_gp, r1, r2"),
+        ("cgan_mnist", ("gan.penalty=r3",), "allowed: none, wgan_gp, r1, r2, r1_r2"),
         ("cgan_mnist", ("gan.real_target=0.9",), "hinge loss has no target"),
         ("cgan_mnist", ("gan.latents=0",), "gan.latents is 0; it must be at least 1"),
         ("cgan_mnist", ("gan.critic_steps=0",), "gan.critic_steps is 0"),
