@@ -3,9 +3,9 @@
     python -m gen_jax.main --config=configs/r3gan_cats.py --config.data.name=image_folder:<folder of pictures>
 
 The rates, betas and factors are those of the paper for CIFAR-10; network, penalty weight, batch size and length are
-ours, and were not tuned; the paper augments adaptively and otherwise. The generator has G_SIZE parameters, the
-discriminator D_SIZE. A step takes about STEP s on two shared cores of an AMD EPYC. Its quality is not measured. Variant:
-`:tiny` is a short run on drawn digits that checks that everything works.
+ours, and were not tuned; the paper augments adaptively and otherwise. The generator has 478,460 parameters, the
+discriminator 470,396. Its quality is not measured. Variant: `:tiny` is a short run on drawn digits that checks that
+everything works.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> Config:
     config = r3gan_config()
     config.data.name = "image_folder:"  # must be set
     config.data.image_size = 64
-    config.batch_size = 8
+    config.batch_size = 4
     config.num_steps = 40_000
     config.gan.penalty.weight = 2.0  # at the start; 0.2 after the burn-in
     config.gan.mirror = True
@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> Config:
     config.network = ConfigDict(
         {
             "name": "r3gan",
-            "widths": (128, 64, 32, 8, 4),  # at 4x4 to 64x64
+            "widths": (128, 64, 16, 8, 4),  # at 4x4 to 64x64
             "blocks": 1,  # per stage
             "cardinality": 2,  # groups
             "expansion": 2,

@@ -3,9 +3,9 @@
     python -m gen_jax.main --config=configs/r3gan_cifar10.py:full
 
 The published networks have 20,781,952 parameters (generator) and 20,732,800 (discriminator) and need an accelerator;
-without `:full` they have G_SIZE and D_SIZE. The paper reports an FID of 1.96; here nothing was trained. Differences: the
-paper augments adaptively (to 0.55) with other changes, and its burn-in takes 20 million images, which is the tenth of a
-run of 390,000 steps of 512. Variants: `:full`, and `:tiny`, a short run that checks that everything works.
+without `:full` they have 313,712 and 305,520. The paper reports an FID of 1.96; here nothing was trained. Differences:
+its augmentation makes other changes, and the length of its run is not known to us: the burn-in takes 20 million images,
+here a tenth of the steps. Variants: `:full`, and `:tiny`, a short run that checks that everything works.
 """
 
 from ml_collections import ConfigDict

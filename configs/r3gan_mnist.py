@@ -3,9 +3,9 @@
     python -m gen_jax.main --config=configs/r3gan_mnist.py
 
 The rates, betas and factors are those of the paper for CIFAR-10; network, penalty weight, batch size and length are
-ours, and were not tuned. The generator has G_SIZE parameters, the discriminator D_SIZE. A step takes about STEP s on two
-shared cores of an AMD EPYC. Its quality is not measured. Variant: `:tiny` is a short run that checks that everything
-works.
+ours, and were not tuned. The generator has 82,088 parameters, the discriminator 77,992. On two cores of an AMD EPYC
+that other runs shared, a step took 0.28 s in the median, 0.16 s at best. Its quality is not measured. Variant: `:tiny`
+is a short run that checks that everything works.
 """
 
 from ml_collections import ConfigDict

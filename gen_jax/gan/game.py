@@ -349,8 +349,10 @@ def _refuse_what_batch_norm_cannot(config: Any, generator: Any, discriminator: A
     normed = getattr(discriminator, "norm", "none") == "batch"
     compared = getattr(discriminator, "minibatch_std", False)
     if compared and (config.gan.penalty.name != "none" or config.accumulate > 1):
-        other = f"config.accumulate is {config.accumulate}" if config.accumulate > 1 else (
-            f"config.gan.penalty is {config.gan.penalty.name}"
+        other = (
+            f"config.accumulate is {config.accumulate}"
+            if config.accumulate > 1
+            else (f"config.gan.penalty is {config.gan.penalty.name}")
         )
         raise UserError(
             f"config.network.minibatch_std is true, so that a logit depends on the whole batch, but {other}: use "

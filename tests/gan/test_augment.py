@@ -60,8 +60,6 @@ def test_a_shift_moves_down_and_right_and_zeros_move_in():
 
 def test_a_cutout_is_a_square_whose_centre_is_anywhere_in_the_image():
     y = applied(jnp.ones((N, 8, 8, 1)), cutout=0.25, colour=0.0, translation=0.0)[..., 0]
-        ..., 0
-    ]
     holes = 1 - y
     assert set(np.unique(holes)) == {0.0, 1.0}
     rows, columns = holes.any(2), holes.any(1)

@@ -1,13 +1,17 @@
 """R3GAN: published sizes by arithmetic, blocks that start as the identity, filters against numpy."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from clu.parameter_overview import count_parameters
 
+from gen_jax import config as configs
+from gen_jax import methods
 from gen_jax.gan import networks, r3gan
-from gen_jax.method import UserError
+from gen_jax.method import DataSpec, UserError, labelled
 
 SMALL = {"name": "r3gan", "widths": (8, 4), "blocks": 1, "cardinality": 2, "embedding_dim": 5}
 
@@ -20,19 +24,54 @@ def shapes(network, *inputs):
     return jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
 
 
+def sizes_by_hand(widths, blocks, groups, latents, classes, channels, places, expansion=2, embedding=64):
+    """Parameters of the generator and the discriminator, from the recipe."""
+
+    def block(width):
+        inner = expansion * width
+        return width * inner + inner + 9 * (inner // groups) * inner + inner + inner * width
+
+    between = sum(a * b for a, b in itertools.pairwise(widths) if a != b)  # 1x1 where widths differ
+    body = blocks * sum(map(block, widths)) + between + places * widths[0]
+    label = classes * embedding
+    made = body + (latents + (embedding if classes else 0)) * widths[0] + label + widths[-1] * channels
+    judge = body + channels * widths[-1] + widths[0] * (embedding if classes else 1) + label
+    return made, judge
+
+
 def test_the_networks_of_cifar10_have_the_parameters_of_the_recipe():
-    width, inner, groups, stages, blocks, latents, classes, embedding = 768, 1536, 96, 4, 2, 64, 10, 64
-    block = width * inner + inner + 9 * (inner // groups) * inner + inner + inner * width
+    block = 768 * 1536 + 1536 + 9 * 16 * 1536 + 1536 + 1536 * 768
     assert block == 2_583_552
-    body = stages * blocks * block  # no 1x1 between stages: all have one width
-    basis = 4 * 4 * width
-    made = body + basis + (latents + embedding) * width + classes * embedding + width * 3
-    judge = body + basis + 3 * width + width * embedding + classes * embedding
-    assert (made, judge) == (20_781_952, 20_732_800)
-    generator, discriminator = pair({"name": "r3gan"}, (32, 32, 3), classes)  # the defaults
+    body = 4 * 2 * block + 16 * 768
+    expected = (body + (64 + 64) * 768 + 10 * 64 + 768 * 3, body + 3 * 768 + 768 * 64 + 10 * 64)
+    assert expected == (20_781_952, 20_732_800) == sizes_by_hand((768,) * 4, 2, 96, 64, 10, 3, 16)
+    generator, discriminator = pair({"name": "r3gan"}, (32, 32, 3), 10)  # the defaults
     label = jnp.zeros(2, jnp.int32)
-    assert count_parameters(shapes(generator, jnp.zeros((2, latents)), label)) == made
-    assert count_parameters(shapes(discriminator, jnp.zeros((2, 32, 32, 3)), label)) == judge
+    assert count_parameters(shapes(generator, jnp.zeros((2, 64)), label)) == expected[0]
+    assert count_parameters(shapes(discriminator, jnp.zeros((2, 32, 32, 3)), label)) == expected[1]
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "channels", "classes"),
+    [
+        ("r3gan_mnist", 28, 1, 10),
+        ("r3gan_cats", 64, 3, 0),
+        ("r3gan_cifar10", 32, 3, 10),
+        ("r3gan_cifar10:full", 32, 3, 10),
+    ],
+)
+def test_the_configs_say_how_large_their_networks_are(config, size, channels, classes):
+    c = methods.load(config)[2]
+    network = c.network
+    places = (size // 2 ** (len(network.widths) - 1)) ** 2
+    expected = sizes_by_hand(
+        network.widths, network.blocks, network.cardinality, c.gan.latents, classes, channels, places
+    )
+    method = methods.make(c, DataSpec("x", (size, size, channels), 99, labelled("0123456789")))
+    params = jax.eval_shape(method.init, jax.random.key(0), {}, {}).params
+    assert tuple(count_parameters(params[name]) for name in ("generator", "discriminator")) == expected
+    text = configs.file_of(config).read_text()
+    assert all(f"{number:,}" in text for number in expected)
 
 
 @pytest.mark.parametrize(
