@@ -383,6 +383,24 @@ def broadcast_to_images(values: Array, images: Array) -> Array:
     return values.reshape(values.shape + (1,) * (images.ndim - values.ndim))
 
 
+def mirrored(image: Array, key: Key, index: Array) -> Array:
+    """Returns images of which each is mirrored left-right with probability 1/2.
+
+    Args:
+      image: [B, H, W, C], of any dtype.
+      key: of this step.
+      index: i32 [B], positions in the global batch, which decide together with the key.
+
+    Example:
+      >>> image = jnp.arange(2).reshape(1, 1, 2, 1).repeat(1000, 0)
+      >>> found = mirrored(image, jax.random.key(0), jnp.arange(1000))[:, 0, 0, 0]
+      >>> 450 < int(found.sum()) < 550  # the right pixel, which is 1, comes first in half of the images
+      True
+    """
+    turned = draw(key, index, jax.random.bernoulli)
+    return jnp.where(broadcast_to_images(turned, image), image[:, :, ::-1], image)
+
+
 def to_model(image: Array, value_range: tuple[float, float]) -> Array:
     """Returns images of a batch (any shape) as f32 in [-1, 1]; bytes as x / 127.5 - 1 (Ho et al. 2020).
 

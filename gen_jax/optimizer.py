@@ -33,6 +33,23 @@ class Optimizer(NamedTuple):
     apply: Callable[[State, str, PyTree], tuple[State, Scalars]]
 
 
+class Drift(NamedTuple):
+    """How values of an optimizer move during training.
+
+    Attributes:
+      rate: 0-based step -> f32 [], a factor of the learning rate, besides its warm-up and decay.
+      b2: (b2 of the config, 0-based step) -> f32 [], or None: it stays.
+      ema: (decay of the config, 0-based step) -> f32 [], the decay of the moving average.
+    """
+
+    rate: Callable[[Array], Array | float]
+    b2: Callable[[float, Array], Array] | None
+    ema: Callable[[float, Array], Array | float]
+
+
+STILL = Drift(lambda step: 1.0, None, lambda decay, step: decay)
+
+
 def _adam(rate: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
     return optax.adam(rate, b1=b1, b2=b2, eps=eps)
 
@@ -120,7 +137,7 @@ def learning_rate(config: Any, num_steps: int) -> optax.Schedule:
     )
 
 
-def ema_decay(step: Array | int, decay: float) -> Array:
+def ema_decay(step: Array | int, decay: Array | float) -> Array:
     """Returns the decay of the moving average at 0-based `step`: min(decay, step / (step + 10)).
 
     The warm-up discards the random initialisation at once (the first decay is 0). Early in a run, the average
@@ -134,7 +151,7 @@ def ema_decay(step: Array | int, decay: float) -> Array:
     return jnp.minimum(decay, step / (step + 10.0))
 
 
-def moving_average(average: PyTree, new: PyTree, step: Array | int, decay: float) -> PyTree:
+def moving_average(average: PyTree, new: PyTree, step: Array | int, decay: Array | float) -> PyTree:
     """Returns the moving average after 0-based `step`, with the decay of `ema_decay`; both trees have one structure.
 
     Example:
@@ -145,13 +162,14 @@ def moving_average(average: PyTree, new: PyTree, step: Array | int, decay: float
     return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, average, new)
 
 
-def make(config: Any, num_steps: int, ema: float) -> Optimizer:
+def make(config: Any, num_steps: int, ema: float, drift: Drift = STILL) -> Optimizer:
     """Returns the optimizer of a config.
 
     Args:
       config: `config.optimizer`: `name`, its parameters, clip_norm (0: none) and what `learning_rate` reads.
       num_steps: length of the run in steps.
       ema: decay of the moving average, 0 <= ema < 1; 0 keeps a plain copy.
+      drift: how values move during training; without a b2 in `config`, its own must be None.
 
     Raises:
       UserError: an invalid value.
@@ -174,13 +192,17 @@ def make(config: Any, num_steps: int, ema: float) -> Optimizer:
         if config.clip_norm:
             factor = jnp.minimum(1.0, config.clip_norm / jnp.maximum(norm, 1e-12))
             grads = jax.tree.map(lambda g: g * factor, grads)
-        updates, opt_state = transform.update(grads, state.opt_state[network], state.params[network])
+        now = transform if drift.b2 is None else factory(rate, **own | {"b2": drift.b2(own["b2"], state.step)})
+        updates, opt_state = now.update(grads, state.opt_state[network], state.params[network])
+        # The learning rate is the last factor of every update.
+        moved = drift.rate(state.step)
+        updates = updates if drift is STILL else jax.tree.map(lambda u: moved * u, updates)
         params = optax.apply_updates(state.params[network], updates)
         state = state.replace(params=state.params | {network: params}, opt_state=state.opt_state | {network: opt_state})
         if network in state.ema:
-            average = moving_average(state.ema[network], params, state.step, ema)
+            average = moving_average(state.ema[network], params, state.step, drift.ema(ema, state.step))
             state = state.replace(ema=state.ema | {network: average})
-        return state, {"grad_norm": norm, "learning_rate": jnp.asarray(rate(state.step), jnp.float32)}
+        return state, {"grad_norm": norm, "learning_rate": jnp.asarray(moved * rate(state.step), jnp.float32)}
 
     return Optimizer(init, apply)
 

@@ -26,8 +26,8 @@ PAGE = ROOT / "docs/bad_inputs.md"
 # What is typed, and part of the line that it prints. The later tables follow a complete command: see `START`. Names
 # without a path are in the folder that `world` fills.
 COUPLING = "--config=coupling_mnist:tiny --workdir=new --config.data.name=image_folder:pictures"
-TARFLOW, SCVAE, HVAE, VQVAE, PIXELCNN, CODES = (
-    COUPLING.replace("coupling", name) for name in ("tarflow", "scvae", "hvae", "vqvae", "pixelcnn", "codes")
+TARFLOW, SCVAE, HVAE, VQVAE, PIXELCNN, CODES, R3GAN = (
+    COUPLING.replace("coupling", name) for name in ("tarflow", "scvae", "hvae", "vqvae", "pixelcnn", "codes", "r3gan")
 )
 VAE = COUPLING.replace("coupling_mnist", "vae_mnist_dense")
 NO_START = {
@@ -99,6 +99,17 @@ NO_START = {
     f"{VQVAE} --config.vqvae.quantizer=fsq --config.vqvae.quantizer.levels=8,1": "each must be 2 or more",
     f"{VQVAE} --config.network.channels=4,4,4,4,4": "smaller than the 32x32 pixels of one code",
     f"{VQVAE} --config.data.name=gaussians:grid25": "needs pictures",
+    f"{R3GAN} --config.network.cardinality=3": "does not divide the inner width",
+    f"{R3GAN} --config.network.widths=8,8,8,8": "must be multiples of 8",
+    f"{R3GAN} --config.gan.augment=diff_augment --config.gan.augment.strength=2": "must be in [0, 1]",
+    f"{R3GAN} --config.gan.augment.strength=0.5": "it belongs to diff_augment",
+    f"{R3GAN} --config.gan.burn_in=cosin": "did you mean cosine?",
+    f"{R3GAN} --config.gan.burn_in.share=0": "(0, 1]",
+    f"{R3GAN} --config.gan.burn_in.b2=1": "[0, 1)",
+    f"{R3GAN} --config.gan.penalty=none": "no penalty to weaken",
+    f"{R3GAN} --config.optimizer=sgd": "which moves b2",
+    f"{R3GAN} --config.sample.truncation=-1": "or 0 for none",
+    "--config=gan_gaussians:tiny --workdir=new --config.gan.mirror=true": "has no pictures",
 }
 BESIDE_START = {
     "seed=1": "did you mean --config.seed?",

@@ -403,6 +403,7 @@ COMPLETE = {
     ("gan", "dense"): ["gan.conditional=true"],
     ("gan", "conv"): ["gan.conditional=true"],
     ("gan", "residual"): ["gan.conditional=true"],
+    ("gan", "r3gan"): ["gan.conditional=true", "network.widths=(4,4)", "network.cardinality=2"],
     ("coupling", "conv"): ["coupling.conditional=true", "coupling.steps=1", "network.width=4"],
     ("tarflow", "transformer"): ["tarflow.conditional=true", "tarflow.blocks=1", "network.width=8", "network.depth=1"],
     ("autoregressive", "pixelcnn"): ["autoregressive.conditional=true", "network.width=8", "network.depth=2"],
@@ -495,7 +496,16 @@ READ_WITH = {
     "vqvae.quantizer.revive": ("vq",),
     "vqvae.quantizer.levels": ("fsq",),
     "gan.constraint.bound": ("clip",),
-    "gan.penalty.weight": ("wgan_gp", "r1", "r2"),
+    "gan.penalty.weight": ("wgan_gp", "r1", "r2", "r1_r2"),
+    "gan.penalty.every": ("wgan_gp", "r1", "r2", "r1_r2"),
+    "gan.augment.strength": ("diff_augment",),
+    "gan.augment.colour": ("diff_augment",),
+    "gan.augment.translation": ("diff_augment",),
+    "gan.augment.cutout": ("diff_augment",),
+    "gan.burn_in.share": ("cosine",),
+    "gan.burn_in.learning_rate": ("cosine",),
+    "gan.burn_in.penalty": ("cosine",),
+    "gan.burn_in.b2": ("cosine",),
     "tarflow.noise.sigma": ("gaussian",),
 }
 
@@ -522,6 +532,7 @@ OWN = {
     "sample.sampler.order": 1, "sample.sampler.stochastic": "midpoint",
     "sample.sampler.s_churn": 0.5, "sample.sampler.s_min": 0.6, "sample.sampler.s_max": 1.5,  # between four levels
     "vae.objective.estimator": "stratified", "vqvae.quantizer.levels": (5, 5),
+    "gan.augment.cutout": 0.25,  # another number of pixels
 }  # fmt: skip
 
 
@@ -549,7 +560,7 @@ def test_choices_are_all_that_has_parameters():
     below = {
         "diffusion": ("schedule", "prediction", "weighting", "times", "input_scale", "variance"),
         "vae": ("likelihood", "prior", "objective"),
-        "gan": ("penalty", "constraint"),
+        "gan": ("penalty", "constraint", "augment", "burn_in"),
     }
     of_all = {"optimizer", "optimizer.decay", "network"}
     diffusion_paths = of_all | {f"diffusion.{name}" for name in below["diffusion"]}
@@ -704,6 +715,8 @@ def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
     }[method]
     if path == "diffusion.prediction":  # there is data left at the end of this path
         words += ["diffusion.schedule=variance_exploding"]
+    if path == "gan.burn_in":  # a penalty whose weight moves
+        words += ["gan.penalty=r1"]
     before = overridden(default(method), *words, f"{path}={name}")
     value = configs.flatten(before)[key]
     after = overridden(before, f"{key}={different(key, value)}")
@@ -803,10 +816,11 @@ NEW = {
         "vae.conditional": False, "vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo",
     },
     "gan": {
+        "gan.augment.name": "none", "gan.burn_in.name": "none", "gan.mirror": False, "sample.truncation": 0.0,
         "network.activation_noise": 0.0, "network.conv_bias": False, "network.dropout": 0.0,
         "network.embedding_dim": 0, "network.end_bias": True, "network.generator_activation": "relu",
         "network.generator_norm_first": True, "network.hidden": (), "network.last_stride": 2,
-        "network.norm_first": False, "network.strides": (),
+        "network.minibatch_std": False, "network.norm_first": False, "network.strides": (),
     },
 }  # fmt: skip
 

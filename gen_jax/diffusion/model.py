@@ -37,9 +37,9 @@ from gen_jax.method import (
     Scalars,
     State,
     UserError,
-    broadcast_to_images,
     draw,
     keys_of,
+    mirrored,
     stream,
     to_model,
 )
@@ -209,24 +209,6 @@ def _losses(
         )
 
     return model.process.loss(network, x0, eps, t)
-
-
-def mirrored(image: Array, key: Key, index: Array) -> Array:
-    """Returns images of which each is mirrored left-right with probability 1/2.
-
-    Args:
-      image: [B, H, W, C], of any dtype.
-      key: of this step.
-      index: i32 [B], positions in the global batch, which decide together with the key.
-
-    Example:
-      >>> image = jnp.arange(2).reshape(1, 1, 2, 1).repeat(1000, 0)
-      >>> found = mirrored(image, jax.random.key(0), jnp.arange(1000))[:, 0, 0, 0]
-      >>> 450 < int(found.sum()) < 550  # the right pixel, which is 1, comes first in half of the images
-      True
-    """
-    turned = draw(key, index, jax.random.bernoulli)
-    return jnp.where(broadcast_to_images(turned, image), image[:, :, ::-1], image)
 
 
 def _label_in_training(model: _Model, batch: Batch, key: Key | None) -> Array | None:

@@ -18,6 +18,7 @@ from gen_jax.gan.layers import (
     GaussianNoise,
     Initializer,
     LabelVector,
+    MinibatchStd,
     Upsample,
     dcgan_init,
     start_size,
@@ -109,6 +110,7 @@ class ConvDiscriminator(nn.Module):
       hidden: widths of dense layers after the convolutions.
       dropout: after each convolution.
       activation_noise: standard deviation of noise after each convolution (Odena et al. 2017, appendix A).
+      minibatch_std: whether the features include how much the batch varies.
       embedding_dim: of a label that is concatenated with the features; 0: one-hot.
       conv_bias: whether convolutions before a normalisation have biases; the others always do.
       end_bias: whether the last layer has a bias.
@@ -132,6 +134,7 @@ class ConvDiscriminator(nn.Module):
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     activation_noise: float = 0.0
+    minibatch_std: bool = False
     embedding_dim: int = 0
     conv_bias: bool = False
     end_bias: bool = True
@@ -155,7 +158,10 @@ class ConvDiscriminator(nn.Module):
                 h = normalise(f"norm_{number}", h, None, None, train)
             h = GaussianNoise(self.activation_noise)(activate(h), index, train=train)
             h = Dropout(self.dropout)(h, index, train=train)
-        return head(self, h.reshape(len(h), -1), label)
+        h = h.reshape(len(h), -1)
+        if self.minibatch_std:
+            h = MinibatchStd(name="minibatch_std")(h, train=train)
+        return head(self, h, label)
 
 
 def head(network: Any, h: Array, label: Array | None, init: Initializer = dcgan_init) -> Array:

@@ -1,10 +1,12 @@
 """The two-player game of `gan` and `acgan`: discriminator updates, then one generator update per step.
 
-Three choices on which sources differ:
+Four choices on which sources differ:
 - The generator update uses the z and labels of the last discriminator update. Its images are those that the
   discriminator has just seen, evaluated again after its update; XLA merges the two forward passes of the generator.
 - Real and generated images pass through the discriminator separately, so batch normalisation uses separate statistics.
   The discriminator keeps the running averages of the real images, the generator those of its own update.
+- An augmentation changes what the discriminator sees: real and generated images in the updates of both players. A
+  gradient penalty is taken at the images that it sees. Evaluation has neither augmentation nor mirroring.
 - Sampling and evaluation use the moving averages of the generator's weights and of its running averages.
 """
 
@@ -20,7 +22,7 @@ from ml_collections import ConfigDict
 
 from gen_jax import optimizer, parallel
 from gen_jax.config import chosen
-from gen_jax.gan import constraints, networks, pictures
+from gen_jax.gan import augment, burn_in, constraints, networks, pictures
 from gen_jax.gan.defaults import CHOICES
 from gen_jax.method import (
     Array,
@@ -35,6 +37,7 @@ from gen_jax.method import (
     State,
     UserError,
     draw,
+    mirrored,
     stream,
     to_model,
 )
@@ -76,7 +79,8 @@ def make(config: Any, spec: DataSpec, objective: Objective) -> Method:
       UserError: an unknown name, an invalid value, or incompatible values.
     """
     c = config.gan
-    game = _assemble(config, spec, objective)
+    game, bound = _assemble(config, spec, objective), config.sample.truncation
+    truncated_noise = game.noise if bound == 0 else functools.partial(_truncated, bound, c.latents)
 
     def step(state: State, batch: Batch) -> tuple[State, Scalars]:
         key = jax.random.fold_in(stream(state.key, "step"), state.step)
@@ -89,7 +93,7 @@ def make(config: Any, spec: DataSpec, objective: Objective) -> Method:
         return state.replace(step=state.step + 1), last[2] | more
 
     def sample(state: State, keys: Array, condition: Condition) -> Array:
-        return _sampled(game, state, jax.vmap(game.noise)(keys), condition.get("label"))
+        return _sampled(game, state, jax.vmap(truncated_noise)(keys), condition.get("label"))
 
     def show(state: State, key: Key, batch: Batch) -> dict[str, Picture]:
         image_of = functools.partial(_sampled, game, state)
@@ -103,6 +107,7 @@ def make(config: Any, spec: DataSpec, objective: Objective) -> Method:
         show,
         batches_per_step=c.critic_steps,
         condition=("label",) if objective.generator_classes else (),
+        describe={"truncation": f"latents within +-{bound:g}"} if bound else {},
     )
 
 
@@ -116,6 +121,8 @@ class _Game(NamedTuple):
     objective: Objective
     constraint: constraints.Constraint
     penalty: Callable[..., tuple[Array, Scalars]]
+    augment: augment.Augment
+    burn_in: burn_in.BurnIn
     optimize_generator: optimizer.Optimizer
     optimize_discriminator: optimizer.Optimizer
     to_range: Callable[[Array], Array]  # of images in a batch to [-1, 1]
@@ -125,7 +132,9 @@ class _Game(NamedTuple):
 
 def _assemble(config: Any, spec: DataSpec, objective: Objective) -> _Game:
     c = config.gan
-    _check_numbers(c)
+    _check_numbers(c, config.sample.truncation)
+    _refuse_what_nothing_reads(config, spec)
+    moving = chosen(CHOICES["gan.burn_in"], c.burn_in, steps=config.num_steps)
     generator, discriminator = networks.make(
         config.network, spec.image_shape, objective.generator_classes, objective.discriminator_classes,
         objective.num_outputs, jnp.dtype(config.compute_dtype),
@@ -139,8 +148,10 @@ def _assemble(config: Any, spec: DataSpec, objective: Objective) -> _Game:
         objective,
         chosen(CHOICES["gan.constraint"], c.constraint),
         chosen(CHOICES["gan.penalty"], c.penalty),
-        optimizer.make(config.optimizer, config.num_steps, config.ema),
-        optimizer.make(_discriminator_optimizer(config), config.num_steps * c.critic_steps, 0.0),
+        chosen(CHOICES["gan.augment"], c.augment),
+        moving,
+        optimizer.make(config.optimizer, config.num_steps, config.ema, moving.drift),
+        optimizer.make(_discriminator_optimizer(config), config.num_steps * c.critic_steps, 0.0, moving.drift),
         functools.partial(to_model, value_range=spec.value_range),
         _instance_noise(c.instance_noise, c.instance_noise_steps),
         lambda key: jax.random.normal(key, (c.latents,)),
@@ -187,13 +198,27 @@ def _discriminate(game: _Game, weights: PyTree, state: State, x: Array, batch: B
     )
 
 
+def _pair(game: _Game, state: State, batch: Batch, fake: Array, key: Key, judging: bool) -> tuple[Array, Array]:
+    """Real images and the generated ones as the discriminator sees them; `key` is that of the step.
+
+    The real ones are the same in both updates, the generated ones are changed anew in the generator's.
+    """
+    index = batch["index"]
+    image = mirrored(batch["image"], jax.random.fold_in(key, 6), index) if game.config.gan.mirror else batch["image"]
+    keys = (jax.random.fold_in(key, 7), jax.random.fold_in(key, 8 if judging else 9))
+    done = game.burn_in.done(state.step)
+    real, fake = (game.augment(x, done, index, k) for x, k in zip((game.to_range(image), fake), keys, strict=True))
+    return real, fake
+
+
 def _train_discriminator(game: _Game, state: State, batch: Batch, key: Key) -> tuple[State, Scalars]:
     key_z, key_real, key_fake, key_between, key_penalty, _ = jax.random.split(key, 6)
     vectors = game.constraint.advance(state.params["discriminator"], state.variables["vectors"])
 
     def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
-        real, z = game.to_range(batch["image"]), draw(key_z, batch["index"], game.noise)
+        z = draw(key_z, batch["index"], game.noise)
         fake, _ = _generate(game, state.params["generator"], state.variables["generator"], z, batch.get("label"))
+        real, fake = _pair(game, state, batch, fake, key, judging=True)
         weights = game.constraint.weights(params, vectors)
         real_output, variables = _discriminate(game, weights, state, real, batch, key_real)
         fake_output, _ = _discriminate(game, weights, state, fake, batch, key_fake)
@@ -203,8 +228,8 @@ def _train_discriminator(game: _Game, state: State, batch: Batch, key: Key) -> t
             return game.objective.logits(_discriminate(game, weights, state, x, batch, key_penalty)[0])
 
         u = draw(key_between, batch["index"], jax.random.uniform)
-        steep, more = game.penalty(logits, real, fake, u)
-        loss = jnp.mean(losses) + steep
+        steep, more = game.penalty(logits, real, fake, u, state.step)
+        loss = jnp.mean(losses) + game.burn_in.penalty(state.step) * steep
         scalars = {"loss": loss, "discriminator_loss": jnp.mean(losses)} | more
         return loss, (scalars | jax.tree.map(jnp.mean, values), variables)
 
@@ -226,14 +251,15 @@ def _train_generator(game: _Game, state: State, batch: Batch, key: Key) -> tuple
     def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
         z = draw(key_z, batch["index"], game.noise)
         fake, variables = _generate(game, params, state.variables["generator"], z, batch.get("label"))
+        real, fake = _pair(game, state, batch, fake, key, judging=False)
         fake_output, _ = _discriminate(game, weights, state, fake, batch, key_judge)
         # If a loss does not use real images, XLA removes this pass.
-        real_output, _ = _discriminate(game, weights, state, game.to_range(batch["image"]), batch, key_real)
+        real_output, _ = _discriminate(game, weights, state, real, batch, key_real)
         losses, values = game.objective.generator(real_output, fake_output, batch.get("label"))
         loss = jnp.mean(losses)
         return loss, ({"generator_loss": loss} | jax.tree.map(jnp.mean, values), variables)
 
-    params, ema = state.params["generator"], game.config.ema
+    params, ema = state.params["generator"], game.burn_in.drift.ema(game.config.ema, state.step)
     (scalars, variables), grads = optimizer.value_and_grad(loss_fn, params, batch, game.config.accumulate)
     state, norms = game.optimize_generator.apply(state, "generator", grads)
     average = optimizer.moving_average(state.ema["generator_variables"], variables, state.step, ema)
@@ -246,6 +272,11 @@ def _train_generator(game: _Game, state: State, batch: Batch, key: Key) -> tuple
 def _sampled(game: _Game, state: State, z: Array, label: Array | None) -> Array:
     """Images of the moving average: f32 [N, H, W, C]."""
     return game.generator.apply({"params": state.ema["generator"], **state.ema["generator_variables"]}, z, label)
+
+
+def _truncated(bound: float, latents: int, key: Key) -> Array:
+    """z [Z] from a normal distribution without what is beyond +-bound (Brock et al. 2019)."""
+    return jax.random.truncated_normal(key, -bound, bound, (latents,))
 
 
 def _evaluate(game: _Game, state: State, batch: Batch, key: Key) -> Scalars:
@@ -282,7 +313,9 @@ def classes_of(spec: DataSpec, asker: str) -> int:
     return spec.num_classes
 
 
-def _check_numbers(c: Any) -> None:
+def _check_numbers(c: Any, truncation: float) -> None:
+    if truncation < 0:
+        raise UserError(f"config.sample.truncation is {truncation}; use a bound above 0, or 0 for none")
     for name in ("latents", "critic_steps"):
         if c[name] < 1:
             raise UserError(f"config.gan.{name} is {c[name]}; it must be at least 1")
@@ -291,8 +324,40 @@ def _check_numbers(c: Any) -> None:
             raise UserError(f"config.gan.{name} is {c[name]}; it must not be negative")
 
 
+def _refuse_what_nothing_reads(config: Any, spec: DataSpec) -> None:
+    c = config.gan
+    if spec.kind != "image" and (c.mirror or c.augment.name != "none"):
+        which = "config.gan.mirror is true" if c.mirror else f"config.gan.augment is {c.augment.name}"
+        raise UserError(f"{which}, but data set {spec.name} has no pictures: leave it out")
+    if c.mirror and spec.image_shape[1] == 1:
+        raise UserError("config.gan.mirror has no effect on images that are one pixel wide: use false")
+    if c.burn_in.name == "none":
+        return
+    if "b2" not in config.optimizer:
+        raise UserError(
+            f"config.gan.burn_in is {c.burn_in.name}, which moves b2, but optimizer {config.optimizer.name} has none: "
+            "use adam, adamw, muon or rmsprop"
+        )
+    if c.penalty.name == "none" and c.burn_in.penalty != 1:
+        raise UserError(
+            f"config.gan.burn_in.penalty is {c.burn_in.penalty}, but there is no penalty to weaken: set "
+            "config.gan.penalty, or use config.gan.burn_in.penalty=1"
+        )
+
+
 def _refuse_what_batch_norm_cannot(config: Any, generator: Any, discriminator: Any) -> None:
     normed = getattr(discriminator, "norm", "none") == "batch"
+    compared = getattr(discriminator, "minibatch_std", False)
+    if compared and (config.gan.penalty.name != "none" or config.accumulate > 1):
+        other = (
+            f"config.accumulate is {config.accumulate}"
+            if config.accumulate > 1
+            else (f"config.gan.penalty is {config.gan.penalty.name}")
+        )
+        raise UserError(
+            f"config.network.minibatch_std is true, so that a logit depends on the whole batch, but {other}: use "
+            "minibatch_std=false, or neither penalty nor accumulation"
+        )
     if normed and config.gan.penalty.name != "none":
         raise UserError(
             f"config.gan.penalty is {config.gan.penalty.name}, which penalises the gradient of one image's logit; with "

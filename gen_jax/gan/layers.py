@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from gen_jax.method import Array, UserError, draw
 from gen_jax.nn.norm import BatchNorm, RMSNorm
 from gen_jax.nn.upsampling import UPSAMPLINGS, Initializer
+from gen_jax.parallel import mean_over_devices
 
 dcgan_init = nn.initializers.normal(0.02)  # Radford et al. 2016, section 4
 
@@ -92,6 +93,40 @@ class LabelVector(nn.Module):
         return one_hot @ self.param("embedding", self.embedding_init, (self.num_classes, self.dim)).astype(self.dtype)
 
 
+class MinibatchStd(nn.Module):
+    """Appends a feature: the standard deviation of the features over the batch, averaged (Karras et al. 2018).
+
+    A discriminator sees by it how much a batch varies, so that a generator that makes few images is found out. In
+    training it is that of the global batch, over all devices; otherwise its running average, kept like that of
+    `BatchNorm`. The paper takes groups of four images, and appends a map before the last convolution.
+
+    Attributes:
+      momentum: of the running average.
+
+    Example:
+      >>> x = jnp.array([[1.0, 5.0], [3.0, 5.0]])  # standard deviations 1 and 0
+      >>> y, _ = MinibatchStd().init_with_output(jax.random.key(0), x, train=True)
+      >>> [round(float(value), 3) for value in y[0]]
+      [1.0, 5.0, 0.5]
+    """
+
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Returns [B, D + 1] for `x` [B, D]."""
+        running = self.variable("batch_stats", "std", jnp.zeros, ())
+        value = running.value
+        if train:
+            wide = x.astype(jnp.float32)
+            mean = mean_over_devices(wide.mean(0))
+            var = mean_over_devices(jnp.square(wide - mean).mean(0))
+            value = jnp.mean(jnp.sqrt(var + 1e-8))  # the root has no finite slope at 0
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                running.value = self.momentum * running.value + (1 - self.momentum) * value
+        return jnp.concatenate([x, jnp.broadcast_to(value, (len(x), 1)).astype(x.dtype)], axis=-1)
+
+
 class GaussianNoise(nn.Module):
     """Adds normal noise to activations in training; the noise belongs to the example, as in our Dropout.
 
@@ -114,8 +149,13 @@ class GaussianNoise(nn.Module):
         return x + self.std * draw(self.make_rng("noise"), index, lambda k: jax.random.normal(k, x.shape[1:], x.dtype))
 
 
-def start_size(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int]:
+def start_size(image_shape: tuple[int, ...], factor: int, field: str = "generator_channels") -> tuple[int, int]:
     """Returns height and width of the feature map that becomes an image when upsampled by `factor`.
+
+    Args:
+      image_shape: (H, W, C).
+      factor: of upsampling.
+      field: of `config.network`, which decides the factor.
 
     Raises:
       UserError: the image size is not a multiple of `factor`.
@@ -128,6 +168,6 @@ def start_size(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int
     if height % factor or width % factor:
         raise UserError(
             f"this network cannot generate images of {height}x{width}: their sides must be multiples of {factor}; "
-            "change config.network.generator_channels, or config.data.image_size"
+            f"change config.network.{field}, or config.data.image_size"
         )
     return height // factor, width // factor

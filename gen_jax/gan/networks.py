@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from gen_jax.config import modules_of, require_choice
 from gen_jax.gan.convolutional import CONDITIONS, ConvDiscriminator, ConvGenerator, head
 from gen_jax.gan.layers import ACTIVATIONS, NORMS, UPSAMPLINGS, LabelVector
+from gen_jax.gan.r3gan import GroupedDiscriminator, GroupedGenerator
 from gen_jax.gan.residual import ResidualDiscriminator, ResidualGenerator
 from gen_jax.method import Array, UserError
 
@@ -99,6 +100,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "dense": (DenseGenerator, DenseDiscriminator),
     "conv": (ConvGenerator, ConvDiscriminator),
     "residual": (ResidualGenerator, ResidualDiscriminator),
+    "r3gan": (GroupedGenerator, GroupedDiscriminator),
 }
 """From a name to a generator and a discriminator; `config.network` holds their fields."""
 
@@ -112,7 +114,7 @@ CHOICES = {
 }
 
 _MAY_BE_EMPTY = ("strides", "hidden", "generator_hidden")
-_MAY_BE_ZERO = ("embedding_dim", "dropout", "activation_noise", "conv_bias", "end_bias", "norm_first",
+_MAY_BE_ZERO = ("embedding_dim", "dropout", "activation_noise", "conv_bias", "end_bias", "norm_first", "minibatch_std",
                 "generator_norm_first")  # fmt: skip
 GIVEN = ("image_shape", "num_classes", "num_outputs", "dtype")
 

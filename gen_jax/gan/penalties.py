@@ -1,4 +1,4 @@
-"""Penalties on the discriminator's gradient in its input: WGAN-GP, R1, R2. One value per example.
+"""Penalties on the discriminator's gradient in its input: WGAN-GP, R1, R2, both. One value per example.
 
 The gradient of an example's logit must depend only on that example, which excludes batch normalisation in the
 discriminator (Gulrajani et al. 2017, section 4); `gan.make` refuses this combination.
@@ -87,17 +87,31 @@ def r2(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
     return squared_norm(slopes(logits_of, fake)) / 2
 
 
-WeightedPenalty = Callable[[Logits, Array, Array, Array], tuple[Array, Scalars]]
-"""Like a Penalty, but it returns the weighted mean over the batch, and scalars to report."""
+def r1_r2(logits_of: Logits, real: Array, fake: Array, u: Array) -> Array:
+    """Returns the sum of R1 and R2, the penalty of R3GAN (Huang et al. 2024).
+
+    Example:
+      >>> float(r1_r2(lambda x: jnp.square(x[:, 0]), jnp.ones((1, 2)), jnp.full((1, 2), 3.0), jnp.ones(1))[0])  # 2 + 18
+      20.0
+    """
+    return r1(logits_of, real, fake, u) + r2(logits_of, real, fake, u)
+
+
+WeightedPenalty = Callable[..., tuple[Array, Scalars]]
+"""Like a Penalty, with the 0-based step as the last argument; returns the weighted mean over the batch, and scalars to
+report."""
 
 
 def none() -> WeightedPenalty:
     """Returns no penalty."""
-    return lambda logits_of, real, fake, u: (jnp.zeros(()), {})
+    return lambda logits_of, real, fake, u, step=0: (jnp.zeros(()), {})
 
 
 def weighted(penalty: Penalty) -> Callable[..., WeightedPenalty]:
     """Returns the factory of a penalty with a weight: lambda of WGAN-GP, gamma of R1 and R2.
+
+    Its parameter `every` makes it lazy (Karras et al. 2020): computed in every so many steps alone, with as many times
+    the weight. In the other steps the reported value is 0.
 
     Example:
       >>> linear = lambda x: 3 * x[:, 0] + 4 * x[:, 1]
@@ -105,13 +119,20 @@ def weighted(penalty: Penalty) -> Callable[..., WeightedPenalty]:
       125.0
     """
 
-    def factory(weight: float = 10.0) -> WeightedPenalty:
+    def factory(weight: float = 10.0, every: int = 1) -> WeightedPenalty:
         if weight < 0:
             raise UserError(f"config.gan.penalty.weight is {weight}; it must not be negative")
+        if every < 1:
+            raise UserError(f"config.gan.penalty.every is {every}; it must be at least 1")
 
-        def weighed(logits_of: Logits, real: Array, fake: Array, u: Array) -> tuple[Array, Scalars]:
-            value = jnp.mean(penalty(logits_of, real, fake, u))
-            return weight * value, {"penalty": value}
+        def weighed(
+            logits_of: Logits, real: Array, fake: Array, u: Array, step: Array | int = 0
+        ) -> tuple[Array, Scalars]:
+            def mean() -> Array:
+                return jnp.mean(penalty(logits_of, real, fake, u))
+
+            value = mean() if every == 1 else jax.lax.cond(step % every == 0, mean, lambda: jnp.zeros(()))
+            return every * weight * value, {"penalty": value}
 
         return weighed
 
@@ -123,4 +144,5 @@ PENALTIES: dict[str, Callable[..., WeightedPenalty]] = {
     "wgan_gp": weighted(wgan_gp),
     "r1": weighted(r1),
     "r2": weighted(r2),
+    "r1_r2": weighted(r1_r2),
 }

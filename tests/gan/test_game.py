@@ -198,16 +198,22 @@ def test_instance_noise_fades_and_belongs_to_examples():
     assert float(jnp.std(constant)) == pytest.approx(2.0, rel=0.05)
 
 
+TOLD = ("network.minibatch_std=true", "network.norm=none")
+
+
 @pytest.mark.parametrize(
     ("name", "words", "hint"),
     [
         ("dcgan_mnist", ("gan.penalty=wgan_gp",), "with batch normalisation a logit depends on the whole batch"),
         ("dcgan_mnist", ("gan.penalty=r1",), "use config.network.norm=none"),
+        ("dcgan_mnist", (*TOLD, "gan.penalty=r1"), "the whole batch, but config.gan.penalty is r1"),
+        ("dcgan_mnist", (*TOLD, "accumulate=2"), "the whole batch, but config.accumulate is 2"),
+        ("dcgan_mnist", ("sample.truncation=-1",), "use a bound above 0, or 0 for none"),
         ("dcgan_mnist", ("accumulate=2",), "batch normalisation would see minibatches"),
         ("wgan_gp_mnist", ("accumulate=2", "network.generator_norm=rms"), "gradient accumulation does not work"),
         ("cgan_mnist", ("gan.loss=hing",), "did you mean hinge"),
         ("cgan_mnist", ("gan.constraint=spectrum",), "did you mean spectral"),
-        ("cgan_mnist", ("gan.penalty=r3",), "allowed: none, wgan_gp, r1, r2"),
+        ("cgan_mnist", ("gan.penalty=r3",), "allowed: none, wgan_gp, r1, r2, r1_r2"),
         ("cgan_mnist", ("gan.real_target=0.9",), "hinge loss has no target"),
         ("cgan_mnist", ("gan.latents=0",), "gan.latents is 0; it must be at least 1"),
         ("cgan_mnist", ("gan.critic_steps=0",), "gan.critic_steps is 0"),
@@ -265,3 +271,22 @@ def test_one_command_trains_goes_on_and_reports(made_up_tfds, tmp_path):
     assert all(title in page for title in ("Interpolation", "generator loss", "fake score", "penalty"))
     facts = json.loads((tmp_path / "run/report.json").read_text())["facts"]
     assert facts["checkpoint_step"] == 4
+
+
+def test_truncation_bounds_the_latents_of_samples_alone():
+    # G(z) = a z + b with a = 1, b = 0: an image is its latent.
+    found = {}
+    for bound in (0.0, 0.5):
+        config = gan_config()
+        config.network = ConfigDict(LINEAR)
+        config.gan.latents, config.sample.truncation = 1, bound
+        method = methods.make(methods.complete(config), POINTS)
+        state = method.init(jax.random.key(0), {}, {})
+        made = {"out": {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}}
+        state = state.replace(ema=state.ema | {"generator": made})
+        found[bound] = np.ravel(method.sample(state, jax.random.split(jax.random.key(1), 4000), {}))
+        assert method.describe == ({"truncation": "latents within +-0.5"} if bound else {})
+    assert found[0.0].std() == pytest.approx(1.0, abs=0.05)
+    assert np.abs(found[0.5]).max() <= 0.5
+    # The variance of a normal variable within +-c is 1 - 2 c phi(c) / (2 Phi(c) - 1); c = 0.5: 0.2838^2.
+    assert found[0.5].std() == pytest.approx(0.2838, abs=0.01)

@@ -70,3 +70,22 @@ def test_the_gradient_in_the_critic_is_the_closed_form():
 def test_a_weight_that_rewards_steep_slopes_is_refused(name):
     with pytest.raises(UserError, match=r"config\.gan\.penalty\.weight is -1\.0; it must not be negative"):
         penalties.PENALTIES[name](weight=-1.0)
+
+
+def test_a_lazy_penalty_is_taken_in_every_so_many_steps_with_as_many_times_the_weight():
+    lazy = penalties.PENALTIES["r1"](weight=3.0, every=4)
+
+    def slope(step):  # in the critic's only parameter, at 2: its gradient is 2 x
+        return jax.value_and_grad(lambda w: lazy(lambda x: w * square(x), REAL, FAKE, U, step)[0])(2.0)
+
+    mean = np.mean(np.sum(np.float64(REAL) ** 2, axis=(1, 2, 3)))
+    for step in range(9):
+        expected = (4 * 3 * 2 * mean, 4 * 3 * 2 * mean) if step in (0, 4, 8) else (0, 0)  # w^2 / 2 and w, times these
+        np.testing.assert_allclose(jax.jit(slope)(step), expected, rtol=1e-5)
+    with pytest.raises(UserError, match="every is 0; it must be at least 1"):
+        penalties.PENALTIES["r1"](every=0)
+
+
+def test_the_penalty_of_r3gan_is_the_sum_of_both():
+    expected = (np.sum(np.float64(REAL) ** 2, axis=(1, 2, 3)) + np.sum(np.float64(FAKE) ** 2, axis=(1, 2, 3))) / 2
+    np.testing.assert_allclose(penalties.r1_r2(square, REAL, FAKE, U), expected, rtol=1e-5)

@@ -222,3 +222,33 @@ def test_compiler_options_change_rounding_only(layer):
     fast = jax.jit(step, compiler_options=parallel.compiler_options())(params, x)
     plain = jax.jit(step)(params, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), fast, plain)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "padding"), [((3, 3), (1, 1), "SAME"), ((3, 2), (2, 1), ((1, 0), (2, 1)))]
+)
+@pytest.mark.parametrize(("channels", "features", "groups"), [(8, 12, 2), (6, 6, 3)])
+def test_groups_equal_xla_s_and_so_do_their_derivatives(kernel, strides, padding, channels, features, groups):
+    x, w = arrays(kernel, (5, 4), channels // groups, features)
+    x = np.concatenate([x + i for i in range(groups)], axis=-1)
+
+    def grouped_by_xla(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+        )
+
+    assert_close(conv(x, w, strides, padding, groups), grouped_by_xla(x, w))
+    assert_same_derivatives(lambda x, w: conv(x, w, strides, padding, groups), grouped_by_xla, x, w)
+
+
+def test_groups_are_one_convolution_each_on_a_cpu_and_one_for_all_elsewhere():
+    layer, x = Conv(8, (3, 3), groups=4), jnp.ones((1, 5, 5, 8))
+    assert jax.eval_shape(layer.init, jax.random.key(0), x)["params"]["kernel"].shape == (3, 3, 2, 8)
+
+    def count(platform):
+        with parallel.compiling_for(platform):
+            text = str(jax.make_jaxpr(lambda x: conv(x, jnp.ones((3, 3, 4, 32)), groups=4))(jnp.ones((1, 5, 5, 16))))
+        return text.count("conv_general_dilated["), "feature_group_count=4" in text
+
+    assert count("cpu") == (4, False)
+    assert count("tpu") == (1, True)

@@ -1,0 +1,34 @@
+"""A small R3GAN on MNIST, conditional (Huang et al. 2024): relativistic pairs, R1 and R2, no normalisation.
+
+    python -m gen_jax.main --config=configs/r3gan_mnist.py
+
+The rates, betas and factors are those of the paper for CIFAR-10; network, penalty weight, batch size and length are
+ours, and were not tuned. The generator has 82,088 parameters, the discriminator 77,992. On two cores of an AMD EPYC
+that other runs shared, a step took 0.28 s in the median, 0.16 s at best. Its quality is not measured. Variant: `:tiny`
+is a short run that checks that everything works.
+"""
+
+from ml_collections import ConfigDict
+
+from gen_jax.config import Config
+from gen_jax.gan.defaults import r3gan_config, with_tiny
+
+
+def get_config(variant: str = "") -> Config:
+    config = r3gan_config()
+    config.data.name = "mnist"
+    config.batch_size = 16
+    config.num_steps = 20_000
+    config.gan.penalty.weight = 1.0  # at the start; 0.1 after the burn-in
+    config.gan.conditional = True
+    config.network = ConfigDict(
+        {
+            "name": "r3gan",
+            "widths": (64, 32, 8),  # at 7x7, 14x14, 28x28
+            "blocks": 1,  # per stage
+            "cardinality": 4,  # groups
+            "expansion": 2,
+            "embedding_dim": 64,  # of the label
+        }
+    )
+    return with_tiny(config, variant, {})
