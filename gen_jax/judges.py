@@ -104,8 +104,8 @@ def judge_samples(config: Any, data: dataset.Dataset, samples: Samples) -> Judge
     found = Judgement(_by_modes(data, samples), [])
     if data.spec.kind != "image":
         return found
-    rows, left_out = _by_similarity(data, samples)
-    found = Judgement(found.rows + rows + _by_channels(config, data, samples), left_out)
+    rows, left_out = judge_by_similarity(data, samples)
+    found = Judgement(found.rows + rows + judge_by_channels(config, data, samples), left_out)
     if has_features(data.spec):
         judged = judge_by_classifier(config, data, samples)
         found = judged._replace(rows=found.rows + judged.rows, left_out=found.left_out + judged.left_out)
@@ -200,7 +200,7 @@ def _by_modes(data: dataset.Dataset, samples: Samples) -> list[dict[str, Any]]:
     return rows
 
 
-def _by_channels(config: Any, data: dataset.Dataset, samples: Samples) -> list[dict[str, Any]]:
+def judge_by_channels(config: Any, data: dataset.Dataset, samples: Samples) -> list[dict[str, Any]]:
     """Mode coverage of stacked pictures: each channel is classified by the classifier of the set that is stacked."""
     if data.single is None:
         return []
@@ -231,7 +231,7 @@ def _by_channels(config: Any, data: dataset.Dataset, samples: Samples) -> list[d
     return rows
 
 
-def _by_similarity(data: dataset.Dataset, samples: Samples) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def judge_by_similarity(data: dataset.Dataset, samples: Samples) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """The similarity of samples within each class, if the model is class-conditional."""
     (height, width, _), labels = data.spec.image_shape, samples.labels
     if labels is None:

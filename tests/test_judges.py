@@ -30,7 +30,7 @@ def test_modes_of_stacked_digits_are_counted_by_the_classifier_of_single_ones(ma
 
     def judged(modes: np.ndarray) -> list:
         samples = judges.Samples(stacked.stack(digits, modes), None, "one pass, step 3")
-        return judges._by_channels(config, data, samples)
+        return judges.judge_by_channels(config, data, samples)
 
     every = np.stack(np.unravel_index(np.arange(1_000), (10, 10, 10)), axis=1)
     perfect, even = judged(np.repeat(every, 2, axis=0))
@@ -57,4 +57,4 @@ def test_modes_of_stacked_digits_are_counted_by_the_classifier_of_single_ones(ma
 
 def test_only_stacked_sets_have_such_modes(made_up_tfds):
     data = dataset.load(data_config(made_up_tfds, "made_up_digits"))
-    assert judges._by_channels(base_config(), data, judges.Samples(data.train["image"][:9], None, "")) == []
+    assert judges.judge_by_channels(base_config(), data, judges.Samples(data.train["image"][:9], None, "")) == []
