@@ -265,3 +265,22 @@ def test_one_command_trains_goes_on_and_reports(made_up_tfds, tmp_path):
     assert all(title in page for title in ("Interpolation", "generator loss", "fake score", "penalty"))
     facts = json.loads((tmp_path / "run/report.json").read_text())["facts"]
     assert facts["checkpoint_step"] == 4
+
+
+def test_gauges_are_the_norms_of_the_weights_that_the_players_compute_with():
+    _, state = linear_game()
+    config = gan_config()
+    config.network = ConfigDict(LINEAR)
+    config.gan.latents = 1
+    for constraint, expected in (("none", 0.5), ("spectral", 1.0)):
+        changed = methods.override(methods.complete(config), [f"--config.gan.constraint={constraint}"])
+        method = methods.make(changed, POINTS)
+        vectors = method.init(jax.random.key(0), {}, {}).variables["vectors"]
+        held = state.replace(variables=state.variables | {"vectors": vectors})
+        assert method.gauges is not None
+        norms = {name: float(norm) for name, norm in method.gauges(held).items()}
+        # The kernels are the numbers 0 and w = 1/2; the constraint divides w by itself.
+        assert norms == {
+            "generator_spectral_norm/out": pytest.approx(0),
+            "discriminator_spectral_norm/out": pytest.approx(expected, rel=1e-5),
+        }
