@@ -262,7 +262,10 @@ def test_one_command_trains_goes_on_and_reports(made_up_tfds, tmp_path):
     main.main([*words, "--config.num_steps=2"])
     main.main([*words, "--config.num_steps=4"])
     page = (tmp_path / "run/report.html").read_text()
-    assert all(title in page for title in ("Interpolation", "generator loss", "fake score", "penalty"))
+    titles = ("Interpolation", "generator loss", "scores of real and generated images", "penalty")
+    assert all(title in page for title in (*titles, "spectral norms of the discriminator"))
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "eval/discriminator_spectral_norm/conv_0" in line] == [2, 4]
     facts = json.loads((tmp_path / "run/report.json").read_text())["facts"]
     assert facts["checkpoint_step"] == 4
 
