@@ -46,11 +46,20 @@ class Row(NamedTuple):
 
 def by_classifier(samples: judges.Samples, data: dataset.Dataset, config: Any) -> tuple[Values, Values]:
     """Returns the classifier's metrics of samples by their plain names, and those of as many real test images."""
-    judged = judges.judge_by_classifier(config, data, samples).rows
-    size = judges.short(len(samples.images))
-    rows = {row["name"].partition("/")[0]: row for row in judged if row["name"].endswith(f"_{size}")}
-    real = {name: row["reference"] for name, row in rows.items() if row["reference"] is not None}
-    return {name: row["value"] for name, row in rows.items()}, real
+    return plain(judges.judge_by_classifier(config, data, samples).rows, len(samples.images))
+
+
+def plain(rows: Sequence[Mapping[str, Any]], num: int) -> tuple[Values, Values]:
+    """Returns the metrics of `num` samples among the rows of a report by their plain names, and those of real images.
+
+    Example:
+      >>> row = {"name": "recall/classifier_2k", "value": 0.5, "reference": None}
+      >>> plain([row, row | {"name": "recall/classifier_270", "reference": 0.9}], 2_000)
+      ({'recall': 0.5}, {})
+    """
+    kept = {r["name"].partition("/")[0]: r for r in rows if r["name"].endswith(f"_{judges.short(num)}")}
+    real = {name: row["reference"] for name, row in kept.items() if row["reference"] is not None}
+    return {name: row["value"] for name, row in kept.items()}, real
 
 
 def draw(model: sample.Model, spec: DataSpec, num: int) -> tuple[judges.Samples, float]:
@@ -109,14 +118,31 @@ def lowest(found: Found) -> str:
     return f"{told} Not apart from it over these seeds: {others}." if close else told
 
 
-def quality_and_diversity(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
-    """Returns samples, Frechet distance, class agreement and recall side by side, one dot per seed, as SVG."""
-    panels = [
-        panel(found, real, "frechet_distance", "Quality", "Frechet distance, left is better"),
-        panel(found, real, "class_agreement", "Agreement", "with the class, right is better"),
-        panel(found, real, "recall", "Diversity", "recall, right is better"),
-    ]
-    return record.dots(panels, shown, "the first, of seed 0", "real test images")
+def panels(*told: tuple[str, str, str]) -> Callable[[Found, Values, Mapping[str, np.ndarray]], str]:
+    """Returns a figure, as SVG: samples, and (measure, title, label of the axis) side by side, one dot per seed."""
+
+    def figure(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
+        drawn = [panel(found, real, *each) for each in told]
+        return record.dots(drawn, shown, "the first, of seed 0", "real test images")
+
+    return figure
+
+
+QUALITY = ("frechet_distance", "Quality", "Frechet distance, left is better")
+AGREEMENT = ("class_agreement", "Agreement", "with the class, right is better")
+DIVERSITY = ("recall", "Diversity", "recall, right is better")
+quality_and_diversity = panels(QUALITY, AGREEMENT, DIVERSITY)
+
+
+def last_and_best(names: Mapping[str, str]) -> dict[str, Row]:
+    """Returns two rows for each run, by its name in the table: of its last checkpoint, and of its best one.
+
+    Example:
+      >>> list(last_and_best({"DCGAN": "dcgan"}))
+      ['DCGAN', 'DCGAN, best checkpoint']
+    """
+    kept = {"": (), ", best checkpoint": ("--config.sample.checkpoint=best",)}
+    return {name + which: Row(run, words) for name, run in names.items() for which, words in kept.items()}
 
 
 def panel(found: Found, real: Values, measure: str, title: str, told: str, log: bool = False) -> record.Panel:

@@ -118,11 +118,13 @@ class Measure(NamedTuple):
       unit: or "".
       is_bound: whether it can compare models of different recipes, lower being better; a loss cannot, since its
         weights depend on the recipe.
+      chart: title of the chart that it shares with others on the page; "": it has its own.
     """
 
     words: str
     unit: str = ""
     is_bound: bool = False
+    chart: str = ""
 
 
 class Options(NamedTuple):

@@ -104,8 +104,8 @@ def judge_samples(config: Any, data: dataset.Dataset, samples: Samples) -> Judge
     found = Judgement(_by_modes(data, samples), [])
     if data.spec.kind != "image":
         return found
-    rows, left_out = _by_similarity(data, samples)
-    found = Judgement(found.rows + rows, left_out)
+    rows, left_out = judge_by_similarity(data, samples)
+    found = Judgement(found.rows + rows + judge_by_channels(config, data, samples), left_out)
     if has_features(data.spec):
         judged = judge_by_classifier(config, data, samples)
         found = judged._replace(rows=found.rows + judged.rows, left_out=found.left_out + judged.left_out)
@@ -200,7 +200,38 @@ def _by_modes(data: dataset.Dataset, samples: Samples) -> list[dict[str, Any]]:
     return rows
 
 
-def _by_similarity(data: dataset.Dataset, samples: Samples) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def judge_by_channels(config: Any, data: dataset.Dataset, samples: Samples) -> list[dict[str, Any]]:
+    """Mode coverage of stacked pictures: each channel is classified by the classifier of the set that is stacked."""
+    if data.single is None:
+        return []
+    single = data.single.spec
+    classifier = classifiers.train(data.single, config.data.cache_dir, recipe(config))
+    every = f"{classifier.num_classes ** data.spec.image_shape[-1]:,} combinations of the channels' classes"
+    how = {
+        "modes_found": f"of the {every}, those that at least one sample shows",
+        "reverse_kl": f"KL(shares of the samples || equal shares) over the {every}, in nats",
+    }
+
+    def found(images: np.ndarray) -> modes.Found:
+        channels = (classifier.probabilities(images[..., c : c + 1]) for c in range(images.shape[-1]))
+        return modes.of_classes(np.stack([each.argmax(axis=1) for each in channels], axis=1), classifier.num_classes)
+
+    rows = []
+    for pair in _pairs(data, len(samples.images)):
+        values = found(samples.images[pair.samples])
+        real = (None, None) if pair.real is None else found(pair.real["image"])
+        protocol = _protocol(classifier, single.name, samples.made, pair, how, how)
+        judge, sets = extractors.of_classifier(classifier, single).facts, pair.sets("equal shares of all modes")
+        for measure, value, reference in zip(how, values, real, strict=True):
+            name, better = (
+                f"{measure}/{name_of(classifier)}_{short(pair.num)}",
+                "higher" if measure == "modes_found" else "lower",
+            )
+            rows.append(metric(name, value, better, protocol, reference, None, _Judged(judge, sets, how[measure])))
+    return rows
+
+
+def judge_by_similarity(data: dataset.Dataset, samples: Samples) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """The similarity of samples within each class, if the model is class-conditional."""
     (height, width, _), labels = data.spec.image_shape, samples.labels
     if labels is None:

@@ -281,6 +281,8 @@ class Method(NamedTuple):
     # Figures that change with training, drawn every eval_every steps in addition to the samples and shown as an
     # animation: by name a grid or a still scatter, the frame of this state. The key is the same every time.
     snapshots: Callable[[State, Key], Mapping[str, Figure]] | None = None
+    # Values of a state that are measured every eval_every steps and drawn as curves: by name f32 [].
+    gauges: Callable[[State], Scalars] | None = None
     edits: Edits | None = None
     describe: Mapping[str, str] = types.MappingProxyType({})  # all settings that affect samples, in words, by name
 

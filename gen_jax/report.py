@@ -35,6 +35,10 @@ _NUM_LARGE, _NUM_GRID = 5, 100  # samples shown
 _MAX_FRAMES = 24  # of the pictures drawn during training
 _GIF_WIDTH = 240  # pixels, approximately: a GIF is viewed outside the page, where nothing enlarges it
 _FASTEST, _WHOLE = 80, 4000  # ms: the shortest time that a GIF shows a frame, and the time for all of its frames
+# Public logs of GANs on CIFAR-10 end at 2.8 to 5 times their best FID (DCGAN, LSGAN, AC-GAN), or at 1.0 to 1.1 times it
+# (WGAN-GP, SNGAN). Gradient norms cannot tell: the generator's last one is 0.06 to 1 of the largest where the games of
+# experiments.gan_losses are solved, 0.16 to 1 where they collapse.
+_WORSE = 2
 _WORDS = {word.lower(): word for word in ("KL", "ELBO", "NLL", "MIG", "SAP", "DCI", "VAE", "MS-SSIM")}
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _BETTER = {
@@ -300,7 +304,33 @@ def _warnings(run: Run) -> list[str]:
     measured = run.facts.get("checkpoint_step")
     if run.metrics and measured is not None and measured != run.step and not run.converted:
         warnings.append(f"The key figures were measured at step {measured:,}; the last step logged is {run.step:,}.")
-    return warnings
+    tracked = [series for key, series in run.curves.items() if key.startswith("eval/frechet_distance/")]
+    return warnings + [told for told in map(got_worse, tracked) if told]
+
+
+def got_worse(distances: curve.Series) -> str | None:
+    """Returns a line on samples that got worse late in training, as those of GANs may, or None if they did not.
+
+    They did if the last distances are all above `_WORSE` times the smallest one before them.
+
+    Args:
+      distances: the tracked Frechet distances of a run.
+
+    Example:
+      >>> got_worse(curve.Series("", np.array([100.0, 200.0, 300.0]), np.array([9.0, 4.0, 9.0])))
+      'Samples got worse late in training: since step 300 their tracked Frechet distance has been above twice its best,
+      4 at step 200; --config.sample.checkpoint=best samples and judges that checkpoint.'
+    """
+    steps, values = distances.steps, distances.values
+    best = int(values.argmin())
+    fine = np.flatnonzero(values <= _WORSE * values[best])[-1]
+    if fine == len(values) - 1:
+        return None
+    since, of = f"{steps[fine + 1]:,.0f}", f"{number(values[best], 3)} at step {steps[best]:,.0f}"
+    return (
+        f"Samples got worse late in training: since step {since} their tracked Frechet distance has been above twice "
+        f"its best, {of}; --config.sample.checkpoint=best samples and judges that checkpoint."
+    )
 
 
 def _headline(run: Run) -> Html:
@@ -466,22 +496,26 @@ def _loss_curves(run: Run) -> Html | None:
 
 
 def _charts(run: Run, wanted: Callable[[str], bool]) -> Html | None:
-    """One chart per name (train/loss with eval/loss): losses first, then known measures."""
-    by_name: dict[str, list[curve.Series]] = {}
+    """One chart per name (train/loss with eval/loss), or for several that share one: losses first, then known ones."""
+    measures = run.options.measures
+    place = {measure: number for number, measure in enumerate(measures)}
+    found: dict[str, tuple[tuple[bool, int], list[curve.Series]]] = {}
     for key, series in run.curves.items():
         group, _, name = key.partition("/")
         if wanted(group):
-            by_name.setdefault(name, []).append(series)
-    known = {measure: place for place, measure in enumerate(run.options.measures)}
-    ordered = sorted(by_name, key=lambda name: ("loss" not in name, known.get(name.partition("/")[0], len(known))))
-    charts = [curve.chart(by_name[name], _title(name, run.options.measures)) for name in ordered]
+            measure = name.partition("/")[0]
+            title = measures[measure].chart if measure in measures else ""
+            rank = "loss" not in name, place.get(measure, len(place))
+            found.setdefault(title or _title(name, measures), (rank, []))[1].append(series)
+    ordered = sorted(found.items(), key=lambda each: each[1][0])
+    charts = [curve.chart(all_of_them, title) for title, (_, all_of_them) in ordered]
     return element("div", *charts, class_="charts") if charts else None
 
 
 def _title(name: str, measures: Mapping[str, configs.Measure]) -> str:
     """A measure in words, with its unit if known."""
     measure, _, protocol = name.partition("/")
-    words, unit, _ = measures.get(measure, configs.Measure(measure.replace("_", " ")))
+    words, unit, *_ = measures.get(measure, configs.Measure(measure.replace("_", " ")))
     told = f" ({protocol.replace('_', ' ')})" if protocol else ""
     return words + told + (f", {unit}" if unit else "")
 

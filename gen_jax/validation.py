@@ -33,6 +33,7 @@ def make(
     Every process must call it; all get the same result.
     """
     losses, track = evaluate.make_losses(config, method, data, mesh), judges.make_tracker(config, data)
+    gauges = None if method.gauges is None else jax.jit(method.gauges)
     generate, snapshots = sample.make_generator(method, config, data.spec, mesh), make_snapshots(method, data)
     # Not the samples of the final evaluation: the best of many checkpoints is partly lucky with the samples it had.
     seed, given = 2**32 - 1 - config.sample.seed, evaluate.asked(method, data.spec, config.eval.track)
@@ -41,6 +42,8 @@ def make(
         scores = {name: value for name, (value, _) in losses(state).items()}
         if track:
             scores |= track(generate(state, config.eval.track, given, seed)[0])
+        if gauges:
+            scores |= {name: float(parallel.fetch(value)) for name, value in gauges(state).items()}
         images, _ = generate(state, figures.num_shown(data.spec))
         return {f"eval/{name}": value for name, value in scores.items()}, snapshots(state, images)
 

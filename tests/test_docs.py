@@ -39,7 +39,11 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What stands for something that a reader fills in.
 PLACEHOLDERS = {"<dir>": "pictures", "<folder>": "pictures", "<s>": "1", "<scale>": "2", "<name>": "mnist",
                 "<commit>": "HEAD", "$i": "0"}  # fmt: skip
-SHAPES = {"mnist": (28, 28, 1), "stroke_digits": (28, 28, 1), "dsprites": (64, 64, 1), "cifar10": (32, 32, 3)}
+SHAPES = {
+    "mnist": (28, 28, 1), "stroke_digits": (28, 28, 1), "dsprites": (64, 64, 1), "cifar10": (32, 32, 3),
+    "stacked:mnist": (28, 28, 3),
+}  # fmt: skip
+UNLABELLED = ("dsprites", "stacked:mnist")
 
 
 class Block(NamedTuple):
@@ -111,7 +115,7 @@ def spec_of(config):
         return DataSpec(name, (1, 1, 2), 100_000, kind="points", value_range=(-5.0, 5.0))
     if name.startswith(configs.FOLDER):
         return DataSpec(name, (size, size, 3), 1_000)
-    return DataSpec(name, SHAPES[name], 60_000, {} if name == "dsprites" else labelled("0123456789"))
+    return DataSpec(name, SHAPES[name], 60_000, {} if name in UNLABELLED else labelled("0123456789"))
 
 
 def check_run(config):

@@ -142,7 +142,7 @@ def test_a_collapsed_class_is_more_alike_than_real_images_of_it(collapsed):
     spec = DataSpec("x", (28, 28, 1), 60, labelled("abc"))
     data = Dataset(spec, test, test)
     images = test["image"][test["label"]] if collapsed else test["image"][::-1]  # one picture a class, or all
-    (row,), _ = judges._by_similarity(data, judges.Samples(images, test["label"], "step 7"))
+    (row,), _ = judges.judge_by_similarity(data, judges.Samples(images, test["label"], "step 7"))
     assert row["name"] == "within_class_ms_ssim/2_scales_100_pairs_60"
     if collapsed:
         assert row["value"] == pytest.approx(1, abs=1e-9)
@@ -156,7 +156,7 @@ def test_similarity_within_classes_needs_classes_and_a_window():
 
     def judged(side, labels):
         data = Dataset(DataSpec("x", (side, side, 1), 4, labelled("ab")), {}, None)
-        return judges._by_similarity(data, judges.Samples(np.zeros((4, side, side, 1), np.uint8), labels, ""))
+        return judges.judge_by_similarity(data, judges.Samples(np.zeros((4, side, side, 1), np.uint8), labels, ""))
 
     measure = "within_class_ms_ssim"
     small = "images of 8x8 pixels are smaller than its window of 11x11"

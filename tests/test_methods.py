@@ -331,6 +331,8 @@ def test_images_of_any_size_are_trained_on_sampled_and_drawn(name, size):
     assert np.isfinite(images).all()
     assert np.abs(images).max() <= 1.0
     check_pictures(compiled(name, "pictures", size)(state, jax.random.key(0), batch), spec)
+    gauges = compiled(name, "gauges", size)(state) if method.gauges else {}
+    assert all(np.isfinite(float(value)) for value in gauges.values())
     frames = compiled(name, "snapshots", size)(state, jax.random.key(0)) if method.snapshots else {}
     for frame in frames.values():  # each a still, of which the page makes an animation
         shape = frame.points.shape if isinstance(frame, Scatter) else (frame.kind, frame.images.ndim)

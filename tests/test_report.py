@@ -351,6 +351,45 @@ def test_known_measures_have_their_unit_and_come_behind_the_loss(tmp_path):
     assert "nats" not in page_of(folder).text
 
 
+def test_samples_that_got_worse_late_are_said_aloud(tmp_path):
+    folder, name = write_run(tmp_path / "run"), "eval/frechet_distance/classifier_1k"
+    before = (folder / "metrics.jsonl").read_text()
+
+    def text_of(*distances: float) -> str:
+        lines = (json.dumps({"step": 10 * number, name: d}) for number, d in enumerate(distances, 1))
+        (folder / "metrics.jsonl").write_text(before + "\n".join(lines) + "\n")
+        return page_of(folder).text
+
+    told = "since step 40 their tracked Frechet distance has been above twice its best, 4 at step 20"
+    assert told in text_of(30.0, 4.0, 7.9, 8.1, 20.0)
+    assert told in text_of(30.0, 4.0, 9.0 / 2, 8.1)
+    assert "got worse" not in text_of(30.0, 4.0, 20.0, 7.9)  # a dip from which it came back
+    assert "got worse" not in text_of(30.0, 20.0, 10.0)
+    assert "got worse" not in text_of(30.0)
+
+
+def test_curves_of_both_players_share_a_chart(tmp_path):
+    folder = write_run(tmp_path / "run")
+    change_config(folder, method="gan")
+    values = {
+        "train/grad_norm": 2.0, "train/discriminator_grad_norm": 5.0, "train/real_score": 0.7, "train/fake_score": 0.3,
+        "eval/fake_score": 0.2, "eval/discriminator_spectral_norm/conv_0": 1.5,
+        "eval/discriminator_spectral_norm/out": 2.5,
+    }  # fmt: skip
+    with (folder / "metrics.jsonl").open("a") as file:
+        for step in (2, 4):
+            file.write(json.dumps({"step": step} | values) + "\n")
+    text = page_of(folder).text
+    titles = [
+        "scores of real and generated images train/real_score train/fake_score eval/fake_score",
+        "gradient norms of both players train/grad_norm train/discriminator_grad_norm",
+        "spectral norms of the discriminator's kernels eval/discriminator_spectral_norm/conv_0 "
+        "eval/discriminator_spectral_norm/out",
+    ]
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+
+
 @pytest.mark.parametrize("method", ["of_a_newer_version", None, 3, {"a": 1}])
 def test_a_method_that_is_not_known_is_called_by_its_name(tmp_path, method):
     folder = write_run(tmp_path / "run")

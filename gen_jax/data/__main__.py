@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m gen_jax.data",
         description="Prepare and describe a data set: mnist, fashion_mnist, cifar10, any image set of TFDS, "
-        "stroke_digits, dsprites, shades, gaussians:grid25, image_folder:<dir>.",
+        "stroke_digits, dsprites, shades, gaussians:grid25, stacked:mnist, image_folder:<dir>.",
         allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", default="", help="as config.data.name; without it, the sets are listed")
@@ -87,6 +87,7 @@ def listing(config: Any) -> str:
         [
             *lines,
             f"drawn without a download: stroke_digits, dsprites, shades, {', '.join(gaussians.names())}",
+            "three pictures of a set as channels of one: stacked:mnist, stacked:<name>",
             "your own pictures: image_folder:<dir>",
             "known to TFDS (of these, sets with a feature 'image' of uint8 can be read):",
             textwrap.fill(", ".join(prepare.known()), 100, initial_indent="  ", subsequent_indent="  "),

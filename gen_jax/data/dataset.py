@@ -27,6 +27,7 @@ LOADERS: dict[str, str] = {
     "dsprites": "gen_jax.data.dsprites",
     "gaussians": "gen_jax.data.gaussians",
     "shades": "gen_jax.data.shades",
+    "stacked": "gen_jax.data.stacked",
 }
 """Maps the prefix of a name ("tfds:mnist", "stroke_digits") to the module whose `load(rest, config)` reads it,
 imported on demand; `rest` is the part after the colon. A name without one of these prefixes is a name of TFDS."""
@@ -45,11 +46,13 @@ class Dataset:
       train: `image` [N, H, W, C] of the spec's dtype (mostly uint8), with values in `spec.value_range`; `label` i32 [N]
         if the set has labels; `factors` i32 [N, F] if its factors of variation are known.
       test: the same for the test split, or None.
+      single: the set whose pictures are the channels of this one's, if it is stacked.
     """
 
     spec: DataSpec
     train: dict[str, Any]
     test: dict[str, Any] | None
+    single: Dataset | None = None
 
     @property
     def streamed(self) -> bool:
@@ -65,9 +68,10 @@ def load(config: Any) -> Dataset:
 
     Args:
       config: as `data` of `config.base_config()`: `name` ("mnist", "tfds:mnist", with version "mnist:3.0.1",
-        "stroke_digits", "dsprites", "shades", "gaussians:grid25", "image_folder:<dir>"); `data_dir` ("" for TFDS's own
-        folder); `cache_dir` ("" for the user's); `train_split`; `test_split` ("" for none); `image_size`, `channels`,
-        `background`; `offline_substitute` ("" for none). Splits may be slices ("train[:10%]").
+        "stroke_digits", "dsprites", "shades", "gaussians:grid25", "stacked:mnist", "image_folder:<dir>"); `data_dir`
+        ("" for TFDS's own folder); `cache_dir` ("" for the user's); `train_split`; `test_split` ("" for none);
+        `image_size`, `channels`, `background`; `offline_substitute` ("" for none). Splits may be slices
+        ("train[:10%]").
 
     Raises:
       UserError: there is no such set, or it does not hold images of one size; one line that says what to do.

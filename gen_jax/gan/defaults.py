@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gen_jax.config import Choice, Config, Options, base_config, with_variant
+from gen_jax.config import Choice, Config, Measure, Options, base_config, with_variant
 from gen_jax.gan.augment import AUGMENTS
 from gen_jax.gan.burn_in import BURN_INS
 from gen_jax.gan.constraints import CONSTRAINTS
@@ -37,6 +37,18 @@ CHOICES = {
     "gan.augment": Choice(AUGMENTS),
     "gan.burn_in": Choice(BURN_INS, ("steps",)),
 }
+MEASURES = {
+    "real_score": Measure("score of real images", chart="scores of real and generated images"),
+    "fake_score": Measure("score of generated images", chart="scores of real and generated images"),
+    "grad_norm": Measure("gradient norm of the generator", chart="gradient norms of both players"),
+    "discriminator_grad_norm": Measure("gradient norm of the discriminator", chart="gradient norms of both players"),
+    "generator_spectral_norm": Measure(
+        "spectral norm of a kernel of the generator", chart="spectral norms of the generator's kernels"
+    ),
+    "discriminator_spectral_norm": Measure(
+        "spectral norm of a kernel of the discriminator", chart="spectral norms of the discriminator's kernels"
+    ),
+}
 # Keys of versions before 0.2 and their new names.
 MOVED = {"gan.penalty_weight": "gan.penalty.weight", "gan.clip": "gan.constraint.bound"}
 
@@ -44,7 +56,9 @@ MOVED = {"gan.penalty_weight": "gan.penalty.weight", "gan.clip": "gan.constraint
 def options(method: str, title: str) -> Options:
     """Returns the options of "gan" or "acgan" configs."""
     read_where = {"gan.instance_noise_steps": "gan.instance_noise"}
-    return Options(lambda: gan_config(method), title, CHOICES, MOVED, read_where, shares=("network.dropout",))
+    return Options(
+        lambda: gan_config(method), title, CHOICES, MOVED, read_where, shares=("network.dropout",), measures=MEASURES
+    )
 
 
 def gan_config(method: str = "gan", learning_rate: float = 2e-4, discriminator_rate: float = 2e-4) -> Config:

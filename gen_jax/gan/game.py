@@ -106,6 +106,7 @@ def make(config: Any, spec: DataSpec, objective: Objective) -> Method:
         functools.partial(_evaluate, game),
         show,
         batches_per_step=c.critic_steps,
+        gauges=functools.partial(_gauges, game),
         condition=("label",) if objective.generator_classes else (),
         describe={"truncation": f"latents within +-{bound:g}"} if bound else {},
     )
@@ -289,6 +290,19 @@ def _evaluate(game: _Game, state: State, batch: Batch, key: Key) -> Scalars:
 
     losses, values = game.objective.discriminator(judged(game.to_range(batch["image"])), judged(fake), label)
     return {"loss": losses} | values
+
+
+def _gauges(game: _Game, state: State) -> Scalars:
+    """The spectral norms of both players' kernels, in the weights that they compute with."""
+    weights = {
+        "generator": state.params["generator"],
+        "discriminator": game.constraint.weights(state.params["discriminator"], state.variables["vectors"]),
+    }
+    return {
+        f"{player}_spectral_norm/{name.removesuffix('/kernel')}": norm
+        for player, params in weights.items()
+        for name, norm in constraints.spectral_norms(params).items()
+    }
 
 
 def classes_of(spec: DataSpec, asker: str) -> int:

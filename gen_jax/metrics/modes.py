@@ -1,8 +1,9 @@
-"""Mode coverage on a known mixture: how many modes a generator found, how precisely, and how evenly.
+"""Mode coverage: how many modes of the data a generator found, how precisely, and how evenly.
 
-These are the metrics of mode collapse on mixtures of Gaussians in the plane, with known centres and spreads
-(Srivastava et al. 2017; Lin et al. 2018). A point belongs to the nearest centre, and is good if that centre is at
-most three standard deviations away in Euclidean distance, as are 98.9% of a mixture's own points in the plane.
+Two kinds of data have modes that can be counted (Srivastava et al. 2017; Lin et al. 2018). Of mixtures of Gaussians in
+the plane, centres and spreads are known: a point belongs to the nearest centre, and is good if that centre is at most
+three standard deviations away in Euclidean distance, as are 98.9% of a mixture's own points in the plane. Of stacked
+pictures, the classes of the channels are the mode, as a classifier sees them.
 """
 
 from __future__ import annotations
@@ -52,10 +53,43 @@ def scores(points: np.ndarray, centres: np.ndarray, sigma: float, min_points: in
     mode, distance = (found[:, 0] for found in nearest(finite, np.asarray(centres, np.float64)))
     good = distance <= GOOD_SIGMAS * sigma
     num_good = np.bincount(mode[good], minlength=len(centres))
-    share = np.bincount(mode, minlength=len(centres)) / len(finite)
-    held = share[share > 0]
     return Scores(
         covered=int((num_good >= min_points).sum()),
         good=float(good.sum() / len(points)),
-        reverse_kl=float((held * np.log(held * len(centres))).sum()),
+        reverse_kl=_reverse_kl(np.bincount(mode), len(centres)),
     )
+
+
+def _reverse_kl(counts: np.ndarray, num_modes: int) -> float:
+    """Returns KL(shares || equal shares of `num_modes` modes) in nats; modes without a sample may be left out."""
+    share = counts[counts > 0] / counts.sum()
+    return float((share * np.log(share * num_modes)).sum())
+
+
+class Found(NamedTuple):
+    """The result of `of_classes`.
+
+    Attributes:
+      modes: number of modes with at least one sample.
+      reverse_kl: KL(shares of the samples || equal shares) over all modes, in nats; 0 if all modes have equally many
+        samples, the logarithm of the number of modes if one has them all.
+    """
+
+    modes: int
+    reverse_kl: float
+
+
+def of_classes(classes: np.ndarray, num_classes: int) -> Found:
+    """Returns how many of the `num_classes`^C modes samples have, whose C channels have `classes`, i64 [N, C].
+
+    Both depend on N. Of N samples that are equally likely to have any of K modes, about K (1 - exp(-N / K)) modes are
+    found, and for N well above K the reverse KL is about (K - 1) / (2 N): 1,000 and 0.019 nats for 26,000 samples of
+    1,000 modes.
+
+    Example:
+      >>> found = of_classes(np.array([[0, 1], [0, 1], [0, 1], [1, 1]]), num_classes=2)
+      >>> found.modes, round(found.reverse_kl, 6)  # 3/4 log 3 + 1/4 log 1
+      (2, 0.823959)
+    """
+    counts = np.unique(classes, axis=0, return_counts=True)[1]
+    return Found(len(counts), _reverse_kl(counts, num_classes ** classes.shape[1]))

@@ -3,18 +3,47 @@ import types
 
 import numpy as np
 import pytest
+from clu.parameter_overview import count_parameters
 from conftest import data_config
 
-from experiments import ablation, guidance, paths, predictions, priors, runs, schedules, steps, trilemma, zero_snr
+from experiments import (
+    ablation,
+    acgan,
+    acgan_sweep,
+    guidance,
+    paths,
+    predictions,
+    priors,
+    removed_convolution,
+    runs,
+    schedules,
+    stacked,
+    steps,
+    trilemma,
+    zero_snr,
+)  # fmt: skip
 from gen_jax import config as configs
-from gen_jax import judges, methods, sample
+from gen_jax import judges, methods, parallel, sample
 from gen_jax.data import dataset
 from gen_jax.diffusion import model
 from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.run import Run
 
-EXPERIMENTS = [each.ABLATION for each in (guidance, paths, predictions, priors, schedules, steps, trilemma, zero_snr)]
-MNIST = DataSpec("mnist", (28, 28, 1), 60_000, labelled("0123456789"))
+MODULES = (
+    acgan, acgan_sweep, guidance, paths, predictions, priors, removed_convolution, schedules, stacked, steps, trilemma,
+    zero_snr,
+)  # fmt: skip
+EXPERIMENTS = [each.ABLATION for each in MODULES]
+SPECS = {
+    "mnist": DataSpec("mnist", (28, 28, 1), 60_000, labelled("0123456789")),
+    "cifar10": DataSpec("cifar10", (32, 32, 3), 50_000, labelled("0123456789")),
+    "stacked:mnist": DataSpec("stacked:mnist", (28, 28, 3), 60_000),
+    "image_folder:": DataSpec("pictures", (64, 64, 3), 2_700),
+}
+
+
+def spec_of(config) -> DataSpec:
+    return dataset.load(config.data).spec if config.data.name == "shades" else SPECS[config.data.name]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda one: one.name)
@@ -22,7 +51,7 @@ def test_every_run_and_row_is_a_valid_config(experiment: ablation.Ablation):
     for row in experiment.rows.values():
         config = methods.override(runs.resolve(ablation.words(experiment, row.run)), row.words)
         methods.check(config)
-        methods.make(config, dataset.load(config.data).spec if config.data.name == "shades" else MNIST)
+        methods.make(config, spec_of(config))
 
 
 @pytest.fixture
@@ -117,6 +146,53 @@ def test_paths_differ_in_the_process_alone_and_are_sampled_with_as_many_calls():
     theirs = methods.load("edm_mnist")[2]
     assert edm.diffusion == theirs.diffusion
     assert edm.sample.spacing == theirs.sample.spacing
+
+
+def sizes_of(line: list[str]) -> dict[str, int]:
+    """Parameters of the networks of a command line, by name."""
+    config = runs.resolve(line)
+    spec = spec_of(config)
+    state = methods.abstract_state(methods.make(config, spec), spec, None, parallel.make_mesh(1))
+    return {network: count_parameters(params) for network, params in state.params.items()}
+
+
+@pytest.mark.parametrize(
+    ("run", "kept", "generator", "discriminator"),
+    [("with", 4, 3_806_080, 2_765_696), ("without", 3, 3_696_384, 675_712)],
+)
+def test_removing_the_last_convolution_leaves_the_published_sizes(run, kept, generator, discriminator):
+    line = ablation.words(removed_convolution.ABLATION, run)
+    whole = [line[0], *removed_convolution.widths(kept, shrink=1)]
+    assert sizes_of(whole) == {"generator": generator, "discriminator": discriminator}
+    assert runs.resolve(line).network == runs.resolve([line[0], *removed_convolution.widths(kept)]).network
+
+
+def test_the_sweep_contains_the_run_that_is_compared():
+    nine, name = acgan_sweep.ABLATION.runs, acgan.run_of(acgan.RATE, acgan.NOISE)
+    assert len(nine) == 9
+    assert acgan_sweep.ABLATION.folder == acgan.ABLATION.folder
+    assert ablation.words(acgan_sweep.ABLATION, name) == ablation.words(acgan.ABLATION, name)
+    both = [
+        (c.optimizer.learning_rate, c.discriminator_optimizer.learning_rate, c.network.activation_noise)
+        for c in (runs.resolve(ablation.words(acgan_sweep.ABLATION, each)) for each in nine)
+    ]
+    assert sorted(both) == [(rate, rate, noise) for rate in (1e-4, 2e-4, 3e-4) for noise in (0.0, 0.1, 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "name"), [(stacked, "stacked:made_up_digits"), (acgan, "made_up_mnist")], ids=["stacked", "acgan"]
+)
+def test_measures_of_an_experiment_are_those_of_its_table(experiment, name, made_up_tfds):
+    config = configs.base_config()
+    config.data = data_config(made_up_tfds, name)
+    config.eval.classifier_steps = 10
+    data = dataset.load(config.data)
+    assert data.test is not None
+    labels = data.test.get("label")
+    samples = judges.Samples(data.test["image"][:100], None if labels is None else labels[:100], "made")
+    values, real = experiment.measure(samples, data, config)
+    assert set(experiment.ABLATION.measures) <= values.keys()
+    assert set(experiment.ABLATION.measures) <= real.keys()
 
 
 @pytest.mark.slow

@@ -37,6 +37,16 @@ def test_power_iteration_reaches_the_largest_singular_value():
     np.testing.assert_array_equal(weights["conv"]["bias"], PARAMS["conv"]["bias"])
 
 
+def test_spectral_norms_are_those_of_an_exact_decomposition():
+    norms = jax.jit(constraints.spectral_norms)(PARAMS)
+    kernels = {"conv/kernel": PARAMS["conv"]["kernel"], "dense/kernel": PARAMS["dense"]["kernel"]}
+    kernels["embed/embedding"] = PARAMS["embed"]["embedding"]
+    assert norms.keys() == kernels.keys()
+    for name, norm in norms.items():
+        assert float(norm) == pytest.approx(largest(kernels[name]), rel=1e-3)
+        assert float(norm) <= largest(kernels[name]) * (1 + 1e-5)
+
+
 def test_power_iteration_follows_weights_that_move():
     spectral, params = constraints.spectral(), PARAMS
     vectors, advance = spectral.init(jax.random.key(0), params), jax.jit(spectral.advance)

@@ -268,7 +268,10 @@ def test_one_command_trains_goes_on_and_reports(made_up_tfds, tmp_path):
     main.main([*words, "--config.num_steps=2"])
     main.main([*words, "--config.num_steps=4"])
     page = (tmp_path / "run/report.html").read_text()
-    assert all(title in page for title in ("Interpolation", "generator loss", "fake score", "penalty"))
+    titles = ("Interpolation", "generator loss", "scores of real and generated images", "penalty")
+    assert all(title in page for title in (*titles, "spectral norms of the discriminator"))
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "eval/discriminator_spectral_norm/conv_0" in line] == [2, 4]
     facts = json.loads((tmp_path / "run/report.json").read_text())["facts"]
     assert facts["checkpoint_step"] == 4
 
@@ -290,3 +293,22 @@ def test_truncation_bounds_the_latents_of_samples_alone():
     assert np.abs(found[0.5]).max() <= 0.5
     # The variance of a normal variable within +-c is 1 - 2 c phi(c) / (2 Phi(c) - 1); c = 0.5: 0.2838^2.
     assert found[0.5].std() == pytest.approx(0.2838, abs=0.01)
+
+
+def test_gauges_are_the_norms_of_the_weights_that_the_players_compute_with():
+    _, state = linear_game()
+    config = gan_config()
+    config.network = ConfigDict(LINEAR)
+    config.gan.latents = 1
+    for constraint, expected in (("none", 0.5), ("spectral", 1.0)):
+        changed = methods.override(methods.complete(config), [f"--config.gan.constraint={constraint}"])
+        method = methods.make(changed, POINTS)
+        vectors = method.init(jax.random.key(0), {}, {}).variables["vectors"]
+        held = state.replace(variables=state.variables | {"vectors": vectors})
+        assert method.gauges is not None
+        norms = {name: float(norm) for name, norm in method.gauges(held).items()}
+        # The kernels are the numbers 0 and w = 1/2; the constraint divides w by itself.
+        assert norms == {
+            "generator_spectral_norm/out": pytest.approx(0),
+            "discriminator_spectral_norm/out": pytest.approx(expected, rel=1e-5),
+        }

@@ -57,3 +57,25 @@ def test_what_is_not_finite_is_not_good():
     found = modes.scores(np.full((5, 2), np.inf), CENTRES, SIGMA)
     assert found[:2] == (0, 0.0)
     assert math.isnan(found.reverse_kl)
+
+
+def test_modes_of_classes_are_triples_in_their_order():
+    classes = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    found = modes.of_classes(classes, num_classes=2)
+    # Shares 1/2, 1/4, 1/4 against eight modes of 1/8.
+    assert found == (3, pytest.approx(0.5 * math.log(4) + 0.5 * math.log(2)))
+
+
+def test_real_triples_score_as_theory_says():
+    num, classes = 26_000, np.random.default_rng(0).integers(10, size=(26_000, 3))
+    found = modes.of_classes(classes, num_classes=10)
+    assert found.modes == 1_000
+    # 2 N KL is chi-squared with 999 degrees of freedom, to leading order.
+    assert found.reverse_kl == pytest.approx(999 / (2 * num), abs=4 * math.sqrt(2 * 999) / (2 * num) + 1e-3)
+    few = modes.of_classes(classes[:1_000], num_classes=10)
+    # Of K modes, 1,000 even draws find K (1 - 1/e); the variance is below K / e (1 - 2 / e).
+    assert few.modes == pytest.approx(1_000 * (1 - math.exp(-1)), abs=4 * math.sqrt(1_000 * 0.098))
+
+
+def test_a_single_mode_gives_the_logarithm_of_all():
+    assert modes.of_classes(np.full((50, 3), 7), num_classes=10) == (1, pytest.approx(3 * math.log(10)))
