@@ -19,7 +19,7 @@ from gen_jax.run import write_bytes, write_json
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
-_COLOURS = ("#1f6feb", "#d1242f", "#2da44e", "#bf8700", "#8250df")
+_COLOURS = ("#1f6feb", "#d1242f", "#2da44e", "#bf8700", "#8250df", "#1b7c83", "#bf3989", "#57606a")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 400, 70, 50, 20  # pixels of a figure
 
 
