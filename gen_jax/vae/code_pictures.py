@@ -53,8 +53,8 @@ def code_maps(x: Array, codes: Array, size: int) -> Picture:
     return Picture(
         to_pixels(images),
         title="Codes",
-        caption=f"Alternating rows: images, and below each its {codes.shape[1]} x {codes.shape[2]} codes, from 0 (black) "
-        f"to {size - 1:,} (white). Equal grey is the same code; near grey means nothing where codes have no order.",
+        caption=f"Alternating rows: images, and below each its {codes.shape[1]} x {codes.shape[2]} codes: black is 0, "
+        f"white {size - 1:,}. Equal grey is the same code; near grey means nothing where codes have no order.",
         columns=across,
     )
 
