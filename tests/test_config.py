@@ -160,11 +160,7 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vqvae_mnist", "--config.vqvae.quantizer=vqq", "did you mean vq?"),
         ("vqvae_mnist", "--config.vqvae.quantizer.levels=(8,8)", "belongs to fsq"),
         ("vqvae_mnist", "--config.vqvae.quantizer=fsq --config.vqvae.quantizer.levels=(8,1)", "each must be 2 or more"),
-        (
-            "vqvae_mnist",
-            "--config.vqvae.quantizer.size=257",
-            "64 training images at the start give 256: use at most 256",
-        ),
+        ("vqvae_mnist", "--config.vqvae.quantizer.size=257", "images at the start give 256: use at most 256"),
         ("vqvae_mnist", "--config.vqvae.quantizer.decay=1", "in [0, 1), where 0 trains by gradients"),
         ("vqvae_mnist", "--config.network.channels=(4,4,4,4)", "smaller than the 16x16 pixels of one code"),
         ("vqvae_mnist", "--config.network=dense", "config.network.name is 'dense'; allowed: spatial, conv"),

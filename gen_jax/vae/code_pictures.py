@@ -1,4 +1,4 @@
-"""Pictures of codes that are whole numbers, for the report: reconstructions, maps of codes, use of a codebook."""
+"""Pictures of codes that are whole numbers: reconstructions, maps of codes, single codes, and the use of a codebook."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def code_maps(x: Array, codes: Array, size: int) -> Picture:
     return Picture(
         to_pixels(images),
         title="Codes",
-        caption=f"Alternating rows: images, and below each its {codes.shape[1]} x {codes.shape[2]} codes, from 0 in "
-        f"black to {size - 1:,} in white. Equal grey is the same code; near grey means nothing: codes have no order.",
+        caption=f"Alternating rows: images, and below each its {codes.shape[1]} x {codes.shape[2]} codes: black is 0, "
+        f"white {size - 1:,}. Equal grey is the same code; near grey means nothing where codes have no order.",
         columns=across,
     )
 
@@ -80,8 +80,8 @@ def usage(share: Array, codes: Array) -> Scatter:
         None,
         jnp.stack([rank, rank], axis=-1),
         title="Use of the codes",
-        caption=f"The {size:,} codes in order of decreasing frequency among {counted(len(codes), 'image')}, from left "
-        "to right: the share of all positions that they and those to their left take. Where it reaches 1, all further "
+        caption=f"The {size:,} codes by decreasing frequency among {counted(len(codes), 'image')}, from left to "
+        "right: the share of all positions that they and those to their left take. Where it reaches 1, all further "
         "codes are unused.",
         names=("codes",),
         axes=("share of the codes", "share of the positions"),

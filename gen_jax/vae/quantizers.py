@@ -90,7 +90,7 @@ def vq(
     """Returns a codebook, of which each vector is replaced by the nearest one (van den Oord et al. 2017).
 
     The codebook starts from vectors of training examples. It then follows the encoder as a moving average of the
-    vectors that each code stands for (their appendix A.1), or, with decay 0, by gradients of (sg[z] - e)^2.
+    vectors that each code stands for (their appendix A.1), or, with decay 0, by gradients of (sg[z] - e)^2 (eq. 3).
 
     Args:
       rows: vectors of a (global) batch.
@@ -159,7 +159,7 @@ def vq(
 
 
 def fsq(rows: int, levels: tuple[int, ...] = (8, 5, 5, 5)) -> Quantizer:
-    """Returns finite scalar quantization (Mentzer et al. 2023): each number is bounded and rounded to a few levels.
+    """Returns finite scalar quantization (Mentzer et al. 2023): each number is bounded, then rounded to a level.
 
     Levels are whole numbers divided by L // 2, so they lie in [-1, 1]. A code is the number whose digits, of different
     bases, are the levels; the first digit counts least. The number of codes is the product of the levels. The paper
@@ -251,7 +251,7 @@ def shares(codes: Array, size: int) -> Array:
 
 
 def perplexity(share: Array) -> Array:
-    """Returns the exponential of the entropy of shares [K]: the number of codes, if they were equally frequent.
+    """Returns the exponential of the entropy of shares [K]: how many codes, used equally often, would have it.
 
     Example:
       >>> round(float(perplexity(jnp.array([1, 2, 0]) / 3)), 6)

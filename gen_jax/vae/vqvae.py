@@ -147,7 +147,8 @@ def _encode(model: _VqVae, params: PyTree, image: Array) -> Array:
 
 def _decode(model: _VqVae, params: PyTree, z: Array) -> Array:
     """Images f32 [B, H, W, C] of vectors [B, h, w, D]: about in [-1, 1]."""
-    x_hat: Array = model.decoder.apply({"params": params["decoder"]}, z.reshape(len(z), -1))  # pyright: ignore[reportAssignmentType]
+    flat = z.reshape(len(z), -1)
+    x_hat: Array = model.decoder.apply({"params": params["decoder"]}, flat)  # pyright: ignore[reportAssignmentType]
     return x_hat.astype(jnp.float32)
 
 
