@@ -3,9 +3,9 @@
     python -m experiments.stacked    # three seeds of two runs of about ten minutes on two cores; 26,000 samples a row
 
 The networks are those of the configs for MNIST at half their widths, because a step of WGAN-GP trains its critic five
-times. Modes are told by a classifier of single digits, channel by channel; the reverse KL is that of the samples' shares
-from equal shares of all modes. The Frechet distance uses a classifier of rotations, since the pictures have no labels.
-Runs are in runs/stacked; what is finished is not repeated.
+times. Modes are told by a classifier of single digits, channel by channel; the reverse KL is that of the samples'
+shares from equal shares of all modes. The Frechet distance uses a classifier of rotations, since the pictures have no
+labels. Runs are in runs/stacked; what is finished is not repeated.
 """
 
 from __future__ import annotations
