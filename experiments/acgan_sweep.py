@@ -2,8 +2,8 @@
 
     python -m experiments.acgan_sweep    # one seed of nine runs of about ten minutes on two cores
 
-The paper (Odena et al. 2017, appendix A) sweeps 1e-4, 2e-4, 3e-4 and 0, 0.1, 0.2 over runs of 50,000 steps; these are
-far shorter. One of the nine is a run of `acgan`. Runs are in runs/acgan; what is finished is not repeated.
+The paper (Odena et al. 2017, appendix A) sweeps 1e-4, 2e-4, 3e-4 and 0, 0.1, 0.2 over runs of 50,000 steps; these take
+800. One of the nine is a run of `acgan`. Runs are in runs/acgan; what is finished is not repeated.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ABLATION = acgan.ABLATION._replace(
     about=(__doc__ or "").split("\n")[0],
     runs={acgan.run_of(*each): acgan.words(*each) for each in GRID},
     rows={f"rate {rate:g}, noise {noise:g}": Row(acgan.run_of(rate, noise)) for rate, noise in GRID},
-    figure=ablation.panels(QUALITY, AGREEMENT, (acgan.SIMILARITY, "Diversity", "similarity, left is better")),
+    figure=ablation.panels(QUALITY, AGREEMENT, (acgan.SIMILARITY, "Diversity", "similarity, best at the line")),
     seeds=1,
 )
 
