@@ -158,11 +158,14 @@ def test_an_atom_is_decoded_in_the_middle_with_its_usual_sign_and_size():
         given.append(np.asarray(vectors))
         return vectors[..., :1]
 
-    sparse_pictures.atoms(image_of, jnp.array([[1.0, 0.6], [0.0, 0.8]]), usage, (3, 3, 2))
+    shown = sparse_pictures.atoms(image_of, jnp.array([[1.0, 0.6], [0.0, 0.8]]), usage, (3, 3, 2))
     (vectors,) = given
-    assert vectors.shape == (2, 3, 3, 2)
-    np.testing.assert_allclose(vectors[:, 1, 1], [[2.4, 3.2], [-2.0, 0.0]], rtol=1e-5)  # the most used first
+    assert vectors.shape == (3, 3, 3, 2)
+    np.testing.assert_allclose(vectors[:, 1, 1], [[2.4, 3.2], [-2.0, 0.0], [0.0, 0.0]], rtol=1e-5)  # most used first
     assert np.count_nonzero(vectors[:, [0, 2]]) == np.count_nonzero(vectors[:, 1, [0, 2]]) == 0
+    # Here the picture is the first number of a vector: of 2.4 and -2, the larger is white, and what is empty grey.
+    np.testing.assert_array_equal(shown.images[:, 1, 1, 0], [255, round((1 - 2 / 2.4) * 127.5)])
+    np.testing.assert_array_equal(shown.images[:, 0, 0, 0], [128, 128])
 
 
 def test_latent_diffusion_takes_the_vectors():
