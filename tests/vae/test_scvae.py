@@ -86,6 +86,17 @@ def test_a_decoded_code_is_the_reconstruction():
     np.testing.assert_allclose(psnr, -10 * np.log10(errors), rtol=1e-4)
 
 
+def test_the_encoder_cannot_escape_the_penalty_by_small_vectors():
+    method, batch = compiled(), batch_of(16)
+    state = method.init(jax.random.key(0), batch, {})
+    params = state.ema["scvae"]
+    smaller = jax.tree.map(lambda p: p / 5, params["encoder"]["vectors"])
+    shrunk = {**params, "encoder": {**params["encoder"], "vectors": smaller}}
+    one, other = (method.evaluate(s, batch, s.key) for s in (state, state.replace(ema={"scvae": shrunk})))
+    for name in one:
+        np.testing.assert_allclose(other[name], one[name], rtol=1e-3, err_msg=name)
+
+
 def test_a_large_weight_of_sizes_turns_every_atom_off_and_none_leaves_all_on():
     for lam, share in ((1e3, 0.0), (0.0, 1.0)):
         state = compiled(f"scvae.lam={lam}").init(jax.random.key(0), batch_of(16), {})
