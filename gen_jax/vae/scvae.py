@@ -5,9 +5,10 @@ The encoder turns an image into a grid of vectors v. A fixed number of learned I
 estimate of v, plus, by default, lam |z|_1: then the term of the vectors is the objective that ISTA minimises. The paper
 adds a perceptual loss (LPIPS), a discriminator and an attention that weighs the vectors; this model has none of them.
 
-Without lam |z|_1 in the loss (`penalised=False`) nothing asks the learned steps for few atoms: configs/scvae_mnist.py
-has the numbers. The threshold lam / L is not trained: it could shrink together with the vectors, whose scale the
-decoder can undo, and the loss would fall without a better code.
+Two things keep codes sparse that the paper does not have. The vectors of an image have a mean square of one:
+otherwise the encoder shrinks them, the decoder undoes it, and ISTA's own answer becomes zero. And lam |z|_1 is part of
+the loss: without it (`penalised=False`) nothing asks the learned steps for few atoms. The threshold lam / L is not
+trained.
 
 There is no posterior and no prior. `sample` draws codes whose atoms are independent of each other and of their
 neighbours, used as often as in training: it shows what the code leaves to a second model. That model gets D z, a small
@@ -53,6 +54,7 @@ CHOICES = {
     "scvae.dictionary": Choice(sparse.DICTIONARIES, ("dimension",)),
 }
 NUM_COUNTED = 64  # training images that the usage of atoms starts from
+SMALLEST_SQUARE = 1e-6  # added to the mean of vectors
 SMALLEST_ERROR = 1e-10  # squared, which limits the PSNR to 100 dB
 
 
@@ -71,10 +73,10 @@ def scvae_config() -> Config:
         {
             "channels": 16,  # numbers of a vector; for a DCT the square of a whole number
             "dictionary": CHOICES["scvae.dictionary"].start("dct"),  # or learned, orthonormal
-            "lam": 0.3,  # weight of |z|_1: what is on costs this much, per unit of size
+            "lam": 0.5,  # weight of |z|_1, where the numbers of vectors have a mean square of 1
             "steps": 10,  # of ISTA, learned and shared by all
             "penalised": True,  # lam |z|_1 is part of the loss, as of ISTA's objective; the released code leaves it out
-            "latent_weight": 1.0,  # of the vectors' term, beside the pixels'
+            "latent_weight": 0.05,  # of the vectors' term, beside the pixels'
         }
     )
     return config
@@ -233,9 +235,10 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Figu
 
 
 def _encode(model: _Model, params: PyTree, x: Array) -> Array:
-    """The vectors v of images in [-1, 1]: f32 [B, h, w, d]."""
+    """The vectors v of images in [-1, 1], f32 [B, h, w, d], with a mean square of one over an image."""
     output: Array = model.encoder.apply({"params": params["encoder"]}, x)  # pyright: ignore[reportAssignmentType]
-    return output.astype(jnp.float32)
+    v = output.astype(jnp.float32)
+    return v * jax.lax.rsqrt(jnp.mean(v**2, axis=(1, 2, 3), keepdims=True) + SMALLEST_SQUARE)
 
 
 def _code(model: _Model, params: PyTree, v: Array) -> Array:

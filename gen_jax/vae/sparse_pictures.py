@@ -46,7 +46,7 @@ def reconstructions(x: Array, x_hat: Array, z: Array, side: int) -> Picture:
 
 
 def atoms(image_of: ImageOf, dictionary: Array, usage: Usage, shape: tuple[int, int, int]) -> Picture:
-    """Returns what the decoder draws for each atom alone, in the middle of an otherwise empty code.
+    """Returns what each atom alone changes in the picture of an empty code, when it is on in the middle.
 
     Args:
       image_of: the decoder, of vectors [N, h, w, d].
@@ -59,12 +59,17 @@ def atoms(image_of: ImageOf, dictionary: Array, usage: Usage, shape: tuple[int, 
     order = jnp.argsort(-on)[:NUM_ATOMS]  # stable: atoms that are never on keep their order
     usual = jnp.where(on > 0, size / jnp.maximum(on, jnp.finfo(jnp.float32).tiny), 1.0)
     value = (jnp.where(2 * positive >= on, usual, -usual) * dictionary)[:, order].T
-    vectors = jnp.zeros((len(order), *shape)).at[:, rows // 2, columns // 2].set(value)
+    # The last code stays empty. A single atom changes little: differences are shown, and at full contrast.
+    vectors = jnp.zeros((len(order) + 1, *shape)).at[:-1, rows // 2, columns // 2].set(value)
+    images = image_of(vectors)
+    change = images[:-1] - images[-1]
+    most = jnp.maximum(jnp.max(jnp.abs(change)), jnp.finfo(jnp.float32).tiny)
     few = f"{len(order)} of {len(on)} atoms, the most used first" if len(order) < len(on) else f"{len(on)} atoms"
     return Picture(
-        to_pixels(image_of(vectors)),
+        to_pixels(change / most),
         title="Atoms",
-        caption=f"What the decoder draws when a single atom is on, in the middle, with its usual sign and size: {few}.",
+        caption="What changes in the decoded picture of an empty code when a single atom is on in the middle, with its "
+        f"usual sign and size (grey: nothing; white and black: the largest change of all): {few}.",
     )
 
 

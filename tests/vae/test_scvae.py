@@ -51,10 +51,10 @@ def known_state(method):
 def test_the_loss_is_the_error_of_pixels_and_the_objective_of_the_codes(penalised):
     method = compiled(*ONE_STEP, f"scvae.penalised={penalised}")
     state, batch = known_state(method), batch_of(5)
-    waves = sparse.square_dct(4)
-    of_waves = waves.T @ BIAS
+    waves, v = sparse.square_dct(4), BIAS / np.sqrt(np.mean(BIAS**2))  # whatever the encoder's scale
+    of_waves = waves.T @ v
     z = np.sign(of_waves) * np.maximum(np.abs(of_waves) - 0.2, 0)
-    residual, size = np.sum((BIAS - waves @ z) ** 2), np.sum(np.abs(z))
+    residual, size = np.sum((v - waves @ z) ** 2), np.sum(np.abs(z))
     x = batch["image"] / 127.5 - 1
     pixels = np.mean(x**2, axis=(1, 2, 3))
     values = method.evaluate(state, batch, jax.random.key(0))
@@ -84,6 +84,17 @@ def test_a_decoded_code_is_the_reconstruction():
     errors = np.mean((images - (batch["image"] / 127.5 - 1)) ** 2, axis=(1, 2, 3)) / 4
     psnr = method.evaluate(state, batch, jax.random.key(0))["psnr"]
     np.testing.assert_allclose(psnr, -10 * np.log10(errors), rtol=1e-4)
+
+
+def test_the_encoder_cannot_escape_the_penalty_by_small_vectors():
+    method, batch = compiled(), batch_of(16)
+    state = method.init(jax.random.key(0), batch, {})
+    params = state.ema["scvae"]
+    smaller = jax.tree.map(lambda p: p / 5, params["encoder"]["vectors"])
+    shrunk = {**params, "encoder": {**params["encoder"], "vectors": smaller}}
+    one, other = (method.evaluate(s, batch, s.key) for s in (state, state.replace(ema={"scvae": shrunk})))
+    for name in ("loss", "pixels", "latents", "objective"):  # not which atoms are just on: that may go with rounding
+        np.testing.assert_allclose(other[name], one[name], rtol=1e-3, err_msg=name)
 
 
 def test_a_large_weight_of_sizes_turns_every_atom_off_and_none_leaves_all_on():
@@ -158,11 +169,14 @@ def test_an_atom_is_decoded_in_the_middle_with_its_usual_sign_and_size():
         given.append(np.asarray(vectors))
         return vectors[..., :1]
 
-    sparse_pictures.atoms(image_of, jnp.array([[1.0, 0.6], [0.0, 0.8]]), usage, (3, 3, 2))
+    shown = sparse_pictures.atoms(image_of, jnp.array([[1.0, 0.6], [0.0, 0.8]]), usage, (3, 3, 2))
     (vectors,) = given
-    assert vectors.shape == (2, 3, 3, 2)
-    np.testing.assert_allclose(vectors[:, 1, 1], [[2.4, 3.2], [-2.0, 0.0]], rtol=1e-5)  # the most used first
+    assert vectors.shape == (3, 3, 3, 2)
+    np.testing.assert_allclose(vectors[:, 1, 1], [[2.4, 3.2], [-2.0, 0.0], [0.0, 0.0]], rtol=1e-5)  # most used first
     assert np.count_nonzero(vectors[:, [0, 2]]) == np.count_nonzero(vectors[:, 1, [0, 2]]) == 0
+    # Here the picture is the first number of a vector: of 2.4 and -2, the larger is white, and what is empty grey.
+    np.testing.assert_array_equal(shown.images[:, 1, 1, 0], [255, round((1 - 2 / 2.4) * 127.5)])
+    np.testing.assert_array_equal(shown.images[:, 0, 0, 0], [128, 128])
 
 
 def test_latent_diffusion_takes_the_vectors():
