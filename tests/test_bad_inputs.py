@@ -82,7 +82,7 @@ NO_START = {
     f"{TARFLOW} --config.tarflow.noise.sigma=0": "a standard deviation is positive",
     f"{TARFLOW} --config.data.name=image_folder:unlabelled": "needs labels",
     f"{VAE} --config.vae.conditional=true --config.data.name=image_folder:unlabelled": "needs labels",
-    f"{VAE} --config.vae.conditional=true --config.vae.prior=vamp": "have no class",
+    f"{VAE} --config.vae.conditional=true --config.vae.prior=vamp --config.vae.prior.num_components=4": "have no class",
     f"{VAE} --config.vae.objective=factor --config.accumulate=2": "compares the codes of the whole batch",
     f"{HVAE} --config.vae.latents=40": "of z1 and of z2",
     f"{HVAE} --config.vae.prior.num_components=17": "use at most 16",

@@ -393,6 +393,7 @@ COMPLETE = {
     ("vae", "residual"): [],
     ("vae", "spatial"): ["vae.latents=32"],  # 4x4 places
     ("scvae", "spatial"): [],
+    ("scvae", "conv"): [],
     ("hvae", "dense"): [],
     ("vqvae", "spatial"): [],
     ("vqvae", "conv"): [],

@@ -43,7 +43,7 @@ def known_state(method):
     """Every vector is `BIAS`, every decoded pixel 0, and a step is that of ISTA."""
     state = method.init(jax.random.key(0), batch_of(5), {})
     params = {**jax.tree.map(jnp.zeros_like, state.params["scvae"]), "steps": state.params["scvae"]["steps"]}
-    params["encoder"]["vectors"]["bias"] = jnp.asarray(BIAS)
+    params["encoder"]["code"]["bias"] = jnp.asarray(BIAS)
     return state.replace(params={"scvae": params}, ema={"scvae": params})
 
 
@@ -90,8 +90,8 @@ def test_the_encoder_cannot_escape_the_penalty_by_small_vectors():
     method, batch = compiled(), batch_of(16)
     state = method.init(jax.random.key(0), batch, {})
     params = state.ema["scvae"]
-    smaller = jax.tree.map(lambda p: p / 5, params["encoder"]["vectors"])
-    shrunk = {**params, "encoder": {**params["encoder"], "vectors": smaller}}
+    smaller = jax.tree.map(lambda p: p / 5, params["encoder"]["code"])
+    shrunk = {**params, "encoder": {**params["encoder"], "code": smaller}}
     one, other = (method.evaluate(s, batch, s.key) for s in (state, state.replace(ema={"scvae": shrunk})))
     for name in ("loss", "pixels", "latents", "objective"):  # not which atoms are just on: that may go with rounding
         np.testing.assert_allclose(other[name], one[name], rtol=1e-3, err_msg=name)
