@@ -5,7 +5,8 @@
 The autoencoder is a separate run in the folder `pretrained` of this one. Set its values with
 --config.pretrained.<key>; --config.pretrained=<directory> uses an existing run instead. About 90% of the samples are
 classified with a confidence above 0.9 (real digits: 96%), and their Frechet distance is 4.5 (real digits: 1.9;
-docs/results.md). Variant: `:tiny` checks that everything works, in under a minute.
+docs/results.md). Variants: `:sparse` has the vectors of a sparse-coding autoencoder (`scvae_mnist`) as codes, 7x7x16;
+`:tiny` checks that everything works, in under a minute.
 """
 
 from ml_collections import ConfigDict
@@ -14,6 +15,7 @@ from gen_jax.config import with_variant
 from gen_jax.diffusion import defaults
 from gen_jax.diffusion.latent import latent_config
 from gen_jax.vae.defaults import TINY, vae_config
+from gen_jax.vae.scvae import scvae_config
 
 
 def autoencoder() -> ConfigDict:
@@ -29,11 +31,21 @@ def autoencoder() -> ConfigDict:
     return config
 
 
+def sparse_autoencoder() -> ConfigDict:
+    """That of `scvae_mnist`, trained as long as the VAE above."""
+    config = scvae_config()
+    config.num_steps = 3000
+    config.eval_every = 1000
+    config.network = ConfigDict({"name": "spatial", "channels": (32, 64)})
+    config.optimizer.decay = {"name": "linear"}
+    return config
+
+
 def get_config(variant: str = "") -> ConfigDict:
     config = defaults.on_digits(latent_config())
     config.network.patch = 1  # the codes are 7x7
     config.sample.num_steps = 25
-    config.pretrained = autoencoder()
+    config.pretrained = sparse_autoencoder() if variant == "sparse" else autoencoder()
 
     tiny = {f"pretrained.{key}": value for key, value in TINY.items()} | {"pretrained.network.channels": (4, 8)}
-    return with_variant(config, variant, {"tiny": defaults.TINY | tiny})
+    return with_variant(config, variant, {"sparse": {}, "tiny": defaults.TINY | tiny})

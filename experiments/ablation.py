@@ -62,6 +62,12 @@ def plain(rows: Sequence[Mapping[str, Any]], num: int) -> tuple[Values, Values]:
     return {name: row["value"] for name, row in kept.items()}, real
 
 
+def losses(model: sample.Model, data: dataset.Dataset) -> Values:
+    """Returns the model's mean losses over held-out images by their plain names, such as `nll`."""
+    found = evaluate.make_losses(model.config, model.method, data, model.mesh)(model.state)
+    return {name.partition("/")[0]: value for name, (value, _) in found.items()}
+
+
 def draw(model: sample.Model, spec: DataSpec, num: int) -> tuple[judges.Samples, float]:
     """Returns samples, drawn in batches, and images per second; labels follow the shares of the training images."""
     condition = sample.conditions(model.method, model.spec, num, evaluate.asked(model.method, spec, num))
@@ -170,7 +176,7 @@ class Ablation(NamedTuple):
       configs: those of the runs that have another one.
       measures: names of values in the table; `images_per_second` is that of sampling.
       measure: (samples, data, config) -> values, and those of real data.
-      of_model: (model, data) -> more values, which need no samples.
+      of_run: (its directory, model, data) -> more values, which need no samples.
       verdict: one line on the values.
       figure: (values of all rows and seeds, real values, first samples by row) -> SVG.
       seeds: number of seeds.
@@ -187,7 +193,7 @@ class Ablation(NamedTuple):
     configs: Mapping[str, str] = types.MappingProxyType({})
     measures: tuple[str, ...] = ("frechet_distance", "class_agreement", "confident_share", "precision", "recall")
     measure: Callable[[judges.Samples, dataset.Dataset, Any], tuple[Values, Values]] = by_classifier
-    of_model: Callable[[sample.Model, dataset.Dataset], Values] = lambda model, data: {}
+    of_run: Callable[[pathlib.Path, sample.Model, dataset.Dataset], Values] = lambda workdir, model, data: {}
     verdict: Callable[[Found], str] = lowest
     figure: Callable[[Found, Values, Mapping[str, np.ndarray]], str] = quality_and_diversity
     seeds: int = 3
@@ -206,7 +212,8 @@ def table(ablation: Ablation, found: Found, minutes: Mapping[tuple[str, int], fl
     for name in dict.fromkeys(name for name, _ in found):
         seeds = [seed for each, seed in found if each == name]
         told = {"": name, "minutes of training": spread([minutes[ablation.rows[name].run, s] for s in seeds], 2)}
-        rows.append(told | {m.replace("_", " "): spread([found[name, s][m] for s in seeds]) for m in ablation.measures})
+        measured = {m: [found[name, s][m] for s in seeds if m in found[name, s]] for m in ablation.measures}
+        rows.append(told | {m.replace("_", " "): spread(v) if v else "" for m, v in measured.items()})
     known = {m.replace("_", " "): number(real[m], 3) if m in real else "" for m in ablation.measures}
     return [*rows, {"": "real test images", "minutes of training": ""} | known]
 
@@ -248,7 +255,7 @@ def measured(ablation: Ablation, workdir: pathlib.Path, name: str, num: int, ste
     data = dataset.load(model.config.data)
     samples, speed = draw(model, data.spec, num)
     values, real = ablation.measure(samples, data, model.config)
-    values, first = {**values, **ablation.of_model(model, data), "images_per_second": speed}, samples.images[:10]
+    values, first = {**values, **ablation.of_run(workdir, model, data), "images_per_second": speed}, samples.images[:10]
     write_json(path, {"made": made, "values": values, "real": dict(real), "first": first.tolist()})
     return {"values": values, "real": real, "first": first}
 
@@ -271,7 +278,7 @@ def main(ablation: Ablation, argv: Sequence[str]) -> None:
             one = measured(ablation, workdir, name, flags.num, runs.resolve(line).num_steps)
             found[name, seed], real = one["values"], one["real"]
             shown.setdefault(name, one["first"])
-            told = ", ".join(f"{m} {number(found[name, seed][m])}" for m in ablation.measures)
+            told = ", ".join(f"{m} {number(one['values'][m])}" for m in ablation.measures if m in one["values"])
             print(f"{name}, seed {seed}: {told}", flush=True)
     flags.out.mkdir(parents=True, exist_ok=True)
     write_bytes(flags.out / f"{ablation.name}.svg", ablation.figure(found, real, shown).encode())

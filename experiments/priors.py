@@ -9,14 +9,9 @@ Runs are in runs/priors; what is finished is not repeated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
-
-from experiments import ablation, record
-from experiments.ablation import Found, Row, Values, means
-from gen_jax import command, evaluate, sample
-from gen_jax.data import dataset
+from experiments import ablation
+from experiments.ablation import DIVERSITY, QUALITY, Found, Row, means
+from gen_jax import command
 
 COMPONENTS = 500
 RUNS = {
@@ -25,12 +20,6 @@ RUNS = {
     "vamp": ("--config.vae.prior=vamp", f"--config.vae.prior.num_components={COMPONENTS}"),
 }
 JUDGED = ("--config.eval.importance_samples=5000", "--config.eval.num_examples=1000")
-
-
-def losses(model: sample.Model, data: dataset.Dataset) -> Values:
-    """Returns the model's mean losses over held-out images by their plain names: the terms of its bound, and `nll`."""
-    found = evaluate.make_losses(model.config, model.method, data, model.mesh)(model.state)
-    return {name.partition("/")[0]: value for name, (value, _) in found.items()}
 
 
 def verdict(found: Found) -> str:
@@ -50,15 +39,6 @@ def verdict(found: Found) -> str:
     return "; ".join(told) + "."
 
 
-def figure(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
-    """Returns samples, negative log-likelihood and Frechet distance side by side, one dot per seed, as SVG."""
-    panels = [
-        ablation.panel(found, real, "nll", "Likelihood", "negative log-likelihood in nats, left is better"),
-        ablation.panel(found, real, "frechet_distance", "Samples", "Frechet distance, left is better"),
-    ]
-    return record.dots(panels, shown, "the first, of seed 0", "real test images")
-
-
 ABLATION = ablation.Ablation(
     name="priors",
     about=(__doc__ or "").split("\n")[0],
@@ -67,9 +47,11 @@ ABLATION = ablation.Ablation(
     runs=RUNS,
     rows={name: Row(name, JUDGED) for name in RUNS},
     measures=("nll", "negative_elbo", "kl", "frechet_distance", "confident_share", "recall"),
-    of_model=losses,
+    of_run=lambda workdir, model, data: ablation.losses(model, data),
     verdict=verdict,
-    figure=figure,
+    figure=ablation.panels(
+        ("nll", "Likelihood", "negative log-likelihood in nats, left is better"), QUALITY, DIVERSITY
+    ),
     folder="priors",
 )
 

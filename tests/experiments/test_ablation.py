@@ -10,6 +10,7 @@ from experiments import (
     ablation,
     acgan,
     acgan_sweep,
+    codes,
     guidance,
     paths,
     predictions,
@@ -30,8 +31,8 @@ from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.run import Run
 
 MODULES = (
-    acgan, acgan_sweep, guidance, paths, predictions, priors, removed_convolution, schedules, stacked, steps, trilemma,
-    zero_snr,
+    acgan, acgan_sweep, codes, guidance, paths, predictions, priors, removed_convolution, schedules, stacked, steps,
+    trilemma, zero_snr,
 )  # fmt: skip
 EXPERIMENTS = [each.ABLATION for each in MODULES]
 SPECS = {
@@ -51,7 +52,8 @@ def test_every_run_and_row_is_a_valid_config(experiment: ablation.Ablation):
     for row in experiment.rows.values():
         config = methods.override(runs.resolve(ablation.words(experiment, row.run)), row.words)
         methods.check(config)
-        methods.make(config, spec_of(config))
+        spec, first = spec_of(config), methods.whole_stage(config)
+        methods.make(config, spec, None if first is None else methods.make_stage(first, spec))
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ EXAMPLE = ablation.Ablation(
     rows={"first": ablation.Row("a"), "second": ablation.Row("b", ("--config.sample.num_steps=3",))},
     measures=("loss", "size", "images_per_second"),
     measure=lambda samples, data, config: ({"loss": float(samples.images[0, 0, 0, 0])}, {"loss": 0.5}),
-    of_model=lambda model, data: {"size": 9.0},
+    of_run=lambda workdir, model, data: {"size": 9.0},
     verdict=lambda found: f"Means: {ablation.means(found, 'loss')}",
     figure=lambda found, real, shown: f"<svg>{sorted(shown)}</svg>",
     folder="example",
