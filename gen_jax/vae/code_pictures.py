@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from gen_jax.method import Array, Figure, Picture, Scatter, counted, to_pixels
-from gen_jax.vae.pictures import NUM_SHOWN, in_pairs
+from gen_jax.vae.pictures import in_pairs
 from gen_jax.vae.quantizers import shares
 
 NUM_COUNTED = 500  # images whose codes are counted

@@ -35,7 +35,7 @@ from gen_jax.method import (
     stream,
     to_model,
 )
-from gen_jax.vae import code_pictures, networks
+from gen_jax.vae import code_pictures, networks, pictures
 from gen_jax.vae.quantizers import QUANTIZERS, Quantized, Quantizer, perplexity
 
 ENCODED_AT_ONCE = 100  # images, outside of training
@@ -244,7 +244,7 @@ def _sample(model: _VqVae, state: State, keys: Array, condition: Condition) -> A
 
 
 def _show(model: _VqVae, state: State, key: Key, batch: Batch) -> dict[str, Figure]:
-    some = batch["image"][: code_pictures.NUM_SHOWN]
+    some = batch["image"][: pictures.NUM_SHOWN]
     # In pieces: the activations of all images would take gigabytes.
     codes = jax.lax.map(
         lambda one: _quantized(model, state, one[None]).codes[0], batch["image"], batch_size=ENCODED_AT_ONCE
