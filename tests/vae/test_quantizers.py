@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,7 @@ def test_what_is_seen_of_a_batch_does_not_depend_on_the_devices(executor):
     for how, devices in runs:
         run = parallel.make_executor(how, parallel.make_mesh(devices))
         state = jax.device_put(jnp.zeros(()), parallel.replicated(run.mesh))
-        call = run.compile_step(see, state, run.put(rows, 0), 0)  # pyright: ignore
+        call: Any = run.compile_step(see, state, run.put(rows, 0), 0)  # pyright: ignore
         found.append(jax.tree.map(np.asarray, call(state, run.put(rows, 0))[1]))
         assert "all-gather" not in call.as_text()
     one_device, eight = found

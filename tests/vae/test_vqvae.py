@@ -3,6 +3,7 @@
 import functools
 import math
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ GRADIENT = ("vqvae.quantizer.decay=0.0",)
 TRAIN = ("optimizer.name=sgd", "optimizer.learning_rate=0.1", "batch_size=16")
 
 
-def make(*words, spec=SPEC):
+def make(*words, spec=SPEC) -> Any:
     """The smallest VQ-VAE, for codes of 4x4, its functions compiled, and its code."""
     words = [f"--config.{word}" for word in ("network.channels=(4,)", *words)]
     config = methods.override(methods.load(str(FOLDER / "vqvae_mnist.py:tiny"))[2], words)
@@ -33,7 +34,7 @@ def make(*words, spec=SPEC):
 
 
 @functools.cache
-def started(*words):
+def started(*words) -> Any:
     """What `make` returns, and the state before the first step."""
     method, code = make(*TRAIN, *words)
     return method, code, method.init(parallel.make_key(0), batch_of(64), {})
@@ -118,7 +119,7 @@ def test_codebooks_on_eight_devices_are_those_of_one_also_where_codes_restart(ex
     revive = () if words == FSQ else ("vqvae.quantizer.revive=0.995",)
     method, _ = make(*TRAIN, *words, *revive)
     other, _ = make(*TRAIN, *words, *revive, f"accumulate={accumulate}")
-    trained, restarted = [], 0
+    trained, restarted, scalars = [], 0, {}
     for devices, how, which in ((1, "jit", method), (8, executor, other)):
         mesh = parallel.make_mesh(devices)
         run, lead = parallel.make_executor(how, mesh), int(accumulate > 1 and devices > 1)
