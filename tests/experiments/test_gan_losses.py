@@ -36,8 +36,8 @@ def test_remedies_have_the_strengths_that_their_games_were_played_with():
     choices = {name: experiment.config(game, 600).gan for name, game in experiment.GAMES.items()}
     penalties = {name: c.penalty.to_dict() for name, c in choices.items() if c.penalty.name != "none"}
     constraints = {name: c.constraint.to_dict() for name, c in choices.items() if c.constraint.name != "none"}
-    gradient_penalty = {"name": "wgan_gp", "weight": 1.0}
-    r1 = {name: {"name": "r1", "weight": 0.02} for name in choices if "R1" in name}
+    gradient_penalty = {"name": "wgan_gp", "weight": 1.0, "every": 1}
+    r1 = {name: {"name": "r1", "weight": 0.02, "every": 1} for name in choices if "R1" in name}
     assert penalties == r1 | {"Wasserstein, gradient penalty": gradient_penalty}
     assert len(r1) == 6
     spectral = {name: {"name": "spectral"} for name in choices if "spectral" in name}
