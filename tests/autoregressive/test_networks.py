@@ -82,8 +82,8 @@ def test_all_places_of_a_sample_are_one_loop_or_one_over_rows_and_one_within_a_r
     made = network(name, VALUES, GRID)
     params = jax.eval_shape(made.init, jax.random.key(0), jnp.zeros((1, *GRID, TOKEN)))["params"]
     choose = lambda logits, place: (logits[:, :TOKEN], logits[:, 0])  # noqa: E731
-    made = jax.make_jaxpr(lambda params: made.generate(params, jnp.zeros((2, TOKEN)), choose))(params)
-    assert str(made).count("scan[") == loops
+    traced = jax.make_jaxpr(lambda params: made.generate(params, jnp.zeros((2, TOKEN)), choose))(params)
+    assert str(traced).count("scan[") == loops
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Small networks and a first stage for the tests of this folder."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from gen_jax.config import base_config
 from gen_jax.method import Code, DataSpec, Method, Stage, labelled
 
 
-def network(name, num_values, grid, classes=0, **fields):
+def network(name: str, num_values: int, grid: tuple[int, int], classes: int = 0, **fields: Any) -> Any:
     if name == "pixelcnn":
         return PixelCNN(num_values, grid, **{"width": 6, "depth": 3, "num_classes": classes} | fields)
     return Transformer(num_values, grid, **{"width": 8, "depth": 2, "num_heads": 2, "num_classes": classes} | fields)
@@ -26,7 +28,7 @@ def spec_of(grid, classes=()):
     return DataSpec("made_up", (*grid, 1), 64, labelled(classes) if classes else {})
 
 
-def stage_of(spec, size, kind="integers", shape=None, code=True):
+def stage_of(spec, size, kind: Any = "integers", shape=None, code=True):
     """A first stage whose codes are the bytes of a picture, plus what its weights say, modulo its size.
 
     Pictures are its codes again, from -1 to 1.
