@@ -4,8 +4,8 @@
 
 The rates, betas and factors are those of the paper for CIFAR-10; network, penalty weight, batch size and length are
 ours, and were not tuned; the paper augments adaptively and otherwise. The generator has 478,460 parameters, the
-discriminator 470,396. Its quality is not measured. Variant: `:tiny` is a short run on drawn digits that checks that
-everything works.
+discriminator 470,396. On two cores of an AMD EPYC that other runs shared, a step took 0.24 s in the median, 0.12 s at
+best. Its quality is not measured. Variant: `:tiny` is a short run on drawn digits that checks that everything works.
 """
 
 from ml_collections import ConfigDict
