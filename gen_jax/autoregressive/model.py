@@ -83,6 +83,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     }  # fmt: skip
     (network,) = modules_of(config.network, NETWORKS, given)
     model = _Model(config, spec, of, network, classes, optimizer.make(config.optimizer, config.num_steps, config.ema))
+    order = {"order": f"{math.prod(of.grid)} places one by one"}
     return Method(
         functools.partial(_init, model),
         functools.partial(_step, model),
@@ -91,7 +92,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         functools.partial(_show, model),
         condition=("label",) if classes else (),
         num_pictured=NUM_PICTURED,
-        describe={} if temperature == 1 else {"temperature": f"temperature {temperature:g}"},
+        describe=order if temperature == 1 else order | {"temperature": f"temperature {temperature:g}"},
     )
 
 

@@ -127,7 +127,8 @@ def test_samples_have_the_probabilities_of_the_model_at_a_temperature(name, temp
     assert joint.sum() == pytest.approx(1, abs=1e-5)
     first, second = (p ** (1 / temperature) for p in (joint.sum(1), joint / joint.sum(1, keepdims=True)))
     expected = (first / first.sum())[:, None] * second / second.sum(1, keepdims=True)
-    assert method.describe == ({} if temperature == 1 else {"temperature": f"temperature {temperature:g}"})
+    told = {} if temperature == 1 else {"temperature": f"temperature {temperature:g}"}
+    assert method.describe == {"order": "2 places one by one"} | told
     images = jax.jit(method.sample)(state, jax.random.split(jax.random.key(1), num), {})
     codes = np.round(np.asarray(images[..., 0]).reshape(num, 2) + 1).astype(int)  # from -1, 0, 1
     found = np.zeros((SIZE, SIZE))
