@@ -35,7 +35,13 @@ CONFIGS = {
         [*UNET, "--config.pretrained.network.channels=(4,)", "--config.pretrained.vae.latents=32"],
     ),
     "vae": ("configs/vae_mnist.py:tiny", []),
-    "scvae": ("configs/scvae_mnist.py:tiny", ["--config.network.channels=(4,)"]),
+    "scvae": (
+        "configs/scvae_mnist.py:tiny",
+        [
+            "--config.network.channels=(4,)", "--config.scvae.dictionary=learned",
+            "--config.scvae.dictionary.num_atoms=20",
+        ],
+    ),
     "hvae": ("configs/hvae_mnist.py:tiny", []),
     "vqvae": ("configs/vqvae_mnist.py:tiny", []),
     # Without batch normalisation, which computes no batch in pieces.

@@ -430,7 +430,7 @@ ON_A_GRID: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
 }
 """From a name to an encoder and a decoder of vectors at each position: z is [B, h, w, features]."""
 
-GIVEN_ON_A_GRID = ("features", "image_shape", "num_outputs", "dtype")
+GIVEN_ON_A_GRID = ("features", "image_shape", "num_outputs", "num_classes", "dtype")
 
 
 def make(
