@@ -23,7 +23,7 @@ from gen_jax.data import dataset
 from gen_jax.figures.curve import Axis
 from gen_jax.figures.markup import number
 from gen_jax.method import DataSpec, UserError
-from gen_jax.run import directory, write_bytes, write_json
+from gen_jax.run import Run, directory, write_bytes, write_json
 from gen_jax.writers import read_metrics, training_seconds
 
 BATCH = 250  # samples drawn at a time
@@ -274,7 +274,8 @@ def main(ablation: Ablation, argv: Sequence[str]) -> None:
             workdir = flags.runs.absolute() / f"{run}-seed{seed}"
             line = [*words(ablation, run), f"--config.seed={seed}", *more]
             runs.train(workdir, line)
-            minutes[run, seed] = training_seconds(read_metrics(workdir)) / 60
+            stages = [each for each in (workdir / "pretrained", workdir) if Run(each).metrics.is_file()]
+            minutes[run, seed] = sum(training_seconds(read_metrics(each)) for each in stages) / 60
             one = measured(ablation, workdir, name, flags.num, runs.resolve(line).num_steps)
             found[name, seed], real = one["values"], one["real"]
             shown.setdefault(name, one["first"])

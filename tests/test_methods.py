@@ -242,9 +242,9 @@ WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
 
 
 # Those whose step is another one's by the same code. What is asked of steps alone is asked of these by the slow tests,
-# for it takes as long to compile; and flow matching is DDPM by other values of the config.
+# for it takes as long to compile, R3GAN's much longer; and flow matching is DDPM by other values of the config.
 DDPM_STEP = {"flow", "latent"}
-GAN_STEP = {"acgan"}
+GAN_STEP = {"acgan", "r3gan"}
 
 
 def slow_where(names, slow):
