@@ -375,7 +375,13 @@ ASKED_WHERE = {
 }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+# Of several configs of one method and network one is tried at once, and the others by the slow tests.
+ALIKE = {"cgan_cifar10", "dcgan_cats", "r3gan_cats", "r3gan_cifar10", "ddpm_cifar10", "wgan_gp_mnist"}
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in ALIKE), id=p.stem) for p in FILES]
+)
 def test_every_key_of_every_config_is_read(path, monkeypatch):
     config = methods.load(f"{path}:tiny")[2]
     unread = configs.flatten(config).keys() - keys_read(config, monkeypatch)

@@ -19,6 +19,7 @@ import pytest
 from conftest import TINY
 
 import gen_jax
+from experiments import ablation
 from gen_jax import config as configs
 from gen_jax import main, methods, parallel, train
 from gen_jax.checkpoint import Checkpoints
@@ -146,11 +147,20 @@ def check_data(argv):
     assert flags <= {*data_main.OPTIONS, "sheet"}
 
 
+def check_experiment(experiment, argv):
+    """All that is not a flag of the common frame goes to the runs."""
+    _, words = ablation.parse(experiment, argv)
+    assert all(word.startswith("--config.") for word in words)
+
+
 def check_program(module, argv):
     """Flags are those that the program's source adds to its parser, one of them with a name that is put together."""
     place = ROOT / module.replace(".", "/")
     file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
     assert file.is_file()
+    if "ABLATION" in file.read_text():  # on the common frame, which has the flags
+        check_experiment(importlib.import_module(module).ABLATION, argv)
+        return
     known = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("add_argument"):
