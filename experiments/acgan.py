@@ -1,10 +1,11 @@
 """AC-GAN against a conditional GAN on CIFAR-10, at equal minutes of training.
 
-    python -m experiments.acgan    # three seeds of two runs of about ten minutes on two cores
+    python -m experiments.acgan    # three seeds of two runs
 
 Both have the networks, batch sizes and learning rates of their configs. The published runs take 50,000 (AC-GAN) and
-78,000 steps; these are far shorter, 800 and 2,600. Similarity is that within classes, the paper's measure of diversity:
-above the value of real pictures a class has less variety. Runs are in runs/acgan; what is finished is not repeated.
+78,000 steps; these are far shorter, 800 and 2,600: ten minutes on two cores by the time of a step; they have not been
+run. Similarity is that within classes, the paper's measure of diversity: above the value of real pictures a class has
+less variety. Runs are in runs/acgan; what is finished is not repeated.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Codes of four autoencoders with equal networks, and what a second model makes of them.
 
-    python -m experiments.codes    # three seeds of four runs of about twelve minutes on two cores; 1,000 samples a row
+    python -m experiments.codes    # three seeds of four runs of two stages; 1,000 samples a row
 
 A learned codebook (VQ-VAE) and finite scalar quantization (FSQ) give whole numbers, of which a PixelCNN is the second
 model. The means of a VAE with a small KL weight and the vectors of a sparse-coding autoencoder (SC-VAE) are real
@@ -16,6 +16,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import ablation
@@ -24,23 +25,12 @@ from gen_jax import command, evaluate, sample
 from gen_jax.data import dataset
 from gen_jax.figures.markup import number
 from gen_jax.method import stream, to_bytes, to_data
+from gen_jax.metrics.psnr import psnr
 
 FSQ = ("--config.pretrained.vqvae.quantizer=fsq", "--config.pretrained.vqvae.quantizer.levels=5,5,5")
 CONFIGS = {"vq": "codes_mnist.py", "fsq": "codes_mnist.py", "kl": "latent_mnist.py", "sc": "latent_mnist.py:sparse"}
 ROWS = {"VQ-VAE": Row("vq"), "FSQ": Row("fsq"), "VAE": Row("kl"), "SC-VAE": Row("sc")}
 ENCODED_AT_ONCE = 250
-
-
-def psnr(images: np.ndarray, found: np.ndarray) -> float:
-    """Returns the mean peak signal-to-noise ratio in dB of pictures uint8 [N, H, W, C] and what was found of each.
-
-    Example:
-      >>> black = np.zeros((1, 2, 2, 1), np.uint8)
-      >>> round(psnr(black, black + np.uint8(51)), 4)  # a fifth of the range: 20 log10(5)
-      13.9794
-    """
-    error = ((images.astype(np.float64) - found) ** 2).mean((1, 2, 3))
-    return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-10))))
 
 
 def of_run(workdir: pathlib.Path, model: sample.Model, data: dataset.Dataset) -> Values:
@@ -62,7 +52,8 @@ def of_run(workdir: pathlib.Path, model: sample.Model, data: dataset.Dataset) ->
         some = rows[start : start + ENCODED_AT_ONCE]
         batch = {name: np.asarray(values[some]) for name, values in arrays.items()} | {"index": some}
         codes, found = jax.device_get(both(first.state, batch))
-        quality += [psnr(to_bytes(batch["image"], data.spec.value_range), found)] * len(some)
+        shown = to_bytes(batch["image"], data.spec.value_range)
+        quality += psnr(jnp.asarray(shown), found, span=255.0).tolist()
         used |= set(np.unique(codes).tolist()) if code.kind == "integers" else set()
     values = {"psnr": float(np.mean(quality))}
     if code.kind == "integers":

@@ -2,10 +2,10 @@
 
     python -m experiments.removed_convolution --config.data.name=image_folder:<folder of pictures>
 
-Three seeds of two runs of about twenty minutes on two cores. At full width the networks have 3,806,080 (generator) and
-2,765,696 parameters, without the last convolution 3,696,384 and 675,712; here every width is a quarter of that, so that
-the runs are long enough to tell them apart. Without it a step is cheaper, so that run takes more steps. Runs are in
-runs/removed_convolution; what is finished is not repeated.
+Three seeds of two runs; twenty minutes each on two cores by the time of a step, but they have not been run. At full
+width the networks have 3,806,080 (generator) and 2,765,696 parameters, without the last convolution 3,696,384 and
+675,712; here every width is a quarter of that, so that the runs are long enough to tell them apart. Without it a step
+is cheaper, so that run takes more steps. Runs are in runs/removed_convolution; what is finished is not repeated.
 """
 
 from __future__ import annotations

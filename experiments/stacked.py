@@ -1,6 +1,6 @@
 """How many of the 1,000 modes of stacked digits GANs find, at their last and at their best checkpoint.
 
-    python -m experiments.stacked    # three seeds of two runs of about ten minutes on two cores; 26,000 samples a row
+    python -m experiments.stacked    # three seeds of two runs; 26,000 samples a row
 
 The networks are those of the configs for MNIST at half their widths, because a step of WGAN-GP trains its critic five
 times. Modes are told by a classifier of single digits, channel by channel; the reverse KL is that of the samples'

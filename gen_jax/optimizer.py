@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import muon, parallel
-from gen_jax.method import Array, Batch, PyTree, Scalars, State, UserError
+from gen_jax.method import Array, Batch, Key, PyTree, Scalars, State, UserError
 
 LossFn = Callable[[PyTree, Batch], tuple[Array, PyTree]]
 
@@ -134,6 +134,30 @@ def learning_rate(config: Any, num_steps: int) -> optax.Schedule:
             DECAYS[config.decay.name](config.learning_rate, decay_steps),
         ],
         [config.warmup_steps, max(config.warmup_steps, num_steps - decay_steps)],
+    )
+
+
+def first_state(
+    optimize: Optimizer, network: str, key: Key, params: PyTree, frozen: PyTree, variables: PyTree | None = None
+) -> State:
+    """Returns the State at the start of a method that trains one network.
+
+    Args:
+      optimize: its optimizer.
+      network: its name in the State.
+      key: of the run.
+      params: of the network.
+      frozen: of a first stage.
+      variables: what is not trained by gradients; None for nothing.
+    """
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        params={network: params},
+        variables={} if variables is None else variables,
+        opt_state={network: optimize.init(params)},
+        ema={network: jax.tree.map(jnp.copy, params)},
+        frozen=frozen,
     )
 
 

@@ -99,16 +99,8 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
 def _init(model: _Model, key: Key, examples: Batch, frozen: PyTree) -> State:
     no_integers = jnp.zeros((1, *model.domain.grid), jnp.int32)
     label = jnp.zeros(1, jnp.int32) if model.classes else None
-    params = {"prior": model.network.init(stream(key, "init"), model.domain.tokens(no_integers), label)["params"]}
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        key=key,
-        params=params,
-        variables={},
-        opt_state={"prior": model.optimize.init(params["prior"])},
-        ema=jax.tree.map(jnp.copy, params),
-        frozen=frozen,
-    )
+    params = model.network.init(stream(key, "init"), model.domain.tokens(no_integers), label)["params"]
+    return optimizer.first_state(model.optimize, "prior", key, params, frozen)
 
 
 def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:

@@ -179,16 +179,8 @@ def _likelihood(config: Any, domain: Domain, process: processes.Process) -> like
 def _init(model: _Model, key: Key, examples: Batch, frozen: PyTree) -> State:
     x = jnp.zeros((1, *model.domain.shape))
     label = guidances.no_label(x) if model.classes else None
-    params = {"denoiser": model.network.init(stream(key, "init"), x, jnp.zeros(1), label=label)["params"]}
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        key=key,
-        params=params,
-        variables=model.domain.init(examples, frozen),
-        opt_state={"denoiser": model.optimize.init(params["denoiser"])},
-        ema=jax.tree.map(jnp.copy, params),
-        frozen=frozen,
-    )
+    params = model.network.init(stream(key, "init"), x, jnp.zeros(1), label=label)["params"]
+    return optimizer.first_state(model.optimize, "denoiser", key, params, frozen, model.domain.init(examples, frozen))
 
 
 def _losses(

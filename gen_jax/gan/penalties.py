@@ -111,7 +111,9 @@ def weighted(penalty: Penalty) -> Callable[..., WeightedPenalty]:
     """Returns the factory of a penalty with a weight: lambda of WGAN-GP, gamma of R1 and R2.
 
     Its parameter `every` makes it lazy (Karras et al. 2020): computed in every so many steps alone, with as many times
-    the weight. In the other steps the reported value is 0.
+    the weight. In the other steps the reported value is 0. It is for accelerators: on two CPU cores a step of
+    wgan_gp_mnist took 136 ms with `every=4` and 120 ms with 1, one of r3gan_mnist 93 and 79 ms (batches of 16, means of
+    four steps; a script that is not kept), because gradients of convolutions are slow in a branch there.
 
     Example:
       >>> linear = lambda x: 3 * x[:, 0] + 4 * x[:, 1]

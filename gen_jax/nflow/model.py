@@ -131,16 +131,8 @@ def width_of(spec: DataSpec) -> float:
 def _init(flow: _Flow, key: Key, examples: Batch, frozen: PyTree) -> State:
     root = stream(key, "init")
     x = flow.noise.add(_image(flow, examples), keys_of(root, examples["index"]), width_of(flow.spec))
-    params = {"flow": flow.bijection.init(jax.random.fold_in(root, len(x)), x, _label(flow, examples))}
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        key=key,
-        params=params,
-        variables={},
-        opt_state={"flow": flow.optimize.init(params["flow"])},
-        ema=jax.tree.map(jnp.copy, params),
-        frozen=frozen,
-    )
+    params = flow.bijection.init(jax.random.fold_in(root, len(x)), x, _label(flow, examples))
+    return optimizer.first_state(flow.optimize, "flow", key, params, frozen)
 
 
 def _step(flow: _Flow, state: State, batch: Batch) -> tuple[State, Scalars]:

@@ -153,16 +153,8 @@ def log_weight(d: Drawn) -> Array:
 
 
 def _init(hvae: _Hvae, key: Key, examples: Batch, frozen: PyTree) -> State:
-    params = {"vae": hvae.model.init(key) | hvae.model.init_prior(key, examples)}
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        key=key,
-        params=params,
-        variables={},
-        opt_state={"vae": hvae.optimize.init(params["vae"])},
-        ema=jax.tree.map(jnp.copy, params),
-        frozen=frozen,
-    )
+    params = hvae.model.init(key) | hvae.model.init_prior(key, examples)
+    return optimizer.first_state(hvae.optimize, "vae", key, params, frozen)
 
 
 def _step(hvae: _Hvae, state: State, batch: Batch) -> tuple[State, Scalars]:

@@ -9,6 +9,7 @@ A codebook is kept in the State under "codebook": in `params` if gradients train
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -133,29 +134,32 @@ def vq(
             seen["mean"] = jnp.matmul(one_hot.T, z.reshape(-1, dimensions), precision=EXACT) / codes.size
         return seen
 
-    def advance(state: State, seen: PyTree, ema: float) -> State:
-        before, average = state.variables["codebook"], state.ema["codebook"]["vectors"]
-        keep = decay or USAGE_DECAY
-        after = {"count": keep * before["count"] + (1 - keep) * rows * seen["share"]}
-        dead = after["count"] < revive * even
-        after["count"] = jnp.where(dead, even, after["count"])
-        if decay:
-            total = decay * before["sum"] + (1 - decay) * rows * seen["mean"]
-            after["sum"] = jnp.where(dead[:, None], even * seen["drawn"], total)
-            vectors = codebook_of_sums(**after)
-            average = optimizer.moving_average(average, vectors, state.step, ema)
-        else:
-            vectors = jnp.where(dead[:, None], seen["drawn"], state.params["codebook"]["vectors"])
-            state = state.replace(params=state.params | {"codebook": {"vectors": vectors}})
-        average = jnp.where(dead[:, None], vectors, average)  # nothing that was learned belongs to a restarted code
-        return state.replace(
-            variables=state.variables | {"codebook": after}, ema=state.ema | {"codebook": {"vectors": average}}
-        )
-
+    advance = functools.partial(_advanced, rows, decay, revive * even, even)
     return Quantizer(
         size, dimensions, size, init, current, lambda ema: ema["codebook"]["vectors"], quantize,
         lambda codebook, codes: codebook[codes], observe, advance,
     )  # fmt: skip
+
+
+def _advanced(rows: int, decay: float, least: float, even: float, state: State, seen: PyTree, ema: float) -> State:
+    """The state after a step, in which a code used less often than `least` restarts as if it were used `even` times."""
+    before, average = state.variables["codebook"], state.ema["codebook"]["vectors"]
+    keep = decay or USAGE_DECAY
+    after = {"count": keep * before["count"] + (1 - keep) * rows * seen["share"]}
+    dead = after["count"] < least
+    after["count"] = jnp.where(dead, even, after["count"])
+    if decay:
+        total = decay * before["sum"] + (1 - decay) * rows * seen["mean"]
+        after["sum"] = jnp.where(dead[:, None], even * seen["drawn"], total)
+        vectors = codebook_of_sums(**after)
+        average = optimizer.moving_average(average, vectors, state.step, ema)
+    else:
+        vectors = jnp.where(dead[:, None], seen["drawn"], state.params["codebook"]["vectors"])
+        state = state.replace(params=state.params | {"codebook": {"vectors": vectors}})
+    average = jnp.where(dead[:, None], vectors, average)  # nothing that was learned belongs to a restarted code
+    return state.replace(
+        variables=state.variables | {"codebook": after}, ema=state.ema | {"codebook": {"vectors": average}}
+    )
 
 
 def fsq(rows: int, levels: tuple[int, ...] = (8, 5, 5, 5)) -> Quantizer:

@@ -46,6 +46,7 @@ from gen_jax.method import (
     stream,
     to_model,
 )
+from gen_jax.metrics.psnr import psnr
 from gen_jax.vae import networks, sparse, sparse_pictures
 from gen_jax.vae.sparse import Dictionary
 
@@ -55,7 +56,6 @@ CHOICES = {
 }
 NUM_COUNTED = 64  # training images that the usage of atoms starts from
 SMALLEST_SQUARE = 1e-6  # added to the mean of vectors
-SMALLEST_ERROR = 1e-10  # squared, which limits the PSNR to 100 dB
 
 
 def scvae_config() -> Config:
@@ -161,16 +161,8 @@ def _init(model: _Model, key: Key, examples: Batch, frozen: PyTree) -> State:
     if model.dictionary.learned:
         own["atoms"] = jnp.asarray(model.dictionary.atoms)
     some = to_model(examples["image"][:NUM_COUNTED], model.spec.value_range)
-    params = {"scvae": own}
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        key=key,
-        params=params,
-        variables={"usage": sparse.usage_of(_code(model, own, _encode(model, own, some))[-1])},
-        opt_state={"scvae": model.optimize.init(own)},
-        ema=jax.tree.map(jnp.copy, params),
-        frozen=frozen,
-    )
+    usage = sparse.usage_of(_code(model, own, _encode(model, own, some))[-1])
+    return optimizer.first_state(model.optimize, "scvae", key, own, frozen, {"usage": usage})
 
 
 def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
@@ -191,9 +183,7 @@ def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
 def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
     x = to_model(batch["image"], model.spec.value_range)
     coded = _coded(model, state.ema["scvae"], x)
-    error = jnp.mean((jnp.clip(coded.image, -1, 1) - x) ** 2, axis=(1, 2, 3)) / 4  # of values in [0, 1]
-    psnr = -10 * jnp.log10(jnp.maximum(error, SMALLEST_ERROR))
-    return _losses(model, state.ema["scvae"], x, coded) | {"psnr": psnr}
+    return _losses(model, state.ema["scvae"], x, coded) | {"psnr": psnr(x, jnp.clip(coded.image, -1, 1))}
 
 
 def _sample(model: _Model, state: State, keys: Array, condition: Condition) -> Array:

@@ -35,6 +35,7 @@ from gen_jax.method import (
     stream,
     to_model,
 )
+from gen_jax.metrics.psnr import psnr
 from gen_jax.vae import code_pictures, networks, pictures
 from gen_jax.vae.quantizers import QUANTIZERS, Quantized, Quantizer, perplexity
 
@@ -218,9 +219,8 @@ def _terms(model: _VqVae, image: Array, x_hat: Array, found: Quantized) -> Scala
 def _evaluate(model: _VqVae, state: State, batch: Batch, key: Key) -> Scalars:
     found = _quantized(model, state, batch["image"])
     x_hat = _decode(model, state.ema["vqvae"], found.z)
-    terms = _terms(model, batch["image"], x_hat, found)
-    shown = _terms(model, batch["image"], jnp.clip(x_hat, -1, 1), found)["reconstruction"]
-    return terms | {"psnr": 10 * jnp.log10(4 / jnp.maximum(shown, 1e-10))}  # the range of 2, squared
+    x = to_model(batch["image"], model.spec.value_range)
+    return _terms(model, batch["image"], x_hat, found) | {"psnr": psnr(x, jnp.clip(x_hat, -1, 1))}
 
 
 def _quantized(model: _VqVae, state: State, image: Array) -> Quantized:

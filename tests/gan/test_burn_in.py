@@ -125,4 +125,8 @@ def test_what_cannot_move_is_one_line(words, hint):
 
 
 def test_a_burn_in_without_a_penalty_is_possible():
-    made(*NETWORK, "gan.penalty=none", "gan.burn_in.penalty=1")
+    method = made(*NETWORK, "gan.penalty=none", "gan.burn_in.penalty=1")
+    state = jax.eval_shape(method.init, jax.random.key(0), {}, {})
+    scalars = jax.eval_shape(method.step, state, SPEC.abstract_batch(8))[1]
+    assert "penalty" not in scalars
+    assert "penalty" in jax.eval_shape(made(*NETWORK).step, state, SPEC.abstract_batch(8))[1]
