@@ -139,18 +139,28 @@ def seconds_of_import(module: str) -> float:
 
 
 def seconds_to_first_step(cache: str) -> float | None:
-    """Returns the time from the main job's command to its first trained steps, or None if it has no data."""
+    """Returns the time from the main job's command until its first step has been logged, or None without its data."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "gen_jax.main", f"--config={CONFIG}", f"--workdir={folder}/run"]
+        command = [sys.executable, "-m", "gen_jax.main", f"--config={CONFIG}", "--config.log_every=1"]
         start = time.perf_counter()
         with subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"XDG_CACHE_HOME": cache}, stdout=subprocess.PIPE, text=True
+            [*command, f"--workdir={folder}/run"],
+            cwd=ROOT,
+            env=os.environ | {"XDG_CACHE_HOME": cache},
+            stdout=subprocess.DEVNULL,
         ) as process:
-            assert process.stdout is not None
-            ready = any("ms a step, measured" in line for line in process.stdout)
+            while process.poll() is None and not _has_logged(f"{folder}/run"):
+                time.sleep(0.01)
             seconds = time.perf_counter() - start
+            ready = process.poll() is None
             process.kill()
     return seconds if ready else None
+
+
+def _has_logged(workdir: str) -> bool:
+    with contextlib.suppress(OSError):
+        return any("train/loss" in row for row in writers.read_metrics(workdir))
+    return False
 
 
 def main() -> None:
@@ -185,7 +195,7 @@ def main() -> None:
         ["one batch of data", f"{1000 * batch:.3f} ms"],
         ["import gen_jax", f"{seconds_of_import('gen_jax'):.2f} s"],
         *(
-            [f"command to first steps, {kind}", f"{s:.1f} s" if s else "no data"]
+            [f"command to the first step, {kind}", f"{s:.1f} s" if s else "no data"]
             for kind, s in zip(("cold", "warm"), starts, strict=True)
         ),
         [f"host memory halfway through {num_steps:,} steps", f"{sizes[len(sizes) // 2] / MIB:,.0f} MiB"],
