@@ -19,13 +19,11 @@ from gen_jax import command
 from gen_jax.figures.curve import Axis
 
 SAMPLER = ("--config.sample.sampler=dpm_solver", "--config.sample.num_steps=25")
-SCALES = (1.25, 1.5, 2.0, 3.0)
-LARGE = (1.5, 2.0, 3.0)  # at which rescaling and thresholds have something to do
 WAYS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
-    "plain": ((), SCALES),
-    "in the middle": (("--config.sample.guidance_interval=0.2,0.8",), SCALES),
-    "rescaled": (("--config.sample.guidance_rescale=0.7",), LARGE),
-    "thresholded": (("--config.sample.dynamic_threshold=0.995",), LARGE),
+    "plain": ((), (1.25, 1.5)),
+    "in the middle": (("--config.sample.guidance_interval=0.2,0.8",), (1.25, 1.5)),
+    "rescaled": (("--config.sample.guidance_rescale=0.7",), (1.5,)),
+    "thresholded": (("--config.sample.dynamic_threshold=0.995",), (1.5,)),
 }
 MEASURES = ("frechet_distance", "class_agreement", "confident_share", "precision", "recall", "coverage")
 
@@ -38,8 +36,8 @@ def rows() -> dict[str, Row]:
     """Returns a row for every way and scale, after one without guidance.
 
     Example:
-      >>> list(rows())[:3], rows()["2, rescaled"].words[2:]
-      (['1', '1.25', '1.5'], ('--config.sample.guidance=2', '--config.sample.guidance_rescale=0.7'))
+      >>> list(rows())[:3], rows()["1.5, rescaled"].words[2:]
+      (['1', '1.25', '1.5'], ('--config.sample.guidance=1.5', '--config.sample.guidance_rescale=0.7'))
     """
     found = {"1": Row("guided", (*SAMPLER, "--config.sample.guidance=1"))}
     for way, (words, scales) in WAYS.items():
