@@ -1,10 +1,10 @@
 """DDPM, flow matching, EDM and the variance-preserving path: one network, one number of steps, 25 network calls.
 
-    python -m experiments.paths    # three seeds of four runs of 2,500 steps; 1,000 samples a row
+    python -m experiments.paths    # three seeds of four runs of 2,000 steps of a small network
 
 Each path has the prediction, weighting, density of times and levels that its paper or its config here has. All are
-sampled with 13 steps of Heun's method; DDPM also with its own 25 ancestral steps. Runs are in runs/paths; what is
-finished is not repeated.
+sampled with 13 steps of Heun's method; DDPM also with its own 25 ancestral steps. The runs of DDPM are those of the
+cosine in experiments.schedules. Runs are in runs/small; what is finished is not repeated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from experiments import ablation, runs
+from experiments import ablation, predictions, runs
 from experiments.ablation import Row
 from gen_jax import command, methods
 from gen_jax.config import flatten
@@ -44,18 +44,18 @@ RUNS: dict[str, tuple[str, ...]] = {
     "EDM": of_config("edm_mnist"),
     "variance preserving": ("--config.diffusion.schedule=variance_preserving",),
 }
-FOLDERS = {name: name.lower().replace(" ", "-") for name in RUNS}
+FOLDERS = {name: name.lower().replace(" ", "-") for name in RUNS} | {"DDPM": "cosine"}
 
 ABLATION = ablation.Ablation(
     name="paths",
     about=(__doc__ or "").split("\n")[0],
-    words=("--config.num_steps=2500",),
+    words=predictions.WORDS,
     runs={FOLDERS[name]: words for name, words in RUNS.items()},
     rows={
-        "DDPM, ancestral": Row("ddpm", ("--config.sample.sampler=ancestral", "--config.sample.num_steps=25")),
+        "DDPM, ancestral": Row("cosine", ("--config.sample.sampler=ancestral", "--config.sample.num_steps=25")),
         **{f"{name}, Heun": Row(FOLDERS[name], HEUN) for name in RUNS},
     },
-    folder="paths",
+    folder="small",
     num=1_000,
 )
 

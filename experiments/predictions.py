@@ -3,7 +3,8 @@
     python -m experiments.predictions    # two seeds of seven runs of 2,000 steps of a small network
 
 The path is a cosine schedule that keeps a trace of the data in its last level, because eps needs one. The common
-weighting is that of v, SNR + 1 on x. Runs are in runs/predictions; what is finished is not repeated.
+weighting is that of v, SNR + 1 on x. Runs are in runs/small; what is finished is not
+repeated.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from experiments import ablation
 from experiments.ablation import Row
 from gen_jax import command
 
+WORDS = ("--config.network.channels=16", "--config.num_steps=2000")
+SIGNAL = "--config.diffusion.schedule.zero_terminal_snr=false"
 PREDICTIONS = ("eps", "x", "v", "velocity")
 COMMON = "v"
 
@@ -21,9 +24,10 @@ def words(prediction: str, weighting: str) -> tuple[str, ...]:
 
     Example:
       >>> words("eps", "v")
-      ('--config.diffusion.prediction=eps', '--config.diffusion.weighting=v')
+      ('--config.diffusion.schedule.zero_terminal_snr=false', '--config.diffusion.prediction=eps',
+       '--config.diffusion.weighting=v')
     """
-    return f"--config.diffusion.prediction={prediction}", f"--config.diffusion.weighting={weighting}"
+    return SIGNAL, f"--config.diffusion.prediction={prediction}", f"--config.diffusion.weighting={weighting}"
 
 
 RUNS = {f"{each}-common": words(each, COMMON) for each in PREDICTIONS} | {
@@ -34,14 +38,10 @@ RUNS = {f"{each}-common": words(each, COMMON) for each in PREDICTIONS} | {
 ABLATION = ablation.Ablation(
     name="predictions",
     about=(__doc__ or "").split("\n")[0],
-    words=(
-        "--config.diffusion.schedule.zero_terminal_snr=false",
-        "--config.network.channels=16",
-        "--config.num_steps=2000",
-    ),
+    words=WORDS,
     runs=RUNS,
     rows={name: Row(name) for name in RUNS},
-    folder="predictions",
+    folder="small",
     seeds=2,
     num=1_000,
 )
