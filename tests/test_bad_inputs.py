@@ -29,6 +29,7 @@ COUPLING = "--config=coupling_mnist:tiny --workdir=new --config.data.name=image_
 TARFLOW, SCVAE, HVAE, VQVAE, PIXELCNN, CODES, R3GAN = (
     COUPLING.replace("coupling", name) for name in ("tarflow", "scvae", "hvae", "vqvae", "pixelcnn", "codes", "r3gan")
 )
+ADAPTIVE = f"{R3GAN} --config.gan.loss=hinge --config.gan.augment=adaptive"
 VAE = COUPLING.replace("coupling_mnist", "vae_mnist_dense")
 NO_START = {
     "": "nothing to do",
@@ -103,6 +104,9 @@ NO_START = {
     f"{R3GAN} --config.network.widths=8,8,8,8": "must be multiples of 8",
     f"{R3GAN} --config.gan.augment=diff_augment --config.gan.augment.strength=2": "must be in [0, 1]",
     f"{R3GAN} --config.gan.augment.strength=0.5": "it belongs to diff_augment",
+    f"{R3GAN} --config.gan.augment=adaptive": "with the relativistic loss these do not tell real from generated",
+    f"{ADAPTIVE} --config.gan.augment.target=1": "a mean of signs is in (-1, 1)",
+    f"{ADAPTIVE} --config.gan.augment.images=0": "it must be at least 1",
     f"{R3GAN} --config.gan.burn_in=cosin": "did you mean cosine?",
     f"{R3GAN} --config.gan.burn_in.share=0": "(0, 1]",
     f"{R3GAN} --config.gan.burn_in.b2=1": "[0, 1)",

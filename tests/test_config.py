@@ -502,9 +502,11 @@ READ_WITH = {
     "gan.penalty.weight": ("wgan_gp", "r1", "r2", "r1_r2"),
     "gan.penalty.every": ("wgan_gp", "r1", "r2", "r1_r2"),
     "gan.augment.strength": ("diff_augment",),
-    "gan.augment.colour": ("diff_augment",),
-    "gan.augment.translation": ("diff_augment",),
-    "gan.augment.cutout": ("diff_augment",),
+    "gan.augment.target": ("adaptive",),
+    "gan.augment.images": ("adaptive",),
+    "gan.augment.colour": ("diff_augment", "adaptive"),
+    "gan.augment.translation": ("diff_augment", "adaptive"),
+    "gan.augment.cutout": ("diff_augment", "adaptive"),
     "gan.burn_in.share": ("cosine",),
     "gan.burn_in.learning_rate": ("cosine",),
     "gan.burn_in.penalty": ("cosine",),
@@ -536,6 +538,7 @@ OWN = {
     "sample.sampler.s_churn": 0.5, "sample.sampler.s_min": 0.6, "sample.sampler.s_max": 1.5,  # between four levels
     "vae.objective.estimator": "stratified", "vqvae.quantizer.levels": (5, 5),
     "gan.augment.cutout": 0.25,  # another number of pixels
+    "gan.augment.target": 0.5,
 }  # fmt: skip
 
 

@@ -42,6 +42,8 @@ MEASURES = {
     "fake_score": Measure("score of generated images", chart="scores of real and generated images"),
     "grad_norm": Measure("gradient norm of the generator", chart="gradient norms of both players"),
     "discriminator_grad_norm": Measure("gradient norm of the discriminator", chart="gradient norms of both players"),
+    "augment_strength": Measure("probability of a change of the images"),
+    "real_sign": Measure("mean sign of the logits of real images"),
     "generator_spectral_norm": Measure(
         "spectral norm of a kernel of the generator", chart="spectral norms of the generator's kernels"
     ),
@@ -92,7 +94,7 @@ def gan_config(method: str = "gan", learning_rate: float = 2e-4, discriminator_r
             "real_target": 1.0,  # below: one-sided label smoothing
             "penalty": {"name": "none"},  # on the discriminator's gradient; or wgan_gp, r1, r2, r1_r2 with their weight
             "constraint": {"name": "none"},  # on the discriminator's weights; or spectral, or clip with its bound
-            "augment": {"name": "none"},  # of what the discriminator sees; or diff_augment with its strength
+            "augment": {"name": "none"},  # of what the discriminator sees; or diff_augment with its strength, adaptive
             "burn_in": {"name": "none"},  # or cosine: values that move over the first share of training
             "mirror": False,  # left-right, half of the training images; not for letters and digits
             "critic_steps": 1,  # discriminator updates per step, each with new images

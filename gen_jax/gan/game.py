@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from gen_jax import optimizer, parallel
 from gen_jax.config import chosen
-from gen_jax.gan import augment, burn_in, constraints, networks, pictures
+from gen_jax.gan import augment, burn_in, constraints, losses, networks, pictures
 from gen_jax.gan.defaults import CHOICES
 from gen_jax.method import (
     Array,
@@ -135,6 +135,7 @@ def _assemble(config: Any, spec: DataSpec, objective: Objective) -> _Game:
     c = config.gan
     _check_numbers(c, config.sample.truncation)
     _refuse_what_nothing_reads(config, spec)
+    _refuse_signs_that_tell_nothing(c)
     moving = chosen(CHOICES["gan.burn_in"], c.burn_in, steps=config.num_steps)
     generator, discriminator = networks.make(
         config.network, spec.image_shape, objective.generator_classes, objective.discriminator_classes,
@@ -166,11 +167,12 @@ def _init(game: _Game, key: Key, examples: Batch, frozen: PyTree) -> State:
     judge = game.discriminator.init(key_discriminator, x, label)
     params = {"generator": made.pop("params"), "discriminator": judge.pop("params")}
     vectors = game.constraint.init(key_vectors, params["discriminator"])
+    variables = {"generator": made, "discriminator": judge, "vectors": vectors, "augment": game.augment.init()}
     return State(
         step=jnp.zeros((), jnp.int32),
         key=key,
         params=params,
-        variables={"generator": made, "discriminator": judge, "vectors": vectors},
+        variables=variables,
         opt_state={
             "generator": game.optimize_generator.init(params["generator"]),
             "discriminator": game.optimize_discriminator.init(params["discriminator"]),
@@ -207,9 +209,14 @@ def _pair(game: _Game, state: State, batch: Batch, fake: Array, key: Key, judgin
     index = batch["index"]
     image = mirrored(batch["image"], jax.random.fold_in(key, 6), index) if game.config.gan.mirror else batch["image"]
     keys = (jax.random.fold_in(key, 7), jax.random.fold_in(key, 8 if judging else 9))
-    done = game.burn_in.done(state.step)
-    real, fake = (game.augment(x, done, index, k) for x, k in zip((game.to_range(image), fake), keys, strict=True))
+    change, strength = game.augment.change, _strength(game, state)
+    real, fake = (change(x, strength, index, k) for x, k in zip((game.to_range(image), fake), keys, strict=True))
     return real, fake
+
+
+def _strength(game: _Game, state: State) -> Array | float:
+    """The probability of a change by the augmentation."""
+    return game.augment.strength(state.variables["augment"]) * game.burn_in.done(state.step)
 
 
 def _train_discriminator(game: _Game, state: State, batch: Batch, key: Key) -> tuple[State, Scalars]:
@@ -232,17 +239,21 @@ def _train_discriminator(game: _Game, state: State, batch: Batch, key: Key) -> t
         steep, more = game.penalty(logits, real, fake, u, state.step)
         loss = jnp.mean(losses) + game.burn_in.penalty(state.step) * steep
         scalars = {"loss": loss, "discriminator_loss": jnp.mean(losses)} | more
-        return loss, (scalars | jax.tree.map(jnp.mean, values), variables)
+        sign = jnp.mean(jnp.sign(game.objective.logits(real_output)))
+        return loss, (scalars | jax.tree.map(jnp.mean, values), variables, sign)
 
     params = state.params["discriminator"]
-    (scalars, variables), grads = optimizer.value_and_grad(loss_fn, params, batch, game.config.accumulate)
+    (scalars, variables, sign), grads = optimizer.value_and_grad(loss_fn, params, batch, game.config.accumulate)
     state, norms = game.optimize_discriminator.apply(state, "discriminator", grads)
     bounded = game.constraint.project(state.params["discriminator"])
+    sign = parallel.mean_over_devices(sign)
+    kept = game.augment.advance(state.variables["augment"], sign, game.config.batch_size)
     state = state.replace(
         params=state.params | {"discriminator": bounded},
-        variables=state.variables | {"discriminator": variables, "vectors": vectors},
+        variables=state.variables | {"discriminator": variables, "vectors": vectors, "augment": kept},
     )
-    return state, scalars | {"discriminator_grad_norm": norms["grad_norm"]}
+    adapted = {"real_sign": sign} if kept else {}
+    return state, scalars | {"discriminator_grad_norm": norms["grad_norm"]} | adapted
 
 
 def _train_generator(game: _Game, state: State, batch: Batch, key: Key) -> tuple[State, Scalars]:
@@ -293,12 +304,13 @@ def _evaluate(game: _Game, state: State, batch: Batch, key: Key) -> Scalars:
 
 
 def _gauges(game: _Game, state: State) -> Scalars:
-    """The spectral norms of both players' kernels, in the weights that they compute with."""
+    """The strength of an augmentation, and the spectral norms of both players' kernels in use."""
     weights = {
         "generator": state.params["generator"],
         "discriminator": game.constraint.weights(state.params["discriminator"], state.variables["vectors"]),
     }
-    return {
+    augmented = {} if game.config.gan.augment.name == "none" else {"augment_strength": _strength(game, state)}
+    return augmented | {
         f"{player}_spectral_norm/{name.removesuffix('/kernel')}": norm
         for player, params in weights.items()
         for name, norm in constraints.spectral_norms(params).items()
@@ -356,6 +368,15 @@ def _refuse_what_nothing_reads(config: Any, spec: DataSpec) -> None:
         raise UserError(
             f"config.gan.burn_in.penalty is {c.burn_in.penalty}, but there is no penalty to weaken: set "
             "config.gan.penalty, or use config.gan.burn_in.penalty=1"
+        )
+
+
+def _refuse_signs_that_tell_nothing(c: Any) -> None:
+    if c.augment.name == "adaptive" and c.loss not in losses.CENTRED:
+        raise UserError(
+            f"config.gan.augment is adaptive, which goes by the signs of logits, but with the {c.loss} loss these do "
+            "not tell real from generated: use diff_augment, which a burn-in can raise from 0, or one of the losses "
+            f"{', '.join(losses.CENTRED)}"
         )
 
 

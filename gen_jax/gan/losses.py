@@ -149,6 +149,12 @@ LOSSES: dict[str, Callable[..., Loss]] = {
 SMOOTHABLE = ("minimax", "non_saturating", "least_squares")
 """The losses with a target for real images, which may be less than 1."""
 
+CENTRED = ("minimax", "non_saturating", "hinge")
+"""The losses whose logits are above 0 for what the discriminator takes for real, and below 0 for the rest.
+
+The middle of least squares is 1/2; with pairs, and with Wasserstein's difference of means, only differences count.
+"""
+
 
 def make(name: str, real_target: float = 1.0) -> Loss:
     """Returns the loss with this name.
