@@ -214,9 +214,9 @@ def _pair(game: _Game, state: State, batch: Batch, fake: Array, key: Key, judgin
     return real, fake
 
 
-def _strength(game: _Game, state: State) -> Array | float:
-    """The probability of a change by the augmentation."""
-    return game.augment.strength(state.variables["augment"]) * game.burn_in.done(state.step)
+def _strength(game: _Game, state: State) -> Array:
+    """The probability of a change by the augmentation: f32 []."""
+    return jnp.float32(game.augment.strength(state.variables["augment"]) * game.burn_in.done(state.step))
 
 
 def _train_discriminator(game: _Game, state: State, batch: Batch, key: Key) -> tuple[State, Scalars]:

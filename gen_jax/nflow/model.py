@@ -67,6 +67,7 @@ def make(
     shape: tuple[int, ...],
     classes: tuple[str, ...],
     way: Way | None = None,
+    order: str = "",
 ) -> Method:
     """Returns a flow as a method.
 
@@ -78,6 +79,7 @@ def make(
       shape: of z, with as many numbers as a picture.
       classes: names of the classes that it is conditioned on, or ().
       way: what the report shows of the way from noise to pictures; None for nothing.
+      order: in which a picture is sampled, in words; "" if in one pass.
 
     Raises:
       UserError: a negative temperature.
@@ -87,6 +89,7 @@ def make(
         raise UserError(f"config.sample.temperature is {temperature:g}; it must not be negative")
     optimize = optimizer.make(config.optimizer, config.num_steps, config.ema)
     flow = _Flow(config, spec, bijection, noise, shape, classes, way, optimize)
+    told = {"order": order, "temperature": "" if temperature == 1 else f"temperature {temperature:g}"}
     return Method(
         functools.partial(_init, flow),
         functools.partial(_step, flow),
@@ -94,7 +97,7 @@ def make(
         functools.partial(_evaluate, flow),
         functools.partial(_show, flow),
         condition=("label",) if classes else (),
-        describe={} if temperature == 1 else {"temperature": f"temperature {temperature:g}"},
+        describe={name: words for name, words in told.items() if words},
     )
 
 

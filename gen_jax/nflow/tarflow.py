@@ -2,6 +2,8 @@
 
 Training on pictures with a little normal noise makes the better samples: one step along the score, which a flow knows
 exactly, removes it at the end. Uniform noise gives the better likelihood of grey values.
+
+Training takes one pass. Sampling does not: a block undoes one patch after the other, each from those before it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from gen_jax.config import Choice, Config, Options, chosen, modules_of
-from gen_jax.method import Array, DataSpec, Method, PyTree, Stage, UserError
+from gen_jax.method import Array, DataSpec, Method, PyTree, Stage, UserError, counted
 from gen_jax.nflow import model, noise
 from gen_jax.nflow.bijection import Bijection, chain
 from gen_jax.nflow.defaults import nflow_config
@@ -77,7 +79,8 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         return [as_patches.inverse({}, s[:, ::-1] if i % 2 else s, None) for i, s in enumerate(states[::-1])][::-1]
 
     made = chosen(CHOICES["tarflow.noise"], c.noise)
-    return model.make(config, spec, chain(parts), made, (rows * columns, values), classes, way)
+    order = f"{counted(rows * columns, 'patch', 'patches')} one by one through {counted(c.blocks, 'block')}"
+    return model.make(config, spec, chain(parts), made, (rows * columns, values), classes, way, order)
 
 
 def grid(patch: int, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Encoders and decoders: dense, convolutional and residual, found by name.
+"""Encoders and decoders: dense, convolutional and residual, found by name; those around quantizers are in `grids`.
 
 An encoder maps images [B, H, W, C] in [0, 1] to 2 Z numbers, the mean and the log variance of the posterior; a
 decoder maps z [B, Z] to the inputs of a likelihood, [B, H, W, num_outputs C]. With `num_classes`, both also take labels
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from gen_jax.config import modules_of, require_choice
 from gen_jax.method import Array, UserError
 from gen_jax.nn.blocks import ResidualBlock, depth_to_space, space_to_depth
-from gen_jax.nn.conv import Conv, ConvTranspose
+from gen_jax.nn.conv import Conv
 from gen_jax.nn.dense import Dense
 from gen_jax.nn.norm import RMSNorm
 from gen_jax.nn.upsampling import UPSAMPLINGS
@@ -228,7 +228,7 @@ class ResidualEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, label: Array | None = None) -> Array:
         """Returns [B, 2 latents]. Sizes that do not halve evenly are padded with zeros."""
-        h = _downwards(self, with_label(x, label, self.num_classes))
+        h = downwards(with_label(x, label, self.num_classes), self.channels, self.num_blocks, self.dtype)
         return nn.Dense(2 * self.latents, dtype=self.dtype, name="posterior")(h.reshape(len(h), -1))
 
 
@@ -258,14 +258,17 @@ class ResidualDecoder(nn.Module):
         return _upwards(self, h.reshape(-1, *start, self.channels[-1]))
 
 
-def _downwards(network: ResidualEncoder | SpatialEncoder | GridEncoder, x: Array) -> Array:
-    """The convolutional levels of an encoder, without the last layer, which outputs the code."""
-    multiple = 2 ** len(network.channels)
+def downwards(x: Array, channels: tuple[int, ...], num_blocks: int, dtype: Any) -> Array:
+    """Returns the features [B, h, w, channels[-1]] after the levels of a residual encoder, for a module's `__call__`.
+
+    Sizes that do not halve evenly are padded with zeros.
+    """
+    multiple = 2 ** len(channels)
     h = jnp.pad(x, ((0, 0), *((0, -size % multiple) for size in x.shape[1:3]), (0, 0)))
-    for level, features in enumerate(network.channels):
-        h = Dense(features, dtype=network.dtype, name=f"down_{level}")(space_to_depth(h, 2))
-        for number in range(network.num_blocks):
-            h = ResidualBlock(features, RMSNorm, dtype=network.dtype, name=f"block_{level}_{number}")(h)
+    for level, features in enumerate(channels):
+        h = Dense(features, dtype=dtype, name=f"down_{level}")(space_to_depth(h, 2))
+        for number in range(num_blocks):
+            h = ResidualBlock(features, RMSNorm, dtype=dtype, name=f"block_{level}_{number}")(h)
     return nn.silu(RMSNorm(name="norm")(h))
 
 
@@ -301,8 +304,8 @@ class SpatialEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, label: Array | None = None) -> Array:
         """Returns [B, 2 latents]: all means, then all log variances."""
-        _, _, features = _places(x.shape[1:], len(self.channels), self.latents)
-        h = _downwards(self, with_label(x, label, self.num_classes))
+        _, _, features = places(x.shape[1:], len(self.channels), self.latents)
+        h = downwards(with_label(x, label, self.num_classes), self.channels, self.num_blocks, self.dtype)
         mean, log_var = jnp.split(Conv(2 * features, (3, 3), dtype=self.dtype, name="posterior")(h), 2, axis=-1)
         return jnp.concatenate([mean.reshape(len(x), -1), log_var.reshape(len(x), -1)], axis=-1)
 
@@ -327,91 +330,9 @@ class SpatialDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: Array, label: Array | None = None) -> Array:
         """Returns [B, H, W, num_outputs C] for z [B, Z]."""
-        h = z.reshape(len(z), *_places(self.image_shape, len(self.channels), z.shape[-1]))
+        h = z.reshape(len(z), *places(self.image_shape, len(self.channels), z.shape[-1]))
         h = Conv(self.channels[-1], (3, 3), dtype=self.dtype, name="in")(with_label(h, label, self.num_classes))
         return _upwards(self, h)
-
-
-class GridEncoder(nn.Module):
-    """The levels of `SpatialEncoder` with one vector for each position.
-
-    Example:
-      >>> import jax
-      >>> x = jnp.ones((2, 9, 9, 1))
-      >>> jax.eval_shape(GridEncoder(features=5, channels=(4, 8)).init_with_output, jax.random.key(0), x)[0].shape
-      (2, 3, 3, 5)
-    """
-
-    features: int
-    channels: tuple[int, ...] = (32, 64)
-    num_blocks: int = 1
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Returns [B, h, w, features]. Sizes that do not halve evenly are padded with zeros."""
-        return Conv(self.features, (3, 3), dtype=self.dtype, name="code")(_downwards(self, x))
-
-
-class StridedEncoder(nn.Module):
-    """Convolutions of stride 2, then residual blocks (van den Oord et al. 2017, with the sizes of their example code).
-
-    Example:
-      >>> import jax
-      >>> x = jnp.ones((2, 9, 9, 1))
-      >>> jax.eval_shape(StridedEncoder(features=5, channels=(4, 8)).init_with_output, jax.random.key(0), x)[0].shape
-      (2, 3, 3, 5)
-    """
-
-    features: int
-    channels: tuple[int, ...] = (64, 128)
-    num_blocks: int = 2
-    block_channels: int = 32
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Returns [B, h, w, features]."""
-        for number, features in enumerate(self.channels):
-            x = nn.relu(Conv(features, (4, 4), (2, 2), dtype=self.dtype, name=f"conv_{number}")(x))
-        x = Conv(self.channels[-1], (3, 3), dtype=self.dtype, name="mix")(x)
-        return Dense(self.features, dtype=self.dtype, name="code")(_residual_stack(self, x))
-
-
-class StridedDecoder(nn.Module):
-    """The layers of `StridedEncoder` in reverse order, with transposed convolutions.
-
-    Example:
-      >>> import jax
-      >>> decoder = StridedDecoder(image_shape=(9, 9, 1), channels=(4, 8))
-      >>> jax.eval_shape(decoder.init_with_output, jax.random.key(0), jnp.ones((2, 45)))[0].shape
-      (2, 9, 9, 1)
-    """
-
-    image_shape: tuple[int, int, int]
-    num_outputs: int = 1
-    channels: tuple[int, ...] = (64, 128)
-    num_blocks: int = 2
-    block_channels: int = 32
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, z: Array) -> Array:
-        """Returns [B, H, W, num_outputs C] for z [B, Z]."""
-        height, width, outputs = self.image_shape
-        h = z.reshape(len(z), *_places(self.image_shape, len(self.channels), z.shape[-1]))
-        h = _residual_stack(self, Conv(self.channels[-1], (3, 3), dtype=self.dtype, name="mix")(h))
-        for number, features in reversed(list(enumerate(self.channels[:-1]))):
-            h = nn.relu(ConvTranspose(features, (4, 4), (2, 2), dtype=self.dtype, name=f"conv_{number}")(h))
-        h = ConvTranspose(self.num_outputs * outputs, (4, 4), (2, 2), dtype=self.dtype, name="out")(h)
-        return h[:, :height, :width]
-
-
-def _residual_stack(network: StridedEncoder | StridedDecoder, h: Array) -> Array:
-    for number in range(network.num_blocks):
-        inner = Conv(network.block_channels, (3, 3), dtype=network.dtype, name=f"block_{number}")(nn.relu(h))
-        h = h + Dense(h.shape[-1], dtype=network.dtype, name=f"block_{number}_out")(nn.relu(inner))
-    return nn.relu(h)
 
 
 NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
@@ -423,14 +344,6 @@ NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
 """From a name to an encoder and a decoder; `config.network` holds their fields."""
 
 GIVEN = ("latents", "image_shape", "num_outputs", "num_classes", "dtype")
-
-ON_A_GRID: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
-    "spatial": (GridEncoder, SpatialDecoder),
-    "conv": (StridedEncoder, StridedDecoder),
-}
-"""From a name to an encoder and a decoder of vectors at each position: z is [B, h, w, features]."""
-
-GIVEN_ON_A_GRID = ("features", "image_shape", "num_outputs", "num_classes", "dtype")
 
 
 def make(
@@ -477,12 +390,20 @@ def code_shape(config: Mapping[str, Any], image_shape: tuple[int, int, int], lat
     """
     if config["name"] != "spatial":
         return (latents,)
-    return _places(image_shape, len(config["channels"]), latents)
+    return places(image_shape, len(config["channels"]), latents)
 
 
-def _places(image_shape: tuple[int, ...], levels: int, latents: int) -> tuple[int, int, int]:
-    """Height, width and channels of the code, where each level halves the image."""
-    height, width = _halved(image_shape, levels)
+def places(image_shape: tuple[int, ...], levels: int, latents: int) -> tuple[int, int, int]:
+    """Returns height, width and channels of a code of `latents` numbers, where each level halves the image.
+
+    Raises:
+      UserError: `latents` is not a multiple of the number of positions.
+
+    Example:
+      >>> places((9, 9, 1), levels=2, latents=18)
+      (3, 3, 2)
+    """
+    height, width = halved(image_shape, levels)
     if latents % (height * width):
         near = max(1, round(latents / (height * width))) * height * width
         raise UserError(
@@ -492,46 +413,13 @@ def _places(image_shape: tuple[int, ...], levels: int, latents: int) -> tuple[in
     return height, width, latents // (height * width)
 
 
-def make_on_a_grid(
-    config: Mapping[str, Any], image_shape: tuple[int, int, int], features: int, dtype: Any
-) -> tuple[nn.Module, nn.Module]:
-    """Returns the encoder and the decoder of `config.network` with a vector of `features` numbers at each position.
-
-    Raises:
-      UserError: an unknown network, or an unknown field.
+def halved(image_shape: tuple[int, ...], levels: int) -> tuple[int, int]:
+    """Returns height and width, rounded up, of images (H, W, C) that `levels` levels halve.
 
     Example:
-      >>> encoder, decoder = make_on_a_grid({"name": "spatial", "channels": (8,)}, (8, 8, 1), 5, jnp.float32)
-      >>> encoder.features, decoder.channels
-      (5, (8,))
+      >>> halved((28, 9, 1), levels=2)
+      (7, 3)
     """
-    given = {"features": features, "image_shape": image_shape, "num_outputs": 1, "dtype": dtype}
-    encoder, decoder = modules_of(config, ON_A_GRID, given)
-    return encoder, decoder
-
-
-def grid(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Returns height and width of the code of an image, where each level of `config.network` halves it.
-
-    Raises:
-      UserError: the image is smaller than what one position of the code stands for.
-
-    Example:
-      >>> grid({"name": "spatial", "channels": (8, 8)}, (28, 28, 1))
-      (7, 7)
-    """
-    height, width, _ = image_shape
-    stride = 2 ** len(config["channels"])
-    if min(height, width) < stride:
-        raise UserError(
-            f"images of {height}x{width} are smaller than the {stride}x{stride} pixels of one code: shorten "
-            "config.network.channels"
-        )
-    return _halved(image_shape, len(config["channels"]))
-
-
-def _halved(image_shape: tuple[int, ...], levels: int) -> tuple[int, int]:
-    """Height and width, rounded up, of images (H, W, C) that `levels` levels halve."""
     height, width = (-(-size // 2**levels) for size in image_shape[:2])
     return height, width
 

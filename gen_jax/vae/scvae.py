@@ -47,11 +47,11 @@ from gen_jax.method import (
     to_model,
 )
 from gen_jax.metrics.psnr import psnr
-from gen_jax.vae import networks, sparse, sparse_pictures
+from gen_jax.vae import grids, sparse, sparse_pictures
 from gen_jax.vae.sparse import Dictionary
 
 CHOICES = {
-    "network": Choice(networks.ON_A_GRID, networks.GIVEN_ON_A_GRID),
+    "network": Choice(grids.NETWORKS, grids.GIVEN),
     "scvae.dictionary": Choice(sparse.DICTIONARIES, ("dimension",)),
 }
 NUM_COUNTED = 64  # training images that the usage of atoms starts from
@@ -105,10 +105,8 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     _check(config, spec)
     c = config.scvae
     dictionary: Dictionary = chosen(CHOICES["scvae.dictionary"], c.dictionary, dimension=c.channels)
-    rows, columns = networks.grid(config.network, spec.image_shape)
-    encoder, decoder = networks.make_on_a_grid(
-        config.network, spec.image_shape, c.channels, jnp.dtype(config.compute_dtype)
-    )
+    rows, columns = grids.size(config.network, spec.image_shape)
+    encoder, decoder = grids.make(config.network, spec.image_shape, c.channels, jnp.dtype(config.compute_dtype))
     largest = float(np.linalg.norm(np.asarray(dictionary.atoms, np.float64), 2) ** 2)
     optimize = optimizer.make(config.optimizer, config.num_steps, config.ema)
     model = _Model(config, spec, encoder, decoder, dictionary, largest, (rows, columns, c.channels), optimize)

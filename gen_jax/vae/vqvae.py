@@ -36,13 +36,13 @@ from gen_jax.method import (
     to_model,
 )
 from gen_jax.metrics.psnr import psnr
-from gen_jax.vae import code_pictures, networks, pictures
+from gen_jax.vae import code_pictures, grids, pictures
 from gen_jax.vae.quantizers import QUANTIZERS, Quantized, Quantizer, perplexity
 
 ENCODED_AT_ONCE = 100  # images, outside of training
 
 CHOICES = {
-    "network": Choice(networks.ON_A_GRID, networks.GIVEN_ON_A_GRID),
+    "network": Choice(grids.NETWORKS, grids.GIVEN),
     "vqvae.quantizer": Choice(QUANTIZERS, ("rows",)),
 }
 
@@ -97,7 +97,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     """
     if spec.kind != "image":
         raise UserError(f"{config.method} needs pictures; data set {spec.name} holds {spec.kind}")
-    height, width = networks.grid(config.network, spec.image_shape)
+    height, width = grids.size(config.network, spec.image_shape)
     quantizer: Quantizer = chosen(
         CHOICES["vqvae.quantizer"], config.vqvae.quantizer, rows=config.batch_size * height * width
     )
@@ -105,9 +105,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     model = _VqVae(
         config,
         spec,
-        *networks.make_on_a_grid(
-            config.network, spec.image_shape, quantizer.dimensions, jnp.dtype(config.compute_dtype)
-        ),
+        *grids.make(config.network, spec.image_shape, quantizer.dimensions, jnp.dtype(config.compute_dtype)),
         quantizer,
         (height, width),
         optimizer.make(config.optimizer, config.num_steps, config.ema),

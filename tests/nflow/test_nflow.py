@@ -128,6 +128,16 @@ def test_a_temperature_is_the_standard_deviation_of_the_noise(temperature):
     assert method.describe == ({} if temperature == 1 else {"temperature": f"temperature {temperature:g}"})
 
 
+def test_a_tarflow_tells_the_order_in_which_it_samples_and_couplings_take_one_pass():
+    warm = {"temperature": "temperature 0.5"}
+    for words, more in (["sample.temperature=1"], {}), (["sample.temperature=0.5"], warm):
+        assert make("coupling", *words).describe == more
+        told = {"order": "16 patches one by one through 3 blocks"}
+        assert make("tarflow", *words, "tarflow.patch=2", "tarflow.blocks=3").describe == told | more
+    one = make("tarflow", "tarflow.patch=8", "tarflow.blocks=1")
+    assert one.describe == {"order": "1 patch one by one through 1 block"}
+
+
 def test_samples_lose_their_normal_noise():
     # Noisy pictures are N(0, 0.1^2 + 0.3^2): without the noise, a tenth of the value is left on average.
     sigma, std = 0.3, math.sqrt(0.1)
