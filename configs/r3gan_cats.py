@@ -3,7 +3,7 @@
     python -m gen_jax.main --config=configs/r3gan_cats.py --config.data.name=image_folder:<folder of pictures>
 
 The rates, betas and factors are those of the paper for CIFAR-10; network, penalty weight, batch size and length are
-ours, and were not tuned; the paper augments adaptively and otherwise. The generator has 478,460 parameters, the
+ours, and were not tuned; the paper's augmentation makes other changes. The generator has 478,460 parameters, the
 discriminator 470,396. On two cores of an AMD EPYC that other runs shared, a step took 0.24 s in the median, 0.12 s at
 best. Its quality is not measured. Variant: `:tiny` is a short run on drawn digits that checks that everything works.
 """
