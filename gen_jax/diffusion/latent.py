@@ -11,10 +11,11 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from gen_jax.config import Config
+from gen_jax.config import Config, Measure
 from gen_jax.diffusion import ddpm, model
 from gen_jax.diffusion.defaults import diffusion_config
-from gen_jax.method import Array, Batch, DataSpec, Key, Method, PyTree, Stage, State, UserError
+from gen_jax.method import Array, Batch, DataSpec, Key, Method, PyTree, Scalars, Stage, State, UserError, to_model
+from gen_jax.metrics.psnr import psnr
 
 SMALLEST_SCALE = 1e-3  # lower bound, for channels that hardly vary
 
@@ -29,7 +30,19 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         raise UserError(
             "config.pretrained is empty: latent diffusion needs an autoencoder, as a run's directory or a config"
         )
-    return model.make(config, spec, _codes(stage))
+    domain = _codes(stage)
+    return _with_psnr(model.make(config, spec, domain), spec, domain)
+
+
+def _with_psnr(method: Method, spec: DataSpec, domain: model.Domain) -> Method:
+    """The method, whose `evaluate` also tells what the first stage leaves of images that it encodes and decodes."""
+
+    def evaluate(state: State, batch: Batch, key: Key) -> Scalars:
+        values = method.evaluate(state, batch, key) if method.evaluate else {}
+        x = to_model(batch["image"], spec.value_range)
+        return values | {"psnr": psnr(x, domain.leave(state, domain.enter(state, batch, key)))}
+
+    return method._replace(evaluate=evaluate)
 
 
 def _codes(stage: Stage) -> model.Domain:
@@ -38,7 +51,8 @@ def _codes(stage: Stage) -> model.Domain:
         what = "makes no codes" if code is None else f"makes codes of {code.kind}, {'x'.join(map(str, code.shape))}"
         raise UserError(
             f"config.pretrained names a {stage.config.method} that {what}; latent diffusion needs codes that are small "
-            "pictures of real numbers, such as those of a vae with a spatial network and no labels, or of an scvae"
+            "pictures of real numbers, such as those of an autoencoder, of an scvae, or of a vae with a spatial network "
+            "and no labels"
         )
 
     def encode(frozen: PyTree, batch: Batch, key: Key) -> Array:
@@ -68,4 +82,12 @@ def latent_config() -> Config:
     return config
 
 
-OPTIONS = ddpm.OPTIONS._replace(defaults=latent_config, title="Latent diffusion", moved={})
+OPTIONS = ddpm.OPTIONS._replace(
+    defaults=latent_config,
+    title="Latent diffusion",
+    moved={},
+    measures={
+        **ddpm.OPTIONS.measures,
+        "psnr": Measure("peak signal-to-noise ratio of images that the first stage encodes and decodes", "dB"),
+    },
+)
