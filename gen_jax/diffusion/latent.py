@@ -51,8 +51,8 @@ def _codes(stage: Stage) -> model.Domain:
         what = "makes no codes" if code is None else f"makes codes of {code.kind}, {'x'.join(map(str, code.shape))}"
         raise UserError(
             f"config.pretrained names a {stage.config.method} that {what}; latent diffusion needs codes that are small "
-            "pictures of real numbers, such as those of an autoencoder, of an scvae, or of a vae with a spatial network "
-            "and no labels"
+            "pictures of real numbers, such as those of an autoencoder, an scvae, or a vae with a spatial network and "
+            "no labels"
         )
 
     def encode(frozen: PyTree, batch: Batch, key: Key) -> Array:

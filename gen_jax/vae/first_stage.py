@@ -279,11 +279,13 @@ def _rebuilt(model: _Model, params: PyTree, book: PyTree, x: Array, eps: Array) 
 
 def _terms(model: _Model, state: State, x: Array, x_hat: Array, passed: Passed) -> Scalars:
     """The loss without the adversarial term, and its parts: f32 [B]."""
-    terms = {"reconstruction": jnp.mean(jnp.abs(x - x_hat), axis=(1, 2, 3))}
-    distance = model.perceptual.distance(state.variables["perceptual"], x, x_hat) if model.perceptual.name else 0.0
-    loss = terms["reconstruction"] + model.perceptual.weight * distance + passed.loss
-    named = {f"perceptual/{model.perceptual.name}": distance} if model.perceptual.name else {}
-    return {"loss": loss} | terms | named | passed.terms
+    reconstruction = jnp.mean(jnp.abs(x - x_hat), axis=(1, 2, 3))
+    loss, named = reconstruction + passed.loss, {}
+    if model.perceptual.name:
+        distance = model.perceptual.distance(state.variables["perceptual"], x, x_hat)
+        loss += model.perceptual.weight * distance
+        named[f"perceptual/{model.perceptual.name}"] = distance
+    return {"loss": loss, "reconstruction": reconstruction} | named | passed.terms
 
 
 def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:

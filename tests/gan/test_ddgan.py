@@ -36,7 +36,7 @@ def test_steps_have_the_coefficients_of_the_posterior_that_ddpm_has():
     bar = np.cumprod(1 - betas)
     before = np.append(1.0, bar[:-1])
     chain = denoising.chain_of(denoising.denoising_schedule())
-    near = {"rtol": 2e-6, "atol": 1e-7}
+    near: Any = {"rtol": 2e-6, "atol": 1e-7}
     np.testing.assert_allclose(chain.of_x0, betas * np.sqrt(before) / (1 - bar), **near)
     np.testing.assert_allclose(chain.of_x_t, (1 - before) * np.sqrt(1 - betas) / (1 - bar), **near)
     np.testing.assert_allclose(chain.of_noise, np.sqrt(betas * (1 - before) / (1 - bar)), **near)
@@ -57,12 +57,11 @@ def test_pairs_of_training_have_the_levels_of_the_path():
     np.testing.assert_allclose(of_s**2 + of_t**2, schedule.sigma**2, rtol=1e-5)
 
 
-def perfect(keys, calls=None):
+def perfect(keys, calls):
     """x0 drawn from p(x0 | x_t) of normal data: what a generator has learnt that fools every discriminator."""
 
     def draw(x_t, level):
-        if calls is not None:
-            jax.debug.callback(lambda: calls.append(1))
+        jax.debug.callback(lambda: calls.append(1))
         alpha, sigma = (broadcast_to_images(values, x_t) for values in (level.alpha, level.sigma))
         total = (alpha * STD) ** 2 + sigma**2
         mean = MEAN + alpha * STD**2 / total * (x_t - alpha * MEAN)

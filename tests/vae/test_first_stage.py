@@ -21,7 +21,7 @@ KINDS = ("plain", "kl", "vq")
 SGD = ("optimizer.name=sgd", "optimizer.b1=0", "optimizer.learning_rate=0.1", "optimizer.clip_norm=0",
        "optimizer.decay=none", "discriminator_optimizer.learning_rate=0.05")  # fmt: skip
 LAST = ("decoder", "out", "kernel")
-BARE = dict.fromkeys(KINDS, ("autoencoder.adversarial=none", "autoencoder.perceptual=none"))
+BARE: dict[str, tuple[str, ...]] = dict.fromkeys(KINDS, ("autoencoder.adversarial=none", "autoencoder.perceptual=none"))
 BARE["vq"] = (*BARE["vq"], "autoencoder.latents.size=16")
 
 
