@@ -383,7 +383,10 @@ ASKED_WHERE = {
 
 
 # Of several configs of one method and network one is tried at once, and the others by the slow tests.
-ALIKE = {"cgan_cifar10", "dcgan_cats", "r3gan_cats", "r3gan_cifar10", "ddpm_cifar10", "wgan_gp_mnist"}
+ALIKE = {
+    "cgan_cifar10", "dcgan_cats", "r3gan_cats", "r3gan_cifar10", "ddpm_cifar10", "wgan_gp_mnist", "autoencoder_cats",
+    "latent_cats",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -733,13 +736,14 @@ def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
     monkeypatch.setitem(diffusion.NETWORKS, "unet", (OneNumber,))
     path = key.rpartition(".")[0]
     family = key.partition(".")[0]
-    method = family if family in ("vae", "vqvae", "scvae", "gan", "tarflow") else "ddpm"
+    method = family if family in ("vae", "vqvae", "scvae", "autoencoder", "gan", "tarflow") else "ddpm"
     words = {
         "ddpm": ["sample.num_steps=4", "sample.clip=false"],
         "gan": ["network=dense", "network.hidden=4", "network.generator_hidden=4"],
         "vae": ["network=dense", "network.hidden=4"],
         "scvae": ["network.channels=4"],
         "vqvae": ["network.channels=4"],
+        "autoencoder": ["network.channels=4"],
         "tarflow": ["network.width=8", "network.depth=1", "tarflow.blocks=1"],
     }[method]
     if path == "diffusion.prediction":  # there is data left at the end of this path
