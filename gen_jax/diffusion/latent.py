@@ -30,19 +30,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         raise UserError(
             "config.pretrained is empty: latent diffusion needs an autoencoder, as a run's directory or a config"
         )
-    domain = _codes(stage)
-    return _with_psnr(model.make(config, spec, domain), spec, domain)
-
-
-def _with_psnr(method: Method, spec: DataSpec, domain: model.Domain) -> Method:
-    """The method, whose `evaluate` also tells what the first stage leaves of images that it encodes and decodes."""
-
-    def evaluate(state: State, batch: Batch, key: Key) -> Scalars:
-        values = method.evaluate(state, batch, key) if method.evaluate else {}
-        x = to_model(batch["image"], spec.value_range)
-        return values | {"psnr": psnr(x, domain.leave(state, domain.enter(state, batch, key)))}
-
-    return method._replace(evaluate=evaluate)
+    return model.make(config, spec, _codes(stage))
 
 
 def _codes(stage: Stage) -> model.Domain:
@@ -71,7 +59,11 @@ def _codes(stage: Stage) -> model.Domain:
         codes = state.variables["codes"]
         return code.decode(Stage.state(state.frozen), x * codes["scale"] + codes["shift"])
 
-    return model.Domain(code.shape, init, enter, leave)
+    def measures(state: State, batch: Batch, key: Key) -> Scalars:
+        x = to_model(batch["image"], stage.spec.value_range)
+        return {"psnr": psnr(x, leave(state, enter(state, batch, key)))}
+
+    return model.Domain(code.shape, init, enter, leave, measures=measures)
 
 
 def latent_config() -> Config:

@@ -205,7 +205,6 @@ def test_sizes_and_factors(size, channels, factor):
 def test_latents_of_other_images_have_a_standard_deviation_of_one_within_two_percent(monkeypatch):
     # Shift and scale are of the first 512 examples; these are others. The encoder is a new one, which mixes pixels.
     monkeypatch.setattr(model, "make", lambda config, spec, domain: domain)
-    monkeypatch.setattr(latent, "_with_psnr", lambda method, spec, domain: domain)
     method, _, state = started("autoencoder.latents=kl", *BARE["kl"])
     stage = Stage(method, ConfigDict({"method": "autoencoder"}), SPEC, state.ema)
     where: Any = latent.make(None, SPEC, stage)
