@@ -31,6 +31,7 @@ TARFLOW, SCVAE, HVAE, VQVAE, PIXELCNN, CODES, R3GAN = (
 )
 ADAPTIVE = f"{R3GAN} --config.gan.loss=hinge --config.gan.augment=adaptive"
 VAE = COUPLING.replace("coupling_mnist", "vae_mnist_dense")
+DDGAN, AUTOENCODER = (COUPLING.replace("coupling", name) for name in ("ddgan", "autoencoder"))
 NO_START = {
     "": "nothing to do",
     "--workdir=nothing": "holds no run",
@@ -114,6 +115,20 @@ NO_START = {
     f"{R3GAN} --config.optimizer=sgd": "which moves b2",
     f"{R3GAN} --config.sample.truncation=-1": "or 0 for none",
     "--config=gan_gaussians:tiny --workdir=new --config.gan.mirror=true": "has no pictures",
+    f"{DDGAN} --config.gan.denoising_steps=0": "it must be in 1..1000",
+    f"{DDGAN} --config.gan.beta_max=0.01": "0 < beta_min <= beta_max",
+    f"{DDGAN} --config.network.discriminator_channels=()": "at least one level",
+    f"{DDGAN} --config.data.name=image_folder:unlabelled": "needs labels",
+    f"{DDGAN} --config.data.name=gaussians:grid25": "needs pictures",
+    f"{AUTOENCODER} --config.autoencoder.channels=0": "at least 1",
+    f"{AUTOENCODER} --config.autoencoder.latents.weight=-1": "must not be negative",
+    f"{AUTOENCODER} --config.autoencoder.latents.size=64": "it belongs to vq",
+    f"{AUTOENCODER} --config.autoencoder.latents=vq --config.autoencoder.latents.size=5000": "a vector of its own",
+    f"{AUTOENCODER} --config.autoencoder.perceptual.channels=()": "at least one number",
+    f"{AUTOENCODER} --config.autoencoder.adversarial.weight=-1": "must not be negative",
+    f"{AUTOENCODER} --config.autoencoder.adversarial=hinge": "allowed: none, patch",
+    f"{AUTOENCODER} --config.network.channels=4,4,4,4,4": "smaller than the 32x32 pixels of one code",
+    f"{AUTOENCODER} --config.data.name=gaussians:grid25": "needs pictures",
 }
 BESIDE_START = {
     "seed=1": "did you mean --config.seed?",

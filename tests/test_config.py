@@ -165,6 +165,13 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("vqvae_mnist", "--config.network.channels=(4,4,4,4)", "smaller than the 16x16 pixels of one code"),
         ("vqvae_mnist", "--config.network=dense", "config.network.name is 'dense'; allowed: spatial, conv"),
         ("vamp_mnist", "--config.vae.objective=capacity", "capacity needs a KL in closed form"),
+        ("autoencoder_mnist", "--config.autoencoder.latents.size=9", "it belongs to vq"),
+        ("autoencoder_mnist", "--config.autoencoder.channels=0", "at least 1"),
+        ("autoencoder_mnist", "--config.autoencoder.adversarial=gan", "allowed: none, patch"),
+        ("ddgan_mnist", "--config.gan.denoising_steps=0", "config.gan.denoising_steps is 0; it must be in 1..1000"),
+        ("ddgan_mnist", "--config.gan.penalty.evry=2", "did you mean every?"),
+        ("ddgan_mnist", "--config.network.discriminator_channels=()", "at least one level"),
+        ("ddgan_mnist", "--config.network.multipliers=(1,1,1,1)", "smaller than the network's stride of 16 pixels"),
         ("scvae_mnist", "--config.scvae.lam=-1", "config.scvae.lam is -1.0; it must be finite and not negative"),
         ("scvae_mnist", "--config.scvae.steps=0", "at least 1"),
         ("scvae_mnist", "--config.scvae.channels=10", "use 9, or --config.scvae.dictionary=orthonormal"),
@@ -376,7 +383,10 @@ ASKED_WHERE = {
 
 
 # Of several configs of one method and network one is tried at once, and the others by the slow tests.
-ALIKE = {"cgan_cifar10", "dcgan_cats", "r3gan_cats", "r3gan_cifar10", "ddpm_cifar10", "wgan_gp_mnist"}
+ALIKE = {
+    "cgan_cifar10", "dcgan_cats", "r3gan_cats", "r3gan_cifar10", "ddpm_cifar10", "wgan_gp_mnist", "autoencoder_cats",
+    "latent_cats",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -401,12 +411,16 @@ COMPLETE = {
     ("scvae", "spatial"): [],
     ("scvae", "conv"): [],
     ("hvae", "dense"): [],
+    ("autoencoder", "spatial"): [],
+    ("autoencoder", "conv"): [],
     ("vqvae", "spatial"): [],
     ("vqvae", "conv"): [],
     ("gan", "dense"): ["gan.conditional=true"],
     ("gan", "conv"): ["gan.conditional=true"],
     ("gan", "residual"): ["gan.conditional=true"],
     ("gan", "r3gan"): ["gan.conditional=true", "network.widths=(4,4)", "network.cardinality=2"],
+    ("ddgan", "unet"): ["gan.conditional=true", "network.channels=8", "network.discriminator_channels=(4,)",
+                        "network.mapping_width=8"],
     ("coupling", "conv"): ["coupling.conditional=true", "coupling.steps=1", "network.width=4"],
     ("tarflow", "transformer"): ["tarflow.conditional=true", "tarflow.blocks=1", "network.width=8", "network.depth=1"],
     ("autoregressive", "pixelcnn"): ["autoregressive.conditional=true", "network.width=8", "network.depth=2"],
@@ -415,7 +429,9 @@ COMPLETE = {
 
 
 def test_every_network_is_tried_complete():
-    families = ("ddpm", "vae", "hvae", "vqvae", "scvae", "gan", "coupling", "tarflow", "autoregressive")
+    families = (
+        "ddpm", "vae", "hvae", "vqvae", "scvae", "autoencoder", "gan", "ddgan", "coupling", "tarflow", "autoregressive",
+    )  # fmt: skip
     assert COMPLETE.keys() == {(m, n) for m in families for n in choice_at(m, "network").table}
     for method, like in (("flow", "ddpm"), ("latent", "ddpm"), ("acgan", "gan")):
         assert methods.options(default(method)).choices["network"] == methods.options(default(like)).choices["network"]
@@ -512,6 +528,17 @@ READ_WITH = {
     "gan.burn_in.penalty": ("cosine",),
     "gan.burn_in.b2": ("cosine",),
     "tarflow.noise.sigma": ("gaussian",),
+    "autoencoder.latents.weight": ("kl",),
+    "autoencoder.latents.size": ("vq",),
+    "autoencoder.latents.commitment": ("vq",),
+    "autoencoder.latents.decay": ("vq",),
+    "autoencoder.latents.revive": ("vq",),
+    "autoencoder.perceptual.weight": ("random",),
+    "autoencoder.perceptual.seed": ("random",),
+    "autoencoder.perceptual.channels": ("random",),
+    "autoencoder.adversarial.weight": ("patch",),
+    "autoencoder.adversarial.start": ("patch",),
+    "autoencoder.adversarial.channels": ("patch",),
 }
 
 
@@ -575,7 +602,9 @@ def test_choices_are_all_that_has_parameters():
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
     expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}, "autoregressive": of_all}
     expected |= {"vqvae": of_all | {"vqvae.quantizer"}, "scvae": of_all | {"scvae.dictionary"}}
-    expected |= {"hvae": vae_paths - {"vae.objective"}}
+    its = {f"autoencoder.{name}" for name in ("latents", "perceptual", "adversarial")}
+    expected |= {"autoencoder": of_all | its}
+    expected |= {"hvae": vae_paths - {"vae.objective"}, "ddgan": of_all | {"gan.penalty"}}
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
     assert {m: {path for method, path in CHOICES if method == m} for m in methods.METHODS} == expected
 
@@ -710,13 +739,14 @@ def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
     monkeypatch.setitem(diffusion.NETWORKS, "unet", (OneNumber,))
     path = key.rpartition(".")[0]
     family = key.partition(".")[0]
-    method = family if family in ("vae", "vqvae", "scvae", "gan", "tarflow") else "ddpm"
+    method = family if family in ("vae", "vqvae", "scvae", "autoencoder", "gan", "tarflow") else "ddpm"
     words = {
         "ddpm": ["sample.num_steps=4", "sample.clip=false"],
         "gan": ["network=dense", "network.hidden=4", "network.generator_hidden=4"],
         "vae": ["network=dense", "network.hidden=4"],
         "scvae": ["network.channels=4"],
         "vqvae": ["network.channels=4"],
+        "autoencoder": ["network.channels=4"],
         "tarflow": ["network.width=8", "network.depth=1", "tarflow.blocks=1"],
     }[method]
     if path == "diffusion.prediction":  # there is data left at the end of this path

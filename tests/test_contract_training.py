@@ -46,9 +46,11 @@ ALL_AT_ONCE = {
     "vae": ("--config.vae.binarisation=dynamic", "--config.vae.kl_warmup_steps=10"),
     "scvae": (),
     "hvae": ("--config.vae.binarisation=dynamic",),
+    "autoencoder": ("--config.autoencoder.latents=kl",),
     "vqvae": (),  # nothing but the vectors from which codes restart, which are always drawn
     "gan": (*CRITIC, "--config.gan.constraint.name=none"),
     "acgan": CRITIC,
+    "ddgan": (),  # nothing but times, noise and mirroring, which are always on
     "coupling": (),  # nothing but the noise of dequantisation, which is always on
     "tarflow": (),
     "autoregressive": (),

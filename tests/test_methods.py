@@ -44,6 +44,12 @@ CONFIGS = {
     ),
     "hvae": ("configs/hvae_mnist.py:tiny", []),
     "vqvae": ("configs/vqvae_mnist.py:tiny", []),
+    "autoencoder": (
+        "configs/autoencoder_mnist.py:tiny",
+        ["--config.network.channels=(4,)", "--config.autoencoder.adversarial.start=2",
+         "--config.discriminator_optimizer.learning_rate=1e-2",
+         "--config.autoencoder.latents=vq", "--config.autoencoder.latents.size=16", "--config.autoencoder.mirror=true"],
+    ),
     # Without batch normalisation, which computes no batch in pieces.
     "gan": (
         "configs/cgan_mnist.py:tiny",
@@ -59,6 +65,12 @@ CONFIGS = {
         "configs/acgan_cifar10.py:tiny",
         ["--config.network.generator_norm=rms", "--config.network.norm=rms",
          "--config.discriminator_optimizer.learning_rate=1e-2"],
+    ),
+    "ddgan": (
+        "configs/ddgan_mnist.py:tiny",
+        # Near pure noise nobody can tell pictures of the generator from others: two steps, one of which ends in data.
+        ["--config.network.multipliers=(1,)", "--config.discriminator_optimizer.learning_rate=2e-2",
+         "--config.gan.mirror=true", "--config.gan.denoising_steps=2"],
     ),
     "coupling": ("configs/coupling_mnist.py:tiny", []),
     "tarflow": ("configs/tarflow_mnist.py:tiny", []),

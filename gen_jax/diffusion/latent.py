@@ -11,10 +11,11 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from gen_jax.config import Config
+from gen_jax.config import Config, Measure
 from gen_jax.diffusion import ddpm, model
 from gen_jax.diffusion.defaults import diffusion_config
-from gen_jax.method import Array, Batch, DataSpec, Key, Method, PyTree, Stage, State, UserError
+from gen_jax.method import Array, Batch, DataSpec, Key, Method, PyTree, Scalars, Stage, State, UserError, to_model
+from gen_jax.metrics.psnr import psnr
 
 SMALLEST_SCALE = 1e-3  # lower bound, for channels that hardly vary
 
@@ -38,7 +39,8 @@ def _codes(stage: Stage) -> model.Domain:
         what = "makes no codes" if code is None else f"makes codes of {code.kind}, {'x'.join(map(str, code.shape))}"
         raise UserError(
             f"config.pretrained names a {stage.config.method} that {what}; latent diffusion needs codes that are small "
-            "pictures of real numbers, such as those of a vae with a spatial network and no labels, or of an scvae"
+            "pictures of real numbers, such as those of an autoencoder, an scvae, or a vae with a spatial network and "
+            "no labels"
         )
 
     def encode(frozen: PyTree, batch: Batch, key: Key) -> Array:
@@ -57,7 +59,11 @@ def _codes(stage: Stage) -> model.Domain:
         codes = state.variables["codes"]
         return code.decode(Stage.state(state.frozen), x * codes["scale"] + codes["shift"])
 
-    return model.Domain(code.shape, init, enter, leave)
+    def measures(state: State, batch: Batch, key: Key) -> Scalars:
+        x = to_model(batch["image"], stage.spec.value_range)
+        return {"psnr": psnr(x, leave(state, enter(state, batch, key)))}
+
+    return model.Domain(code.shape, init, enter, leave, measures=measures)
 
 
 def latent_config() -> Config:
@@ -68,4 +74,12 @@ def latent_config() -> Config:
     return config
 
 
-OPTIONS = ddpm.OPTIONS._replace(defaults=latent_config, title="Latent diffusion", moved={})
+OPTIONS = ddpm.OPTIONS._replace(
+    defaults=latent_config,
+    title="Latent diffusion",
+    moved={},
+    measures={
+        **ddpm.OPTIONS.measures,
+        "psnr": Measure("peak signal-to-noise ratio of images that the first stage encodes and decodes", "dB"),
+    },
+)

@@ -69,6 +69,7 @@ class Domain(NamedTuple):
       enter: (state, batch, key) -> x0 f32 [B, *shape], with about the range [-1, 1].
       leave: (state, x [N, *shape]) -> images f32 [N, H, W, C] in [-1, 1].
       grey: whether its elements are pictures of 256 grey values per channel, which have a likelihood.
+      measures: (state, batch, key) -> values f32 [B] by name, which `evaluate` returns beside the loss.
     """
 
     shape: tuple[int, int, int]
@@ -76,6 +77,7 @@ class Domain(NamedTuple):
     enter: Callable[[State, Batch, Key], Array]
     leave: Callable[[State, Array], Array]
     grey: bool = False
+    measures: Callable[[State, Batch, Key], Scalars] = lambda state, batch, key: {}
 
 
 def pixels(spec: DataSpec) -> Domain:
@@ -234,6 +236,7 @@ def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
     process = model.process
     t = process.times(draw(key_time, batch["index"], jax.random.uniform))
     values = {"loss": _losses(model, state, state.ema["denoiser"], batch, t, key_noise, None)}
+    values |= model.domain.measures(state, batch, key)
     likelihood = model.likelihood
     if likelihood is None:
         return values

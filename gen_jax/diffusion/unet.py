@@ -91,6 +91,7 @@ class UNet(nn.Module):
         *,
         label: Array | None = None,
         index: Array | None = None,
+        extra: Array | None = None,
         train: bool = False,
     ) -> Array:
         """Returns the prediction, f32 [B, H, W, out_channels].
@@ -100,13 +101,14 @@ class UNet(nn.Module):
           time: f32 [B], noise conditioning (0..1000).
           label: i32 [B], or None for none; a label outside 0..num_classes-1 (such as -1) also means "none".
           index: i32 [B], positions in the global batch, for dropout.
+          extra: f32 [B, 4 channels], of another condition, added to that of time and label; or None.
           train: whether dropout is active.
         """
         stride = self.patch * 2 ** (len(self.multipliers) - 1)
         self._check(x_t.shape[1:3], stride, label)
         norm = NORMS[self.norm](self.num_groups)
         conv = functools.partial(Conv, kernel_size=(3, 3), kernel_init=kernel_init, dtype=self.dtype)
-        condition = self._condition(time, label)
+        condition = self._condition(time, label, extra)
 
         def residual(h: Array, name: str, features: int) -> Array:
             layer = ResidualBlock(features, norm, self.film, self.dropout, self.use_bias, self.dtype, name=name)
@@ -162,7 +164,7 @@ class UNet(nn.Module):
             return depth_to_space(h, 2)
         return Conv(features, (3, 3), kernel_init=kernel_init, dtype=self.dtype, name=name)(upsample_nearest(h))
 
-    def _condition(self, time: Array, label: Array | None) -> Array:
+    def _condition(self, time: Array, label: Array | None, extra: Array | None) -> Array:
         """The condition of every block, from time and label: f32 [B, 4 channels]."""
         dense = functools.partial(Dense, 4 * self.channels, kernel_init=kernel_init, dtype=self.dtype)
         condition = dense(name="time_0")(sinusoidal(time, self.channels))
@@ -170,7 +172,7 @@ class UNet(nn.Module):
         if self.num_classes:
             one_hot = jax.nn.one_hot(jnp.full(time.shape, -1) if label is None else label, self.num_classes)
             condition += dense(use_bias=False, name="label")(one_hot)
-        return condition
+        return condition if extra is None else condition + extra
 
     def _check(self, size: tuple[int, ...], stride: float, label: Array | None) -> None:
         if self.norm not in NORMS:

@@ -153,7 +153,9 @@ def _assemble(config: Any, spec: DataSpec, objective: Objective) -> _Game:
         chosen(CHOICES["gan.augment"], c.augment),
         moving,
         optimizer.make(config.optimizer, config.num_steps, config.ema, moving.drift),
-        optimizer.make(_discriminator_optimizer(config), config.num_steps * c.critic_steps, 0.0, moving.drift),
+        optimizer.make(
+            discriminator_optimizer(config, c.critic_steps), config.num_steps * c.critic_steps, 0.0, moving.drift
+        ),
         functools.partial(to_model, value_range=spec.value_range),
         _instance_noise(c.instance_noise, c.instance_noise_steps),
         lambda key: jax.random.normal(key, (c.latents,)),
@@ -425,10 +427,18 @@ def _instance_noise(std: float, fade_steps: int) -> Callable[[Array, Array, Arra
     return add
 
 
-def _discriminator_optimizer(config: Any) -> Any:
-    """The generator's optimizer with the changes in `config.discriminator_optimizer`; critic_steps updates per step."""
+def discriminator_optimizer(config: Any, updates: int = 1) -> Any:
+    """Returns `config.optimizer` with the changes in `config.discriminator_optimizer`.
+
+    Args:
+      config: of the run.
+      updates: of the discriminator per step.
+
+    Raises:
+      UserError: its learning rate is negative.
+    """
     values = {**config.optimizer, **config.discriminator_optimizer}
     if values["learning_rate"] < 0:
         raise UserError(f"config.discriminator_optimizer.learning_rate is {values['learning_rate']}; use 0 or more")
-    values["warmup_steps"] *= config.gan.critic_steps
+    values["warmup_steps"] *= updates
     return ConfigDict(values)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import optimizer
-from gen_jax.method import Array, Key, PyTree, State, UserError
+from gen_jax.method import NUM_EXAMPLES, Array, Key, PyTree, State, UserError, counted
 
 SMOOTHING = 1e-5  # added to the count of each code, as in the released code of van den Oord et al. 2017
 USAGE_DECAY = 0.99  # of the counts, if the codebook itself has no decay
@@ -105,7 +105,14 @@ def vq(
     Raises:
       UserError: an invalid value.
     """
-    _check_codebook(size, dimensions, commitment, decay, revive)
+    return by_codebook("config.vqvae.quantizer", rows, size, dimensions, commitment, decay, revive)
+
+
+def by_codebook(
+    key: str, rows: int, size: int, dimensions: int, commitment: float, decay: float, revive: float
+) -> Quantizer:
+    """Returns `vq` for the config values below `key`, which the errors name; the other arguments are its own."""
+    _check_codebook(key, size, dimensions, commitment, decay, revive)
     even = rows / size  # uses of a code in a batch, if all were used equally often
 
     def init(key: Key, vectors: Callable[[], Array]) -> Start:
@@ -283,15 +290,32 @@ def drawn_vectors(z: Array, index: Array, key: Key, num: int, batch_size: int) -
     return jnp.where(jnp.any(here, axis=0)[:, None], found, 0.0) * (batch_size / len(z))
 
 
-def _check_codebook(size: int, dimensions: int, commitment: float, decay: float, revive: float) -> None:
+def refuse_large(key: str, quantizer: Quantizer, places: int, num_examples: int) -> None:
+    """Raises a UserError if a codebook has more codes than there are vectors to start from.
+
+    Args:
+      key: of the config values of the codebook.
+      quantizer: with or without one.
+      places: vectors of an image.
+      num_examples: of the training split.
+    """
+    seen = min(NUM_EXAMPLES, num_examples)
+    if quantizer.num_vectors > seen * places:
+        raise UserError(
+            f"{key}.size is {quantizer.size}, but each code starts from a vector of its own, and "
+            f"{counted(seen, 'training image')} at the start give {seen * places}: use at most {seen * places}"
+        )
+
+
+def _check_codebook(key: str, size: int, dimensions: int, commitment: float, decay: float, revive: float) -> None:
     for name, value, least in (("size", size, 2), ("dimensions", dimensions, 1)):
         if value < least:
-            raise UserError(f"config.vqvae.quantizer.{name} is {value}; it must be at least {least}")
+            raise UserError(f"{key}.{name} is {value}; it must be at least {least}")
     if commitment < 0:
-        raise UserError(f"config.vqvae.quantizer.commitment is {commitment:g}; it must not be negative")
+        raise UserError(f"{key}.commitment is {commitment:g}; it must not be negative")
     for name, value, zero in (("decay", decay, "0 trains by gradients"), ("revive", revive, "0 restarts no code")):
         if not 0 <= value < 1:
-            raise UserError(f"config.vqvae.quantizer.{name} is {value:g}; it must be in [0, 1), where {zero}")
+            raise UserError(f"{key}.{name} is {value:g}; it must be in [0, 1), where {zero}")
 
 
 def _checked_product(levels: tuple[int, ...]) -> int:

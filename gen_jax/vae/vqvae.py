@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from gen_jax import optimizer, parallel
 from gen_jax.config import Choice, Config, Measure, Options, base_config, chosen
 from gen_jax.method import (
-    NUM_EXAMPLES,
     Array,
     Batch,
     Code,
@@ -31,12 +30,11 @@ from gen_jax.method import (
     Stage,
     State,
     UserError,
-    counted,
     stream,
     to_model,
 )
 from gen_jax.metrics.psnr import psnr
-from gen_jax.vae import code_pictures, grids, pictures
+from gen_jax.vae import code_pictures, grids, pictures, quantizers
 from gen_jax.vae.quantizers import QUANTIZERS, Quantized, Quantizer, perplexity
 
 ENCODED_AT_ONCE = 100  # images, outside of training
@@ -101,7 +99,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     quantizer: Quantizer = chosen(
         CHOICES["vqvae.quantizer"], config.vqvae.quantizer, rows=config.batch_size * height * width
     )
-    _refuse_large(quantizer, height * width, spec)
+    quantizers.refuse_large("config.vqvae.quantizer", quantizer, height * width, spec.num_examples)
     model = _VqVae(
         config,
         spec,
@@ -126,15 +124,6 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         num_pictured=code_pictures.NUM_COUNTED,
         describe={"codes": f"codes drawn uniformly from all {quantizer.size:,} (there is no prior)"},
     )
-
-
-def _refuse_large(quantizer: Quantizer, places: int, spec: DataSpec) -> None:
-    at_hand = min(NUM_EXAMPLES, spec.num_examples) * places
-    if quantizer.num_vectors > at_hand:
-        raise UserError(
-            f"config.vqvae.quantizer.size is {quantizer.size}, but each code starts from a vector of its own, and "
-            f"{counted(at_hand // places, 'training image')} at the start give {at_hand}: use at most {at_hand}"
-        )
 
 
 def _encode(model: _VqVae, params: PyTree, image: Array) -> Array:

@@ -166,6 +166,14 @@ def test_the_loss_is_that_of_the_codes():
     np.testing.assert_allclose(loss, np.mean((0.5 - x0) ** 2, axis=(1, 2, 3)), rtol=1e-5)
 
 
+def test_the_psnr_is_that_of_images_which_are_encoded_and_decoded():
+    """An autoencoder that darkens by 0.1: 10 log10(4 / 0.01), for what is scaled and shifted comes back."""
+    first = stage(Code("means", SHAPE, encode, lambda state, codes: decode(state, codes) - 0.1))
+    method, batch = make(first=first), batch_of(12, seed=4)
+    values = jax.jit(method.evaluate)(state_of(method, batch_of(200)), batch, jax.random.key(2))
+    np.testing.assert_allclose(values["psnr"], 10 * np.log10(4 / 0.01), atol=0.01)
+
+
 def test_noise_is_not_that_of_an_encoder_which_draws_some():
     """An autoencoder of binarised images draws its pixels: by other random numbers than the noise that is added."""
 

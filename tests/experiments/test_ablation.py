@@ -12,6 +12,7 @@ from experiments import (
     acgan_sweep,
     codes,
     guidance,
+    latents,
     paths,
     predictions,
     priors,
@@ -31,8 +32,8 @@ from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.run import Run
 
 MODULES = (
-    acgan, acgan_sweep, codes, guidance, paths, predictions, priors, removed_convolution, schedules, stacked, steps,
-    trilemma, zero_snr,
+    acgan, acgan_sweep, codes, guidance, latents, paths, predictions, priors, removed_convolution, schedules, stacked,
+    steps, trilemma, zero_snr,
 )  # fmt: skip
 EXPERIMENTS = [each.ABLATION for each in MODULES]
 SPECS = {

@@ -1,0 +1,49 @@
+"""A small denoising diffusion GAN on MNIST, conditional: four network calls per sample (Xiao et al. 2022).
+
+    python -m gen_jax.main --config=configs/ddgan_mnist.py
+
+Losses, noise levels and the R1 penalty are those of the paper; networks, rates and length are ours, and were not tuned.
+Its quality is not measured. On an accelerator a lazy penalty saves time: --config.gan.penalty.every=15. Variant:
+`:tiny` is a short run that checks that everything works.
+"""
+
+from ml_collections import ConfigDict
+
+from gen_jax.config import Config, with_variant
+from gen_jax.gan.ddgan import ddgan_config
+
+TINY = {
+    "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20, "batch_size": 16, "gan.latents": 16,
+    "network.channels": 8, "network.discriminator_channels": (8, 8), "network.mapping_width": 16,
+    "network.mapping_depth": 2,
+    "sample.num": 100, "eval.num_examples": 256, "eval.num_samples": 200, "eval.classifier_steps": 200,
+    "eval.track": 100,
+}  # fmt: skip
+
+
+def get_config(variant: str = "") -> Config:
+    config = ddgan_config()
+    config.data.name = "mnist"
+    config.batch_size = 32
+    config.num_steps = 10_000
+    config.log_every = 100
+    config.eval_every = 1000
+    config.checkpoint_every = 1000
+    config.optimizer.learning_rate = 5e-4
+    config.discriminator_optimizer.learning_rate = 5e-4
+    config.gan.latents = 64
+    config.gan.conditional = True
+    config.network = ConfigDict(
+        {
+            "name": "unet",
+            "channels": 32,  # of the first level
+            "multipliers": (1, 2),
+            "num_blocks": 1,
+            "attention_sizes": (),  # only in the middle
+            "patch": 2,  # 28x28x1 -> 14x14x4
+            "mapping_width": 128,
+            "mapping_depth": 4,
+            "discriminator_channels": (32, 64),  # at 16x16, 8x8
+        }
+    )
+    return with_variant(config, variant, {"tiny": TINY})
