@@ -43,9 +43,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample.num_steps = 25
     config.pretrained = autoencoder()
     if variant == "flow":
-        config.diffusion.update(schedule={"name": "straight"}, prediction={"name": "velocity"})
+        config.diffusion.schedule = {"name": "straight"}
+        config.diffusion.prediction = {"name": "velocity"}
         config.diffusion.weighting = {"name": "velocity"}
-        config.sample.update(sampler={"name": "heun"}, num_steps=13)  # 25 network calls
+        config.sample.sampler = {"name": "heun"}
+        config.sample.num_steps = 13  # 25 network calls
 
     first = TINY | {
         "batch_size": 16, "autoencoder.mirror": False, "network.channels": (4, 8), "autoencoder.adversarial.start": 10,

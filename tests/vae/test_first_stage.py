@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from gen_jax import methods, parallel
+from gen_jax.config import flatten
 from gen_jax.diffusion import latent, model
 from gen_jax.method import DataSpec, Stage, UserError, to_model
 from gen_jax.vae import bottleneck, first_stage, perceptual
@@ -213,6 +214,19 @@ def test_latents_of_other_images_have_a_standard_deviation_of_one_within_two_per
     codes = np.asarray(jax.jit(where.enter)(second, batch_of(2000, 6), state.key), np.float64)
     np.testing.assert_allclose(codes.std(axis=(0, 1, 2)), 1, atol=0.02)
     np.testing.assert_allclose(codes.mean(axis=(0, 1, 2)), 0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("autoencoder_mnist", "latent_mnist:adversarial"), ("autoencoder_cats", "latent_cats"),
+     ("autoencoder_cats", "latent_cats:flow")],
+)  # fmt: skip
+def test_latent_diffusion_trains_the_autoencoder_of_the_config_of_that_name(first, second):
+    alone, whole = (
+        flatten(config) for config in (methods.load(first)[2], methods.whole_stage(methods.load(second)[2]))
+    )
+    differ = {key for key in alone if alone[key] != whole[key] and key.partition(".")[0] not in methods.SHARED}
+    assert differ == set()
 
 
 def test_samples_have_the_moments_of_the_codes(monkeypatch):
