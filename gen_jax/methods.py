@@ -22,6 +22,7 @@ METHODS = {
     "ddpm": "gen_jax.diffusion.ddpm",
     "flow": "gen_jax.diffusion.flow",
     "latent": "gen_jax.diffusion.latent",
+    "meanflow": "gen_jax.diffusion.meanflow",
     "vae": "gen_jax.vae.vae",
     "scvae": "gen_jax.vae.scvae",
     "hvae": "gen_jax.vae.hvae",
