@@ -23,6 +23,8 @@ METHODS = {
     "flow": "gen_jax.diffusion.flow",
     "latent": "gen_jax.diffusion.latent",
     "meanflow": "gen_jax.diffusion.meanflow",
+    "consistency": "gen_jax.diffusion.consistency",
+    "distilled": "gen_jax.diffusion.distilled",
     "vae": "gen_jax.vae.vae",
     "scvae": "gen_jax.vae.scvae",
     "hvae": "gen_jax.vae.hvae",
