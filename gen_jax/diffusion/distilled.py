@@ -151,7 +151,7 @@ def objective(process: Process, rounds: Rounds) -> Objective:
         place = jnp.minimum((drawn.uniform(0) * count).astype(jnp.int32), count - 1)
         rows = jax.tree.map(lambda values: values[number, place], plan)
         x_t = schedules.add_noise(drawn.x0, drawn.eps, rows.t)
-        teach = process.denoiser(networks(drawn.state.variables["teacher"], drawn.label))
+        teach = process.denoiser(networks(drawn.state.variables["teacher"], drawn.label, still=True))
         target = jax.lax.stop_gradient(implied_x0(teach, x_t, rows))
         found = process.denoiser(networks(params, drawn.label))(x_t, rows.t)
         weight = jnp.maximum((rows.t.alpha / rows.t.sigma) ** 2, 1.0)

@@ -50,8 +50,8 @@ def process(config: Any) -> Process:
     """Returns the straight path with velocity prediction, for networks that are told t and t - r.
 
     They are told these from 0 to 10, not to 1000: the derivative of sines and cosines of the time grows with their
-    frequency, and so does the variance of the target. Lu & Song 2025, section 4.1, saw training diverge for that reason
-    and used slow features.
+    frequency, and with it the variance of the target. Lu & Song 2025 saw training diverge for that reason, and used
+    slow features.
 
     Args:
       config: `config.diffusion`: `times` and `input_scale`.
@@ -127,7 +127,7 @@ def regression(process: Process, network: Network, x_t: Array, v: Array, t: Arra
 def velocity(
     process: Process, networks: Networks, params: PyTree, drawn: Drawn, x_t: Array, t: Array, scale: float, mix: float
 ) -> Array:
-    """Returns the velocity that training regresses on, with guidance inside (eq. 19), f32 [B, H, W, C].
+    """Returns the velocity that training regresses on, with guidance inside, f32 [B, H, W, C].
 
     It is scale (eps - x0) + (1 - scale - mix) v_null + mix v_class, with the network's own velocities, those at r = t,
     without a label and with it. Samples are those of guidance scale / (1 - mix), in one call. Examples whose label is

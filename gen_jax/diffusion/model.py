@@ -132,18 +132,20 @@ def make(config: Any, spec: DataSpec, domain: Domain, objective: objectives.Obje
         model without one; a likelihood that the model does not have.
     """
     model = _assemble(config, spec, domain, objective or objectives.denoising(config.diffusion))
-    plane = spec.kind == "points"
-    return Method(
+    method = Method(
         functools.partial(_init, model),
         functools.partial(_step, model),
         functools.partial(_sample, model),
         functools.partial(_evaluate, model),
-        functools.partial(_show_points, model, spec) if plane else functools.partial(_show, model),
+        functools.partial(_show, model),
         condition=("label",) if model.classes else (),
-        num_pictured=pictures.NUM_POINTS if plane else Method._field_defaults["num_pictured"],
-        edits=_edits(model, spec) if model.guided and not plane else None,
+        edits=_edits(model, spec) if model.guided else None,
         describe=_describe(config.sample, model.sampler),
     )
+    if spec.kind != "points":
+        return method
+    show = functools.partial(_show_points, model, spec)
+    return method._replace(pictures=show, num_pictured=pictures.NUM_POINTS, edits=None)
 
 
 def _assemble(config: Any, spec: DataSpec, domain: Domain, objective: objectives.Objective) -> _Model:
@@ -218,10 +220,11 @@ def _losses(
         key = jax.random.fold_in(jax.random.fold_in(key_noise, 2), purpose)
         return draw(key, batch["index"], jax.random.uniform)
 
-    def networks(params: PyTree, label: Array | None) -> processes.Network:
-        rngs = {"dropout": key_dropout} if training else None
+    def networks(params: PyTree, label: Array | None, still: bool = False) -> processes.Network:
+        train = training and not still
+        rngs = {"dropout": key_dropout} if train else None
         return functools.partial(
-            model.network.apply, {"params": params}, label=label, index=batch["index"], train=training, rngs=rngs
+            model.network.apply, {"params": params}, label=label, index=batch["index"], train=train, rngs=rngs
         )
 
     label = _label_in_training(model, batch, key_dropout)

@@ -48,8 +48,10 @@ class Losses(NamedTuple):
     shown: Array
 
 
-Networks = Callable[[PyTree, Array | None], processes.Network]
-"""From weights and labels i32 [B] (None without) to a network; one batch has one dropout mask in all calls."""
+Networks = Callable[..., processes.Network]
+"""From weights and labels i32 [B] (None without) to a network; `still=True` gives it without dropout.
+
+One batch has one dropout mask in all calls."""
 
 
 class Objective(NamedTuple):

@@ -49,6 +49,7 @@ class UNet(nn.Module):
       attention_sizes: heights of the levels (after patch and padding) with attention after every block, in addition to
         the middle.
       num_heads: of attention.
+      qk_norm: whether queries and keys of attention are normalised.
       patch: side of the pixel patches that become channels of one position at the input, and vice versa at the output.
       norm: a name in NORMS.
       num_groups: of "group".
@@ -82,6 +83,7 @@ class UNet(nn.Module):
     dropout: float = 0.0
     num_classes: int = 0
     dtype: Any = jnp.float32
+    qk_norm: bool = False
 
     @nn.compact
     def __call__(
@@ -115,7 +117,10 @@ class UNet(nn.Module):
             return layer(h, condition, index, train=train)
 
         def attend(h: Array, name: str) -> Array:
-            return AttentionBlock(norm, self.num_heads, self.use_bias, self.dtype, name=f"{name}_attention")(h)
+            layer = AttentionBlock(
+                norm, self.num_heads, self.use_bias, self.dtype, self.qk_norm, name=f"{name}_attention"
+            )
+            return layer(h)
 
         def block(h: Array, name: str, features: int) -> Array:
             h = residual(h, name, features)

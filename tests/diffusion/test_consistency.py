@@ -23,9 +23,9 @@ PROCESS = consistency.process(CONFIG.diffusion, CONFIG.consistency)
 
 
 def consistent(x_t, q, factor=1.0):
-    """Where the flow of normal data through x_t at noise q ends; times a factor that is 1 at q = 0."""
-    end = MEAN + STD / jnp.sqrt(STD**2 + q**2) * (x_t - MEAN)
-    return end + (factor - 1) * q / (1 + q)
+    """Where the flow of normal data through x_t at noise q ends; other factors than 1 spread it, but for q = 0."""
+    spread = 1 + (factor - 1) * q / (1 + q)
+    return MEAN + spread * STD / jnp.sqrt(STD**2 + q**2) * (x_t - MEAN)
 
 
 def network_of(function):

@@ -40,15 +40,16 @@ def assert_slopes(function, point, direction):
 
 NETWORKS = {
     # Every layer of the U-Net: both norms, FiLM or addition, both resamplings, attention at a level and in the middle,
-    # a patch, padding (of 7x6), biases; one channel, whose last convolution has a form of its own, and five.
+    # with normalised queries and keys and without, a patch, padding (of 7x6), biases; one channel, whose last
+    # convolution has a form of its own, and five.
     "paper": (UNet(1, 4, (1, 2), 1, (4,), 2, 1, "group", 2, False, False, True, num_classes=3, dtype=np.float64), 1),
-    "fast": (UNet(5, 4, (1, 2), 1, (), 1, 2, "rms", 2, True, True, False, num_classes=3, dtype=np.float64), 5),
+    "fast": (UNet(5, 4, (1, 2), 1, (), 1, 2, "rms", 2, True, True, False, 0.0, 3, np.float64, True), 5),
     "dit": (DiT(1, 4, 8, 1, 2, 2, num_classes=3, dtype=np.float64), 1),
     "dit, paper": (DiT(1, 4, 8, 1, 2, 2, False, True, num_classes=3, dtype=np.float64), 1),
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * n.endswith("paper")) for n in NETWORKS])
 def test_networks_along_x_time_and_span_at_once(name, monkeypatch):
     monkeypatch.setattr(parallel, "on_cpu", lambda: True)
     network, channels = NETWORKS[name]

@@ -99,7 +99,8 @@ def test_the_exact_average_velocity_is_its_own_target(name):
         # As far as what it is to be the average of: Gauss' rule along the flow, 40 places.
         nodes, weights = np.polynomial.legendre.leggauss(40)
         places = r[:, None] + (t - r)[:, None] * (nodes + 1) / 2
-        along = jnp.stack([data.velocity(data.flowed(x, t, places[:, i]), places[:, i]) for i in range(40)], 1)
+        from_x, from_t = (jnp.broadcast_to(value[:, None], places.shape) for value in (x, t))
+        along = jax.jit(lambda: data.velocity(data.flowed(from_x, from_t, places), places))()
         np.testing.assert_allclose(found.reshape(-1), along @ (weights / 2), atol=1e-8)
 
 
@@ -194,9 +195,9 @@ def test_at_r_equal_to_t_it_is_flow_matching_bit_by_bit():
 def test_the_share_of_examples_with_r_equal_to_t_and_the_order_of_the_two():
     u = jnp.linspace(0, 1, 1000, endpoint=False)
     t, r = meanflow.ends_of(PROCESS.times(u), PROCESS.times(jnp.roll(u, 300)), jnp.arange(1000) % 4 > 0)
-    assert np.mean(t == r) == 0.75
-    assert np.all(r <= t)
-    assert (float(t.min()) > 0, float(t.max()) < 1) == (True, True)
+    assert np.sum(np.asarray(t) == np.asarray(r)) == 750
+    assert np.all(np.asarray(r) <= np.asarray(t))
+    assert 0 < float(r.min()) < float(t.max()) < 1
     middle = meanflow.process(CONFIG.diffusion).times(jnp.array([0.5]))
     np.testing.assert_allclose(middle, 1 / (1 + np.exp(0.4)), rtol=1e-5)  # logit-normal around -0.4
 
@@ -240,7 +241,7 @@ def test_only_the_target_is_stopped():
 
 
 def test_guidance_stands_inside_the_target():
-    """Equation 19; where the label is dropped, and at scale 1 without a mix, the velocity is eps - x0."""
+    """As the paper writes it; where the label is dropped, and at scale 1 without a mix, the velocity is eps - x0."""
     label = jnp.arange(16) % 4 - 1
     batch = drawn(label)
     t = batch.t
