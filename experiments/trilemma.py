@@ -28,8 +28,17 @@ CONFIGS = {
     "ddgan": "ddgan_mnist.py",
     "latent": "latent_mnist.py",
     "ddpm": "ddpm_mnist.py",
+    "meanflow": "meanflow_mnist.py",
+    "consistency": "consistency_mnist.py",
+    "distilled": "distilled_mnist.py",
 }
-NUM_STEPS = {"vae": 30_000, "gan": 4_000, "flow": 2_000, "ddgan": 1_500, "latent": 2_000, "ddpm": 3_000}
+# Those of the last three are chosen by the network calls of a step, beside those of the DDPM.
+NUM_STEPS = {
+    "vae": 30_000, "gan": 4_000, "flow": 2_000, "ddgan": 1_500, "latent": 2_000, "ddpm": 3_000,
+    "meanflow": 2_250, "consistency": 2_250, "distilled": 900,
+}  # fmt: skip
+TEACHER = ("--config.pretrained.num_steps=1500", "--config.eval_every=300")
+COUNTS = {1: "1 step", 2: "2 steps", 4: "4 steps"}
 DDIM = ("--config.sample.sampler=ddim", "--config.sample.sampler.eta=0")
 
 
@@ -66,13 +75,19 @@ ABLATION = ablation.Ablation(
     about=(__doc__ or "").split("\n")[0],
     words=(),
     configs=CONFIGS,
-    runs={name: (f"--config.num_steps={steps}",) for name, steps in NUM_STEPS.items()},
+    runs={
+        name: (f"--config.num_steps={steps}", *(TEACHER if name == "distilled" else ()))
+        for name, steps in NUM_STEPS.items()
+    },
     rows={
         "VAE": Row("vae"),
         "GAN": Row("gan"),
         "Flow": Row("flow"),
         "Denoising diffusion GAN, 4 steps": Row("ddgan"),
         "Latent diffusion, 25 steps": Row("latent"),
+        **{f"MeanFlow, {count}": Row("meanflow", (f"--config.sample.num_steps={n}",)) for n, count in COUNTS.items()},
+        **{f"Consistency, {COUNTS[n]}": Row("consistency", (f"--config.sample.num_steps={n}",)) for n in (1, 2)},
+        "Distilled, 4 steps": Row("distilled"),
         "DDPM, ancestral, 1,000 steps": Row(
             "ddpm", ("--config.sample.sampler=ancestral", "--config.sample.num_steps=1000")
         ),

@@ -32,6 +32,9 @@ TARFLOW, SCVAE, HVAE, VQVAE, PIXELCNN, CODES, R3GAN = (
 ADAPTIVE = f"{R3GAN} --config.gan.loss=hinge --config.gan.augment=adaptive"
 VAE = COUPLING.replace("coupling_mnist", "vae_mnist_dense")
 DDGAN, AUTOENCODER = (COUPLING.replace("coupling", name) for name in ("ddgan", "autoencoder"))
+MEANFLOW, CONSISTENCY, DISTILLED = (
+    COUPLING.replace("coupling", name) for name in ("meanflow", "consistency", "distilled")
+)
 NO_START = {
     "": "nothing to do",
     "--workdir=nothing": "holds no run",
@@ -101,6 +104,15 @@ NO_START = {
     f"{VQVAE} --config.vqvae.quantizer=fsq --config.vqvae.quantizer.levels=8,1": "each must be 2 or more",
     f"{VQVAE} --config.network.channels=4,4,4,4,4": "smaller than the 32x32 pixels of one code",
     f"{VQVAE} --config.data.name=gaussians:grid25": "needs pictures",
+    f"{MEANFLOW} --config.meanflow.equal=2": "it is a share, between 0 and 1",
+    f"{MEANFLOW} --config.meanflow.guidance=2": "has no effect with diffusion.label_drop=0.0",
+    f"{MEANFLOW} --config.sample.guidance=2": "cannot be guided while it samples",
+    f"{CONSISTENCY} --config.consistency.first=1": "2 <= first <= last",
+    f"{CONSISTENCY} --config.consistency.sigma_max=0": "0 < sigma_min < sigma_max",
+    f"{CONSISTENCY} --config.sample.sampler=heun": "allowed: renoise",
+    f"{DISTILLED} --config.distillation.steps=3": "steps times a power of two",
+    f"{DISTILLED} --config.pretrained=": "needs a teacher",
+    f"{DISTILLED} --config.pretrained=finished --config.distillation.steps=16": "do not part into as many equal steps",
     f"{R3GAN} --config.network.cardinality=3": "does not divide the inner width",
     f"{R3GAN} --config.network.widths=8,8,8,8": "must be multiples of 8",
     f"{R3GAN} --config.gan.augment=diff_augment --config.gan.augment.strength=2": "must be in [0, 1]",

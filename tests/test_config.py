@@ -337,8 +337,8 @@ def keys_read(config, monkeypatch, size=16):
 
     def noting(module, name):
         if (
-            name in config.network
-            and isinstance(module, modules)
+            isinstance(module, modules)  # of none, where the network is a first stage's
+            and name in config.network
             and sys._getframe(1).f_code.co_filename.startswith(str(PACKAGE))
         ):
             scope = get(module, "scope")
@@ -433,7 +433,8 @@ def test_every_network_is_tried_complete():
         "ddpm", "vae", "hvae", "vqvae", "scvae", "autoencoder", "gan", "ddgan", "coupling", "tarflow", "autoregressive",
     )  # fmt: skip
     assert COMPLETE.keys() == {(m, n) for m in families for n in choice_at(m, "network").table}
-    for method, like in (("flow", "ddpm"), ("latent", "ddpm"), ("acgan", "gan")):
+    alike = [(method, "ddpm") for method in ("flow", "latent", "meanflow", "consistency")]
+    for method, like in (*alike, ("acgan", "gan")):
         assert methods.options(default(method)).choices["network"] == methods.options(default(like)).choices["network"]
 
 
@@ -598,8 +599,11 @@ def test_choices_are_all_that_has_parameters():
     of_all = {"optimizer", "optimizer.decay", "network"}
     diffusion_paths = of_all | {f"diffusion.{name}" for name in below["diffusion"]}
     diffusion_paths |= {"sample.sampler", "sample.spacing", "eval.likelihood"}
+    of_one_step = of_all | {"diffusion.times", "sample.sampler", "sample.spacing", "eval.likelihood"}
     vae_paths, gan_paths = (of_all | {f"{family}.{name}" for name in below[family]} for family in ("vae", "gan"))
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
+    expected |= {"meanflow": of_one_step | {"diffusion.input_scale"}, "consistency": of_one_step}
+    expected |= {"distilled": of_all - {"network"} | {f"pretrained.{path}" for path in diffusion_paths | of_all}}
     expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}, "autoregressive": of_all}
     expected |= {"vqvae": of_all | {"vqvae.quantizer"}, "scvae": of_all | {"scvae.dictionary"}}
     its = {f"autoencoder.{name}" for name in ("latents", "perceptual", "adversarial")}

@@ -43,6 +43,15 @@ ALL_AT_ONCE = {
     "ddpm": (*DROPOUT, "--config.diffusion.label_drop=0.3", "--config.diffusion.mirror=true"),
     "flow": (*DROPOUT, "--config.diffusion.label_drop=0.3", "--config.diffusion.mirror=true"),
     "latent": (*DROPOUT, "--config.diffusion.label_drop=0.3", "--config.diffusion.mirror=true"),
+    "meanflow": (
+        *DROPOUT,
+        "--config.diffusion.label_drop=0.3",
+        "--config.diffusion.mirror=true",
+        "--config.meanflow.guidance=1.5",
+        "--config.meanflow.guidance_mix=0.3",
+    ),
+    "consistency": (*DROPOUT, "--config.diffusion.label_drop=0.3", "--config.diffusion.mirror=true"),
+    "distilled": (),  # what its student drops and mirrors is set with its teacher
     "vae": ("--config.vae.binarisation=dynamic", "--config.vae.kl_warmup_steps=10"),
     "scvae": (),
     "hvae": ("--config.vae.binarisation=dynamic",),

@@ -34,6 +34,16 @@ CONFIGS = {
         "configs/latent_mnist.py:tiny",
         [*UNET, "--config.pretrained.network.channels=(4,)", "--config.pretrained.vae.latents=32"],
     ),
+    "meanflow": ("configs/meanflow_mnist.py:tiny", UNET),
+    "consistency": ("configs/consistency_mnist.py:tiny", UNET),
+    # One round, so that its loss is that of one task; a teacher that has not been trained moves nothing as a flow.
+    "distilled": (
+        "configs/distilled_mnist.py:tiny",
+        [
+            *(word.replace("config.", "config.pretrained.") for word in UNET), "--config.distillation.start=4",
+            "--config.pretrained.diffusion.prediction=v",
+        ],
+    ),
     "vae": ("configs/vae_mnist.py:tiny", []),
     "scvae": (
         "configs/scvae_mnist.py:tiny",

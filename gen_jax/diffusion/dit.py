@@ -74,6 +74,7 @@ class DiT(nn.Module):
         self,
         x_t: Array,
         time: Array,
+        span: Array | None = None,
         *,
         label: Array | None = None,
         index: Array | None = None,
@@ -84,6 +85,7 @@ class DiT(nn.Module):
         Args:
           x_t: f32 [B, H, W, C]. Sizes that the patch does not divide are padded with zeros, and the output is cropped.
           time: f32 [B], noise conditioning (0..1000).
+          span: f32 [B], how far the step to take leads on the scale of `time`, or None.
           label: i32 [B], or None for none; a label outside 0..num_classes-1 (such as -1) also means "none".
           index, train: unused: there is no dropout.
         """
@@ -94,7 +96,7 @@ class DiT(nn.Module):
         batch, rows, columns, _ = patches.shape
         tokens = self._dense(self.width, name="in")(patches.reshape(batch, rows * columns, -1))
         tokens += jnp.asarray(positions(rows, columns, self.width), self.dtype)
-        condition = nn.silu(self._condition(time, label))
+        condition = nn.silu(self._condition(time, span, label))
         for i in range(self.depth):
             block = Block(self.num_heads, self.mlp_ratio, self.qk_norm, self.qkv_bias, self.dtype, name=f"block_{i}")
             tokens = block(tokens, condition)
@@ -111,11 +113,17 @@ class DiT(nn.Module):
     def _dense(self, features: int, kernel_init: Any = kernel_init, **fields: Any) -> Dense:
         return Dense(features, kernel_init=kernel_init, dtype=self.dtype, **fields)
 
-    def _condition(self, time: Array, label: Array | None) -> Array:
-        """The condition of every block, from time and label: [B, width]."""
+    def _condition(self, time: Array, span: Array | None, label: Array | None) -> Array:
+        """The condition of every block, from time, span and label: [B, width]."""
         dense = functools.partial(self._dense, self.width, kernel_init=_condition_init)
-        condition = dense(name="time_0")(sinusoidal(time, NUM_FREQUENCIES))
-        condition = dense(name="time_1")(nn.silu(condition))
+
+        def embedded(values: Array, name: str) -> Array:
+            h = dense(name=f"{name}_0")(sinusoidal(values, NUM_FREQUENCIES))
+            return dense(name=f"{name}_1")(nn.silu(h))
+
+        condition = embedded(time, "time")
+        if span is not None:
+            condition += embedded(span, "span")
         if self.num_classes:
             one_hot = jax.nn.one_hot(jnp.full(time.shape, -1) if label is None else label, self.num_classes)
             condition += dense(use_bias=False, name="label")(one_hot)

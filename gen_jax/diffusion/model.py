@@ -1,7 +1,7 @@
 """A diffusion model: a network trained on a process and evaluated by a sampler, in pixel space or latent space.
 
 All differences between DDPM, flow matching and EDM are config values (`process.CHOICES`). A `Domain` is the space of
-the model: pixels or an autoencoder's codes.
+the model: pixels or an autoencoder's codes. An `Objective` is what the network is trained for.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import numpy as np
 
 from gen_jax import optimizer
 from gen_jax.config import Choice, chosen, modules_of
-from gen_jax.diffusion import edit, pictures, solvers
+from gen_jax.diffusion import edit, few_steps, pictures, solvers
 from gen_jax.diffusion import guidance as guidances
 from gen_jax.diffusion import likelihood as likelihoods
+from gen_jax.diffusion import objective as objectives
 from gen_jax.diffusion import process as processes
 from gen_jax.diffusion import sampler as samplers
 from gen_jax.diffusion import spacing as spacings
 from gen_jax.diffusion.dit import DiT
+from gen_jax.diffusion.schedule import Path, Schedule
 from gen_jax.diffusion.unet import UNet
 from gen_jax.method import (
     Array,
@@ -35,16 +37,18 @@ from gen_jax.method import (
     Picture,
     PyTree,
     Scalars,
+    Scatter,
     State,
     UserError,
+    counted,
     draw,
     keys_of,
     mirrored,
     stream,
+    to_data,
     to_model,
 )
 
-MAX_TIMESTEPS = 1_000_000  # of a table: more would cost memory and change nothing
 NUM_SHOWN = 9  # images whose reverse process the report shows
 NUM_CLASSES_SHOWN = 10  # in the picture of guidance
 SCALES_SHOWN = (0.0, 1.0, 2.0, 4.0)
@@ -58,6 +62,7 @@ CHOICES = {
     "sample.spacing": Choice(spacings.SPACINGS),
     "eval.likelihood": Choice(likelihoods.LIKELIHOODS),
 }
+SAMPLERS = Choice(solvers.SAMPLERS | few_steps.SAMPLERS)  # of which a method has those that fit it
 
 
 class Domain(NamedTuple):
@@ -96,7 +101,7 @@ class _Model(NamedTuple):
 
     config: Any
     domain: Domain
-    process: processes.Process
+    objective: objectives.Objective
     network: Any
     sampler: samplers.Sampler
     steps: np.ndarray
@@ -104,37 +109,56 @@ class _Model(NamedTuple):
     likelihood: likelihoods.Likelihood | None
     classes: tuple[str, ...]  # class names of a conditional model, or ()
 
+    @property
+    def process(self) -> processes.Process:
+        return self.objective.process
 
-def make(config: Any, spec: DataSpec, domain: Domain) -> Method:
+    @property
+    def guided(self) -> bool:
+        """Whether there can be guidance while sampling."""
+        return self.objective.denoises and not self.sampler.jumps
+
+
+def make(config: Any, spec: DataSpec, domain: Domain, objective: objectives.Objective | None = None) -> Method:
     """Returns the model as a method.
 
     Args:
       config: complete; see `configs/ddpm_mnist.py`.
       spec: of the data.
       domain: the space in which the model works.
+      objective: what the network is trained for; None for `objective.denoising`.
 
     Raises:
       UserError: an unknown name; a prediction that does not determine the data at the end of the path; a conditional
         model on a data set without labels; guidance of a model trained without label dropout; a learned variance of a
         model without one; a likelihood that the model does not have.
     """
-    model = _assemble(config, spec, domain)
-    return Method(
+    model = _assemble(config, spec, domain, objective or objectives.denoising(config.diffusion))
+    method = Method(
         functools.partial(_init, model),
         functools.partial(_step, model),
         functools.partial(_sample, model),
         functools.partial(_evaluate, model),
         functools.partial(_show, model),
         condition=("label",) if model.classes else (),
-        edits=_edits(model, spec),
+        edits=_edits(model, spec) if model.guided else None,
         describe=_describe(config.sample, model.sampler),
     )
+    if spec.kind != "points":
+        return method
+    show = functools.partial(_show_points, model, spec)
+    return method._replace(pictures=show, num_pictured=pictures.NUM_POINTS, edits=None)
 
 
-def _assemble(config: Any, spec: DataSpec, domain: Domain) -> _Model:
-    c = config.diffusion
+def _assemble(config: Any, spec: DataSpec, domain: Domain, objective: objectives.Objective) -> _Model:
+    c, process = config.diffusion, objective.process
+    sampler = chosen(SAMPLERS, config.sample.sampler)
+    if config.sample.guidance != 1 and (sampler.jumps or not objective.denoises):
+        raise UserError(
+            f"config.sample.guidance is {config.sample.guidance:g}, but a {config.method} model sampled by "
+            f"{config.sample.sampler.name} cannot be guided while it samples: use 1"
+        )
     _check(config, spec)
-    process = processes.make(c)
     classes = (spec.class_names or ()) if c.conditional else ()
     (network,) = modules_of(
         config.network,
@@ -145,7 +169,6 @@ def _assemble(config: Any, spec: DataSpec, domain: Domain) -> _Model:
             "dtype": jnp.dtype(config.compute_dtype),
         },
     )
-    sampler = chosen(CHOICES["sample.sampler"], config.sample.sampler)
     if sampler.estimates and process.variance.outputs == 1:
         raise UserError(
             "config.sample.sampler.variance is 'learned', but this model was trained with fixed variances: use small "
@@ -154,11 +177,11 @@ def _assemble(config: Any, spec: DataSpec, domain: Domain) -> _Model:
     return _Model(
         config,
         domain,
-        process,
+        objective,
         network,
         sampler,
         chosen(CHOICES["sample.spacing"], config.sample.spacing)(process.path, config.sample.num_steps),
-        optimizer.make(config.optimizer, config.num_steps, config.ema),
+        optimizer.make(config.optimizer, config.num_steps, config.ema, objective.drift),
         _likelihood(config, domain, process),
         classes,
     )
@@ -181,28 +204,33 @@ def _likelihood(config: Any, domain: Domain, process: processes.Process) -> like
 def _init(model: _Model, key: Key, examples: Batch, frozen: PyTree) -> State:
     x = jnp.zeros((1, *model.domain.shape))
     label = guidances.no_label(x) if model.classes else None
-    params = model.network.init(stream(key, "init"), x, jnp.zeros(1), label=label)["params"]
+    told = (jnp.zeros(1),) * (1 + model.process.spans)
+    params = model.network.init(stream(key, "init"), x, *told, label=label)["params"]
     return optimizer.first_state(model.optimize, "denoiser", key, params, frozen, model.domain.init(examples, frozen))
 
 
 def _losses(
     model: _Model, state: State, params: PyTree, batch: Batch, t: Array, key_noise: Key, key_dropout: Key | None
-) -> Array:
-    """Weighted squared error, mean over pixels: f32 [B]."""
+) -> objectives.Losses:
     training = key_dropout is not None
     if training and model.config.diffusion.mirror:
         batch = {**batch, "image": mirrored(batch["image"], jax.random.fold_in(key_dropout, 2), batch["index"])}
     x0 = model.domain.enter(state, batch, jax.random.fold_in(key_noise, 1))  # independent of eps
     eps = draw(key_noise, batch["index"], lambda k: jax.random.normal(k, model.domain.shape))
-    label = _label_in_training(model, batch, key_dropout)
 
-    def network(x_in: Array, told: Array) -> Array:
-        rngs = {"dropout": key_dropout} if training else None
-        return model.network.apply(
-            {"params": params}, x_in, told, label=label, index=batch["index"], train=training, rngs=rngs
+    def uniform(purpose: int) -> Array:
+        key = jax.random.fold_in(jax.random.fold_in(key_noise, 2), purpose)
+        return draw(key, batch["index"], jax.random.uniform)
+
+    def networks(params: PyTree, label: Array | None, still: bool = False) -> processes.Network:
+        train = training and not still
+        rngs = {"dropout": key_dropout} if train else None
+        return functools.partial(
+            model.network.apply, {"params": params}, label=label, index=batch["index"], train=train, rngs=rngs
         )
 
-    return model.process.loss(network, x0, eps, t)
+    label = _label_in_training(model, batch, key_dropout)
+    return model.objective.loss(networks, params, objectives.Drawn(x0, eps, t, uniform, label, state))
 
 
 def _label_in_training(model: _Model, batch: Batch, key: Key | None) -> Array | None:
@@ -222,8 +250,8 @@ def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
 
     def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, Scalars]:
         t = model.process.draw_times(key_time, batch["index"], model.config.batch_size)
-        loss = jnp.mean(_losses(model, state, params, batch, t, key_noise, key_dropout))
-        return loss, {"loss": loss}
+        losses = _losses(model, state, params, batch, t, key_noise, key_dropout)
+        return jnp.mean(losses.trained), {"loss": jnp.mean(losses.shown)}
 
     params, pieces = state.params["denoiser"], model.config.accumulate
     scalars, grads = optimizer.value_and_grad(loss_fn, params, batch, pieces)
@@ -235,7 +263,7 @@ def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
     key_noise, key_time = jax.random.split(key)
     process = model.process
     t = process.times(draw(key_time, batch["index"], jax.random.uniform))
-    values = {"loss": _losses(model, state, state.ema["denoiser"], batch, t, key_noise, None)}
+    values = {"loss": _losses(model, state, state.ema["denoiser"], batch, t, key_noise, None).shown}
     values |= model.domain.measures(state, batch, key)
     likelihood = model.likelihood
     if likelihood is None:
@@ -270,10 +298,7 @@ def _denoiser(
     wrap: Any = model.process.estimator if with_variance else model.process.denoiser
 
     def told(label: Array | None) -> samplers.Denoiser:
-        def network(x_in: Array, told: Array) -> Array:
-            return model.network.apply({"params": state.ema["denoiser"]}, x_in, told, label=label)
-
-        return wrap(network)
+        return wrap(functools.partial(model.network.apply, {"params": state.ema["denoiser"]}, label=label))
 
     c = model.config.sample
     interval = guidances.interval_of(c.guidance_interval)
@@ -281,8 +306,16 @@ def _denoiser(
     return guidances.kept_in_range(denoise, c) if clips else denoise
 
 
+def _sampling_denoiser(model: _Model, state: State, condition: Condition) -> samplers.Denoiser:
+    """As the sampler needs it, with the guidance of the config."""
+    c = model.config.sample
+    if not model.sampler.jumps:
+        return _denoiser(model, state, condition, c.guidance)
+    return few_steps.in_range_at_the_end(_denoiser(model, state, condition, 1.0, clips=False), c)
+
+
 def _sample(model: _Model, state: State, keys: Array, condition: Condition) -> Array:
-    denoise = _denoiser(model, state, condition, model.config.sample.guidance)
+    denoise = _sampling_denoiser(model, state, condition)
     x0 = samplers.sample(denoise, model.process.path, model.sampler, model.steps, keys, model.domain.shape)
     return model.domain.leave(state, x0)
 
@@ -329,22 +362,22 @@ def _edits(model: _Model, spec: DataSpec) -> Edits:
 
 
 def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Picture]:
-    c, s = model.config.diffusion, model.config.sample
     keys = keys_of(key, jnp.arange(NUM_SHOWN))
     condition = {"label": jnp.arange(NUM_SHOWN) % len(model.classes)} if model.classes else {}
     leave = functools.partial(model.domain.leave, state)
     x0 = model.domain.enter(state, {name: value[:1] for name, value in batch.items()}, key)[0]
-    calls = _calls(len(model.steps), model.sampler)
-    told = f"{len(model.steps)} {s.sampler.name} steps{calls} with {s.spacing.name} spacing"
     eps = jax.random.normal(key, model.domain.shape)
     shown = {
-        "forward": pictures.forward(x0, eps, model.process.path, _describe_path(c.schedule), leave),
+        "forward": pictures.forward(x0, eps, model.process.path, _describe_path(model.process.path), leave),
         **pictures.reverse(
-            _denoiser(model, state, condition, s.guidance), model.process.path, model.sampler, model.steps, keys,
-            model.domain.shape, told, leave,
+            _sampling_denoiser(model, state, condition), model.process.path, model.sampler, model.steps, keys,
+            model.domain.shape, _in_words(model), leave,
         ),
     }  # fmt: skip
-    if not (model.classes and c.label_drop):
+    if not model.guided:
+        del shown["x0_hat"]  # it says what a denoiser's estimates look like
+        return shown
+    if not (model.classes and model.config.diffusion.label_drop):
         return shown
     label = jnp.arange(min(len(model.classes), NUM_CLASSES_SHOWN))
 
@@ -354,6 +387,20 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Pict
         return leave(samplers.sample(denoise, path, model.sampler, model.steps, same, model.domain.shape))
 
     return {"guidance": pictures.guidance(image_of, SCALES_SHOWN, model.classes[: len(label)])} | shown
+
+
+def _show_points(model: _Model, spec: DataSpec, state: State, key: Key, batch: Batch) -> dict[str, Scatter]:
+    keys = keys_of(key, jnp.arange(pictures.NUM_POINTS))
+    denoise = _sampling_denoiser(model, state, {})
+    way = samplers.trajectory(denoise, model.process.path, model.sampler, model.steps, keys, model.domain.shape)
+    x = to_data(jnp.concatenate([way.x_t, way.x0[None]]), spec)
+    return {"reverse_animation": pictures.reverse_of_points(x, batch["image"], model.steps, _in_words(model))}
+
+
+def _in_words(model: _Model) -> str:
+    c, num_steps = model.config.sample, len(model.steps)
+    steps = f"{counted(num_steps, f'{c.sampler.name} step')}{_calls(num_steps, model.sampler)}"
+    return f"{steps} with {c.spacing.name} spacing"
 
 
 def _describe(c: Any, sampler: samplers.Sampler) -> dict[str, str]:
@@ -374,22 +421,15 @@ def _calls(num_steps: int, sampler: samplers.Sampler) -> str:
     return f" ({calls} network calls)" if calls != num_steps else ""
 
 
-def _describe_path(c: Any) -> str:
-    steps = f" of {c.num_steps} steps" if "num_steps" in c else ""
-    end = " with zero terminal SNR" if c.get("zero_terminal_snr") else ""
-    return f"{c.name.replace('_', ' ')} {'schedule' if steps else 'path'}{steps}{end}"
+def _describe_path(path: Path) -> str:
+    name = path.name.replace("_", " ")
+    if not isinstance(path, Schedule):
+        return f"{name} path"
+    return f"{name} schedule of {path.num_steps} steps" + " with zero terminal SNR" * (path.alpha[-1] == 0)
 
 
 def _check(config: Any, spec: DataSpec) -> None:
     c, guidance = config.diffusion, config.sample.guidance
-    schedule = c.schedule
-    if "num_steps" in schedule:
-        least = 1 + schedule.zero_terminal_snr
-        if not least <= schedule.num_steps <= MAX_TIMESTEPS:
-            raise UserError(
-                f"config.diffusion.schedule.num_steps is {schedule.num_steps}; it must be {least} or more, "
-                f"at most {MAX_TIMESTEPS}"
-            )
     if c.conditional and spec.num_classes is None:
         raise UserError(f"config.diffusion.conditional needs labels, and data set {spec.name} has none")
     if c.label_drop and not c.conditional:

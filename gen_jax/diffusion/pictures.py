@@ -9,10 +9,11 @@ import numpy as np
 
 from gen_jax.diffusion import sampler as samplers
 from gen_jax.diffusion.schedule import Path, Schedule, add_noise
-from gen_jax.method import Array, Picture, to_pixels
+from gen_jax.method import Array, Picture, Scatter, to_pixels
 
 NUM_STRIP = 9  # pictures along a process
 NUM_FRAMES = 41  # of an animation
+NUM_POINTS = 1000  # in the animation of points
 
 
 def forward(x0: Array, eps: Array, path: Path, described: str, shown: Callable[[Array], Array]) -> Picture:
@@ -93,6 +94,30 @@ def reverse(
             labels=tuple(names[i] for i in believed),
         ),
     }
+
+
+def reverse_of_points(x: Array, data: Array, steps: np.ndarray, described: str) -> Scatter:
+    """Returns the reverse process of points in the plane as an animation, before those of the data.
+
+    Args:
+      x: f32 [S + 1, N, 1, 1, 2], the points at each step, and the samples.
+      data: f32 [M, 1, 1, 2].
+      steps: the S times.
+      described: the sampler in words.
+    """
+    frames = _spread(len(x), NUM_FRAMES)
+    names = (*(f"t = {t:.4g}" for t in steps), "sample")
+    return Scatter(
+        x[frames].reshape(len(frames), -1, 2),
+        None,
+        data.reshape(-1, 2),
+        title="Reverse process",
+        caption=f"{x.shape[1]:,} points from noise to samples in {described}.",
+        names=("sample",),
+        axes=("x", "y"),
+        background_name="data",
+        labels=tuple(names[i] for i in frames),
+    )
 
 
 def guidance(image_of: Callable[[float], Array], scales: tuple[float, ...], classes: tuple[str, ...]) -> Picture:

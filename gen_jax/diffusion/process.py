@@ -23,8 +23,10 @@ from gen_jax.diffusion.sampler import Estimate
 from gen_jax.diffusion.schedule import Level, Path, Schedule
 from gen_jax.method import Array, Key, UserError, broadcast_to_images
 
-Network = Callable[[Array, Array], Array]
-"""(x_in f32 [B, H, W, C], told f32 [B], 0..1000) -> output f32 [B, H, W, C], or 2 C with learned variances."""
+Network = Callable[..., Array]
+"""(x_in f32 [B, H, W, C], told f32 [B], 0..1000) -> output f32 [B, H, W, C], or 2 C with learned variances.
+
+Where `Process.spans`, it takes the length of the step as a third argument: told there, minus told where it ends."""
 
 
 class Variance(NamedTuple):
@@ -91,6 +93,7 @@ def _log_snr(level: Level) -> Array:
     return 500 - 25 * jnp.clip(log_snr, -LARGEST_LOG_SNR, LARGEST_LOG_SNR)
 
 
+MAX_TIMESTEPS = 1_000_000  # of a table: more would cost memory and change nothing
 LARGEST_LOG_SNR = 20.0  # the noise conditioning is clipped here
 INPUT_SCALES = {"none": no_scale, "unit_variance": unit_variance}
 TOLD: dict[str, Callable[[Level], Array]] = {"time": lambda level: level.time, "log_snr": _log_snr}
@@ -122,6 +125,7 @@ class Process:
       input_scale: level -> factor of x_t before the network.
       told: level -> noise conditioning of the network.
       variance: of the reverse steps.
+      spans: whether the network is also told how long a step it is to take; otherwise it knows only where it is.
     """
 
     path: Path
@@ -131,6 +135,7 @@ class Process:
     input_scale: Callable[[Level], Any]
     told: Callable[[Level], Array]
     variance: Variance = FIXED
+    spans: bool = False
 
     def draw_times(self, key: Key, index: Array, size: int) -> Array:
         """Returns a time for each example, drawn from the density and spread evenly over the global batch.
@@ -146,11 +151,18 @@ class Process:
         u = jax.random.uniform(key) + index / size
         return self.times(u % 1.0)
 
-    def output(self, network: Network, x_t: Array, level: Level) -> Array:
-        """Returns the output of the network for x_t [B, ...], level with leaves [B]."""
-        scale = self.input_scale(level)
+    def output(self, network: Network, x_t: Array, level: Level, end: Level | None = None) -> Array:
+        """Returns the output of the network for x_t [B, ...], levels with leaves [B].
+
+        Args:
+          network: see `Network`.
+          x_t: the noisy data.
+          level: of x_t.
+          end: where the step from `level` ends, for a network that is told so; None for the same level.
+        """
+        scale, told = self.input_scale(level), self.told(level)
         x_in = broadcast_to_images(scale, x_t) * x_t if hasattr(scale, "ndim") else x_t
-        return network(x_in, self.told(level))
+        return network(x_in, told, told - self.told(end or level)) if self.spans else network(x_in, told)
 
     def loss(self, network: Network, x0: Array, eps: Array, t: Array) -> Array:
         """Returns the weighted squared error at times t [B], a mean over pixels: f32 [B].
@@ -171,11 +183,11 @@ class Process:
         term = bounds.term(rows, x0, x0_hat, (1 + variance[0]) / 2, t)
         return loss + self.variance.weight * self.path.num_steps * term
 
-    def denoiser(self, network: Network) -> Callable[[Array, Level], Array]:
-        """Returns (x_t, level with leaves [B]) -> x0_hat."""
+    def denoiser(self, network: Network) -> Callable[..., Array]:
+        """Returns (x_t, level with leaves [B]) -> x0_hat; where `spans`, it takes the end of the step as well."""
 
-        def denoise(x_t: Array, level: Level) -> Array:
-            output = self._halves(self.output(network, x_t, level))[0]
+        def denoise(x_t: Array, level: Level, end: Level | None = None) -> Array:
+            output = self._halves(self.output(network, x_t, level, end))[0]
             return predictions.to_x0(self.prediction, output, x_t, level, self.path.unit)
 
         return denoise
@@ -202,6 +214,7 @@ def make(config: Any) -> Process:
       UserError: an unknown name, an invalid value, a prediction that does not determine the data at the path's end,
         learned variances along a continuous path, or a density of noise levels that the path does not have.
     """
+    _check_length(config.schedule)
     require_choice("diffusion.told", config.told, TOLD)
     path = chosen(CHOICES["diffusion.schedule"], config.schedule)
     prediction = chosen(CHOICES["diffusion.prediction"], config.prediction)
@@ -223,3 +236,14 @@ def make(config: Any) -> Process:
         TOLD[config.told],
         variance,
     )
+
+
+def _check_length(schedule: Any) -> None:
+    if "num_steps" not in schedule:
+        return
+    least = 1 + schedule.zero_terminal_snr
+    if not least <= schedule.num_steps <= MAX_TIMESTEPS:
+        raise UserError(
+            f"config.diffusion.schedule.num_steps is {schedule.num_steps}; it must be {least} or more, "
+            f"at most {MAX_TIMESTEPS}"
+        )

@@ -20,7 +20,8 @@ import numpy as np
 from gen_jax.diffusion.schedule import Level, Path, start_std
 from gen_jax.method import Array, PyTree
 
-Denoiser = Callable[[Array, Level], Array]
+Denoiser = Callable[..., Array]
+"""(x_t, level) -> x0_hat; that of a `Sampler` that jumps takes (x_t, level, level at the end of the step)."""
 
 
 class Estimate(NamedTuple):
@@ -67,6 +68,7 @@ class Sampler(NamedTuple):
       noisy: whether steps use standard normal noise; otherwise `noise` is None.
       estimates: whether `denoise` must return an `Estimate`, as only models with learned variances can.
       calls: number of steps -> number of network calls.
+      jumps: whether `denoise` must take the end of the step as well, as only models of average velocities can.
     """
 
     plan: Callable[[Level, Path], PyTree]
@@ -75,6 +77,7 @@ class Sampler(NamedTuple):
     noisy: bool
     estimates: bool = False
     calls: Callable[[int], int] = lambda num_steps: num_steps
+    jumps: bool = False
 
 
 class Trajectory(NamedTuple):
@@ -158,8 +161,8 @@ def trajectory(
     def draw_noise(index: Array | int) -> Array:
         return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape))(keys)
 
-    def denoise_all(x_t: Array, level: Level) -> Array:
-        return denoise(x_t, Level(*(jnp.full(num_images, value) for value in level)))
+    def denoise_all(x_t: Array, *levels: Level) -> Array:
+        return denoise(x_t, *(Level(*(jnp.full(num_images, value) for value in level)) for level in levels))
 
     def take_step(state: tuple, inputs: tuple) -> tuple[tuple, None]:
         carry, x_t, stored = state

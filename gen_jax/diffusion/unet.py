@@ -49,6 +49,7 @@ class UNet(nn.Module):
       attention_sizes: heights of the levels (after patch and padding) with attention after every block, in addition to
         the middle.
       num_heads: of attention.
+      qk_norm: whether queries and keys of attention are normalised.
       patch: side of the pixel patches that become channels of one position at the input, and vice versa at the output.
       norm: a name in NORMS.
       num_groups: of "group".
@@ -82,12 +83,14 @@ class UNet(nn.Module):
     dropout: float = 0.0
     num_classes: int = 0
     dtype: Any = jnp.float32
+    qk_norm: bool = False
 
     @nn.compact
     def __call__(
         self,
         x_t: Array,
         time: Array,
+        span: Array | None = None,
         *,
         label: Array | None = None,
         index: Array | None = None,
@@ -99,6 +102,7 @@ class UNet(nn.Module):
         Args:
           x_t: f32 [B, H, W, C]. Sizes that do not halve evenly are padded with zeros, and the output is cropped.
           time: f32 [B], noise conditioning (0..1000).
+          span: f32 [B], how far the step to take leads on the scale of `time`, or None.
           label: i32 [B], or None for none; a label outside 0..num_classes-1 (such as -1) also means "none".
           index: i32 [B], positions in the global batch, for dropout.
           extra: f32 [B, 4 channels], of another condition, added to that of time and label; or None.
@@ -108,14 +112,17 @@ class UNet(nn.Module):
         self._check(x_t.shape[1:3], stride, label)
         norm = NORMS[self.norm](self.num_groups)
         conv = functools.partial(Conv, kernel_size=(3, 3), kernel_init=kernel_init, dtype=self.dtype)
-        condition = self._condition(time, label, extra)
+        condition = self._condition(time, span, label, extra)
 
         def residual(h: Array, name: str, features: int) -> Array:
             layer = ResidualBlock(features, norm, self.film, self.dropout, self.use_bias, self.dtype, name=name)
             return layer(h, condition, index, train=train)
 
         def attend(h: Array, name: str) -> Array:
-            return AttentionBlock(norm, self.num_heads, self.use_bias, self.dtype, name=f"{name}_attention")(h)
+            layer = AttentionBlock(
+                norm, self.num_heads, self.use_bias, self.dtype, self.qk_norm, name=f"{name}_attention"
+            )
+            return layer(h)
 
         def block(h: Array, name: str, features: int) -> Array:
             h = residual(h, name, features)
@@ -164,11 +171,17 @@ class UNet(nn.Module):
             return depth_to_space(h, 2)
         return Conv(features, (3, 3), kernel_init=kernel_init, dtype=self.dtype, name=name)(upsample_nearest(h))
 
-    def _condition(self, time: Array, label: Array | None, extra: Array | None) -> Array:
-        """The condition of every block, from time and label: f32 [B, 4 channels]."""
+    def _condition(self, time: Array, span: Array | None, label: Array | None, extra: Array | None) -> Array:
+        """The condition of every block, from time, span and label: f32 [B, 4 channels]."""
         dense = functools.partial(Dense, 4 * self.channels, kernel_init=kernel_init, dtype=self.dtype)
-        condition = dense(name="time_0")(sinusoidal(time, self.channels))
-        condition = dense(name="time_1")(nn.silu(condition))
+
+        def embedded(values: Array, name: str) -> Array:
+            h = dense(name=f"{name}_0")(sinusoidal(values, self.channels))
+            return dense(name=f"{name}_1")(nn.silu(h))
+
+        condition = embedded(time, "time")
+        if span is not None:
+            condition += embedded(span, "span")
         if self.num_classes:
             one_hot = jax.nn.one_hot(jnp.full(time.shape, -1) if label is None else label, self.num_classes)
             condition += dense(use_bias=False, name="label")(one_hot)

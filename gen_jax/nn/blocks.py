@@ -119,6 +119,10 @@ class ResidualBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Norm, self-attention over all positions, residual (Ho et al. 2020, appendix B).
 
+    Attributes:
+      norm: factory of a normalisation layer.
+      num_heads, use_bias, dtype, qk_norm: as in `SelfAttention`, `use_bias` as `qkv_bias`.
+
     Example:
       >>> import jax
       >>> from gen_jax.nn.norm import RMSNorm
@@ -132,6 +136,7 @@ class AttentionBlock(nn.Module):
     num_heads: int = 1
     use_bias: bool = False
     dtype: Any = jnp.float32
+    qk_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -140,6 +145,7 @@ class AttentionBlock(nn.Module):
         attention = SelfAttention(
             self.num_heads,
             self.use_bias,
+            self.qk_norm,
             kernel_init=kernel_init,
             out_kernel_init=zero_init,
             dtype=self.dtype,
