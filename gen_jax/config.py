@@ -201,6 +201,8 @@ def base_config() -> Config:
                 "test_split": "test",
                 "offline_substitute": "",  # generated instead if the set is neither prepared nor downloadable
                 "image_size": 0,  # 0: as stored; else a centre crop of this height and width, antialiased
+                "crop": 0,  # of a folder of pictures of any size: side of random crops; 0: none
+                "reduce": 0,  # 2 or 4: each picture also as a copy smaller by this factor, for super-resolution; 0: not
                 "channels": 0,  # 0: as stored; 1: grey; 3: colour
                 "background": 255,  # grey value that shows through transparent pixels
                 "on_error": "stop",  # on a damaged or oversized file; or skip
