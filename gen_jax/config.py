@@ -119,12 +119,14 @@ class Measure(NamedTuple):
       is_bound: whether it can compare models of different recipes, lower being better; a loss cannot, since its
         weights depend on the recipe.
       chart: title of the chart that it shares with others on the page; "": it has its own.
+      better: "higher" or "lower", if it can compare models and is no bound; else "".
     """
 
     words: str
     unit: str = ""
     is_bound: bool = False
     chart: str = ""
+    better: str = ""
 
 
 class Options(NamedTuple):

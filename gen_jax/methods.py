@@ -28,6 +28,8 @@ METHODS = {
     "vqvae": "gen_jax.vae.vqvae",
     "gan": "gen_jax.gan.gan",
     "acgan": "gen_jax.gan.acgan",
+    "srresnet": "gen_jax.superres.srresnet",
+    "srgan": "gen_jax.superres.srgan",
     "coupling": "gen_jax.nflow.coupling",
     "tarflow": "gen_jax.nflow.tarflow",
     "autoregressive": "gen_jax.autoregressive.model",

@@ -362,7 +362,8 @@ def _condition(name: str, feature: Feature, num: int, values: Any) -> np.ndarray
     classes = len(feature.names)
     if values is None:
         if not classes:
-            raise UserError(f"this model needs {name}: give {num} of them")
+            larger = ", or use --mode=upscale --pictures=<a picture or a folder>" if name == "small" else ""
+            raise UserError(f"this model needs {name}: give {num} of them{larger}")
         trained = np.flatnonzero(feature.counts or np.ones(classes))
         values = trained[np.arange(num) % len(trained)]
     if classes and isinstance(values, (list, tuple)) and len({isinstance(each, str) for each in values}) > 1:

@@ -24,8 +24,8 @@ def matrix(size: int, new_size: int) -> np.ndarray:
       new_size: larger or smaller.
 
     Example:
-      >>> matrix(1, 2).tolist(), [round(float(value), 4) for value in matrix(8, 4)[1]]
-      ([[1.0], [1.0]], [-0.0117, -0.0352, 0.1133, 0.4336, 0.4336, 0.1133, -0.0352, -0.0117])
+      >>> matrix(1, 2).tolist(), (256 * matrix(16, 8)[3, 3:11]).tolist()
+      ([[1.0], [1.0]], [-3.0, -9.0, 29.0, 111.0, 111.0, 29.0, -9.0, -3.0])
     """
     scale = new_size / size
     widened = max(1.0, 1 / scale)

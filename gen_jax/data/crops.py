@@ -24,8 +24,8 @@ class Crops:
       >>> crops = Crops(np.concatenate([each.ravel() for each in pictures]), np.array([0, 20]), sizes, 2, 1)
       >>> crops.shape, crops[0].ravel().tolist()  # from row 1 and column 1
       ((2, 2, 2, 1), [6, 7, 11, 12])
-      >>> crops.drawn(np.array([0, 0, 1]), 0, np.array([5, 6, 7]))[:, 0, 0, 0].tolist()
-      [2, 7, 7]
+      >>> crops.drawn(np.array([0, 0, 1]), seed=0, samples=np.array([5, 6, 7]))[:, 0, 0, 0].tolist()  # top left
+      [12, 6, 7]
     """
 
     dtype = np.dtype(np.uint8)
