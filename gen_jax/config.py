@@ -545,6 +545,7 @@ def _refuse_unread(before: Mapping[str, Any], after: Mapping[str, Any], read_whe
 FLAGS = (
     "--config", "--workdir", "--mode", "--coordinator", "--num_processes", "--process_id", "--help", "--pictures",
     "--mask", "--strength", "--between", "--labels", "--each", "--resample",
+    "--out", "--compare",
 )  # fmt: skip
 
 

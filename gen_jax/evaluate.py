@@ -12,7 +12,7 @@ from gen_jax import judges, methods, parallel, sample
 from gen_jax.data import dataset
 from gen_jax.figures import samples as figures
 from gen_jax.judges import metric
-from gen_jax.method import Batch, DataSpec, Feature, Figure, Method, Picture, Scalars, State, counted, stream, to_bytes
+from gen_jax.method import Batch, DataSpec, Figure, Method, Picture, Scalars, State, counted, stream, to_bytes
 from gen_jax.metrics import disentanglement
 from gen_jax.metrics.precision_recall import nearest
 from gen_jax.run import Run, write_json
@@ -135,6 +135,7 @@ def given(method: Method, data: dataset.Dataset, num: int) -> dict[str, np.ndarr
     are; {} for a method that has no such condition.
 
     Example:
+      >>> from gen_jax.method import Feature
       >>> images = np.zeros((9, 2, 2, 1), np.uint8)
       >>> spec = DataSpec("x", (2, 2, 1), 9, {"small": Feature((1, 1, 1), "uint8")})
       >>> data = dataset.Dataset(spec, {"image": images, "small": images[:, :1, :1]}, None)

@@ -119,14 +119,12 @@ def _check_sides(config: Any) -> None:
             "they are, or whole pictures of one size; leave out one of them"
         )
     if factor not in (0, *REDUCTIONS):
-        raise UserError(f"config.data.reduce is {factor}; pictures are made smaller by {_either(REDUCTIONS)}, or 0: not")
+        raise UserError(
+            f"config.data.reduce is {factor}; it must be {' or '.join(map(str, REDUCTIONS))}, or 0 for none"
+        )
     if factor and crop % factor:
         near = max(1, round(crop / factor)) * factor
         raise UserError(f"config.data.crop is {crop}, which config.data.reduce={factor} does not divide; use {near}")
-
-
-def _either(numbers: tuple[int, ...]) -> str:
-    return " or ".join(map(str, numbers))
 
 
 def _with_smaller(data: Dataset, factor: int) -> Dataset:
@@ -141,9 +139,7 @@ def _with_smaller(data: Dataset, factor: int) -> Dataset:
             "--config.data.image_size, or --config.data.crop for a folder of pictures"
         )
     small = Feature((height // factor, width // factor, channels), "uint8")
-    splits = (
-        split and split | {"small": crops.Reduced(split["image"], factor)} for split in (data.train, data.test)
-    )
+    splits = (split and split | {"small": crops.Reduced(split["image"], factor)} for split in (data.train, data.test))
     spec = dataclasses.replace(spec, features=spec.features | {"small": small})
     return dataclasses.replace(data, spec=spec, **dict(zip(("train", "test"), splits, strict=True)))
 

@@ -35,7 +35,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -54,6 +54,8 @@ _MAX_HELD_OUT = 10_000
 _CHUNK = 16  # pictures that one thread decodes at a time
 _LARGE = 2**25  # pixels: larger pictures are decoded one at a time, because each may take hundreds of megabytes
 _VERSION = 1  # part of every key: raise it when the same files give different pixels, labels, splits or facts
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 _one_large = threading.Lock()
@@ -502,6 +504,12 @@ def _in_order(
 
 def _read(path: str, size: int, channels: int, background: int, max_megapixels: int) -> np.ndarray | _Fault:
     """Returns the picture as `images.fit` makes it, or what is wrong with the file."""
+    fit = functools.partial(images.fit, size=size, channels=channels, background=background)
+    return _made(path, fit, max_megapixels)
+
+
+def _made(path: str, make: Callable[[PIL.Image.Image], T], max_megapixels: int) -> T | _Fault:
+    """Returns what is made of a picture, or what is wrong with the file."""
     try:
         with open(path, "rb") as file, images.opened(file, _FORMATS) as image:
             pixels = image.width * image.height
@@ -512,7 +520,7 @@ def _read(path: str, size: int, channels: int, background: int, max_megapixels: 
                     "shrink it, raise --config.data.max_megapixels (0: no limit)",
                 )
             with _one_large if pixels > _LARGE else contextlib.nullcontext():
-                return images.fit(image, size, channels, background)
+                return make(image)
     except PIL.UnidentifiedImageError:
         why = f"not a {', '.join(_FORMATS)} file, or of an unsupported kind"
     except OSError as error:
@@ -531,6 +539,13 @@ def read_file(path: str | os.PathLike[str], channels: int = 0) -> np.ndarray | s
     """
     with images.unlimited():
         found = _read(os.fspath(path), 0, channels, 255, max_megapixels=200)
+    return found.what if isinstance(found, _Fault) else found
+
+
+def read_parts(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | None] | str:
+    """Returns colours and opacity of one picture, as from `images.parts`, or what is wrong with the file."""
+    with images.unlimited():
+        found = _made(os.fspath(path), images.parts, max_megapixels=200)
     return found.what if isinstance(found, _Fault) else found
 
 

@@ -73,9 +73,7 @@ class SRResNet(nn.Module):
         """Returns f32 [B, factor h, factor w, C] in [-1, 1] for `small` [B, h, w, C] in [0, 1]."""
 
         def conv(name: str, x: Array, size: int = 3, features: int = self.channels, bias: bool = True) -> Array:
-            return Conv(
-                features, (size, size), use_bias=bias, kernel_init=kernel_init, dtype=self.dtype, name=name
-            )(x)
+            return Conv(features, (size, size), use_bias=bias, kernel_init=kernel_init, dtype=self.dtype, name=name)(x)
 
         def normed(name: str, x: Array) -> Array:
             x = conv(name, x, bias=self.conv_bias or self.norm == "none")

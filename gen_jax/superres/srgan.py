@@ -103,7 +103,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     """Returns SRGAN as a method; see `configs/srgan_t91.py` for its config values.
 
     Raises:
-      UserError: no first stage, or another than SRResNet; an invalid value; data without smaller copies of its pictures.
+      UserError: no first stage, or another than SRResNet; an invalid value; data without smaller copies of pictures.
     """
     game = _assemble(config, spec, stage)
     parts = game.parts
@@ -135,7 +135,9 @@ def _assemble(config: Any, spec: DataSpec, stage: Stage | None) -> _Game:
     if stage is None:
         raise UserError("config.pretrained is empty: srgan needs an SRResNet, as a run's directory or a config")
     if stage.config.method != "srresnet":
-        raise UserError(f"config.pretrained names a {stage.config.method}; srgan needs an srresnet, whose training it continues")
+        raise UserError(
+            f"config.pretrained names a {stage.config.method}; srgan needs an srresnet, whose training it continues"
+        )
     parts = upscaling.assemble(config, spec, stage.config.network)
     c = config.superres
     if c.adversarial <= 0:
@@ -146,19 +148,17 @@ def _assemble(config: Any, spec: DataSpec, stage: Stage | None) -> _Game:
         **{key: value for key, value in config.network.items() if key != "name"}, dtype=jnp.dtype(config.compute_dtype)
     )
     upscaling.refuse_batch_norm_in_pieces(config, discriminator.norm)
-    values = ConfigDict({**config.optimizer, **config.discriminator_optimizer})
-    if values.learning_rate < 0:
-        raise UserError(f"config.discriminator_optimizer.learning_rate is {values.learning_rate}; use 0 or more")
-    optimize = optimizer.make(values, config.num_steps, 0.0)
+    values: Any = {**config.optimizer, **config.discriminator_optimizer}
+    if values["learning_rate"] < 0:
+        raise UserError(f"config.discriminator_optimizer.learning_rate is {values['learning_rate']}; use 0 or more")
+    optimize = optimizer.make(ConfigDict(values), config.num_steps, 0.0)
     return _Game(parts, discriminator, losses.make(c.loss), c.adversarial, optimize)
 
 
 def _init(game: _Game, key: Key, examples: Batch, frozen: PyTree) -> State:
     parts = game.parts
     _, variables = upscaling.init(parts, key, examples)
-    judge = game.discriminator.init(
-        jax.random.fold_in(stream(key, "init"), 1), jnp.zeros((2, *parts.spec.image_shape))
-    )
+    judge = game.discriminator.init(jax.random.fold_in(stream(key, "init"), 1), jnp.zeros((2, *parts.spec.image_shape)))
     params = {"generator": frozen["generator"], "discriminator": judge.pop("params")}
     return State(
         step=jnp.zeros((), jnp.int32),

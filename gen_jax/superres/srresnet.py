@@ -1,4 +1,4 @@
-"""SRResNet (Ledig et al. 2017): pictures made 2 or 4 times as large by a residual network, trained on a content loss."""
+"""SRResNet (Ledig et al. 2017): a residual network that makes pictures larger, trained on a content loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from ml_collections import ConfigDict
 
 from gen_jax import optimizer
 from gen_jax.config import Config, Options
-from gen_jax.method import Array, Batch, Condition, DataSpec, Key, Method, Picture, PyTree, Scalars, Stage, State, Upscale
+from gen_jax.method import (
+    Array,
+    Batch,
+    Condition,
+    DataSpec,
+    Key,
+    Method,
+    Picture,
+    PyTree,
+    Scalars,
+    Stage,
+    State,
+    Upscale,
+)
 from gen_jax.superres import content, network, upscaling
 from gen_jax.superres.upscaling import Parts
 

@@ -9,14 +9,26 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from gen_jax import optimizer
 from gen_jax.config import Config, Measure, base_config, chosen
 from gen_jax.data import bicubic
-from gen_jax.method import Array, Batch, DataSpec, Key, Picture, PyTree, Scalars, State, UserError, stream, to_pixels
+from gen_jax.method import (
+    Array,
+    Batch,
+    DataSpec,
+    Key,
+    Picture,
+    PyTree,
+    Scalars,
+    State,
+    UserError,
+    stream,
+    to_model,
+    to_pixels,
+)
 from gen_jax.metrics import upscaled
 from gen_jax.superres import content as contents
 from gen_jax.superres import network
@@ -126,8 +138,7 @@ def init(parts: Parts, key: Key, examples: Batch) -> tuple[PyTree, dict[str, PyT
 
 def truth_of(parts: Parts, batch: Batch) -> Array:
     """Returns the true pictures of a batch, f32 in [-1, 1]."""
-    del parts
-    return batch["image"].astype(jnp.float32) / 127.5 - 1
+    return to_model(batch["image"], parts.spec.value_range)
 
 
 def generate(parts: Parts, params: PyTree, variables: PyTree, small: Array) -> tuple[Array, PyTree]:
@@ -169,7 +180,7 @@ def evaluate(parts: Parts, state: State, batch: Batch, made: Array) -> Scalars:
 def enlarged(parts: Parts, small: Array) -> Array:
     """Returns pictures enlarged bicubically, uint8."""
     height, width, _ = parts.spec.image_shape
-    return jnp.clip(jnp.floor(bicubic.resized(small, height, width) + 0.5), 0, 255).astype(jnp.uint8)
+    return jnp.clip(jnp.floor(bicubic.resized(small, height, width) + 0.5), 0, 255).astype(jnp.uint8)  # as in `bicubic`
 
 
 def figure(parts: Parts, batch: Batch, made: dict[str, Array]) -> dict[str, Picture]:
