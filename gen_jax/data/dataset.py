@@ -129,19 +129,37 @@ def _check_sides(config: Any) -> None:
 
 def _with_smaller(data: Dataset, factor: int) -> Dataset:
     """The set with smaller copies of its images as the feature `small`."""
-    spec = data.spec
+    if data.spec.kind != "image" or data.spec.value_range != (0, 255) or data.single is not None:
+        raise UserError(f"config.data.reduce is {factor}, but {data.spec.name} has no grey or colour pictures: use 0")
+    spec = with_smaller(data.spec, factor)
+    train, test = (
+        split and split | {"small": crops.Reduced(split["image"], factor)} for split in (data.train, data.test)
+    )
+    return dataclasses.replace(data, spec=spec, train=train, test=test)
+
+
+def with_smaller(spec: DataSpec, factor: int) -> DataSpec:
+    """Returns the spec of a set whose images also come as smaller copies.
+
+    Args:
+      spec: of the set.
+      factor: by which height and width are smaller.
+
+    Raises:
+      UserError: it does not divide them.
+
+    Example:
+      >>> with_smaller(DataSpec("x", (8, 12, 3), 9), 4).features["small"].shape
+      (2, 3, 3)
+    """
     height, width, channels = spec.image_shape
-    if spec.kind != "image" or spec.value_range != (0, 255) or data.single is not None:
-        raise UserError(f"config.data.reduce is {factor}, but {spec.name} has no pictures in grey or colour: use 0")
     if height % factor or width % factor:
         raise UserError(
             f"config.data.reduce is {factor}, which does not divide the {height}x{width} pixels of {spec.name}: set "
             "--config.data.image_size, or --config.data.crop for a folder of pictures"
         )
     small = Feature((height // factor, width // factor, channels), "uint8")
-    splits = (split and split | {"small": crops.Reduced(split["image"], factor)} for split in (data.train, data.test))
-    spec = dataclasses.replace(spec, features=spec.features | {"small": small})
-    return dataclasses.replace(data, spec=spec, **dict(zip(("train", "test"), splits, strict=True)))
+    return dataclasses.replace(spec, features=spec.features | {"small": small})
 
 
 def _counted(data: Dataset) -> Dataset:
