@@ -520,6 +520,7 @@ READ_WITH = {
     "gan.burn_in.b2": ("cosine",),
     "superres.content.channels": ("features",),
     "superres.content.seed": ("features",),
+    "superres.content.blocks": ("efficientnet",),
     "tarflow.noise.sigma": ("gaussian",),
 }
 

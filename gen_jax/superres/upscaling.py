@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from gen_jax import optimizer
 from gen_jax.config import Config, Measure, base_config, chosen
-from gen_jax.data import bicubic
+from gen_jax.data import bicubic, dataset
 from gen_jax.method import (
     Array,
     Batch,
@@ -35,20 +35,20 @@ from gen_jax.superres import network
 
 NUM_PICTURED = 6  # rows of the figure
 
-_BORDERS = (2, 4)  # the factors
-
 
 def _measures() -> dict[str, Measure]:
+    """The measures of what was made, and beside them those of bicubic pictures and of the true ones."""
     found = {}
     for measure, words, unit, better in (
-        ("psnr", "PSNR of Y", "dB", "higher"), ("ssim", "SSIM of Y", "", "higher"),
+        ("psnr", "PSNR of Y", "dB", "higher"),
+        ("ssim", "SSIM of Y", "", "higher"),
         ("sharpness", "sharpness (variance of the Laplacian of Y)", "", ""),
-    ):  # fmt: skip
-        for border in _BORDERS:
+    ):
+        for border in dataset.REDUCTIONS:
             name, chart = upscaled.name_of(measure, border), f"{words}, {border} border pixels left out"
-            for whose in ("", "bicubic_", "true_"):
-                beside = {"": "", "bicubic_": ", bicubic", "true_": ", true pictures"}[whose]
-                found[whose + name] = Measure(chart + beside, unit, chart=chart, better=better * (whose == ""))
+            found[name] = Measure(chart, unit, chart=chart, better=better)
+            for whose in ("bicubic", "true"):
+                found[f"{whose}_{name}"] = Measure(f"{chart}, {whose} pictures", unit, chart=chart)
     return found
 
 
