@@ -207,7 +207,7 @@ def base_config() -> Config:
                 "reduce": 0,  # 2 or 4: each picture also as a copy smaller by this factor, for super-resolution; 0: not
                 "channels": 0,  # 0: as stored; 1: grey; 3: colour
                 "background": 255,  # grey value that shows through transparent pixels
-                "on_error": "stop",  # on a damaged or oversized file; or skip
+                "on_error": "stop",  # on a damaged or oversized file, or one smaller than a crop; or skip
                 "max_megapixels": 200,  # of a picture in a user's folder: protects memory; 0: no limit
                 "stream": False,  # read the data anew in every epoch: for sets too large for cache and memory
                 "workers": 0,  # processes that prefetch a streamed set; 0: threads of this process

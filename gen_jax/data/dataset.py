@@ -61,7 +61,8 @@ class Dataset:
 
     @property
     def streamed(self) -> bool:
-        """Whether training images are `streaming.Images`: too many to hold, and worth reading ahead."""
+        """Whether training images are made when they are read, by `streaming.Images` or `crops.Crops`, and so worth
+        reading ahead."""
         return not isinstance(self.train["image"], np.ndarray)
 
 

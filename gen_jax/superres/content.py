@@ -82,7 +82,8 @@ def features(channels: tuple[int, ...] = (64, 128, 256), seed: int = 0) -> Conte
         return {"kernels": kernels, "scales": _scales(_levels(kernels, rows))}
 
     def loss(variables: PyTree, x: Array, x_hat: Array) -> Array:
-        return _distance(*(_levels(variables["kernels"], each) for each in (x, x_hat)), variables["scales"])
+        kernels = variables["kernels"]
+        return _distance(_levels(kernels, x), _levels(kernels, x_hat), variables["scales"])
 
     words = f"features of a random network of channels {', '.join(map(str, channels))}, seed {seed}"
     return Content(words, init, loss)
