@@ -27,7 +27,7 @@ def model_of(spec, devices=1):
     config = methods.override(methods.load("srresnet_t91:tiny")[2], ["--config.data.reduce=2"])
     method, mesh = methods.make(config, spec), parallel.make_mesh(devices)
     batch = {name: np.zeros(part.shape, part.dtype) for name, part in spec.abstract_batch(4).items()}
-    state, rng = method.init(parallel.make_key(0), batch, {}), np.random.default_rng(0)
+    state, rng = jax.jit(method.init)(parallel.make_key(0), batch, {}), np.random.default_rng(0)
     ema = jax.tree.map(lambda leaf: leaf + 0.1 * np.abs(rng.normal(size=leaf.shape)).astype(leaf.dtype), state.ema)
     return sample.Model(config, spec, method, jax.device_put(state.replace(ema=ema), parallel.replicated(mesh)), mesh)
 

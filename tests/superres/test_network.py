@@ -45,7 +45,7 @@ def test_the_discriminator_has_the_published_number_of_parameters(side, expected
 def test_the_values_that_a_pixel_becomes_start_equal(factor):
     # One block of 2x2 pixels at each doubling: the kernels of all four sub-filters are the same.
     module = network.SRResNet(factor=factor, channels=4, blocks=1)
-    params = module.init(jax.random.key(0), X)["params"]
+    params = jax.jit(module.init)(jax.random.key(0), X)["params"]
     for number in range(factor // 2):
         kernel = np.asarray(params[f"up_{number}"]["kernel"]).reshape(3, 3, 4, 4, 4)  # of each sub-filter
         assert np.ptp(kernel, axis=3).max() == 0
@@ -58,9 +58,9 @@ def test_a_pixel_is_felt_within_the_reach_and_no_further(factor, blocks):
     module = network.SRResNet(factor=factor, channels=4, blocks=blocks)
     side = 2 * module.reach + 7
     x = jax.random.uniform(jax.random.key(1), (1, side, side, 1))
-    variables = module.init(jax.random.key(0), x)
+    variables, apply = jax.jit(module.init)(jax.random.key(0), x), jax.jit(module.apply)
     middle = side // 2
-    made, moved = (module.apply(variables, each) for each in (x, x.at[0, middle, middle].add(0.5)))
+    made, moved = (apply(variables, each) for each in (x, x.at[0, middle, middle].add(0.5)))
     rows, columns = np.nonzero(np.abs(np.asarray(moved - made))[0, ..., 0])
     for places in (rows, columns):
         furthest = max(middle - places.min() // factor, places.max() // factor - middle)

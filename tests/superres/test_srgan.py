@@ -23,9 +23,9 @@ def made():
     """SRGAN and its first stage with weights that were never trained, before and after a step."""
     config = methods.load("srgan_t91:tiny")[2]
     stage = methods.make_stage(methods.whole_stage(config), SPEC)
-    frozen = stage.method.init(jax.random.key(7), BATCH, {}).ema
+    frozen = jax.jit(stage.method.init)(jax.random.key(7), BATCH, {}).ema
     method = methods.make(config, SPEC, stage)
-    before = method.init(jax.random.key(0), BATCH, frozen)
+    before = jax.jit(method.init)(jax.random.key(0), BATCH, frozen)
     return method, before, jax.jit(method.step)(before, BATCH)
 
 
@@ -33,6 +33,7 @@ def leaves_equal(one, two):
     return [bool(jnp.all(a == b)) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)]
 
 
+@pytest.mark.long
 def test_the_generator_starts_as_the_first_stage_and_moves_away_from_it():
     _, before, (after, scalars) = made()
     assert all(leaves_equal(before.params["generator"], before.frozen["generator"]))
@@ -44,6 +45,7 @@ def test_the_generator_starts_as_the_first_stage_and_moves_away_from_it():
     np.testing.assert_allclose(scalars["loss"], scalars["content"] + 1e-3 * scalars["generator_loss"], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_the_page_shows_both_stages_beside_each_other():
     method, before, (after, _) = made()
     figure = jax.jit(method.pictures)(after, jax.random.key(0), BATCH)["crops"]
@@ -57,6 +59,7 @@ def test_the_page_shows_both_stages_beside_each_other():
     np.testing.assert_array_equal(same[:, 2], same[:, 3])
 
 
+@pytest.mark.long
 def test_evaluation_has_bicubic_pictures_beside_what_was_made():
     method, before, _ = made()
     found = jax.jit(method.evaluate)(before, BATCH, before.key)
@@ -75,17 +78,16 @@ def test_features_have_variance_one_on_real_data_and_are_the_same_in_every_run()
     # Of pixels in the place of features, twice as far apart: four times the loss.
     x = jax.random.uniform(jax.random.key(0), (32, 16, 16, 3), minval=-1)
     features = content.features(channels=(8, 16))
-    variables = features.init(x)
-    for again in (features.init(x), content.features(channels=(8, 16)).init(x)):
-        assert all(leaves_equal(variables, again))
-    assert not all(leaves_equal(variables, content.features(channels=(8, 16), seed=1).init(x)))
+    variables = jax.jit(features.init)(x)
+    assert all(leaves_equal(variables, jax.jit(content.features(channels=(8, 16)).init)(x)))
+    assert not all(leaves_equal(variables, jax.jit(content.features(channels=(8, 16), seed=1).init)(x)))
     for level, scale in zip(content._levels(variables["kernels"], x), variables["scales"], strict=True):
         np.testing.assert_allclose(jnp.std(level / scale), 1, rtol=1e-5)
     kernel = np.asarray(variables["kernels"][1]).reshape(-1, 8)  # orthogonal, but for the factor 2 of a rectifier
     np.testing.assert_allclose(kernel.T @ kernel, 2 * np.eye(8), atol=1e-5)
-    near, far = (features.loss(variables, x, x + step) for step in (0.01, 0.1))
-    assert bool(jnp.all(far > near))
-    slopes = jax.grad(lambda y: jnp.mean(features.loss(variables, x, y)))(x + 0.1)
+    loss = jax.jit(features.loss)
+    assert bool(jnp.all(loss(variables, x, x + 0.1) > loss(variables, x, x + 0.01)))
+    slopes = jax.jit(jax.grad(lambda y: jnp.mean(features.loss(variables, x, y))))(x + 0.1)
     assert np.isfinite(slopes).all()
     assert np.abs(slopes).max() > 0
 
