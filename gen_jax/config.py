@@ -119,12 +119,14 @@ class Measure(NamedTuple):
       is_bound: whether it can compare models of different recipes, lower being better; a loss cannot, since its
         weights depend on the recipe.
       chart: title of the chart that it shares with others on the page; "": it has its own.
+      better: "higher" or "lower", if it can compare models and is no bound; else "".
     """
 
     words: str
     unit: str = ""
     is_bound: bool = False
     chart: str = ""
+    better: str = ""
 
 
 class Options(NamedTuple):
@@ -201,9 +203,11 @@ def base_config() -> Config:
                 "test_split": "test",
                 "offline_substitute": "",  # generated instead if the set is neither prepared nor downloadable
                 "image_size": 0,  # 0: as stored; else a centre crop of this height and width, antialiased
+                "crop": 0,  # of a folder of pictures of any size: side of random crops; 0: none
+                "reduce": 0,  # 2 or 4: each picture also as a copy smaller by this factor, for super-resolution; 0: not
                 "channels": 0,  # 0: as stored; 1: grey; 3: colour
                 "background": 255,  # grey value that shows through transparent pixels
-                "on_error": "stop",  # on a damaged or oversized file; or skip
+                "on_error": "stop",  # on a damaged or oversized file, or one smaller than a crop; or skip
                 "max_megapixels": 200,  # of a picture in a user's folder: protects memory; 0: no limit
                 "stream": False,  # read the data anew in every epoch: for sets too large for cache and memory
                 "workers": 0,  # processes that prefetch a streamed set; 0: threads of this process
@@ -541,6 +545,7 @@ def _refuse_unread(before: Mapping[str, Any], after: Mapping[str, Any], read_whe
 FLAGS = (
     "--config", "--workdir", "--mode", "--coordinator", "--num_processes", "--process_id", "--help", "--pictures",
     "--mask", "--strength", "--between", "--labels", "--each", "--resample",
+    "--out", "--compare",
 )  # fmt: skip
 
 

@@ -116,6 +116,7 @@ def described(model: sample.Model) -> str:
     settings = model.config.sample
     checkpoint = "best" if settings.checkpoint == "best" else "last"
     labels = ["classes by their shares of the training images"] if "label" in model.method.condition else []
+    labels += [f"{name} of held-out examples" for name in model.method.condition if name != "label"]
     step = f"{checkpoint} checkpoint, step {int(model.state.step):,}"
     return ", ".join([*model.method.describe.values(), *labels, step, f"sampling seed {settings.seed}"])
 
@@ -127,6 +128,23 @@ def asked(method: Method, spec: DataSpec, num: int) -> dict[str, np.ndarray]:
     """
     counts = spec.features["label"].counts if "label" in method.condition else ()
     return {"label": by_share(counts, num)} if counts else {}
+
+
+def given(method: Method, data: dataset.Dataset, num: int) -> dict[str, np.ndarray]:
+    """Returns the conditions of samples that are no classes, from held-out examples: `num` of each, or as many as there
+    are; {} for a method that has no such condition.
+
+    Example:
+      >>> from gen_jax.method import Feature
+      >>> images = np.zeros((9, 2, 2, 1), np.uint8)
+      >>> spec = DataSpec("x", (2, 2, 1), 9, {"small": Feature((1, 1, 1), "uint8")})
+      >>> data = dataset.Dataset(spec, {"image": images, "small": images[:, :1, :1]}, None)
+      >>> given(Method(*[None] * 5, condition=("small",)), data, 16)["small"].shape
+      (9, 1, 1, 1)
+    """
+    names = [name for name in method.condition if not data.spec.features[name].names]
+    _, arrays, rows = held_out(data, num)
+    return {name: np.asarray(arrays[name][rows]) for name in names}
 
 
 def by_share(counts: Sequence[int], num: int) -> np.ndarray:
@@ -154,7 +172,7 @@ def _judge_losses(model: sample.Model, data: dataset.Dataset) -> list[dict[str, 
     measures, rows = methods.options(config).measures, []
     for name, (value, error) in make_losses(config, model.method, data, model.mesh)(model.state).items():
         measure = measures.get(name.partition("/")[0])
-        better = "lower" if measure and measure.is_bound else None
+        better = ("lower" if measure.is_bound else measure.better or None) if measure else None
         rows.append(metric(f"{split}_{name}", value, better, protocol, None, error))
     return rows
 

@@ -31,12 +31,16 @@ def finish(model: sample.Model, data: dataset.Dataset, run: Run, num: int, train
         take minutes are computed as well.
     """
     chief, state = jax.process_index() == 0, model.state
-    asked = evaluate.asked(model.method, data.spec, num)
+    given = evaluate.given(model.method, data, num)
+    num = min([num, *map(len, given.values())])
+    asked = evaluate.asked(model.method, data.spec, num) | given
     images, condition = model.generate(state, num, asked, progress=chief)
     if trained:
-        pictures = make_pictures(model.method, data, state) | evaluate.nearest_picture(images, data)
+        pictures = make_pictures(model.method, data, state)
+        if not given:  # samples of a held-out example are near it, and not near a training image
+            pictures |= evaluate.nearest_picture(images, data)
         needed = figures.num_shown(data.spec)
-        shown = images if len(images) >= needed else model.generate(state, needed)[0]
+        shown = images if given or len(images) >= needed else model.generate(state, needed)[0]
         frames = validation.make_snapshots(model.method, data)(state, shown)
         if chief:
             sample.write_samples(run, images, condition.get("label"), data.spec)

@@ -116,8 +116,11 @@ def judge_samples(config: Any, data: dataset.Dataset, samples: Samples) -> Judge
 
 
 def has_features(spec: DataSpec) -> bool:
-    """Returns whether a classifier can be trained on the set: on its labels, or on rotated pictures."""
-    if spec.kind != "image" or spec.value_range != (0, 255):
+    """Returns whether a classifier can be trained on the set: on its labels, or on rotated pictures.
+
+    None is for pictures with smaller copies: what was made of a small one is compared with its own large one.
+    """
+    if spec.kind != "image" or spec.value_range != (0, 255) or "small" in spec.features:
         return False
     return _classes(spec) > 0 or (spec.factor_sizes is None and min(spec.image_shape[:2]) >= SMALLEST_SIDE)
 

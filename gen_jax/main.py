@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import pathlib
 import shlex
 import sys
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 MODES = {
     "train": "train or resume, then sample, evaluate and write the report (the default)",
     "sample": "write config.sample.num samples of a trained run: samples.npz and samples.png",
     "eval": "evaluate config.eval.num_samples samples of a trained run: report.json and the report",
     "edit": "fill in, vary or connect pictures with a trained diffusion run: edits.npz, edits.png and the report",
+    "upscale": "make pictures of any size larger with a trained run of srresnet or srgan, as PNG files in a folder",
     "report": "regenerate report.html from the run's files",
     "profile": "write a trace of a few train steps and a table of the costliest operations",
     "rehearse": "compile the config's train step for a TPU slice, here, and print what it needs there",
@@ -33,6 +35,15 @@ EDITING = {
     "each": ("N", "results for each picture; default: 4"),
     "resample": ("N", "how often each step of --mask is taken again; default: 9"),
 }
+
+UPSCALING = {
+    "pictures": ("PATH", "a picture or a folder of pictures"),
+    "out": ("DIR", "folder for the results; default: upscaled in the run's directory"),
+    "compare": (None, "make the pictures smaller first, and compare the results with them"),
+}
+
+FLAGS_OF = {"rehearse": ("topology",), "edit": tuple(EDITING), "upscale": tuple(UPSCALING)}
+"""By mode, the flags that have no meaning in other modes."""
 
 EXIT_CODES = {
     0: "finished",
@@ -90,6 +101,9 @@ def _parser() -> _Parser:
     edit = parser.add_argument_group("--mode=edit, with one of --mask, --strength and --between")
     for name, (metavar, what) in EDITING.items():
         edit.add_argument(f"--{name}", metavar=metavar, help=what)
+    larger = parser.add_argument_group("--mode=upscale, with --pictures")
+    larger.add_argument("--out", metavar=UPSCALING["out"][0], help=UPSCALING["out"][1])
+    larger.add_argument("--compare", action="store_true", help=UPSCALING["compare"][1])
     several = parser.add_argument_group("several processes (detected automatically on TPU pods and under SLURM)")
     several.add_argument("--coordinator", metavar="HOST:PORT", default="", help="address of process 0")
     several.add_argument(
@@ -175,6 +189,10 @@ def main(argv: list[str]) -> None:
         from gen_jax import edit
 
         edit.edit(run.workdir, _given(flags, EDITING), tuple(words))
+    elif flags.mode == "upscale":
+        from gen_jax import upscale
+
+        upscale.upscale(run.workdir, _given(flags, UPSCALING), tuple(words))
     else:
         import importlib
 
@@ -186,7 +204,7 @@ def main(argv: list[str]) -> None:
         getattr(importlib.import_module(module), function)(run.workdir, tuple(words))
 
 
-def _given(flags: argparse.Namespace, names: Iterable[str]) -> dict[str, str]:
+def _given(flags: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     """Returns the values of those flags that were given."""
     return {name: value for name in names if (value := getattr(flags, name))}
 
@@ -194,10 +212,12 @@ def _given(flags: argparse.Namespace, names: Iterable[str]) -> dict[str, str]:
 def _refuse_flags_of_other_modes(flags: argparse.Namespace) -> None:
     from gen_jax.method import UserError
 
-    for mode, names in (("rehearse", ("topology",)), ("edit", EDITING)):
-        for name, value in _given(flags, names).items():
-            if flags.mode != mode:
-                raise UserError(f"--{name}={value} is for --mode={mode}: leave it out, or set that mode")
+    for name, value in _given(flags, dict.fromkeys(itertools.chain(*FLAGS_OF.values()))).items():
+        modes = [mode for mode, names in FLAGS_OF.items() if name in names]
+        if flags.mode not in modes:
+            given = f"--{name}" if value is True else f"--{name}={value}"
+            those = " or ".join(f"--mode={mode}" for mode in modes)
+            raise UserError(f"{given} is for {those}: leave it out, or set that mode")
 
 
 def _use_cpu() -> None:

@@ -266,6 +266,20 @@ class Edits(NamedTuple):
     render: Callable[[State, Array, Batch, Condition], Array]
 
 
+class Upscale(NamedTuple):
+    """What a method can do with small pictures of any size.
+
+    Attributes:
+      factor: of height and width.
+      reach: how far, in pixels of the small picture, what lies around a pixel affects it.
+      apply: (state, pictures uint8 [N, h, w, C]) -> f32 [N, factor h, factor w, C] in [-1, 1].
+    """
+
+    factor: int
+    reach: int
+    apply: Callable[[State, Array], Array]
+
+
 class Method(NamedTuple):
     """A generative model as pure functions. A function that a method does not support is None."""
 
@@ -284,6 +298,7 @@ class Method(NamedTuple):
     # Values of a state that are measured every eval_every steps and drawn as curves: by name f32 [].
     gauges: Callable[[State], Scalars] | None = None
     edits: Edits | None = None
+    upscale: Upscale | None = None
     describe: Mapping[str, str] = types.MappingProxyType({})  # all settings that affect samples, in words, by name
 
 

@@ -33,6 +33,8 @@ METHODS = {
     "gan": "gen_jax.gan.gan",
     "acgan": "gen_jax.gan.acgan",
     "ddgan": "gen_jax.gan.ddgan",
+    "srresnet": "gen_jax.superres.srresnet",
+    "srgan": "gen_jax.superres.srgan",
     "coupling": "gen_jax.nflow.coupling",
     "tarflow": "gen_jax.nflow.tarflow",
     "autoregressive": "gen_jax.autoregressive.model",

@@ -39,7 +39,8 @@ _FASTEST, _WHOLE = 80, 4000  # ms: the shortest time that a GIF shows a frame, a
 # (WGAN-GP, SNGAN). Gradient norms cannot tell: the generator's last one is 0.06 to 1 of the largest where the games of
 # experiments.gan_losses are solved, 0.16 to 1 where they collapse.
 _WORSE = 2
-_WORDS = {word.lower(): word for word in ("KL", "ELBO", "NLL", "MIG", "SAP", "DCI", "VAE", "MS-SSIM")}
+_NAMES = ("KL", "ELBO", "NLL", "MIG", "SAP", "DCI", "VAE", "MS-SSIM", "PSNR", "SSIM", "Y")
+_WORDS = {word.lower(): word for word in _NAMES}
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _BETTER = {
     "lower": "lower is better",

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from gen_jax import config as configs
 from gen_jax import editor as editors
-from gen_jax import methods, parallel
+from gen_jax import methods, parallel, tiles
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.figures import samples as figures
 from gen_jax.figures.grid import save_png
@@ -184,6 +184,19 @@ class Model:
         told = labels if labels is None else np.repeat(editors.labels_for(labels, len(a)), num, axis=0)
         return self.render(noise, told).reshape(len(a), num, *self.spec.image_shape)
 
+    def upscale(self, images: np.ndarray) -> np.ndarray:
+        """Returns pictures made larger by a model of srresnet or srgan, uint8 [N, factor H, factor W, C].
+
+        Args:
+          images: uint8 [N, H, W, C], of any size, in the colours of the training images.
+
+        Raises:
+          UserError: pictures of another kind, or a model that cannot make them larger.
+        """
+        shape = (*np.shape(images)[1:3], self.spec.image_shape[-1])
+        images = editors.checked_images(images, dataclasses.replace(self.spec, image_shape=shape))
+        return np.stack([self.upscaler(self.state, image) for image in images])
+
     def _given(
         self, images: np.ndarray, labels: Any, seed: int | None = None
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -200,6 +213,11 @@ class Model:
     def editor(self) -> editors.Editor:
         """`make_editor` of this model: compiled once."""
         return editors.make_editor(self.method, self.config, self.spec, self.mesh)
+
+    @functools.cached_property
+    def upscaler(self) -> tiles.Upscaler:
+        """`tiles.make_upscaler` of this model: compiled once per size of a tile."""
+        return tiles.make_upscaler(self.method, self.config, self.spec, self.mesh)
 
     @functools.cached_property
     def generate(self) -> Generator:
@@ -362,7 +380,8 @@ def _condition(name: str, feature: Feature, num: int, values: Any) -> np.ndarray
     classes = len(feature.names)
     if values is None:
         if not classes:
-            raise UserError(f"this model needs {name}: give {num} of them")
+            larger = ", or use --mode=upscale --pictures=<a picture or a folder>" if name == "small" else ""
+            raise UserError(f"this model needs {name}: give {num} of them{larger}")
         trained = np.flatnonzero(feature.counts or np.ones(classes))
         values = trained[np.arange(num) % len(trained)]
     if classes and isinstance(values, (list, tuple)) and len({isinstance(each, str) for each in values}) > 1:

@@ -36,15 +36,18 @@ def make(
     gauges = None if method.gauges is None else jax.jit(method.gauges)
     generate, snapshots = sample.make_generator(method, config, data.spec, mesh), make_snapshots(method, data)
     # Not the samples of the final evaluation: the best of many checkpoints is partly lucky with the samples it had.
-    seed, given = 2**32 - 1 - config.sample.seed, evaluate.asked(method, data.spec, config.eval.track)
+    seed, asked = 2**32 - 1 - config.sample.seed, evaluate.asked(method, data.spec, config.eval.track)
+    num = figures.num_shown(data.spec)
+    given = evaluate.given(method, data, min(num, config.sample.num))
+    num = min([num, *map(len, given.values())])
 
     def validate(state: State) -> tuple[dict[str, float], Mapping[str, Figure]]:
         scores = {name: value for name, (value, _) in losses(state).items()}
         if track:
-            scores |= track(generate(state, config.eval.track, given, seed)[0])
+            scores |= track(generate(state, config.eval.track, asked, seed)[0])
         if gauges:
             scores |= {name: float(parallel.fetch(value)) for name, value in gauges(state).items()}
-        images, _ = generate(state, figures.num_shown(data.spec))
+        images, _ = generate(state, num, given)
         return {f"eval/{name}": value for name, value in scores.items()}, snapshots(state, images)
 
     return validate
@@ -53,13 +56,13 @@ def make(
 def make_snapshots(method: Method, data: dataset.Dataset) -> Callable[[State, np.ndarray], Mapping[str, Figure]]:
     """Returns (state, samples) -> the figures during training by name: the first samples, and the method's own figures.
 
-    Samples are [N, H, W, C] as `to_data` returns them, with N at least `figures.num_shown`.
+    Samples are [N, H, W, C] as `to_data` returns them; `figures.num_shown` of them are shown.
     """
     own = None if method.snapshots is None else jax.jit(method.snapshots)
 
     def snapshots(state: State, images: np.ndarray) -> Mapping[str, Figure]:
         num = figures.num_shown(data.spec)
-        caption = f"The first {num:,} samples, from the same random numbers every time."
+        caption = f"The first {min(num, len(images)):,} samples, from the same random numbers every time."
         shown = figures.still(images[:num], data.spec, "Samples during training", caption, data.train["image"])
         return {"samples": shown, **(own(state, stream(state.key, "pictures")) if own else {})}
 

@@ -12,14 +12,14 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gen_jax"
 # From the top down. Rooms on one line may use each other.
 LAYERS = [
     {"main", "convert"},
-    {"edit", "help", "profile", "rehearse"},
+    {"edit", "help", "profile", "rehearse", "upscale"},
     {"train"},
     {"finish"},
     {"validation"},
     {"evaluate"},
     {"stages"},
     {"sample"},
-    {"editor"},
+    {"editor", "tiles"},
     {"judges"},
     {"report"},
     {"methods"},

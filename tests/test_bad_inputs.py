@@ -30,6 +30,7 @@ TARFLOW, SCVAE, HVAE, VQVAE, PIXELCNN, CODES, R3GAN = (
     COUPLING.replace("coupling", name) for name in ("tarflow", "scvae", "hvae", "vqvae", "pixelcnn", "codes", "r3gan")
 )
 ADAPTIVE = f"{R3GAN} --config.gan.loss=hinge --config.gan.augment=adaptive"
+SRRESNET, SRGAN = (COUPLING.replace("coupling_mnist", f"{name}_t91") for name in ("srresnet", "srgan"))
 VAE = COUPLING.replace("coupling_mnist", "vae_mnist_dense")
 DDGAN, AUTOENCODER = (COUPLING.replace("coupling", name) for name in ("ddgan", "autoencoder"))
 MEANFLOW, CONSISTENCY, DISTILLED = (
@@ -72,6 +73,8 @@ NO_START = {
     "--workdir=finished --mode=edit --pictures=nothing --mask=left": "no picture, folder, .npz file or run",
     "--workdir=finished --mode=edit --pictures=unlabelled/0.png --between=5": "two pictures or more",
     "--workdir=finished --mode=sample --mask=left": "is for --mode=edit",
+    "--workdir=a_gan --mode=upscale --pictures=unlabelled": "cannot make pictures larger",
+    "--workdir=finished --mode=sample --compare": "--compare is for --mode=upscale",
     "--workdir=converted": "not trained further",
     "--workdir=nothing --mode=profile": "holds no run",
     "--workdir=run --mode=profile --config.data.name=mnist": "takes the shapes",
@@ -141,6 +144,17 @@ NO_START = {
     f"{AUTOENCODER} --config.autoencoder.adversarial=hinge": "allowed: none, patch",
     f"{AUTOENCODER} --config.network.channels=4,4,4,4,4": "smaller than the 32x32 pixels of one code",
     f"{AUTOENCODER} --config.data.name=gaussians:grid25": "needs pictures",
+    f"{SRRESNET} --config.data.reduce=3": "it must be 2 or 4",
+    f"{SRRESNET} --config.data.reduce=0": "set --config.data.reduce=4, or 2",
+    f"{SRRESNET} --config.data.crop=32": "has 28x28 pixels, and config.data.crop is 32",
+    f"{SRRESNET} --config.data.crop=18": "does not divide; use 16",
+    f"{SRRESNET} --config.data.crop=16 --config.data.name=image_folder:empty": "no pictures",
+    f"{SRRESNET} --config.data.name=stroke_digits --config.data.crop=16": "is not a folder of pictures",
+    f"{SRRESNET} --config.network.norm=bach": "did you mean batch?",
+    f"{SRRESNET} --config.accumulate=2": "batch normalisation would see minibatches",
+    f"{SRGAN} --config.pretrained=": "srgan needs an SRResNet",
+    f"{SRGAN} --config.superres.adversarial=0": "srresnet trains without",
+    f"{SRGAN} --config.superres.content.seed=1 --config.superres.content=pixels": "it belongs to features",
 }
 BESIDE_START = {
     "seed=1": "did you mean --config.seed?",

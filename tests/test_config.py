@@ -318,6 +318,11 @@ def stage_of(config, spec):
     return whole, methods.make_stage(whole, spec)
 
 
+def of_data(config, spec):
+    """The spec as the config asks for the data."""
+    return dataset.with_smaller(spec, config.data.reduce) if config.data.reduce else spec
+
+
 def keys_read(config, monkeypatch, size=16):
     """Keys that make a method, or that its networks ask for when it is traced: init, step, evaluate, sample, pictures.
 
@@ -328,6 +333,7 @@ def keys_read(config, monkeypatch, size=16):
     # Large enough for the strides of every config; codes are those of images of 28x28 alone.
     size = 28 if "pretrained" in config else size
     spec = dataclasses.replace(SPEC, image_shape=(size, size, 1))
+    spec = of_data(config, spec)
     whole, stage = stage_of(config, spec)
     # Not by `methods.make`, which would copy the config.
     method = importlib.import_module(methods.METHODS[config.method]).make(Recorded(config, read), spec, stage)
@@ -421,6 +427,8 @@ COMPLETE = {
     ("gan", "r3gan"): ["gan.conditional=true", "network.widths=(4,4)", "network.cardinality=2"],
     ("ddgan", "unet"): ["gan.conditional=true", "network.channels=8", "network.discriminator_channels=(4,)",
                         "network.mapping_width=8"],
+    ("srresnet", "srresnet"): ["network.channels=4", "network.blocks=1"],
+    ("srgan", "conv"): ["pretrained.network.channels=4", "pretrained.network.blocks=1"],
     ("coupling", "conv"): ["coupling.conditional=true", "coupling.steps=1", "network.width=4"],
     ("tarflow", "transformer"): ["tarflow.conditional=true", "tarflow.blocks=1", "network.width=8", "network.depth=1"],
     ("autoregressive", "pixelcnn"): ["autoregressive.conditional=true", "network.width=8", "network.depth=2"],
@@ -430,7 +438,8 @@ COMPLETE = {
 
 def test_every_network_is_tried_complete():
     families = (
-        "ddpm", "vae", "hvae", "vqvae", "scvae", "autoencoder", "gan", "ddgan", "coupling", "tarflow", "autoregressive",
+        "ddpm", "vae", "hvae", "vqvae", "scvae", "autoencoder", "gan", "ddgan", "srresnet", "srgan", "coupling",
+        "tarflow", "autoregressive",
     )  # fmt: skip
     assert COMPLETE.keys() == {(m, n) for m in families for n in choice_at(m, "network").table}
     alike = [(method, "ddpm") for method in ("flow", "latent", "meanflow", "consistency")]
@@ -452,7 +461,7 @@ each_choice = pytest.mark.parametrize(("method", "path"), CHOICES, ids=lambda pa
 # Parameters that are no user's to set: of the data, of the method, or worked out of other values.
 NO_USERS = {
     "image_shape", "out_channels", "num_classes", "num_outputs", "latents", "grid", "dtype", "rate", "peak", "steps",
-    "setting", "dimension", "features", "rows", "num_values",
+    "setting", "dimension", "features", "rows", "num_values", "factor",
 }  # fmt: skip
 
 # Another value of each parameter that all names of a choice have.
@@ -528,6 +537,9 @@ READ_WITH = {
     "gan.burn_in.learning_rate": ("cosine",),
     "gan.burn_in.penalty": ("cosine",),
     "gan.burn_in.b2": ("cosine",),
+    "superres.content.channels": ("features",),
+    "superres.content.seed": ("features",),
+    "superres.content.blocks": ("efficientnet",),
     "tarflow.noise.sigma": ("gaussian",),
     "autoencoder.latents.weight": ("kl",),
     "autoencoder.latents.size": ("vq",),
@@ -609,6 +621,9 @@ def test_choices_are_all_that_has_parameters():
     its = {f"autoencoder.{name}" for name in ("latents", "perceptual", "adversarial")}
     expected |= {"autoencoder": of_all | its}
     expected |= {"hvae": vae_paths - {"vae.objective"}, "ddgan": of_all | {"gan.penalty"}}
+    srresnet_paths = of_all | {"superres.content"}
+    expected |= {"srresnet": srresnet_paths}
+    expected |= {"srgan": srresnet_paths | {f"pretrained.{path}" for path in srresnet_paths}}
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
     assert {m: {path for method, path in CHOICES if method == m} for m in methods.METHODS} == expected
 
@@ -715,12 +730,14 @@ class OneNumber(nn.Module):
 
 def programs(config):
     """What a method computes, as texts: the compiler is given nothing else. The quickest to trace comes first."""
-    method, mesh = methods.make(config, SPEC), parallel.make_mesh(1)
-    state = methods.abstract_state(method, SPEC, None, mesh)
+    spec, mesh = of_data(config, SPEC), parallel.make_mesh(1)
+    method, batch = methods.make(config, spec), spec.abstract_batch(4)
+    state = methods.abstract_state(method, spec, None, mesh)
     keys = jax.eval_shape(functools.partial(jax.random.split, num=4), state.key)
-    yield jax.jit(method.sample).lower(state, keys, {}).as_text()
-    yield jax.jit(method.evaluate).lower(state, SPEC.abstract_batch(4), state.key).as_text()
-    yield jax.jit(method.step).lower(state, SPEC.abstract_batch(4)).as_text()
+    given = {name: batch[name] for name in method.condition if name != "label"}
+    yield jax.jit(method.sample).lower(state, keys, given).as_text()
+    yield jax.jit(method.evaluate).lower(state, batch, state.key).as_text()
+    yield jax.jit(method.step).lower(state, batch).as_text()
 
 
 def optimizer_programs(config):
@@ -744,6 +761,7 @@ def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
     path = key.rpartition(".")[0]
     family = key.partition(".")[0]
     method = family if family in ("vae", "vqvae", "scvae", "autoencoder", "gan", "tarflow") else "ddpm"
+    method = "srresnet" if family == "superres" else method
     words = {
         "ddpm": ["sample.num_steps=4", "sample.clip=false"],
         "gan": ["network=dense", "network.hidden=4", "network.generator_hidden=4"],
@@ -751,6 +769,7 @@ def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
         "scvae": ["network.channels=4"],
         "vqvae": ["network.channels=4"],
         "autoencoder": ["network.channels=4"],
+        "srresnet": ["data.reduce=2", "network.channels=4", "network.blocks=1"],
         "tarflow": ["network.width=8", "network.depth=1", "tarflow.blocks=1"],
     }[method]
     if path == "diffusion.prediction":  # there is data left at the end of this path
@@ -843,7 +862,7 @@ UNREAD = {
     "vae": {"optimizer.weight_decay", "vae.sigma"},
     "gan": {"optimizer.weight_decay", "gan.clip", "gan.penalty_weight"},
 }
-NEW_IN_ALL = {"data.max_megapixels": 200, "eval.judges": ""}
+NEW_IN_ALL = {"data.crop": 0, "data.reduce": 0, "data.max_megapixels": 200, "eval.judges": ""}
 NEW = {
     "ddpm": {
         "network.name": "unet", "network.num_groups": 32, "diffusion.times.name": "uniform",

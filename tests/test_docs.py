@@ -111,11 +111,12 @@ def run_at(workdir):
 
 def spec_of(config):
     """Like the data that a config names."""
-    name, size = config.data.name, config.data.image_size
+    name, size = config.data.name, config.data.image_size or config.data.crop
     if name.startswith("gaussians"):
         return DataSpec(name, (1, 1, 2), 100_000, kind="points", value_range=(-5.0, 5.0))
     if name.startswith(configs.FOLDER):
-        return DataSpec(name, (size, size, 3), 1_000)
+        spec = DataSpec(name, (size, size, 3), 1_000)
+        return dataset.with_smaller(spec, config.data.reduce) if config.data.reduce else spec
     return DataSpec(name, SHAPES[name], 60_000, {} if name in UNLABELLED else labelled("0123456789"))
 
 
@@ -133,9 +134,8 @@ def check_main(argv):
     before = loaded(flags.config) if flags.config else run_at(flags.workdir)
     after = methods.override(before, values)
     check_run(after)
-    free = {"sample": configs.SAMPLING, "edit": configs.SAMPLING, "eval": configs.JUDGING, "report": ()}.get(
-        flags.mode, ("*",)
-    )
+    of_samples = dict.fromkeys(("sample", "edit", "upscale"), configs.SAMPLING)
+    free = (of_samples | {"eval": configs.JUDGING, "report": ()}).get(flags.mode, ("*",))
     assert not configs.changes(before.to_dict(), after.to_dict(), free)
 
 

@@ -1,5 +1,6 @@
 """The contract that every method keeps, over METHODS: adding a method adds a line to CONFIGS and nothing else."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from gen_jax import config as configs
 from gen_jax import methods, parallel
 from gen_jax.checkpoint import Checkpoints
+from gen_jax.data import bicubic, dataset
 from gen_jax.method import DataSpec, Method, Picture, Scatter, Stage, State, labelled, stream
 from gen_jax.train import many_steps
 
@@ -82,6 +84,13 @@ CONFIGS = {
         ["--config.network.multipliers=(1,)", "--config.discriminator_optimizer.learning_rate=2e-2",
          "--config.gan.mirror=true", "--config.gan.denoising_steps=2"],
     ),
+    # Without batch normalisation, as above.
+    "srresnet": ("configs/srresnet_t91.py:tiny", ["--config.data.reduce=2", "--config.network.norm=none"]),
+    "srgan": (
+        "configs/srgan_t91.py:tiny",
+        ["--config.data.reduce=2", "--config.network.norm=rms", "--config.pretrained.network.norm=none",
+         "--config.discriminator_optimizer.learning_rate=1e-2"],
+    ),
     "coupling": ("configs/coupling_mnist.py:tiny", []),
     "tarflow": ("configs/tarflow_mnist.py:tiny", []),
     "autoregressive": ("configs/codes_mnist.py:tiny", []),
@@ -142,16 +151,28 @@ def make_anew(name, *overrides, size="8x8x1"):
     if inner is not None:
         whole = ConfigDict({**inner, **{key: config[key] for key in methods.SHARED}})
         stage = first_stage(json.dumps(whole.to_dict()), size)
-    return Made(config, methods.make(config, SPECS[size], stage), SPECS[size], stage)
+    spec = spec_of(config, size)
+    return Made(config, methods.make(config, spec, stage), spec, stage)
 
 
 make = functools.cache(make_anew)
 
 
+def spec_of(config, size):
+    """The images of that size; with smaller copies of them, if the config asks for these, a little larger."""
+    spec, factor = SPECS[size], config.data.reduce
+    if not factor:
+        return spec
+    *sides, channels = spec.image_shape
+    larger = tuple(-(-side // factor) * factor for side in sides)
+    return dataset.with_smaller(dataclasses.replace(spec, image_shape=(*larger, channels)), factor)
+
+
 @functools.cache
 def first_stage(config, size):
     """A first stage that was never trained: its weights are those of its `init`."""
-    config, spec = methods.complete(configs.from_json(json.loads(config))), SPECS[size]
+    config = methods.complete(configs.from_json(json.loads(config)))
+    spec = spec_of(config, size)
     methods.check(config)
     stage = methods.make_stage(config, spec)
     state = parallel.init_state(stage.method.init, 7, parallel.make_mesh(1), batch_of(0, spec, 64), {})
@@ -165,7 +186,11 @@ def batch_of(seed, spec=SPEC, num=BATCH):
     for image in images:
         image[:, rng.integers(0, 6) :][:, :2] = rng.integers(150, 256)
     index = np.arange(num, dtype=np.int32)
-    return {"image": images, "label": index % spec.num_classes, "index": index}
+    batch = {"image": images, "label": index % spec.num_classes, "index": index}
+    if "small" in spec.features:
+        factor = spec.image_shape[0] // spec.features["small"].shape[0]
+        batch["small"] = bicubic.reduced(images, factor)
+    return batch
 
 
 def train_made(made, *, devices=1, executor="jit", num_steps=10, fixed_batch=False):
@@ -183,8 +208,8 @@ def train_made(made, *, devices=1, executor="jit", num_steps=10, fixed_batch=Fal
 
     def rows(step):
         if critic_steps > 1:
-            return stacked([batch_of(1000 * step + number) for number in range(critic_steps)])
-        batch = batch_of(0 if fixed_batch else step)
+            return stacked([batch_of(1000 * step + number, made.spec) for number in range(critic_steps)])
+        batch = batch_of(0 if fixed_batch else step, made.spec)
         return {k: np.stack(np.split(v, pieces)) for k, v in batch.items()} if pieces > 1 else batch
 
     def feed(step):
@@ -220,8 +245,9 @@ def compiled(name, function, size="8x8x1"):
     return jax.jit(getattr(make(name, *SGD, size=size).method, function))
 
 
-def condition_of(method, num, num_classes=10):
-    return {"label": jnp.arange(num) % num_classes} if method.condition else {}
+def condition_of(made, num):
+    batch = batch_of(3, made.spec, num)
+    return {name: jnp.asarray(batch[name]) for name in made.method.condition}
 
 
 def params_of(state):
@@ -304,7 +330,7 @@ def test_init_depends_on_the_seed_alone(name):
 
 def test_init_gives_the_same_bits_on_1_and_on_8_devices_and_the_leaves_that_were_told_before(name):
     made = make(name, *SGD)
-    eight = parallel.init_state(made.method.init, 0, parallel.make_mesh(8), batch_of(0, SPEC, 64), made.frozen)
+    eight = parallel.init_state(made.method.init, 0, parallel.make_mesh(8), batch_of(0, made.spec, 64), made.frozen)
     assert bits(eight) == bits(made.init(0))
     told = methods.abstract_state(made.method, made.spec, made.stage, parallel.make_mesh(8))
     for state in (eight, told):
@@ -318,7 +344,7 @@ def test_training_lowers_the_loss_of_a_fixed_batch_and_the_step_is_traced_once(n
     before = make(name, *FAST).init(SEED)
     after, scalars, traces, _ = train(name, *FAST, num_steps=60, fixed_batch=True)
     evaluate = jax.jit(method.evaluate)
-    batch, key = batch_of(0), stream(before.key, "eval")
+    batch, key = batch_of(0, make(name, *FAST).spec), stream(before.key, "eval")
     values = [np.asarray(evaluate(state, batch, key)["loss"]) for state in (before, after)]
     assert all(v.shape == (BATCH,) for v in values)
     assert values[1].mean() < 0.9 * values[0].mean()
@@ -337,8 +363,8 @@ def test_training_moves_every_parameter_of_every_network_and_nothing_that_is_fro
 
 
 def test_samples_belong_to_their_keys(name):
-    state, method = initial(name), make(name).method
-    keys, condition = jax.random.split(jax.random.key(5), 6), condition_of(method, 6)
+    state = initial(name)
+    keys, condition = jax.random.split(jax.random.key(5), 6), condition_of(make(name), 6)
     sample = compiled(name, "sample")
     six = np.asarray(sample(state, keys, condition))
     two = np.asarray(sample(state, keys[:2], {name: values[:2] for name, values in condition.items()}))
@@ -353,7 +379,7 @@ def test_images_of_any_size_are_trained_on_sampled_and_drawn(name, size):
     state, scalars = compiled(name, "step", size)(made.init(0), batch)
     assert np.isfinite(float(scalars["loss"]))
     keys = jax.random.split(jax.random.key(5), 6)
-    images = np.asarray(compiled(name, "sample", size)(state, keys, condition_of(method, 6, spec.num_classes)))
+    images = np.asarray(compiled(name, "sample", size)(state, keys, condition_of(made, 6)))
     assert images.shape == (6, *spec.image_shape)
     assert images.dtype == np.float32
     assert np.isfinite(images).all()
@@ -390,9 +416,9 @@ def test_what_is_sampled_evaluated_and_drawn_is_the_average(name):
     judged = state.replace(
         params={network: nan(p) if network in averaged else p for network, p in state.params.items()}
     )
-    key, batch = jax.random.key(0), batch_of(0)
+    key, batch = jax.random.key(0), batch_of(0, make(name).spec)
     calls = {
-        "sample": (lost, jax.random.split(key, 6), condition_of(method, 6)),
+        "sample": (lost, jax.random.split(key, 6), condition_of(make(name), 6)),
         "pictures": (lost, key, batch),
         "evaluate": (judged, batch, key),
     } | ({"snapshots": (lost, key)} if method.snapshots else {})
@@ -408,7 +434,7 @@ def test_what_is_sampled_evaluated_and_drawn_is_the_average(name):
 
 def test_evaluation_of_an_example_does_not_depend_on_its_batch(name):
     state, evaluate = initial(name), compiled(name, "evaluate")
-    batch, key = batch_of(1), jax.random.key(2)
+    batch, key = batch_of(1, make(name).spec), jax.random.key(2)
     whole = evaluate(state, batch, key)
     part = evaluate(state, {k: v[4:8] for k, v in batch.items()}, key)
     for measure in whole:

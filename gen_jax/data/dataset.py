@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.method import DataSpec, UserError
+from gen_jax.data import crops
+from gen_jax.method import DataSpec, Feature, UserError
 
 LOADERS: dict[str, str] = {
     "tfds": "gen_jax.data.tfds",
@@ -32,6 +33,9 @@ LOADERS: dict[str, str] = {
 """Maps the prefix of a name ("tfds:mnist", "stroke_digits") to the module whose `load(rest, config)` reads it,
 imported on demand; `rest` is the part after the colon. A name without one of these prefixes is a name of TFDS."""
 
+REDUCTIONS = (2, 4)
+"""Factors by which smaller copies of pictures can be smaller."""
+
 
 class UnavailableError(UserError):
     """The set is not prepared, and there is no network to download it: a substitute may be used."""
@@ -44,7 +48,8 @@ class Dataset:
     Attributes:
       spec: what methods and reports need to know, with the fingerprint of the training split.
       train: `image` [N, H, W, C] of the spec's dtype (mostly uint8), with values in `spec.value_range`; `label` i32 [N]
-        if the set has labels; `factors` i32 [N, F] if its factors of variation are known.
+        if the set has labels; `factors` i32 [N, F] if its factors of variation are known; `small` uint8 [N, h, w, C],
+        smaller copies of the images, if the config asks for them.
       test: the same for the test split, or None.
       single: the set whose pictures are the channels of this one's, if it is stacked.
     """
@@ -56,7 +61,8 @@ class Dataset:
 
     @property
     def streamed(self) -> bool:
-        """Whether training images are `streaming.Images`: too many to hold, and worth reading ahead."""
+        """Whether training images are made when they are read, by `streaming.Images` or `crops.Crops`, and so worth
+        reading ahead."""
         return not isinstance(self.train["image"], np.ndarray)
 
 
@@ -70,8 +76,8 @@ def load(config: Any) -> Dataset:
       config: as `data` of `config.base_config()`: `name` ("mnist", "tfds:mnist", with version "mnist:3.0.1",
         "stroke_digits", "dsprites", "shades", "gaussians:grid25", "stacked:mnist", "image_folder:<dir>"); `data_dir`
         ("" for TFDS's own folder); `cache_dir` ("" for the user's); `train_split`; `test_split` ("" for none);
-        `image_size`, `channels`, `background`; `offline_substitute` ("" for none). Splits may be slices
-        ("train[:10%]").
+        `image_size`, `channels`, `background`; `crop` and `reduce` (0 for none); `offline_substitute` ("" for none).
+        Splits may be slices ("train[:10%]").
 
     Raises:
       UserError: there is no such set, or it does not hold images of one size; one line that says what to do.
@@ -85,6 +91,7 @@ def load(config: Any) -> Dataset:
       gen_jax.method.UserError: there is no set 'mnits', neither prepared in /nowhere nor known to TFDS: did you mean
       mnist? ...
     """
+    _check_sides(config)
     try:
         return _load(config.name, config)
     except UnavailableError as error:
@@ -98,7 +105,62 @@ def _load(name: str, config: Any) -> Dataset:
     prefix, _, rest = name.partition(":")
     if prefix not in LOADERS:
         prefix, rest = "tfds", name
-    return _counted(importlib.import_module(LOADERS[prefix]).load(rest, config))
+    if config.crop and prefix != "image_folder":
+        raise UserError(f"config.data.crop is {config.crop}, but {name} is not a folder of pictures: leave it out")
+    data = _counted(importlib.import_module(LOADERS[prefix]).load(rest, config))
+    return _with_smaller(data, config.reduce) if config.reduce else data
+
+
+def _check_sides(config: Any) -> None:
+    """Refuses crops and reductions that nothing can have."""
+    crop, factor = config.crop, config.reduce
+    if crop and config.image_size:
+        raise UserError(
+            f"config.data.crop is {crop} and config.data.image_size {config.image_size}: random crops of pictures as "
+            "they are, or whole pictures of one size; leave out one of them"
+        )
+    if factor not in (0, *REDUCTIONS):
+        raise UserError(
+            f"config.data.reduce is {factor}; it must be {' or '.join(map(str, REDUCTIONS))}, or 0 for none"
+        )
+    if factor and crop % factor:
+        near = max(1, round(crop / factor)) * factor
+        raise UserError(f"config.data.crop is {crop}, which config.data.reduce={factor} does not divide; use {near}")
+
+
+def _with_smaller(data: Dataset, factor: int) -> Dataset:
+    """The set with smaller copies of its images as the feature `small`."""
+    if data.spec.kind != "image" or data.spec.value_range != (0, 255) or data.single is not None:
+        raise UserError(f"config.data.reduce is {factor}, but {data.spec.name} has no grey or colour pictures: use 0")
+    spec = with_smaller(data.spec, factor)
+    train, test = (
+        split and split | {"small": crops.Reduced(split["image"], factor)} for split in (data.train, data.test)
+    )
+    return dataclasses.replace(data, spec=spec, train=train, test=test)
+
+
+def with_smaller(spec: DataSpec, factor: int) -> DataSpec:
+    """Returns the spec of a set whose images also come as smaller copies.
+
+    Args:
+      spec: of the set.
+      factor: by which height and width are smaller.
+
+    Raises:
+      UserError: it does not divide them.
+
+    Example:
+      >>> with_smaller(DataSpec("x", (8, 12, 3), 9), 4).features["small"].shape
+      (2, 3, 3)
+    """
+    height, width, channels = spec.image_shape
+    if height % factor or width % factor:
+        raise UserError(
+            f"config.data.reduce is {factor}, which does not divide the {height}x{width} pixels of {spec.name}: set "
+            "--config.data.image_size, or --config.data.crop for a folder of pictures"
+        )
+    small = Feature((height // factor, width // factor, channels), "uint8")
+    return dataclasses.replace(spec, features=spec.features | {"small": small})
 
 
 def _counted(data: Dataset) -> Dataset:
@@ -192,7 +254,9 @@ class Batches:
         for each in np.unique(epoch):
             here = epoch == each
             rows[here] = _recent_permutation(self._seed, int(each), self.num_examples)[position[here]]
-        return {name: array[rows] for name, array in self._arrays.items()} | {"index": self._index.copy()}
+        samples = step * self._samples_per_step + self._offset
+        drawn = {name: crops.take(array, rows, self._seed, samples) for name, array in self._arrays.items()}
+        return drawn | {"index": self._index.copy()}
 
 
 def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:

@@ -11,9 +11,10 @@
 - Ignored: files with another suffix (which are counted), hidden files and folders, `lost+found`, and links that lead
   back to a folder above them. A broken link counts as a damaged file.
 
-`images` defines how a picture becomes an array. Pictures are decoded once, then memory-mapped from the cache, which is
-valid as long as the folder and its files are unchanged (paths, sizes, timestamps and inodes). The fingerprint is of
-the pixels: it stays the same when a folder is moved, though its pictures are decoded again.
+`images` defines how a picture becomes an array. With `crop`, pictures may have any sizes that hold a crop, and rows are
+`crops.Crops`. Pictures are decoded once, then memory-mapped from the cache, which is valid as long as the folder and
+its files are unchanged (paths, sizes, timestamps and inodes). The fingerprint is of the pixels: it stays the same when
+a folder is moved, though its pictures are decoded again.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import PIL.Image
 import tqdm
 
-from gen_jax.data import cache, images
+from gen_jax.data import cache, crops, images
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, UserError, labelled
 
@@ -53,6 +54,8 @@ _MAX_HELD_OUT = 10_000
 _CHUNK = 16  # pictures that one thread decodes at a time
 _LARGE = 2**25  # pixels: larger pictures are decoded one at a time, because each may take hundreds of megabytes
 _VERSION = 1  # part of every key: raise it when the same files give different pixels, labels, splits or facts
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 _one_large = threading.Lock()
@@ -90,9 +93,9 @@ class _Split(NamedTuple):
 
 
 class _Fault(NamedTuple):
-    """Why a picture cannot be read."""
+    """Why a picture cannot be used."""
 
-    kind: str  # "damaged" or "oversized"
+    kind: str  # "damaged", "oversized" or "small"
     what: str
     remedy: str
 
@@ -103,8 +106,9 @@ def load(directory: str, config: Any) -> Dataset:
     Args:
       directory: folder of the pictures; "~" is the home folder.
       config: `image_size`, `channels`, `background` as in `images.fit`, except that `channels` 0 turns grey pictures
-        among colour ones into colour; `on_error`: "stop" at a damaged file, or "skip" it with a warning;
-        `max_megapixels`: limit per picture, 0 for none; `train_split`, `test_split` ("" for none); `cache_dir`.
+        among colour ones into colour; `crop`: side of the crops of pictures of any size, 0 for none; `on_error`: "stop"
+        at a damaged file, or "skip" it with a warning; `max_megapixels`: limit per picture, 0 for none; `train_split`,
+        `test_split` ("" for none); `cache_dir`.
 
     Raises:
       UserError: no such folder, no pictures in it, pictures of several sizes, a damaged or huge file, a folder that
@@ -113,7 +117,7 @@ def load(directory: str, config: Any) -> Dataset:
     Example:
       >>> import types
       >>> values = {"image_size": 2, "channels": 0, "background": 255, "on_error": "stop", "max_megapixels": 0}
-      >>> values |= {"train_split": "train", "test_split": "test", "stream": False}
+      >>> values |= {"train_split": "train", "test_split": "test", "stream": False, "crop": 0}
       >>> with tempfile.TemporaryDirectory() as folder:
       ...   for number in range(20):
       ...     PIL.Image.new("L", (4, 3), 10 * number).save(f"{folder}/{number:02}.png")
@@ -141,6 +145,7 @@ def load(directory: str, config: Any) -> Dataset:
             each: getattr(config, each)
             for each in ("image_size", "channels", "background", "on_error", "max_megapixels")
         },
+        **({"crop": config.crop} if config.crop else {}),
     }
     scratch = cache.root(config.cache_dir) / "data"
     stored = cache.fetch(scratch, name, key, functools.partial(_build, folder, split, labels, config, scratch))
@@ -148,7 +153,8 @@ def load(directory: str, config: Any) -> Dataset:
     _tell_of_faults(name, stored.facts, len(split.files))
     if class_names is not None:
         _tell_of_missing(name, class_names, stored.arrays["label"][:num_train])
-    num_sound, height, width, channels = stored.arrays["image"].shape
+    arrays = _cropped(stored.arrays, config.crop) if config.crop else stored.arrays
+    num_sound, height, width, channels = arrays["image"].shape
     spec = DataSpec(
         name=name,
         image_shape=(height, width, channels),
@@ -156,9 +162,19 @@ def load(directory: str, config: Any) -> Dataset:
         features={} if class_names is None else labelled(class_names),
         fingerprint=stored.facts["fingerprint"],
     )
-    train = {each: array[:num_train] for each, array in stored.arrays.items()}
-    test = {each: array[num_train:] for each, array in stored.arrays.items()}
+    train, test = (
+        {name: array.part(part) if isinstance(array, crops.Crops) else array[part] for name, array in arrays.items()}
+        for part in (slice(num_train), slice(num_train, None))
+    )
     return Dataset(spec, train, test if num_sound > num_train else None)
+
+
+def _cropped(arrays: cache.Arrays, side: int) -> dict[str, Any]:
+    """Returns the arrays of the cache, with crops in the place of pictures one after the other."""
+    shapes = arrays["shape"].astype(np.int64)
+    starts = np.cumsum(shapes.prod(axis=1)) - shapes.prod(axis=1)
+    image = crops.Crops(arrays["image"], starts, shapes[:, :2], side, int(shapes[0, 2]))
+    return {"image": image, **{name: array for name, array in arrays.items() if name not in ("image", "shape")}}
 
 
 def _existing(directory: str) -> pathlib.Path:
@@ -379,10 +395,14 @@ def _text(name: str) -> str:
 def _build(
     folder: pathlib.Path, split: _Split, labels: np.ndarray | None, config: Any, scratch: pathlib.Path
 ) -> tuple[cache.Arrays, dict[str, Any]]:
-    """Returns `image` uint8 [N, H, W, C] and, if there are classes, `label` i32 [N]; and facts that `load` needs."""
+    """Returns arrays, and facts that `load` needs.
+
+    The arrays are `image` uint8 [N, H, W, C] or, for crops, all pixels one after the other with `shape` i32 [N, 3];
+    and `label` i32 [N] if there are classes.
+    """
     files, num_train, _ = split
     with images.unlimited():
-        image, faults = _decode(folder, files, config, config.channels, scratch)
+        pixels, shapes, faults = _decode(folder, files, config, config.channels, scratch)
     sound = np.ones(len(files), bool)
     sound[list(faults)] = False
     num_sound = int(sound[:num_train].sum())
@@ -390,23 +410,28 @@ def _build(
         row, fault = next(iter(faults.items()))
         first = f"the first of {num_train:,}, {files[row].path!r}, {fault.what}"
         raise UserError(f"no training picture in {folder} can be used; {first}")
-    arrays = {"image": image} if labels is None else {"image": image, "label": labels[sound]}
+    num_bytes = int(shapes[:num_sound].prod(axis=1, dtype=np.int64).sum())
+    arrays = {"image": pixels, "shape": shapes} if config.crop else {"image": pixels.reshape(-1, *shapes[0])}
+    arrays |= {} if labels is None else {"label": labels[sound]}
+    of_training = {name: array[:num_sound] for name, array in arrays.items()}
+    of_training |= {"image": pixels[:num_bytes]} if config.crop else {}
     skipped: dict[str, list[str]] = {}
     for row, fault in faults.items():
         skipped.setdefault(fault.kind, []).append(files[row].path)
     return arrays, {
         "num_train": num_sound,
-        "fingerprint": cache.fingerprint({name: array[:num_sound] for name, array in arrays.items()}),
+        "fingerprint": cache.fingerprint(of_training),
         "skipped": skipped,
     }
 
 
 def _decode(
     folder: pathlib.Path, files: Sequence[_File], config: Any, channels: int, scratch: pathlib.Path
-) -> tuple[np.ndarray, dict[int, _Fault]]:
-    """Returns the intact pictures, uint8 [N, H, W, C], and the faults of the others, by row.
+) -> tuple[np.ndarray, np.ndarray, dict[int, _Fault]]:
+    """Returns the pixels of the intact pictures one after the other, uint8; their shapes, i32 [N, 3], with one number
+    of channels; and the faults of the others, by row.
 
-    The array is mapped from an unnamed file in `scratch`, so memory holds only a few pictures at a time.
+    The pixels are mapped from an unnamed file in `scratch`, so memory holds only a few pictures at a time.
     """
     read = functools.partial(
         _read,
@@ -415,10 +440,11 @@ def _decode(
         background=config.background,
         max_megapixels=config.max_megapixels,
     )
-    first, shape, faults = "", (0, 0, 0), {}
+    first, shapes, faults = "", [], {}
     with tempfile.TemporaryFile(dir=scratch) as store, contextlib.closing(_in_order(read, folder, files)) as pictures:
         for row, image in enumerate(pictures):
             path = files[row].path
+            image = _holding_a_crop(image, config.crop)
             if isinstance(image, _Fault):
                 if config.on_error == "stop":
                     raise UserError(
@@ -426,20 +452,28 @@ def _decode(
                     )
                 faults[row] = image
                 continue
-            if not first:
-                first, shape = path, image.shape
-            if image.shape[:2] != shape[:2]:
+            first, (height, width, depth) = first or path, shapes[0] if shapes else image.shape
+            if image.shape[:2] != (height, width) and not config.crop:
                 raise UserError(
                     f"{path!r} in {folder} has {image.shape[1]}x{image.shape[0]} pixels, {first!r} has "
-                    f"{shape[1]}x{shape[0]}: set --config.data.image_size to one height and width for all"
+                    f"{width}x{height}: set --config.data.image_size to one height and width for all"
                 )
-            if image.shape[2] > shape[2]:  # colour after grey: all become colour
+            if image.shape[2] > depth:  # colour after grey: all become colour
                 pictures.close()  # ends its progress bar
                 return _decode(folder, files, config, 3, scratch)
-            store.write(np.broadcast_to(image, shape).tobytes())
+            shapes.append((*image.shape[:2], depth))
+            store.write(np.broadcast_to(image, shapes[-1]).tobytes())
         store.flush()
-        shape = (len(files) - len(faults), *shape)
-        return (np.memmap(store, np.uint8, "r", shape=shape) if first else np.empty(shape, np.uint8)), faults
+        pixels = np.memmap(store, np.uint8, "r") if shapes else np.empty(0, np.uint8)
+        return pixels, np.array(shapes, np.int32).reshape(-1, 3), faults
+
+
+def _holding_a_crop(image: np.ndarray | _Fault, side: int) -> np.ndarray | _Fault:
+    """Returns what was read, or a fault if it is smaller than a crop."""
+    if isinstance(image, _Fault) or min(image.shape[:2]) >= side:
+        return image
+    what = f"has {image.shape[1]}x{image.shape[0]} pixels, and config.data.crop is {side}"
+    return _Fault("small", what, f"remove it, use a crop of at most {min(image.shape[:2])}")
 
 
 def _in_order(
@@ -470,6 +504,12 @@ def _in_order(
 
 def _read(path: str, size: int, channels: int, background: int, max_megapixels: int) -> np.ndarray | _Fault:
     """Returns the picture as `images.fit` makes it, or what is wrong with the file."""
+    fit = functools.partial(images.fit, size=size, channels=channels, background=background)
+    return _made(path, fit, max_megapixels)
+
+
+def _made(path: str, make: Callable[[PIL.Image.Image], T], max_megapixels: int) -> T | _Fault:
+    """Returns what is made of a picture, or what is wrong with the file."""
     try:
         with open(path, "rb") as file, images.opened(file, _FORMATS) as image:
             pixels = image.width * image.height
@@ -480,7 +520,7 @@ def _read(path: str, size: int, channels: int, background: int, max_megapixels: 
                     "shrink it, raise --config.data.max_megapixels (0: no limit)",
                 )
             with _one_large if pixels > _LARGE else contextlib.nullcontext():
-                return images.fit(image, size, channels, background)
+                return make(image)
     except PIL.UnidentifiedImageError:
         why = f"not a {', '.join(_FORMATS)} file, or of an unsupported kind"
     except OSError as error:
@@ -499,6 +539,13 @@ def read_file(path: str | os.PathLike[str], channels: int = 0) -> np.ndarray | s
     """
     with images.unlimited():
         found = _read(os.fspath(path), 0, channels, 255, max_megapixels=200)
+    return found.what if isinstance(found, _Fault) else found
+
+
+def read_parts(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | None] | str:
+    """Returns colours and opacity of one picture, as from `images.parts`, or what is wrong with the file."""
+    with images.unlimited():
+        found = _made(os.fspath(path), images.parts, max_megapixels=200)
     return found.what if isinstance(found, _Fault) else found
 
 

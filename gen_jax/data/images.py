@@ -153,6 +153,28 @@ def fit(image: PIL.Image.Image, size: int, channels: int, background: int) -> np
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
+def parts(image: PIL.Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns colours uint8 [H, W, C] and opacity uint8 [H, W, 1] of a picture; opacity is None if it is opaque.
+
+    Args:
+      image: as for `fit`, whose steps are taken but for the background.
+
+    Example:
+      >>> colours, opacity = parts(PIL.Image.new("LA", (4, 2), (200, 51)))
+      >>> colours.shape, int(colours[0, 0, 0]), int(opacity[0, 0, 0])
+      ((2, 4, 1), 200, 51)
+    """
+    image.load()
+    _require_known_white(image)
+    image = _upright(image)
+    if not image.has_transparency_data:
+        return fit(image, 0, 0, 255), None
+    image = _eight_bit(image, 255)
+    mode = "L" if image.mode in _GREY_MODES else "RGB"
+    pixels = np.asarray(image.convert(f"{mode}A"))
+    return pixels[..., :-1], pixels[..., -1:]
+
+
 def _bare_jpeg(jpeg: bytes) -> bytes:
     """Returns a JPEG without metadata that could break PIL and that no pixel depends on: profiles, most of EXIF."""
     kept, start = [jpeg[:2]], 2

@@ -145,12 +145,17 @@ def make(
       >>> generator.generator_hidden
       (16,)
     """
-    for key, value in config.items():
-        if key != "name":
-            _check(key, value)
+    check(config)
     shared = {"image_shape": image_shape, "num_outputs": num_outputs, "dtype": dtype}
     generator, discriminator = modules_of(config, NETWORKS, shared)
     return generator.clone(num_classes=generator_classes), discriminator.clone(num_classes=discriminator_classes)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raises a UserError if a field of a network has an invalid value."""
+    for key, value in config.items():
+        if key != "name":
+            _check(key, value)
 
 
 def _check(key: str, value: Any) -> None:

