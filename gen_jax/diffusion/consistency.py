@@ -167,8 +167,7 @@ def consistency_config() -> Config:
     )
     config.sample.sampler = {"name": "renoise"}
     config.sample.num_steps = 1
-    config.sample.spacing = CHOICES["sample.spacing"].start("karras")
-    config.sample.spacing.sigma_min = 0.8  # where a second step starts
+    config.sample.spacing = CHOICES["sample.spacing"].start("karras") | {"sigma_min": 0.8}  # where a second step starts
     return config
 
 
