@@ -73,6 +73,8 @@ def process(config: Any, c: Any) -> Process:
 def objective(process: Process, c: Any, num_steps: int) -> Objective:
     """Returns the distance of f at neighbouring levels, over the difference of the levels.
 
+    It rises when the number of levels does, so what is shown is the squared error of f to the picture behind x_t.
+
     Args:
       process: from `process`; its times choose the interval.
       c: `config.consistency`.
@@ -85,7 +87,7 @@ def objective(process: Process, c: Any, num_steps: int) -> Objective:
         found = mapped(process, networks, params, drawn, high)
         target = jax.lax.stop_gradient(mapped(process, networks, jax.lax.stop_gradient(params), drawn, low))
         distance = pseudo_huber(found, target, c.huber) / (high - low)
-        return Losses(distance, distance)
+        return Losses(distance, squared_error(found, drawn.x0) / found[0].size)
 
     return Objective(process, loss, denoises=False)
 

@@ -148,6 +148,9 @@ def test_the_target_has_the_current_weights_and_no_gradient():
         return jnp.mean(huber / (high - low))
 
     np.testing.assert_allclose(found, jax.grad(by_hand)(jnp.asarray(0.8)), rtol=1e-4)
+    at_high = consistency.mapped(PROCESS, networks, jnp.asarray(0.8), batch, high)
+    shown = loss(networks, jnp.asarray(0.8), batch).shown
+    np.testing.assert_allclose(shown, (at_high - batch.x0)[:, 0, 0, 0] ** 2, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 2])
