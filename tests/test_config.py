@@ -343,8 +343,9 @@ def keys_read(config, monkeypatch, size=16):
 
     def noting(module, name):
         if (
-            isinstance(module, modules)  # of none, where the network is a first stage's
+            modules  # none, where the network is a first stage's
             and name in config.network
+            and isinstance(module, modules)
             and sys._getframe(1).f_code.co_filename.startswith(str(PACKAGE))
         ):
             scope = get(module, "scope")

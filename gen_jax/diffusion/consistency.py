@@ -73,6 +73,8 @@ def process(config: Any, c: Any) -> Process:
 def objective(process: Process, c: Any, num_steps: int) -> Objective:
     """Returns the distance of f at neighbouring levels, over the difference of the levels.
 
+    It rises when the number of levels does, so what is shown is the squared error of f to the picture behind x_t.
+
     Args:
       process: from `process`; its times choose the interval.
       c: `config.consistency`.
@@ -85,7 +87,7 @@ def objective(process: Process, c: Any, num_steps: int) -> Objective:
         found = mapped(process, networks, params, drawn, high)
         target = jax.lax.stop_gradient(mapped(process, networks, jax.lax.stop_gradient(params), drawn, low))
         distance = pseudo_huber(found, target, c.huber) / (high - low)
-        return Losses(distance, distance)
+        return Losses(distance, squared_error(found, drawn.x0) / found[0].size)
 
     return Objective(process, loss, denoises=False)
 
@@ -167,7 +169,7 @@ def consistency_config() -> Config:
     )
     config.sample.sampler = {"name": "renoise"}
     config.sample.num_steps = 1
-    config.sample.spacing = {"name": "karras", "sigma_min": 0.8}  # where a second step starts
+    config.sample.spacing = CHOICES["sample.spacing"].start("karras") | {"sigma_min": 0.8}  # where a second step starts
     return config
 
 

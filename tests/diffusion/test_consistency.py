@@ -119,14 +119,13 @@ def test_the_exact_function_is_a_fixed_point_in_the_limit():
 
 
 def test_along_one_trajectory_the_exact_function_has_no_distance():
-    q = jnp.asarray([0.0, 0.002, 0.5, 3.0, 80.0])
     with float64():
+        q = jnp.asarray([0.0, 0.002, 0.5, 3.0, 80.0])
         process = consistency.process(CONFIG.diffusion, CONFIG.consistency)
         x0 = jnp.full((5, 1, 1, 1), -0.4)
         way = MEAN + jnp.sqrt(1 + (q / STD) ** 2)[:, None, None, None] * (x0 - MEAN)
         batch = drawn(5)._replace(x0=x0, eps=(way - x0) / jnp.maximum(q, 1e-9)[:, None, None, None])
-        networks: Any = lambda params, label: network_of(consistent)  # noqa: E731
-        found = consistency.mapped(process, networks, {}, batch, q)
+        found = consistency.mapped(process, lambda params, label: network_of(consistent), {}, batch, q)
         np.testing.assert_allclose(found, x0, atol=1e-10)
         np.testing.assert_allclose(consistency.pseudo_huber(found, x0, 0.00054), 0, atol=1e-8)
 
@@ -149,6 +148,9 @@ def test_the_target_has_the_current_weights_and_no_gradient():
         return jnp.mean(huber / (high - low))
 
     np.testing.assert_allclose(found, jax.grad(by_hand)(jnp.asarray(0.8)), rtol=1e-4)
+    at_high = consistency.mapped(PROCESS, networks, jnp.asarray(0.8), batch, high)
+    shown = loss(networks, jnp.asarray(0.8), batch).shown
+    np.testing.assert_allclose(shown, (at_high - batch.x0)[:, 0, 0, 0] ** 2, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 2])
