@@ -9,9 +9,9 @@ that everything works.
 
 from ml_collections import ConfigDict
 
+from gen_jax.autoencoder.model import autoencoder_config
 from gen_jax.config import with_variant
 from gen_jax.vae.defaults import TINY
-from gen_jax.vae.first_stage import autoencoder_config
 
 
 def get_config(variant: str = "") -> ConfigDict:

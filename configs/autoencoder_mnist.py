@@ -10,9 +10,9 @@ that checks that everything works.
 
 from ml_collections import ConfigDict
 
+from gen_jax.autoencoder.model import CHOICES, autoencoder_config
 from gen_jax.config import with_variant
 from gen_jax.vae.defaults import TINY
-from gen_jax.vae.first_stage import CHOICES, autoencoder_config
 
 SMALL = {"network.channels": (4, 8), "autoencoder.adversarial.start": 10, "autoencoder.adversarial.channels": (4, 8)}
 

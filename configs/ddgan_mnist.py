@@ -10,7 +10,7 @@ Its quality is not measured. On an accelerator a lazy penalty saves time: --conf
 from ml_collections import ConfigDict
 
 from gen_jax.config import Config, with_variant
-from gen_jax.gan.ddgan import ddgan_config
+from gen_jax.ddgan.model import ddgan_config
 
 TINY = {
     "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20, "batch_size": 16, "gan.latents": 16,

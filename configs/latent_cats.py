@@ -10,11 +10,11 @@ is a short run on drawn digits that checks that everything works.
 
 from ml_collections import ConfigDict
 
+from gen_jax.autoencoder.model import autoencoder_config
 from gen_jax.config import with_variant
 from gen_jax.diffusion import defaults
 from gen_jax.diffusion.latent import latent_config
 from gen_jax.vae.defaults import TINY
-from gen_jax.vae.first_stage import autoencoder_config
 
 
 def autoencoder() -> ConfigDict:

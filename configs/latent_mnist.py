@@ -12,11 +12,11 @@ that everything works, in under a minute.
 
 from ml_collections import ConfigDict
 
+from gen_jax.autoencoder.model import autoencoder_config
 from gen_jax.config import with_variant
 from gen_jax.diffusion import defaults
 from gen_jax.diffusion.latent import latent_config
 from gen_jax.vae.defaults import TINY, vae_config
-from gen_jax.vae.first_stage import autoencoder_config
 from gen_jax.vae.scvae import scvae_config
 
 

@@ -9,6 +9,8 @@ from gen_jax.methods import METHODS
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "gen_jax"
 
+BUILT_ON_FAMILIES = {"autoencoder", "ddgan", "superres"}  # with parts of GANs, VAEs and diffusion
+
 # From the top down. Rooms on one line may use each other.
 LAYERS = [
     {"main", "convert"},
@@ -23,7 +25,8 @@ LAYERS = [
     {"judges"},
     {"report"},
     {"methods"},
-    {"diffusion", "gan", "nflow", "vae", *(module.split(".")[1] for module in METHODS.values())},
+    BUILT_ON_FAMILIES,
+    {"diffusion", "gan", "nflow", "vae", *(module.split(".")[1] for module in METHODS.values())} - BUILT_ON_FAMILIES,
     {"metrics"},
     {"figures"},
     {"data"},

@@ -425,7 +425,8 @@ def _describe_path(path: Path) -> str:
     name = path.name.replace("_", " ")
     if not isinstance(path, Schedule):
         return f"{name} path"
-    return f"{name} schedule of {path.num_steps} steps" + " with zero terminal SNR" * (path.alpha[-1] == 0)
+    ends = " with zero terminal SNR" if path.alpha[-1] == 0 else ""
+    return f"{name} schedule of {path.num_steps} steps{ends}"
 
 
 def _check(config: Any, spec: DataSpec) -> None:

@@ -11,7 +11,7 @@ Where this differs from the released code:
   instead of grey.
 - A lazy penalty counts `every` times as much in the steps that compute it; there it counts once. The weight 0.02 of
   CIFAR-10, every 15 steps, is `every=15` with a weight of 0.02 / 15 here.
-- The networks are the small U-Net of this project and residual blocks (gen_jax/gan/denoisers.py).
+- The networks are the small U-Net of this project and residual blocks (gen_jax/ddgan/denoisers.py).
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from ml_collections import ConfigDict
 
 from gen_jax import optimizer
 from gen_jax.config import Choice, Config, Options, base_config, chosen, modules_of
+from gen_jax.ddgan import denoisers, denoising
 from gen_jax.diffusion import pictures as processes
 from gen_jax.diffusion import sampler as samplers
 from gen_jax.diffusion import solvers
 from gen_jax.diffusion.schedule import Level, Schedule
 from gen_jax.figures.classes import NUM_OF_A_CLASS, by_class
-from gen_jax.gan import defaults, denoisers, denoising, game, losses
+from gen_jax.gan import defaults, game, losses
 from gen_jax.gan.penalties import PENALTIES
 from gen_jax.method import (
     Array,

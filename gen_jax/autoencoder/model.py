@@ -8,10 +8,10 @@ lambda = |grad of the first two| / |grad of the last|, both in the kernel of the
 drowns the other (Esser et al. 2021, equation 7). These gradients are of the whole batch on any number of devices; they
 cost a second backward pass.
 
-Latents are plain numbers, a posterior with a small KL divergence, or vectors of a codebook (gen_jax/vae/bottleneck.py).
-Perceptual features are random (gen_jax/vae/perceptual.py). There is no prior: samples decode independent normal numbers
-with the mean and the width that codes have in each channel, and look like nothing. Fine-tuning the decoder alone, as
-for published models, is left out.
+Latents are plain numbers, a posterior with a small KL divergence, or vectors of a codebook (bottleneck.py). Perceptual
+features are random (perceptual.py). There is no prior: samples decode independent normal numbers with the mean and the
+width that codes have in each channel, and look like nothing. Fine-tuning the decoder alone, as for published models, is
+left out.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from gen_jax import optimizer, parallel
+from gen_jax.autoencoder.bottleneck import BOTTLENECKS, KEY, Bottleneck, Passed, Setting
+from gen_jax.autoencoder.patch import PatchDiscriminator
+from gen_jax.autoencoder.perceptual import PERCEPTUAL, Perceptual
 from gen_jax.config import Choice, Config, Measure, Options, base_config, chosen
 from gen_jax.gan import game, losses
-from gen_jax.gan.patch import PatchDiscriminator
 from gen_jax.method import (
     Array,
     Batch,
@@ -53,8 +55,6 @@ from gen_jax.method import (
 )
 from gen_jax.metrics.psnr import psnr
 from gen_jax.vae import code_pictures, grids, quantizers
-from gen_jax.vae.bottleneck import BOTTLENECKS, KEY, Bottleneck, Passed, Setting
-from gen_jax.vae.perceptual import PERCEPTUAL, Perceptual
 from gen_jax.vae.pictures import in_turns
 from gen_jax.vae.sparse_pictures import enlarged
 

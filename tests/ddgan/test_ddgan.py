@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gen_jax import methods
-from gen_jax.gan import ddgan, denoisers, denoising
+from gen_jax.ddgan import denoisers, denoising
+from gen_jax.ddgan import model as ddgan
 from gen_jax.method import DataSpec, UserError, broadcast_to_images, labelled
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"

@@ -11,10 +11,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from gen_jax import methods, parallel
+from gen_jax.autoencoder import bottleneck, perceptual
+from gen_jax.autoencoder import model as first_stage
 from gen_jax.config import flatten
 from gen_jax.diffusion import latent, model
 from gen_jax.method import DataSpec, Stage, UserError, to_model
-from gen_jax.vae import bottleneck, first_stage, perceptual
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 SPEC = DataSpec("made_up", (8, 8, 1), 64)
