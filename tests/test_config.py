@@ -566,7 +566,8 @@ def own_parameters(choice, name):
     for part in parts if isinstance(parts, tuple) else (parts,):
         found |= {each.name: each.default for each in inspect.signature(part).parameters.values()}
     flax = {"parent", "name"} if isinstance(parts, tuple) else set()
-    return {key: choice.defaults.get(key, found[key]) for key in found if key not in NO_USERS | flax}
+    hidden = NO_USERS | flax | set(choice.given)
+    return {key: choice.defaults.get(key, found[key]) for key in found if key not in hidden}
 
 
 def common_of(path):
@@ -739,6 +740,7 @@ def programs(config):
     yield jax.jit(method.sample).lower(state, keys, given).as_text()
     yield jax.jit(method.evaluate).lower(state, batch, state.key).as_text()
     yield jax.jit(method.step).lower(state, batch).as_text()
+    yield jax.jit(lambda key, examples: method.init(key, examples, {})).lower(state.key, batch).as_text()
 
 
 def optimizer_programs(config):
@@ -866,7 +868,7 @@ UNREAD = {
 NEW_IN_ALL = {"data.crop": 0, "data.reduce": 0, "data.max_megapixels": 200, "eval.judges": ""}
 NEW = {
     "ddpm": {
-        "network.name": "unet", "network.num_groups": 32, "diffusion.times.name": "uniform",
+        "network.name": "unet", "network.num_groups": 32, "network.qk_norm": False, "diffusion.times.name": "uniform",
         "diffusion.input_scale.name": "none", "diffusion.told": "time", "diffusion.label_drop": 0.0,
         "diffusion.mirror": False, "diffusion.variance.name": "fixed", "eval.likelihood.name": "none",
         "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",

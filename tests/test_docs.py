@@ -120,11 +120,22 @@ def spec_of(config):
     return DataSpec(name, SHAPES[name], 60_000, {} if name in UNLABELLED else labelled("0123456789"))
 
 
+def stage_of(config, spec):
+    """The first stage, as a config or as the run that a page trains."""
+    whole = methods.whole_stage(config)
+    if whole is not None:
+        return methods.make_stage(whole, spec)
+    if not config.get("pretrained"):
+        return None
+    first = run_at(config.pretrained)
+    return methods.make_stage(first, spec_of(first))
+
+
 def check_run(config):
     """All that is refused before data are read."""
     methods.check(config)
-    spec, whole = spec_of(config), methods.whole_stage(config)
-    methods.make(config, spec, None if whole is None else methods.make_stage(whole, spec))
+    spec = spec_of(config)
+    methods.make(config, spec, stage_of(config, spec))
     train.check_batch(config, parallel.make_mesh(config.num_devices or 1), goes_on=False)
 
 

@@ -28,7 +28,12 @@ def model_of(spec, devices=1):
     method, mesh = methods.make(config, spec), parallel.make_mesh(devices)
     batch = {name: np.zeros(part.shape, part.dtype) for name, part in spec.abstract_batch(4).items()}
     state, rng = jax.jit(method.init)(parallel.make_key(0), batch, {}), np.random.default_rng(0)
-    ema = jax.tree.map(lambda leaf: leaf + 0.1 * np.abs(rng.normal(size=leaf.shape)).astype(leaf.dtype), state.ema)
+
+    def moved(path, leaf):
+        by = 0.1 * rng.normal(size=leaf.shape).astype(leaf.dtype)
+        return leaf + (np.abs(by) if "var" in jax.tree_util.keystr(path) else by)
+
+    ema = jax.tree_util.tree_map_with_path(moved, state.ema)
     return sample.Model(config, spec, method, jax.device_put(state.replace(ema=ema), parallel.replicated(mesh)), mesh)
 
 

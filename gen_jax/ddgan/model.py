@@ -11,7 +11,7 @@ Where this differs from the released code:
   instead of grey.
 - A lazy penalty counts `every` times as much in the steps that compute it; there it counts once. The weight 0.02 of
   CIFAR-10, every 15 steps, is `every=15` with a weight of 0.02 / 15 here.
-- The networks are the small U-Net of this project and residual blocks (gen_jax/ddgan/denoisers.py).
+- The networks are the small U-Net of this project and residual blocks (denoisers.py).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def luma(images: Array) -> Array:
     """Returns Y, f32 [N, H, W, 1], of pictures uint8 [N, H, W, C], C 1 or 3; not rounded.
 
     Example:
-      >>> luma(jnp.array([[[[255, 255, 255], [0, 0, 0]]]], jnp.uint8)).ravel().round(3).tolist()
+      >>> [round(y, 3) for y in luma(jnp.array([[[[255, 255, 255], [0, 0, 0]]]], jnp.uint8)).ravel().tolist()]
       [235.0, 16.0]
     """
     x = images.astype(jnp.float32)
@@ -68,9 +68,13 @@ def ssim(y: Array, y_hat: Array) -> Array:
       0.800026
     """
     c1, c2 = (ms_ssim.K1 * 255) ** 2, (ms_ssim.K2 * 255) ** 2
-    x = jnp.concatenate([y, y_hat, y * y_hat, y**2 + y_hat**2], axis=-1)
-    mean, mean_hat, product, squares = jnp.moveaxis(_blurred(x), -1, 0)
+    # Differences of squares lose fewer digits when pictures vary around 0.
+    level, level_hat = (jnp.mean(each, axis=(1, 2, 3), keepdims=True) for each in (y, y_hat))
+    x, x_hat = y - level, y_hat - level_hat
+    blurred = _blurred(jnp.concatenate([x, x_hat, x * x_hat, x**2 + x_hat**2], axis=-1))
+    mean, mean_hat, product, squares = jnp.moveaxis(blurred, -1, 0)
     covariance, variances = product - mean * mean_hat, squares - mean**2 - mean_hat**2
+    mean, mean_hat = mean + level[..., 0], mean_hat + level_hat[..., 0]
     luminance = (2 * mean * mean_hat + c1) / (mean**2 + mean_hat**2 + c1)
     return jnp.mean(luminance * (2 * covariance + c2) / (variances + c2), axis=(1, 2))
 

@@ -76,13 +76,13 @@ def test_evaluation_has_bicubic_pictures_beside_what_was_made():
 
 def test_features_have_variance_one_on_real_data_and_are_the_same_in_every_run():
     # Of pixels in the place of features, twice as far apart: four times the loss.
-    x = jax.random.uniform(jax.random.key(0), (32, 16, 16, 3), minval=-1)
+    x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3), minval=-1)
     features = content.features(channels=(8, 16))
     variables = jax.jit(features.init)(x)
     assert all(leaves_equal(variables, jax.jit(content.features(channels=(8, 16)).init)(x)))
     assert not all(leaves_equal(variables, jax.jit(content.features(channels=(8, 16), seed=1).init)(x)))
     for level, scale in zip(content._levels(variables["kernels"], x), variables["scales"], strict=True):
-        np.testing.assert_allclose(jnp.std(level / scale), 1, rtol=1e-5)
+        np.testing.assert_allclose(np.std(level / scale), 1, rtol=level.size * 2.0**-24)  # a sum in f32
     kernel = np.asarray(variables["kernels"][1]).reshape(-1, 8)  # orthogonal, but for the factor 2 of a rectifier
     np.testing.assert_allclose(kernel.T @ kernel, 2 * np.eye(8), atol=1e-5)
     loss = jax.jit(features.loss)
