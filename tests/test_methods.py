@@ -71,7 +71,8 @@ CONFIGS = {
     "r3gan": (
         "configs/r3gan_mnist.py:tiny",
         ["--config.discriminator_optimizer.learning_rate=2e-2", "--config.gan.augment=diff_augment",
-         "--config.gan.mirror=true", "--config.gan.burn_in=none"],  # the tests use optimizers without b2, too
+         "--config.gan.augment.strength=0.3", "--config.gan.mirror=true",
+         "--config.gan.burn_in=none"],  # the tests use optimizers without b2, too
     ),
     "acgan": (
         "configs/acgan_cifar10.py:tiny",
@@ -324,7 +325,8 @@ def test_init_depends_on_the_seed_alone(name):
     made = make(name, *SGD)
     one, two, other = (params_of(made.init(seed)) for seed in (3, 3, 4))
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, one, two)))
-    assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
+    # A student starts as its teacher.
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other))) == (name == "distilled")
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(one))
 
 

@@ -121,7 +121,7 @@ def test_conditions_are_of_the_shape_and_type_of_their_feature():
     assert (found["label"].tolist(), found["label"].dtype) == ([0, 1, 2, 0], np.int32)  # classes take turns
     assert (found["small"].shape, found["small"].dtype) == ((4, 2, 2, 1), np.float32)
     assert sample.conditions(method, spec, 2, {"label": (2, 2), "small": pictures[:2]})["label"].tolist() == [2, 2]
-    with pytest.raises(UserError, match="^this model needs small: give 4 of them$"):
+    with pytest.raises(UserError, match="^this model needs small: give 4 of them, or use --mode=upscale"):
         sample.conditions(method, spec, 4, {})
     with pytest.raises(UserError, match=r"^small must be of shape \[3, 2, 2, 1\], not \[4, 2, 2, 1\]$"):
         sample.conditions(method, spec, 3, {"small": pictures})

@@ -169,7 +169,7 @@ def _init(game: _Game, key: Key, examples: Batch, frozen: PyTree) -> State:
     judge = game.discriminator.init(key_discriminator, x, label)
     params = {"generator": made.pop("params"), "discriminator": judge.pop("params")}
     vectors = game.constraint.init(key_vectors, params["discriminator"])
-    variables = {"generator": made, "discriminator": judge, "vectors": vectors, "augment": game.augment.init()}
+    variables = {"generator": made, "discriminator": judge, "vectors": vectors} | _kept(game.augment.init())
     return State(
         step=jnp.zeros((), jnp.int32),
         key=key,
@@ -216,9 +216,14 @@ def _pair(game: _Game, state: State, batch: Batch, fake: Array, key: Key, judgin
     return real, fake
 
 
+def _kept(of_augment: PyTree) -> dict[str, PyTree]:
+    """What an augmentation keeps, as a part of the variables; of a constant strength nothing, as in older runs."""
+    return {"augment": of_augment} if of_augment else {}
+
+
 def _strength(game: _Game, state: State) -> Array:
     """The probability of a change by the augmentation: f32 []."""
-    return jnp.float32(game.augment.strength(state.variables["augment"]) * game.burn_in.done(state.step))
+    return jnp.float32(game.augment.strength(state.variables.get("augment", {})) * game.burn_in.done(state.step))
 
 
 def _train_discriminator(game: _Game, state: State, batch: Batch, key: Key) -> tuple[State, Scalars]:
@@ -249,10 +254,10 @@ def _train_discriminator(game: _Game, state: State, batch: Batch, key: Key) -> t
     state, norms = game.optimize_discriminator.apply(state, "discriminator", grads)
     bounded = game.constraint.project(state.params["discriminator"])
     sign = parallel.mean_over_devices(sign)
-    kept = game.augment.advance(state.variables["augment"], sign, game.config.batch_size)
+    kept = game.augment.advance(state.variables.get("augment", {}), sign, game.config.batch_size)
     state = state.replace(
         params=state.params | {"discriminator": bounded},
-        variables=state.variables | {"discriminator": variables, "vectors": vectors, "augment": kept},
+        variables=state.variables | {"discriminator": variables, "vectors": vectors} | _kept(kept),
     )
     adapted = {"real_sign": sign} if kept else {}
     return state, scalars | {"discriminator_grad_norm": norms["grad_norm"]} | adapted
