@@ -136,12 +136,7 @@ def main(argv: list[str]) -> None:
     """
     flags, words = parse(argv)
     if flags.help:
-        from gen_jax import help as listing
-
-        if flags.config:
-            print(listing.of_config(flags.config, words))
-        else:
-            print(f"{_parser().format_help()}\nconfigs:\n{listing.titles()}")
+        _print_help(flags.config, words)
         return
 
     # Heavy imports come only after the flags have been parsed.
@@ -202,6 +197,16 @@ def main(argv: list[str]) -> None:
             "profile": ("gen_jax.profile", "profile"),
         }[flags.mode]
         getattr(importlib.import_module(module), function)(run.workdir, tuple(words))
+
+
+def _print_help(config: str | None, words: list[str]) -> None:
+    """Prints what there is to set in a config; without one, the flags and the names of configs."""
+    from gen_jax import help as listing
+
+    if config:
+        print(listing.of_config(config, words))
+    else:
+        print(f"{_parser().format_help()}\nconfigs:\n{listing.titles()}")
 
 
 def _given(flags: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:

@@ -119,10 +119,8 @@ class UNet(nn.Module):
             return layer(h, condition, index, train=train)
 
         def attend(h: Array, name: str) -> Array:
-            layer = AttentionBlock(
-                norm, self.num_heads, self.use_bias, self.dtype, self.qk_norm, name=f"{name}_attention"
-            )
-            return layer(h)
+            fields = (norm, self.num_heads, self.use_bias, self.dtype, self.qk_norm)
+            return AttentionBlock(*fields, name=f"{name}_attention")(h)
 
         def block(h: Array, name: str, features: int) -> Array:
             h = residual(h, name, features)
