@@ -21,6 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.log_every = 100
     config.eval_every = 1000
     config.checkpoint_every = 1000
+    config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 200
     config.optimizer.decay = {"name": "linear", "share": 0.5}
     config.network.width = 32

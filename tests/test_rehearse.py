@@ -136,10 +136,20 @@ def test_a_topology_is_for_a_rehearsal_only():
         main.main(["--config=ddpm_mnist:tiny", "--topology=v5e:4x4"])
 
 
+REHEARSED = [
+    "ddpm_mnist", "flow_mnist", "latent_mnist", "meanflow_mnist", "consistency_mnist", "distilled_mnist",
+    "vae_mnist", "hvae_mnist", "scvae_mnist", "vqvae_mnist", "autoencoder_mnist",
+    "dcgan_mnist", "wgan_gp_mnist", "acgan_cifar10", "r3gan_mnist", "ddgan_mnist", "srresnet_t91", "srgan_t91",
+    "coupling_mnist", "tarflow_mnist", "codes_mnist",
+]  # fmt: skip
+
+
+def test_every_method_is_rehearsed():
+    assert {methods.load(name)[2].method for name in REHEARSED} == methods.METHODS.keys()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["ddpm_mnist", "flow_mnist", "latent_mnist", "vae_mnist", "dcgan_mnist", "wgan_gp_mnist"]
-)
+@pytest.mark.parametrize("name", REHEARSED)
 def test_no_step_gathers_a_batch(name, capsys, made_up_tfds):
     pytest.importorskip("libtpu", reason="the TPU compiler is in the extra rehearse")
     config = methods.load(f"{name}:tiny")[2]

@@ -1,7 +1,8 @@
 """A flow of affine couplings: RealNVP (Dinh et al. 2017) with the steps of Glow (Kingma & Dhariwal 2018).
 
-Grey values with uniform noise go through a logit; then each level makes squares of pixels channels, takes some steps of
-ActNorm, 1x1 convolution and coupling, and puts half of the channels aside. The half that leaves is the one that the
+Grey values with uniform noise first become about normal, by a histogram of all pixels (RealNVP: go through a logit).
+Then each level makes squares of pixels channels, takes some steps of ActNorm, 1x1 convolution and coupling, and puts
+half of the channels aside. The half that leaves is the one that the
 last coupling has just moved, given the other: so the noise that is put aside depends on what stays, as with Glow's
 learned prior.
 """
@@ -9,12 +10,13 @@ learned prior.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from gen_jax.config import Choice, Config, Options, modules_of
+from gen_jax.config import Choice, Config, Options, modules_of, require_choice
 from gen_jax.method import DataSpec, Method, Stage, UserError
 from gen_jax.nflow import layers, model, noise
 from gen_jax.nflow.bijection import Bijection, chain, logit, multiscale, squeeze
@@ -22,6 +24,12 @@ from gen_jax.nflow.defaults import nflow_config
 
 NETWORKS = {"conv": (layers.ConvNet,)}
 GIVEN = ("out_channels", "num_classes", "dtype")
+PIXELS: dict[str, Callable[[float, float, int], Bijection]] = {
+    "histogram": layers.histogram,
+    "logit": lambda low, high, levels: logit(low, high),
+}
+"""Maps the ends of the interval of noisy pixels and the number of grey values to a bijection."""
+
 CHOICES = {"network": Choice(NETWORKS, GIVEN)}
 
 
@@ -36,6 +44,7 @@ def coupling_config() -> Config:
     config.network = ConfigDict(CHOICES["network"].start("conv"))
     config.coupling = ConfigDict(
         {
+            "pixels": "histogram",  # what makes them about normal; or logit
             "squeeze": (2, 2),  # of each level: side of the squares of pixels that become channels
             "steps": 8,  # of each level
             "conditional": False,  # on the class label
@@ -51,11 +60,12 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     """Returns the flow as a method; see `configs/coupling_mnist.py` for its config values.
 
     Raises:
-      UserError: images that the levels do not divide; and as for `model.make`.
+      UserError: images that the levels do not divide, or unknown pixels; and as for `model.make`.
     """
     model.refuse_other_than_pictures(config, spec)
     c = config.coupling
     shapes = level_shapes(tuple(c.squeeze), spec.image_shape)
+    require_choice("coupling.pixels", c.pixels, PIXELS)
     if c.steps < 1:
         raise UserError(f"config.coupling.steps is {c.steps}; use 1 or more")
     classes = model.classes_of(config, spec)
@@ -77,8 +87,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         return chain(parts)
 
     levels = [level(number, factor) for number, factor in enumerate(c.squeeze)]
-    end = 1 + model.width_of(spec) / 2
-    flow = chain({"logit": logit(-end, end), "levels": multiscale(levels, shapes)})
+    flow = chain({"pixels": PIXELS[c.pixels](*model.range_of(spec)), "levels": multiscale(levels, shapes)})
     return model.make(config, spec, flow, noise.uniform(), (math.prod(spec.image_shape),), classes)
 
 

@@ -131,6 +131,17 @@ def width_of(spec: DataSpec) -> float:
     return 2 / (high - low)
 
 
+def range_of(spec: DataSpec) -> tuple[float, float, int]:
+    """Returns the ends of the interval of pixels with uniform noise, and the number of grey values in it.
+
+    Example:
+      >>> range_of(DataSpec("binary", (8, 8, 1), 64, value_range=(0, 1)))
+      (-2.0, 2.0, 2)
+    """
+    end = 1 + width_of(spec) / 2
+    return -end, end, round(2 / width_of(spec)) + 1
+
+
 def _init(flow: _Flow, key: Key, examples: Batch, frozen: PyTree) -> State:
     root = stream(key, "init")
     x = flow.noise.add(_image(flow, examples), keys_of(root, examples["index"]), width_of(flow.spec))
@@ -160,7 +171,7 @@ def _evaluate(flow: _Flow, state: State, batch: Batch, key: Key) -> Scalars:
         return -log_density(flow.bijection, params, x, label)[0]
 
     loss, nats = nll(flow.noise.add(x0, keys, width)), nll(dequantised(x0, keys, width))
-    protocol = f"uniform_dequantisation_of_{round(2 / width) + 1}_levels{'_given_label' if flow.classes else ''}"
+    protocol = f"uniform_dequantisation_of_{range_of(flow.spec)[-1]}_levels{'_given_label' if flow.classes else ''}"
     return {"loss": _bits(flow, loss), f"nll/{protocol}": nats, f"bits_per_dim/{protocol}": _bits(flow, nats)}
 
 

@@ -1,7 +1,8 @@
 """TarFlow (Zhai et al. 2024): causal transformers over patches as a flow, block by block, each in the other direction.
 
 Training on pictures with a little normal noise makes the better samples: one step along the score, which a flow knows
-exactly, removes it at the end. Uniform noise gives the better likelihood of grey values.
+exactly, removes it at the end. Uniform noise gives the better likelihood of grey values; a histogram makes such pixels
+about normal first, for blocks only scale and shift.
 
 Training takes one pass. Sampling does not: a block undoes one patch after the other, each from those before it.
 """
@@ -16,8 +17,8 @@ from ml_collections import ConfigDict
 
 from gen_jax.config import Choice, Config, Options, chosen, modules_of
 from gen_jax.method import Array, DataSpec, Method, PyTree, Stage, UserError, counted
-from gen_jax.nflow import model, noise
-from gen_jax.nflow.bijection import Bijection, chain
+from gen_jax.nflow import layers, model, noise
+from gen_jax.nflow.bijection import Bijection, chain, fixed
 from gen_jax.nflow.defaults import nflow_config
 from gen_jax.nflow.transformer import CausalTransformer, autoregressive, patches, turn
 
@@ -66,8 +67,10 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         "dtype": jnp.dtype(config.compute_dtype),
     }  # fmt: skip
     (network,) = modules_of(config.network, NETWORKS, given)
+    uniform = c.noise.name == "uniform"
+    pixels = layers.histogram(*model.range_of(spec)) if uniform else fixed(lambda x: x, lambda z: z)
     as_patches, block = patches(c.patch, spec.image_shape), autoregressive(network)
-    parts: dict[str, Bijection] = {"patches": as_patches}
+    parts: dict[str, Bijection] = {"pixels": pixels, "patches": as_patches}
     for i in range(c.blocks):
         parts |= {f"block_{i}": block, f"turn_{i}": turn()}
 
@@ -76,7 +79,8 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         for i in reversed(range(c.blocks)):
             states.append(block.inverse(params[f"block_{i}"], states[-1][:, ::-1], label))
         # The input of block i has been turned i times.
-        return [as_patches.inverse({}, s[:, ::-1] if i % 2 else s, None) for i, s in enumerate(states[::-1])][::-1]
+        turned = [s[:, ::-1] if i % 2 else s for i, s in enumerate(states[::-1])][::-1]
+        return [pixels.inverse(params.get("pixels", {}), as_patches.inverse({}, s, None), None) for s in turned]
 
     made = chosen(CHOICES["tarflow.noise"], c.noise)
     order = f"{counted(rows * columns, 'patch', 'patches')} one by one through {counted(c.blocks, 'block')}"

@@ -72,6 +72,7 @@ BIJECTIONS = {
     "turn": (TURN, (5, 2), False),
     "squeeze": (squeeze(2), (4, 6, 3), False),
     "logit": (logit(-1.0, 1.0), (2, 2, 3), False),
+    "histogram": (layers.histogram(-1.0, 1.0, 4), (2, 2, 3), False),
     "act_norm": (layers.act_norm(), (2, 3, 4), False),
     "mix": (layers.mix(5, 3), (2, 2, 5), False),
     "couple": (layers.couple(conv_net(3)), (2, 2, 3), False),

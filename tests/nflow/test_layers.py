@@ -3,8 +3,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from nflow.flows import conv_net, noise, shaken
+from scipy import stats
 
 from gen_jax.nflow import layers
+
+
+def test_a_histogram_makes_numbers_of_its_own_distribution_normal():
+    # 70% black, 20% white, the rest in between: with noise within each grey value the map is the one to quantiles.
+    rng = np.random.default_rng(0)
+    values = rng.choice(4, 100_000, p=[0.7, 0.05, 0.05, 0.2])
+    x = jnp.asarray((values + rng.uniform(0, 1, values.shape)) / 2 - 1, jnp.float32).reshape(-1, 1)
+    part = layers.histogram(-1.0, 1.0, 4)
+    params = part.init(jax.random.key(0), x, None)
+    z, log_det = part.forward(params, x, None)
+    assert stats.kstest(np.asarray(z).ravel(), "norm").statistic < 0.005
+    # Density: share over the width of a bar.
+    density = np.array([0.7, 0.05, 0.05, 0.2])[values] / 0.5
+    np.testing.assert_allclose(log_det + stats.norm.logpdf(np.asarray(z).ravel()), np.log(density), atol=0.02)
+
+
+def test_a_histogram_has_samples_within_its_interval_however_far_the_noise():
+    part = layers.histogram(-1.0, 1.0, 8)
+    x = jnp.linspace(-0.9, -0.5, 16).reshape(-1, 1)  # the bars on the right are empty in the examples
+    params = part.init(jax.random.key(0), x, None)
+    far = part.inverse(params, jnp.array([[-9.0], [9.0]]), None)
+    np.testing.assert_allclose(far, [[-1.0], [1.0]], atol=1e-5)
+    z, log_det = part.forward(params, jnp.array([[-1.0], [1.0]]), None)
+    assert np.isfinite(z).all()
+    assert np.isfinite(log_det).all()
 
 
 def test_the_first_batch_has_mean_0_and_standard_deviation_1_after_act_norm():

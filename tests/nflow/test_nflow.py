@@ -178,7 +178,7 @@ def test_a_model_with_labels_says_so_in_its_metrics(name):
 
 
 def test_the_first_examples_are_normal_after_the_first_norm():
-    method = make("coupling")
+    method = make("coupling", "coupling.pixels=logit")
     batch = batch_of(64)
     state = jax.jit(method.init)(jax.random.key(0), batch, {})
     norm = state.params["flow"]["levels"]["level_0"]["norm_0"]
