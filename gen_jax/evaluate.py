@@ -96,7 +96,8 @@ def judge(
       thorough: also compute the metrics that take minutes.
     """
     made = described(model)
-    found = judges.judge_samples(model.config, data, judges.Samples(images, condition.get("label"), made))
+    captions = () if model.texts is None else model.texts.captions(len(images))
+    found = judges.judge_samples(model.config, data, judges.Samples(images, condition.get("label"), made, captions))
     return {
         "metrics": _judge_losses(model, data) + _judge_codes(model, data, thorough) + found.rows,
         "left_out": found.left_out,
@@ -116,6 +117,8 @@ def described(model: sample.Model) -> str:
     settings = model.config.sample
     checkpoint = "best" if settings.checkpoint == "best" else "last"
     labels = ["classes by their shares of the training images"] if "label" in model.method.condition else []
+    if model.texts is not None:
+        labels.append(f"captions of {counted(len(model.texts.prompts), 'picture')} in turn, which were held out")
     step = f"{checkpoint} checkpoint, step {int(model.state.step):,}"
     return ", ".join([*model.method.describe.values(), *labels, step, f"sampling seed {settings.seed}"])
 

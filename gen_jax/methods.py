@@ -28,6 +28,7 @@ METHODS = {
     "vqvae": "gen_jax.vae.vqvae",
     "gan": "gen_jax.gan.gan",
     "acgan": "gen_jax.gan.acgan",
+    "stackgan": "gen_jax.gan.stackgan",
     "coupling": "gen_jax.nflow.coupling",
     "tarflow": "gen_jax.nflow.tarflow",
     "autoregressive": "gen_jax.autoregressive.model",

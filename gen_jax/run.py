@@ -191,6 +191,11 @@ class Run:
         return self.workdir / "metrics.jsonl"
 
     @property
+    def text(self) -> pathlib.Path:
+        """The text encoder and prompts of a model that takes texts."""
+        return self.workdir / "text"
+
+    @property
     def tensorboard(self) -> pathlib.Path:
         """TensorBoard events: a copy of `metrics`."""
         return self.workdir / "tensorboard"

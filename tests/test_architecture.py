@@ -24,6 +24,7 @@ LAYERS = [
     {"report"},
     {"methods"},
     {"diffusion", "gan", "nflow", "vae", *(module.split(".")[1] for module in METHODS.values())},
+    {"text"},
     {"metrics"},
     {"figures"},
     {"data"},

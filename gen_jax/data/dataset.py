@@ -49,6 +49,7 @@ class Dataset:
       test: the same for the test split, or None.
       single: the set whose pictures are the channels of this one's, if it is stacked.
       captions: of each split, "train" and "test", the captions of each picture: K for every one; {} without captions.
+      files: of each split, the path of each picture within its folder; {} for sets that are no folder.
     """
 
     spec: DataSpec
@@ -56,6 +57,7 @@ class Dataset:
     test: dict[str, Any] | None
     single: Dataset | None = None
     captions: Mapping[str, Sequence[Sequence[str]]] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def streamed(self) -> bool:
