@@ -338,7 +338,8 @@ def _headline(run: Run) -> Html:
         return _missing("No samples yet. ", run.command("sample"), " writes samples.npz.")
     images, labels, total = run.samples
     spec = _spec_of(run.data)
-    count = len(images) if spec.kind == "points" else min(_NUM_LARGE, len(images))
+    most = _NUM_LARGE * (3 if "text" in spec.features else 1)
+    count = len(images) if spec.kind == "points" else min(most, len(images))
     shown = samples.still(images[:count], spec, "Generated samples")
     if isinstance(shown, Scatter):
         drawn = page.scatter(shown)

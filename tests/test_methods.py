@@ -14,15 +14,16 @@ from ml_collections import ConfigDict
 from gen_jax import config as configs
 from gen_jax import methods, parallel
 from gen_jax.checkpoint import Checkpoints
-from gen_jax.method import DataSpec, Method, Picture, Scatter, Stage, State, labelled, stream
+from gen_jax.method import DataSpec, Feature, Method, Picture, Scatter, Stage, State, labelled, stream
 from gen_jax.train import many_steps
 
 pytestmark = pytest.mark.long
 
 ROOT = pathlib.Path(__file__).parents[1]
-SPEC = DataSpec("made_up", (8, 8, 1), 64, labelled("0123456789"))
+TEXT = {"text": Feature((2, 5), "float32", several=True)}  # two captions of each picture
+SPEC = DataSpec("made_up", (8, 8, 1), 64, labelled("0123456789") | TEXT)
 # Neither square nor a power of two, in colour: whoever mistakes height for width, or expects 10 classes, fails.
-WIDE = DataSpec("made_up_wide", (9, 12, 3), 64, labelled("abc"))
+WIDE = DataSpec("made_up_wide", (9, 12, 3), 64, labelled("abc") | TEXT)
 SPECS = {"8x8x1": SPEC, "9x12x3": WIDE}
 BATCH = 16
 UNET = ["--config.network.multipliers=(1,)", "--config.network.attention_sizes=()"]
@@ -60,6 +61,12 @@ CONFIGS = {
         ["--config.network.generator_norm=rms", "--config.network.norm=rms",
          "--config.discriminator_optimizer.learning_rate=1e-2"],
     ),
+    # Without batch normalisation, too.
+    "stackgan": (
+        "configs/stackgan_shapes.py:tiny",
+        ["--config.network.generator_norm=rms", "--config.network.norm=rms", "--config.network.levels=1",
+         "--config.network.discriminator_levels=1", "--config.discriminator_optimizer.learning_rate=1e-2"],
+    ),
     "coupling": ("configs/coupling_mnist.py:tiny", []),
     "tarflow": ("configs/tarflow_mnist.py:tiny", []),
     "autoregressive": ("configs/codes_mnist.py:tiny", []),
@@ -71,6 +78,7 @@ RESIZED = {
     ("gan", "9x12x3"): GROWN,
     ("acgan", "9x12x3"): GROWN,
     ("r3gan", "9x12x3"): ["--config.network.widths=(4,)"],  # a basis of 9x12
+    ("stackgan", "9x12x3"): ["--config.network.levels=0", "--config.network.discriminator_levels=0"],
     ("coupling", "9x12x3"): ["--config.coupling.squeeze=(3,1)"],
     ("tarflow", "9x12x3"): ["--config.tarflow.patch=3"],
 }
@@ -143,7 +151,8 @@ def batch_of(seed, spec=SPEC, num=BATCH):
     for image in images:
         image[:, rng.integers(0, 6) :][:, :2] = rng.integers(150, 256)
     index = np.arange(num, dtype=np.int32)
-    return {"image": images, "label": index % spec.num_classes, "index": index}
+    text = rng.normal(size=(num, *TEXT["text"].shape)).astype(np.float32)
+    return {"image": images, "label": index % spec.num_classes, "text": text, "index": index}
 
 
 def train_made(made, *, devices=1, executor="jit", num_steps=10, fixed_batch=False):
@@ -199,7 +208,8 @@ def compiled(name, function, size="8x8x1"):
 
 
 def condition_of(method, num, num_classes=10):
-    return {"label": jnp.arange(num) % num_classes} if method.condition else {}
+    text = jax.random.normal(jax.random.key(6), (num, *TEXT["text"].given))
+    return {name: {"label": jnp.arange(num) % num_classes, "text": text}[name] for name in method.condition}
 
 
 def params_of(state):

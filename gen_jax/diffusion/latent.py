@@ -68,4 +68,4 @@ def latent_config() -> Config:
     return config
 
 
-OPTIONS = ddpm.OPTIONS._replace(defaults=latent_config, title="Latent diffusion", moved={})
+OPTIONS = ddpm.OPTIONS._replace(defaults=latent_config, title="Latent diffusion", moved={}, choices=model.CHOICES)

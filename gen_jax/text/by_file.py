@@ -42,8 +42,8 @@ def make(given: Given, path: str = "") -> Encoder:
     texts, embeddings = _of_pictures(place, given) if place.is_dir() else _of_npz(place)
     if embeddings.ndim != 2 or len(embeddings) != len(texts) or not np.isfinite(embeddings).all():
         raise UserError(
-            f"{place} holds {len(texts)} texts and embeddings of {list(embeddings.shape)}, which must be finite numbers "
-            f"[{len(texts)}, D]: write it again"
+            f"{place} holds {len(texts)} texts and embeddings of {list(embeddings.shape)}, which must be finite "
+            f"numbers [{len(texts)}, D]: write it again"
         )
     table = {"texts": _as_bytes(texts), "embeddings": np.ascontiguousarray(embeddings, np.float32)}
     return Encoder("file", embeddings.shape[1], table, {})

@@ -111,7 +111,7 @@ def test_the_pass_of_wrong_captions_sees_wrong_captions(monkeypatch):
         return jnp.sum(c, axis=-1), {}
 
     monkeypatch.setattr(stackgan, "_judge", judge)
-    method, spec = small_method("--config.network.norm=rms", "--config.network.generator_norm=rms")
+    method, _ = small_method("--config.network.norm=rms", "--config.network.generator_norm=rms")
     examples = {"image": jnp.zeros((4, 8, 8, 1), jnp.uint8), "index": jnp.arange(4)}
     state = parallel.init_state(method.init, 0, parallel.make_mesh(1), {**examples, "text": jnp.zeros((4, 2, 5))}, {})
 

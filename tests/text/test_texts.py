@@ -19,8 +19,8 @@ CAPTIONS = {
 
 def made_up() -> Dataset:
     arrays = {"image": np.zeros((3, 8, 8, 1), np.uint8)}
-    return Dataset(DataSpec("made_up", (8, 8, 1), 3, fingerprint="f"), arrays, {"image": np.zeros((1, 8, 8, 1), np.uint8)},
-                   captions=CAPTIONS)  # fmt: skip
+    test = {"image": np.zeros((1, 8, 8, 1), np.uint8)}
+    return Dataset(DataSpec("made_up", (8, 8, 1), 3, fingerprint="f"), arrays, test, captions=CAPTIONS)
 
 
 def test_words_and_pairs_are_counted():
@@ -77,7 +77,8 @@ def test_a_second_stage_uses_the_encoder_of_its_first_one(tmp_path):
         texts.first_stage(Given(made_up()))
     with pytest.raises(UserError, match="which is no run that takes texts"):
         texts.first_stage(Given(made_up(), pretrained=str(tmp_path)))
-    encoder.save(words.make(Given(made_up())), (tmp_path / "text")) if (tmp_path / "text").mkdir() is None else None
+    (tmp_path / "text").mkdir()
+    encoder.save(words.make(Given(made_up())), tmp_path / "text")
     assert texts.first_stage(Given(made_up(), pretrained=str(tmp_path))).kind == "words"
 
 
