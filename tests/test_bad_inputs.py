@@ -29,6 +29,8 @@ COUPLING = "--config=coupling_mnist:tiny --workdir=new --config.data.name=image_
 TARFLOW, SCVAE, HVAE, VQVAE, PIXELCNN, CODES, R3GAN = (
     COUPLING.replace("coupling", name) for name in ("tarflow", "scvae", "hvae", "vqvae", "pixelcnn", "codes", "r3gan")
 )
+STACKGAN = "--config=stackgan_shapes:tiny --workdir=new --config.data.name=image_folder:unlabelled"
+CAPTIONED = STACKGAN.replace("unlabelled", "captioned")
 VAE = COUPLING.replace("coupling_mnist", "vae_mnist_dense")
 NO_START = {
     "": "nothing to do",
@@ -109,6 +111,15 @@ NO_START = {
     f"{R3GAN} --config.gan.penalty=none": "no penalty to weaken",
     f"{R3GAN} --config.optimizer=sgd": "which moves b2",
     f"{R3GAN} --config.sample.truncation=-1": "or 0 for none",
+    STACKGAN: "has no captions",
+    f"{STACKGAN} --config.data.text=none": "stackgan needs texts",
+    f"{STACKGAN} --config.data.text=wrods": "did you mean words?",
+    f"{STACKGAN} --config.data.name=image_folder:partly_captioned": "pictures without captions, 7 files",
+    f"{STACKGAN} --config.data.name=image_folder:too_many_captions": "captions without pictures, 1 file",
+    f"{CAPTIONED} --config.data.text=file": "give an .npz file",
+    f"{CAPTIONED} --config.data.text=file --config.data.text.path=a_file": "cannot read embeddings",
+    f"{CAPTIONED} --config.data.text=first_stage": "which is no run",
+    f"{CAPTIONED} --config.network=second": "give the directory",
     "--config=gan_gaussians:tiny --workdir=new --config.gan.mirror=true": "has no pictures",
 }
 BESIDE_START = {
@@ -262,6 +273,10 @@ def world(folder: pathlib.Path) -> Iterator[None]:
         write_pictures(folder / f"pictures/train/{label}", 8)
         write_pictures(folder / f"pictures/test/{label}", 2)
     write_pictures(folder / "unlabelled", 8)
+    for name, num in (("partly_captioned", 1), ("captioned", 8), ("too_many_captions", 9)):
+        write_pictures(folder / name, 8)
+        for number in range(num):
+            (folder / name / f"{number}.txt").write_text("a picture")
     write_pictures(folder / "mixed/0", 2)
     write_pictures(folder / "mixed/1", 2, size=20)
     write_pictures(folder / "damaged/0", 3)

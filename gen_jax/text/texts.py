@@ -119,10 +119,10 @@ def load(config: Any, run: Run | None = None) -> tuple[Dataset, Texts | None]:
     if known is not None:
         found = known.encoder
     else:
-        if not data.captions and config.data.text.name != "file":
+        if not data.captions:
             raise UserError(
                 f"config.data.text is {config.data.text.name}, but data set {data.spec.name} has no captions: use "
-                "captioned_shapes, a folder of pictures with captions beside them, or embeddings by file"
+                "captioned_shapes, or a folder of pictures with captions beside them"
             )
         pretrained = config.get("pretrained", "")
         given = Given(data, config.data.cache_dir, pretrained if isinstance(pretrained, str) else "")

@@ -85,7 +85,7 @@ def test_a_second_stage_uses_the_encoder_of_its_first_one(tmp_path):
 def test_a_set_without_captions_is_refused():
     data = data_config("", "shades")
     data.text = ConfigDict({"name": "words", "most": 4})
-    with pytest.raises(UserError, match="data set shades has no captions: use captioned_shapes"):
+    with pytest.raises(UserError, match="data set shades has no captions: use captioned_shapes, or a folder"):
         texts.load(ConfigDict({"data": data}))
     assert texts.load(ConfigDict({"data": data_config("", "shades")}))[1] is None
 
