@@ -176,6 +176,17 @@ def _feature(config: Any) -> str:
     return "label" if config.data.get("text", {"name": "none"})["name"] == "none" else "text"
 
 
+def _check_texts(config: Any, spec: DataSpec) -> None:
+    encoder = config.data.get("text", {"name": "none"})["name"]
+    if encoder != "none" and not config.diffusion.conditional:
+        raise UserError(
+            f"config.data.text is {encoder}, but the model is not conditional: set "
+            "--config.diffusion.conditional=true, or use none"
+        )
+    if encoder != "none" and "text" not in spec.features:
+        raise UserError(f"config.data.text is {encoder}, and data set {spec.name} comes without texts")
+
+
 def _likelihood(config: Any, domain: Domain, process: processes.Process) -> likelihoods.Likelihood | None:
     """The likelihood that `evaluate` computes, if the config asks for one."""
     likelihood = chosen(CHOICES["eval.likelihood"], config.eval.likelihood)
@@ -423,8 +434,7 @@ def _check(config: Any, spec: DataSpec) -> None:
             )
     if _feature(config) == "label" and spec.num_classes is None:
         raise UserError(f"config.diffusion.conditional needs labels, and data set {spec.name} has none")
-    if _feature(config) == "text" and "text" not in spec.features:
-        raise UserError(f"config.data.text is {config.data.text.name}, and data set {spec.name} comes without texts")
+    _check_texts(config, spec)
     if c.label_drop and not c.conditional:
         raise UserError(f"config.diffusion.label_drop is {c.label_drop}, but the model is not conditional: use 0")
     if c.mirror and spec.image_shape[1] == 1:
