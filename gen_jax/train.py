@@ -109,7 +109,7 @@ def _loop(
     abstract: State,
     restored: State | None,
     frozen: PyTree,
-    words: texts.Texts | None,
+    words: texts.Texts | None = None,
 ) -> State:
     chief, alone = jax.process_index() == 0, jax.process_count() == 1
     start = 0 if restored is None else int(restored.step)

@@ -320,7 +320,7 @@ def said(words: str, folder: pathlib.Path) -> str:
     def placed(word: str) -> str:
         """Names of ours become paths into the folder."""
         return re.sub(
-            r"(--workdir=|image_folder:|data_dir=|pretrained=|--pictures=|--mask=(?=a_|mixed)|--config=(?=no_))(?=\w)",
+            r"(--workdir=|image_folder:|data_dir=|pretrained=|text\.path=|--pictures=|--mask=(?=a_|mixed)|--config=(?=no_))(?=\w)",
             rf"\g<1>{folder}/",
             word,
         )
@@ -371,7 +371,8 @@ def page(answers: dict[str, str]) -> str:
         "`run` is a run of the second table's command that has not been trained, `finished` one that has, and",
         "`of_other_data` one with other data; `a_gan` is one of a GAN, `converted` one of published weights. Another",
         "process trains in `in_use`. `of_mine` is a user's folder with pictures in a folder `training`. `unlabelled`,",
-        "`mixed`, `damaged` and `empty` are folders of pictures.",
+        "`mixed`, `damaged` and `empty` are folders of pictures; `captioned`, `partly_captioned` and",
+        "`too_many_captions` have captions beside them.",
     ]
     for cases, start in ((NO_START, ""), (BESIDE_START, f"{START} "), (BESIDE_LATENT, f"{LATENT} ")):
         lines += ["", f"After `python -m gen_jax.main {start}`on 8 devices:".replace(" `on", "`, on")] if start else []

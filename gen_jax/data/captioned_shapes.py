@@ -260,5 +260,5 @@ def load(name: str, config: Any) -> Dataset:
 def _fingerprint(train: dict[str, Any], captions: Sequence[Sequence[str]]) -> str:
     """Of the factors, and of some pictures and captions: hashing all would draw all."""
     rows = np.arange(0, len(train["factors"]), _FINGERPRINT_STRIDE)
-    told = np.frombuffer("\n".join(itertools.chain(*(captions[row] for row in rows))).encode(), np.uint8)
+    told = np.frombuffer("\n".join(itertools.chain(*(captions[row] for row in rows.tolist()))).encode(), np.uint8)
     return cache.fingerprint({"image": train["image"][rows], "factors": train["factors"], "captions": told})

@@ -207,7 +207,7 @@ def score(description: Description, scene: Scene) -> dict[str, tuple[int, int]]:
 
 
 def _score(description: Description, which: Sequence[Thing | None]) -> dict[str, int]:
-    right = dict.fromkeys(ATTRIBUTES, 0)
+    right: dict[str, int] = dict.fromkeys(ATTRIBUTES, 0)
     for told, thing in zip(description.things, which, strict=True):
         for name in ("shape", "colour", "size", "place"):
             value = getattr(told, name)

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from gen_jax import optimizer, parallel
-from gen_jax.config import Choice, Config, Measure, Options, base_config, modules_of
+from gen_jax.config import Choice, Config, Measure, Options, base_config, modules_of, require_choice
 from gen_jax.gan import pictures
 from gen_jax.gan.defaults import MEASURES
+from gen_jax.gan.layers import NORMS
 from gen_jax.gan.losses import softplus
 from gen_jax.gan.text_networks import NETWORKS
 from gen_jax.method import (
@@ -42,6 +43,7 @@ from gen_jax.method import (
     to_model,
     to_pixels,
 )
+from gen_jax.nn.upsampling import UPSAMPLINGS
 from gen_jax.text.texts import FEATURE, TEXT
 
 NUM_SHOWN, NUM_TRIES = 6, 6
@@ -368,6 +370,8 @@ def _check(config: Any, spec: DataSpec, stage: Stage | None) -> None:
         raise UserError(
             f"config.network is {config.network.name} and config.pretrained is {config.pretrained!r}: {way_out}"
         )
+    for key, table in (("upsampling", UPSAMPLINGS), ("norm", NORMS), ("generator_norm", NORMS)):
+        require_choice(f"network.{key}", config.network[key], table)
     if c.latents < 1 or c.kl_weight < 0 or config.sample.text_noise < 0:
         raise UserError(
             f"config.stackgan.latents is {c.latents}, kl_weight {c.kl_weight:g} and config.sample.text_noise "

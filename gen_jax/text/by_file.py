@@ -124,7 +124,7 @@ class _Rows(_Bare):
         if not isinstance(kind, _Kind) or kind.code not in ("f4", "f8", "f2"):
             raise pickle.UnpicklingError("an array of other than real numbers")
         content = content.encode("latin-1") if isinstance(content, str) else content
-        flat = np.frombuffer(content, np.dtype(kind.code).newbyteorder(kind.order))
+        flat = np.frombuffer(content, np.dtype(f"{kind.order}{kind.code}"))
         self.array = flat.reshape(shape, order="F" if by_columns else "C").astype(np.float32)
 
 

@@ -59,7 +59,8 @@ class TextNetwork(nn.Module):
             x, there = _windows(x), _windows(there[..., None]).any(axis=-1)
             x = nn.relu(nn.Dense(self.width, name=f"conv_{number}")(x)) * there[..., None]
         cell = nn.RNN(nn.GRUCell(self.width), name="gru")
-        x = cell(x, seq_lengths=there.sum(axis=1)) * there[..., None]
+        seen: Any = cell(x, seq_lengths=there.sum(axis=1))
+        x = seen * there[..., None]
         mean = x.sum(axis=1) / jnp.maximum(there.sum(axis=1), 1)[:, None]
         return _of_length_one(nn.Dense(self.size, name="out")(mean))
 

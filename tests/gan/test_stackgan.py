@@ -170,6 +170,7 @@ def test_without_conditioning_noise_one_text_gives_one_condition():
     [
         ([], DataSpec("mnist", (64, 64, 3), 64), "stackgan needs texts, and data set mnist comes without"),
         (["--config.network=second"], SPEC, "config.network is second and config.pretrained is '': give the directory"),
+        (["--config.network.upsampling=nearst"], SPEC, "did you mean nearest?"),
         (["--config.stackgan.kl_weight=-1"], SPEC, "the others not negative"),
         (["--config.accumulate=2"], SPEC, "batch normalisation would see minibatches"),
     ],
