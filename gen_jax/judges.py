@@ -245,7 +245,7 @@ def judge_by_captions(data: dataset.Dataset, samples: Samples) -> list[dict[str,
         found, chance = (scenes.agreement(shown, told) for told in (captions, captions[1:] + captions[:1]))
         real: dict[str, float] = {}
         if pair.real is not None:
-            own = [data.captions["test"][i] for i in dataset.spread(len(data.captions["test"]), pair.num)]
+            own = [data.captions["test"][int(i)] for i in dataset.spread(len(data.captions["test"]), pair.num)]
             told = [each[i % len(each)] for i, each in enumerate(own)]
             real = scenes.agreement(scenes.read(pair.real["image"]), told)
         protocol = (

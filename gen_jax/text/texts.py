@@ -148,7 +148,7 @@ def described(data: Dataset, by: Encoder, cache_dir: str = "") -> tuple[Dataset,
     split = "train" if test is None else "test"
     rows = dataset.spread(len(captions[split]), MOST_PROMPTS)
     each = np.arange(len(rows)) % num_captions
-    prompts = tuple(captions[split][row][k] for row, k in zip(rows.tolist(), each.tolist(), strict=True))
+    prompts = tuple(captions[split][int(row)][int(k)] for row, k in zip(rows, each, strict=True))
     texts = Texts(by, prompts, np.asarray(stored.arrays[split][rows, each]))
     return dataclasses.replace(data, spec=spec, train=train, test=test), texts
 
