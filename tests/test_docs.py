@@ -28,7 +28,7 @@ from gen_jax.data import captioned_shapes, dataset, prepare
 from gen_jax.gan import losses as gan_losses
 from gen_jax.method import DataSpec, Feature, UserError, labelled
 from gen_jax.run import Run
-from gen_jax.text import words
+from gen_jax.text import words as word_counts
 from gen_jax.text.encoder import Given
 from gen_jax.text.texts import Texts
 
@@ -373,7 +373,7 @@ def test_the_python_of_text_runs(tmp_path, project):
     config, drawn = loaded("stackgan_shapes:tiny"), captioned_shapes.Drawn("train")
     captions = {"train": [drawn.captions(i) for i in range(300)]}
     spec = DataSpec("captioned_shapes", (64, 64, 3), 300)
-    by = words.make(Given(dataset.Dataset(spec, {}, None, captions=captions)))
+    by = word_counts.make(Given(dataset.Dataset(spec, {}, None, captions=captions)))
     texts = {"text": Feature((4, by.size), "float32", several=True)}
     spec = DataSpec("captioned_shapes", (64, 64, 3), 300, texts)
     method = methods.make(config, spec)
