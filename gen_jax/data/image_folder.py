@@ -10,6 +10,7 @@
 - Order: by path, as bytes.
 - Ignored: files with another suffix (which are counted), hidden files and folders, `lost+found`, and links that lead
   back to a folder above them. A broken link counts as a damaged file.
+- Captions are read, by `caption_files`, where the config asks for an encoder of texts.
 
 `images` defines how a picture becomes an array. With `crop`, pictures may have any sizes that hold a crop, and rows are
 `crops.Crops`. Pictures are decoded once, then memory-mapped from the cache, which is valid as long as the folder and
@@ -22,6 +23,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import difflib
 import functools
 import hashlib
@@ -41,7 +43,7 @@ import numpy as np
 import PIL.Image
 import tqdm
 
-from gen_jax.data import cache, crops, images
+from gen_jax.data import cache, caption_files, crops, images
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, UserError, labelled
 
@@ -135,7 +137,9 @@ def load(directory: str, config: Any) -> Dataset:
     _refuse_unreadable(name, folder, listing, splits, config.on_error)
     split = _split(folder, listing, splits, config)
     class_names, labels = _classes(folder, split)
-    _tell_of_others(name, listing, split, class_names)
+    told = _captions(folder, listing, split, config)
+    if not told:
+        _tell_of_others(name, listing, split, class_names)
     key = {
         "version": _VERSION,
         "folder": os.path.realpath(folder),
@@ -166,7 +170,30 @@ def load(directory: str, config: Any) -> Dataset:
         {name: array.part(part) if isinstance(array, crops.Crops) else array[part] for name, array in arrays.items()}
         for part in (slice(num_train), slice(num_train, None))
     )
-    return Dataset(spec, train, test if num_sound > num_train else None)
+    test = test if num_sound > num_train else None
+    skipped = set(itertools.chain(*stored.facts["skipped"].values()))
+    files = [file.path for file in split.files if file.path not in skipped]
+    parts = {"train": files[:num_train], **({} if test is None else {"test": files[num_train:]})}
+    data = Dataset(spec, train, test, files=parts)
+    return _with_captions(data, told) if told else data
+
+
+def _captions(folder: pathlib.Path, listing: _Listing, split: _Split, config: Any) -> dict[str, tuple[str, ...]]:
+    """The captions of each picture, if the config asks for an encoder of texts, and there are any."""
+    if (getattr(config, "text", None) or {"name": "none"})["name"] == "none":
+        return {}
+    others = [path for path in listing.others if not split.folders or path.partition("/")[0] in (*split.folders, path)]
+    return caption_files.find(folder, [file.path for file in split.files], others)
+
+
+def _with_captions(data: Dataset, told: dict[str, tuple[str, ...]]) -> Dataset:
+    """The set with captions, which are part of its fingerprint: a run must not go on with others."""
+    every = caption_files.equally_many([told[path] for path in itertools.chain(*data.files.values())])
+    num_train = len(data.files["train"])
+    captions = {"train": every[:num_train]} | ({"test": every[num_train:]} if "test" in data.files else {})
+    content = json.dumps([data.spec.fingerprint, captions["train"]]).encode()
+    spec = dataclasses.replace(data.spec, fingerprint=hashlib.sha256(content).hexdigest())
+    return dataclasses.replace(data, spec=spec, captions=captions)
 
 
 def _cropped(arrays: cache.Arrays, side: int) -> dict[str, Any]:
