@@ -36,6 +36,7 @@ from gen_jax.method import (
     Stage,
     State,
     UserError,
+    counted,
     did_you_mean,
     keys_of,
     stream,
@@ -93,15 +94,23 @@ class Model:
           UserError: conditions that the model does not take, or that are invalid; a text that its encoder cannot read.
         """
         given = dict(condition or {}) | ({} if labels is None else {"label": labels})
-        if texts is not None:
-            texts = [texts] if isinstance(texts, str) else list(texts)
-            if self.texts is None:
-                raise UserError("this model takes no texts: it was not trained on captions")
-            given[FEATURE] = self.texts.encoder.encode(texts)
+        texts = [texts] if isinstance(texts, str) else list(() if texts is None else texts)
+        if texts:
             num = len(texts) if num is None else num
+            given[FEATURE] = self._embedded(texts, num)
         if num is None:
             raise UserError("give the number of samples, or texts")
         return self.generate(self.state, num, given, seed)[0]
+
+    def _embedded(self, texts: Sequence[str], num: int) -> np.ndarray:
+        if self.texts is None:
+            raise UserError("this model takes no texts: it was not trained on captions")
+        for text in texts:
+            if not isinstance(text, str):
+                raise UserError(f"{text!r} is no text")
+        if len(texts) != num:
+            raise UserError(f"there are {counted(len(texts), 'text')}, and {num} samples to draw: give one for each")
+        return self.texts.encoder.encode(texts)
 
     def inpaint(
         self,

@@ -366,9 +366,10 @@ def _edits(model: _Model, spec: DataSpec) -> Edits:
     def denoiser(state: State, keys: Array, condition: Condition, estimates: bool | None = None) -> samplers.Denoiser:
         if model.told and model.told not in condition:
             if not model.config.diffusion.label_drop:
+                give = "give the labels of the pictures, or " if model.classes else ""
                 raise UserError(
-                    "this model was trained with a label for every picture: give the labels of the pictures, or train "
-                    "one with --config.diffusion.label_drop=0.1"
+                    f"this model was trained with a {model.told} for every picture: {give}train one with "
+                    "--config.diffusion.label_drop=0.1"
                 )
             nothing = jnp.broadcast_to(model.nothing, (len(keys), *np.shape(model.nothing)))
             return _denoiser(model, state, {model.told: nothing}, 1.0, estimates)

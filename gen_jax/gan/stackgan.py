@@ -2,7 +2,8 @@
 
 The first stage makes small pictures of noise and a text, the second, on the frozen first one, larger pictures of these
 and the text. A discriminator sees real pictures with their texts, real pictures with wrong texts, and generated ones.
-The wrong text is that of the example before in the batch.
+The wrong text is that of the example before in the batch; where that is the same text, the generated picture counts in
+its place.
 
 Departures from the released code: conditioning augmentation is linear (see `Augment`); a frozen first stage uses its
 averaged weights and running statistics; the mean over the captions of a picture is not taken, one is drawn.
@@ -251,6 +252,7 @@ def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
         real, variables = _judge(model, params, state, real_of(batch), told)
         wrong, _ = _judge(model, params, state, real_of(batch), other)
         fakes, _ = _judge(model, params, state, fake, told)
+        wrong = jnp.where(jnp.any(batch["wrong"] != batch[FEATURE], axis=-1), wrong, fakes)
         loss = jnp.mean(discriminator_loss(real, wrong, fakes))
         scores = {"real_score": real, "wrong_score": wrong, "fake_score": fakes}
         scores = {name: jnp.mean(jax.nn.sigmoid(logits)) for name, logits in scores.items()}
@@ -300,10 +302,13 @@ def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
     fake, mean, log_var = _drawn(model, state, _noise(model, keys_of(key, batch["index"])), text)
     variables = {"params": state.params["discriminator"], **state.variables["discriminator"]}
     told = _condition_of(state.params["generator"], text)
-    pairs = {"real": (real, told), "wrong": (real, parallel.previous_rows(told)), "fake": (fake, told)}
-    logits = {name: model.discriminator.apply(variables, x, c) for name, (x, c) in pairs.items()}
-    scores = {f"{name}_score": jax.nn.sigmoid(each) for name, each in logits.items()}
-    return {"loss": discriminator_loss(**logits), **scores, "kl": divergence(mean, log_var)}
+    reals, fakes = (model.discriminator.apply(variables, x, told) for x in (real, fake))
+    return {
+        "loss": discriminator_loss(reals, fakes, fakes),  # an example alone has no wrong text
+        "real_score": jax.nn.sigmoid(reals),
+        "fake_score": jax.nn.sigmoid(fakes),
+        "kl": divergence(mean, log_var),
+    }
 
 
 def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Picture]:

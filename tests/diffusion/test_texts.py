@@ -66,6 +66,13 @@ def test_training_draws_one_caption_and_evaluation_takes_the_first():
     assert np.abs(counts - 2_000 / 3).max() < 4.5 * np.sqrt(2_000 * 2 / 9)
 
 
+def test_a_model_of_texts_is_no_teacher():
+    spec = DataSpec("captioned", (8, 8, 3), 64, TEXT)
+    student = methods.load("distilled_mnist:tiny")[2]
+    with pytest.raises(UserError, match="config.pretrained names a model of texts"):
+        methods.make(student, spec, methods.make_stage(config_of(), spec))
+
+
 @pytest.mark.parametrize(
     ("words", "spec", "message"),
     [

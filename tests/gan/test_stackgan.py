@@ -128,6 +128,18 @@ def test_the_pass_of_wrong_captions_sees_wrong_captions(monkeypatch):
         np.testing.assert_array_equal(np.asarray(slopes[number]) > 0, expected)
 
 
+def test_the_same_caption_is_not_a_wrong_one(monkeypatch):
+    logits = iter([jnp.zeros(4), jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.full(4, -1.0), jnp.zeros(4)])
+    monkeypatch.setattr(stackgan, "_judge", lambda *_: (next(logits), {}))  # right, wrong, generated; the generator's
+    method, _ = small_method("--config.network.norm=rms", "--config.network.generator_norm=rms")
+    text = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0, 1.0])[:, None, None], (4, 2, 5))  # rows 1 and 3 as those before
+    batch = {"image": jnp.zeros((4, 8, 8, 1), jnp.uint8), "index": jnp.arange(4), "text": text}
+    state = parallel.init_state(method.init, 0, parallel.make_mesh(1), batch, {})
+    _, scalars = method.step(state, batch)
+    right, wrong, fake = (np.log1p(np.exp(x)).mean() for x in (0.0, np.array([1.0, -1.0, 3.0, -1.0]), -1.0))
+    np.testing.assert_allclose(scalars["loss"], right + (wrong + fake) / 2, rtol=1e-6)
+
+
 def test_the_gradient_of_the_condition_that_the_discriminator_is_told_trains_no_generator():
     params = {"augment": {"dense": {"kernel": jnp.ones((5, 6)), "bias": jnp.zeros(6)}}}
     slopes = jax.grad(lambda params: jnp.sum(stackgan._condition_of(params, jnp.ones((2, 5)))))(params)

@@ -48,8 +48,13 @@ def test_a_run_is_sampled_from_texts_without_its_data(workdir, monkeypatch):
         model.sample(texts=["a red zebra"])
     with pytest.raises(UserError, match=r"text must be of shape \[2, "):
         model.sample(2, condition={"text": np.zeros((2, 3))})
-    with pytest.raises(UserError, match="give the number of samples, or texts"):
-        model.sample()
+    for nothing in ({}, {"texts": []}):
+        with pytest.raises(UserError, match="give the number of samples, or texts"):
+            model.sample(**nothing)
+    with pytest.raises(UserError, match="there are 2 texts, and 3 samples to draw: give one for each"):
+        model.sample(3, texts=texts)
+    with pytest.raises(UserError, match="5 is no text"):
+        model.sample(texts=[5])
 
 
 def test_its_samples_have_captions_of_pictures_that_were_held_out(workdir):
