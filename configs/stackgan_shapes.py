@@ -1,7 +1,7 @@
 """StackGAN on captioned shapes, first stage: pictures of 64x64 from sentences such as "a small red star at the top".
 
     python -m gen_jax.main --config=stackgan_shapes
-    python -m gen_jax.main --config=stackgan_shapes_large --config.pretrained=runs/stackgan_shapes
+    python -m gen_jax.main --config=stackgan_shapes_large
 
 The second command trains the second stage, 256x256, on the frozen first one. A text encoder is trained first, on the
 captions and pictures of the set; it stays with the run, so `gen_jax.load("runs/stackgan_shapes").sample(texts=["a big

@@ -33,6 +33,13 @@ def test_words_and_pairs_are_counted():
     assert (row["star"], row["a"], row["red"], row["box"], row["a star"]) == (2, 2, 1, 0, 1)
 
 
+def test_the_most_common_pairs_are_kept():
+    captions = [["a red box, a red box, a red star"], ["a blue star, a red star"]]
+    given = Given(Dataset(DataSpec("made_up", (8, 8, 1), 2), {}, None, captions={"train": captions}))
+    assert [part for part in words.make(given, most=1).facts["words"] if " " in part] == ["a red"]  # four times
+    assert [part for part in words.make(given).facts["words"] if " " in part] == ["a red", "red box", "red star"]
+
+
 @pytest.mark.parametrize(
     "by", [words.make(Given(made_up())), Encoder("char_cnn_rnn", 4, {"x": np.ones(2)}, {"right": 1})]
 )
