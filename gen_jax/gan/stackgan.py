@@ -22,6 +22,7 @@ from gen_jax import optimizer, parallel
 from gen_jax.config import Choice, Config, Measure, Options, base_config, modules_of, require_choice
 from gen_jax.gan import pictures
 from gen_jax.gan.defaults import MEASURES
+from gen_jax.gan.game import discriminator_optimizer
 from gen_jax.gan.layers import NORMS
 from gen_jax.gan.losses import softplus
 from gen_jax.gan.text_networks import NETWORKS
@@ -120,11 +121,10 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     generator, discriminator = modules_of(
         config.network, NETWORKS, {"image_shape": spec.image_shape, "dtype": jnp.dtype(config.compute_dtype)}
     )
-    of_discriminator = ConfigDict({**config.optimizer, **config.discriminator_optimizer})
     model = _Model(
         config, spec, generator, discriminator, stage,
         optimizer.make(config.optimizer, config.num_steps, config.ema),
-        optimizer.make(of_discriminator, config.num_steps, 0.0),
+        optimizer.make(discriminator_optimizer(config), config.num_steps, 0.0),
     )  # fmt: skip
     amount = config.sample.text_noise
     return Method(
