@@ -119,7 +119,8 @@ def described(model: sample.Model) -> str:
     labels = ["classes by their shares of the training images"] if "label" in model.method.condition else []
     labels += [f"{name} of held-out examples" for name in _from_held_out(model.method, model.spec)]
     if model.texts is not None:
-        labels.append(f"captions of {counted(len(model.texts.prompts), 'picture')} in turn, which were held out")
+        of = {"test": "test picture", "train": "training picture"}[model.texts.split]
+        labels.append(f"captions of {counted(len(model.texts.prompts), of)} in turn")
     step = f"{checkpoint} checkpoint, step {int(model.state.step):,}"
     return ", ".join([*model.method.describe.values(), *labels, step, f"sampling seed {settings.seed}"])
 

@@ -88,7 +88,7 @@ class Model:
             cycle through the classes.
           seed: replaces `config.sample.seed`.
           condition: other conditions, by the name of a feature of the data: [num, ...].
-          texts: [num], what to draw, if the model was trained on captions; by default captions that were held out.
+          texts: [num], what to draw, if the model was trained on captions; by default captions of test pictures.
 
         Raises:
           UserError: conditions that the model does not take, or that are invalid; a text that its encoder cannot read.

@@ -65,13 +65,15 @@ class Texts(NamedTuple):
 
     Attributes:
       encoder: of texts.
-      prompts: captions of pictures that were held out, [M].
+      prompts: captions of pictures, [M].
       embeddings: theirs, f32 [M, D].
+      split: of these pictures: "test", or "train" if none were held out.
     """
 
     encoder: Encoder
     prompts: tuple[str, ...]
     embeddings: np.ndarray
+    split: str = "test"
 
     def captions(self, num: int) -> tuple[str, ...]:
         """Returns the prompts of `num` samples, in turn."""
@@ -86,7 +88,7 @@ class Texts(NamedTuple):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         encoder.save(self.encoder, folder)
-        write_json(folder / "prompts.json", list(self.prompts))
+        write_json(folder / "prompts.json", {"split": self.split, "prompts": list(self.prompts)})
         with replacing(folder / "prompts.npy") as file:
             np.save(file, self.embeddings, allow_pickle=False)
 
@@ -96,8 +98,9 @@ def read(run: Run) -> Texts | None:
     folder = run.text
     if not (folder / "prompts.npy").is_file():  # which is written last
         return None
-    prompts = json.loads((folder / "prompts.json").read_text())
-    return Texts(encoder.load(folder), tuple(prompts), np.load(folder / "prompts.npy", allow_pickle=False))
+    told = json.loads((folder / "prompts.json").read_text())
+    embeddings = np.load(folder / "prompts.npy", allow_pickle=False)
+    return Texts(encoder.load(folder), tuple(told["prompts"]), embeddings, told["split"])
 
 
 def load(config: Any, run: Run | None = None) -> tuple[Dataset, Texts | None]:
@@ -149,7 +152,7 @@ def described(data: Dataset, by: Encoder, cache_dir: str = "") -> tuple[Dataset,
     rows = dataset.spread(len(captions[split]), MOST_PROMPTS)
     each = np.arange(len(rows)) % num_captions
     prompts = tuple(captions[split][int(row)][int(k)] for row, k in zip(rows, each, strict=True))
-    texts = Texts(by, prompts, np.asarray(stored.arrays[split][rows, each]))
+    texts = Texts(by, prompts, np.asarray(stored.arrays[split][rows, each]), split)
     return dataclasses.replace(data, spec=spec, train=train, test=test), texts
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import data_config
@@ -65,6 +67,9 @@ def test_a_set_gets_the_embeddings_of_its_captions(tmp_path):
     assert found.captions(3) == ("a box",) * 3
     np.testing.assert_array_equal(found.conditions(2)["text"], by.encode(["a box", "a box"]))
     assert DataSpec.from_dict(data.spec.to_dict()) == data.spec
+    alone = dataclasses.replace(made_up(), test=None, captions={"train": CAPTIONS["train"]})
+    _, found = texts.described(alone, by, str(tmp_path))
+    assert (found.split, found.prompts) == ("train", ("a red star", "a box", "a red box"))
 
 
 def test_the_texts_of_a_run_come_back(tmp_path):
@@ -74,7 +79,7 @@ def test_the_texts_of_a_run_come_back(tmp_path):
     found.save(run.text)
     again = texts.read(run)
     assert again is not None
-    assert again.prompts == found.prompts
+    assert (again.prompts, again.split) == (found.prompts, "test")
     np.testing.assert_array_equal(again.embeddings, found.embeddings)
     np.testing.assert_array_equal(again.encoder.encode(["a red box"]), found.encoder.encode(["a red box"]))
 
