@@ -121,7 +121,7 @@ def test_the_pass_of_wrong_captions_sees_wrong_captions(monkeypatch):
         return jnp.stack([jnp.sum(c, axis=-1) for c in seen[:3]])
 
     text = jax.random.normal(jax.random.key(1), (4, 5))
-    slopes = jnp.abs(jax.jacobian(logits)(text)).sum(axis=-1)  # [passes, B, B]
+    slopes = jnp.abs(jax.jit(jax.jacobian(logits))(text)).sum(axis=-1)  # [passes, B, B]
     own = np.eye(4, dtype=bool)
     before = np.roll(own, 1, axis=0)  # example i is told the caption of example i - 1
     for number, expected in enumerate((own, before, own)):
@@ -135,7 +135,7 @@ def test_the_same_caption_is_not_a_wrong_one(monkeypatch):
     text = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0, 1.0])[:, None, None], (4, 2, 5))  # rows 1 and 3 as those before
     batch = {"image": jnp.zeros((4, 8, 8, 1), jnp.uint8), "index": jnp.arange(4), "text": text}
     state = parallel.init_state(method.init, 0, parallel.make_mesh(1), batch, {})
-    _, scalars = method.step(state, batch)
+    _, scalars = jax.jit(method.step)(state, batch)
     right, wrong, fake = (np.log1p(np.exp(x)).mean() for x in (0.0, np.array([1.0, -1.0, 3.0, -1.0]), -1.0))
     np.testing.assert_allclose(scalars["loss"], right + (wrong + fake) / 2, rtol=1e-6)
 

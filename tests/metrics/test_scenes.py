@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from conftest import data_config
 
 from gen_jax import judges
 from gen_jax.data import captioned_shapes as shapes
 from gen_jax.data import dataset
 from gen_jax.data.grammar import Thing
+from gen_jax.method import DataSpec
 from gen_jax.metrics import scenes
 
 DRAWN = shapes.Drawn("test")
@@ -44,9 +44,10 @@ def test_one_wrong_colour_is_counted_as_one():
 
 
 def test_a_run_is_judged_by_its_captions():
-    data = dataset.load(data_config("", "captioned_shapes"))
-    captions = tuple(DRAWN.captions(i)[0] for i in range(100))
-    samples = judges.Samples(DRAWN.pictures(range(100), 64), None, "made", captions)
+    images, told = DRAWN.pictures(range(100), 64), [DRAWN.captions(i) for i in range(100)]
+    split, spec = {"image": images}, DataSpec(shapes.NAME, (64, 64, 3), 100)
+    data = dataset.Dataset(spec, split, split, captions={"train": told, "test": told})
+    samples = judges.Samples(images, None, "made", tuple(each[0] for each in told))
     rows = {row["name"]: row for row in judges.judge_by_captions(data, samples)}
     assert {name.partition("_")[0] for name in rows} == {"shape", "colour", "size", "place", "number"}
     assert rows["colour_agreement/captions_100"]["value"] == rows["colour_agreement/captions_100"]["reference"] == 1

@@ -95,11 +95,11 @@ def test_a_second_stage_uses_the_encoder_of_its_first_one(tmp_path):
 
 
 def test_a_set_without_captions_is_refused():
-    data = data_config("", "shades")
+    data = data_config("", "gaussians:ring8")
     data.text = ConfigDict({"name": "words", "most": 4})
-    with pytest.raises(UserError, match="data set shades has no captions: use captioned_shapes, or a folder"):
+    with pytest.raises(UserError, match="data set gaussians:ring8 has no captions: use captioned_shapes, or a folder"):
         texts.load(ConfigDict({"data": data}))
-    assert texts.load(ConfigDict({"data": data_config("", "shades")}))[1] is None
+    assert texts.load(ConfigDict({"data": data_config("", "gaussians:ring8")}))[1] is None
 
 
 def test_conditions_of_another_size_are_refused():
