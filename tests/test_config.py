@@ -897,7 +897,7 @@ NEW = {
         "diffusion.input_scale.name": "none", "diffusion.told": "time", "diffusion.label_drop": 0.0,
         "diffusion.mirror": False, "diffusion.variance.name": "fixed", "eval.likelihood.name": "none",
         "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",
-        "sample.dynamic_threshold": 0.0,
+        "sample.dynamic_threshold": 0.0, "data.text.name": "none",
     },
     "vae": {
         "vae.conditional": False, "vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo",
