@@ -122,7 +122,6 @@ def _loop(
         state = first.result()
     look = _make_look(config, run, method, data, mesh, checkpoints, words)
     _print_memory(update, state)
-
     window_step, in_flight, scalars, saved = start, {}, {}, start
     steps = range(start, config.num_steps, config.steps_per_call)
     with contextlib.ExitStack() as stack:

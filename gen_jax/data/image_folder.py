@@ -36,7 +36,7 @@ import re
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -166,16 +166,21 @@ def load(directory: str, config: Any) -> Dataset:
         features={} if class_names is None else labelled(class_names),
         fingerprint=stored.facts["fingerprint"],
     )
-    train, test = (
-        {name: array.part(part) if isinstance(array, crops.Crops) else array[part] for name, array in arrays.items()}
-        for part in (slice(num_train), slice(num_train, None))
-    )
-    test = test if num_sound > num_train else None
-    skipped = set(itertools.chain(*stored.facts["skipped"].values()))
-    files = [file.path for file in split.files if file.path not in skipped]
-    parts = {"train": files[:num_train], **({} if test is None else {"test": files[num_train:]})}
-    data = Dataset(spec, train, test, files=parts)
+    parts = {"train": slice(num_train)} | ({"test": slice(num_train, None)} if num_sound > num_train else {})
+    rows = {name: _rows(arrays, part) for name, part in parts.items()}
+    sound = _sound_files(split, stored.facts)
+    data = Dataset(spec, rows["train"], rows.get("test"), files={name: sound[part] for name, part in parts.items()})
     return _with_captions(data, told) if told else data
+
+
+def _rows(arrays: Mapping[str, Any], part: slice) -> dict[str, Any]:
+    return {name: array.part(part) if isinstance(array, crops.Crops) else array[part] for name, array in arrays.items()}
+
+
+def _sound_files(split: _Split, facts: Mapping[str, Any]) -> list[str]:
+    """The paths of the pictures that can be used, in the order of their rows."""
+    skipped = set(itertools.chain(*facts["skipped"].values()))
+    return [file.path for file in split.files if file.path not in skipped]
 
 
 def _captions(folder: pathlib.Path, listing: _Listing, split: _Split, config: Any) -> dict[str, tuple[str, ...]]:
