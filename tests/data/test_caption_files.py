@@ -32,7 +32,7 @@ def loaded(folder: pathlib.Path, tmp_path: pathlib.Path, text: str = "words", **
 def assert_captions_are_those_of_their_pictures(data: dataset.Dataset) -> None:
     for split, arrays in (("train", data.train), ("test", data.test)):
         assert arrays is not None
-        for image, captions in zip(np.asarray(arrays["image"]), data.captions[split], strict=True):
+        for image, captions in zip(arrays["image"][:], data.captions[split], strict=True):
             assert captions[0] == f"grey {image.max() // 10}"
 
 
@@ -63,6 +63,15 @@ def test_captions_are_part_of_what_a_run_was_trained_on(tmp_path: pathlib.Path):
     plain = loaded(folder, tmp_path, text="none")
     assert plain.captions == {}
     assert plain.spec.fingerprint not in (before, loaded(folder, tmp_path).spec.fingerprint)
+
+
+def test_crops_have_the_captions_of_their_pictures(tmp_path: pathlib.Path):
+    folder = folder_of(tmp_path, **{f"{name}__txt": f"grey {int(name)}" for name in NAMES})
+    PIL.Image.new("L", (2, 9), 10).save(folder / "01.png")  # too small
+    data = loaded(folder, tmp_path, crop=3, on_error="skip")
+    assert data.spec.image_shape == (3, 3, 1)
+    assert len(data.captions["train"]) + len(data.captions["test"]) == 19
+    assert_captions_are_those_of_their_pictures(data)
 
 
 def test_a_damaged_picture_takes_its_captions_along(tmp_path: pathlib.Path):
