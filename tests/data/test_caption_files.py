@@ -1,7 +1,6 @@
 import json
 import pathlib
 
-import numpy as np
 import PIL.Image
 import pytest
 from conftest import data_config
