@@ -281,10 +281,11 @@ def _describe_data(data: dict[str, Any]) -> Html:
     points = spec.kind == "points"
     kind = "points in the plane" if points else f"{colours} images of {height} {_TIMES} {width} pixels"
     classes = spec.class_names
+    without = ", with captions" if "text" in spec.features else ", without labels"
     return join(
         element("strong", data.get("name", "an unnamed data set")),
         f": {data.get('num_examples', 0):,} {kind}",
-        f" in {counted(len(classes), 'class', 'classes')}" if classes else ", without labels",
+        f" in {counted(len(classes), 'class', 'classes')}" if classes else without,
     )
 
 
