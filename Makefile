@@ -34,6 +34,8 @@ style: $(VENV)/.test  ## style, types
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
+# In this order stackgan_shapes comes before stackgan_shapes_large, which is built on its run.
+smoke: export LC_ALL = C
 smoke: $(VENV)/.installed  ## the smallest variant of every config, end to end
 	for config in configs/*.py; do $(BIN)/python -m gen_jax.main --config=$$config:tiny || exit 1; done
 

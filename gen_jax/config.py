@@ -141,6 +141,7 @@ class Options(NamedTuple):
       read_where: maps a key to the key that must not be false or 0 for it to have an effect.
       shares: keys of numbers in [0, 1).
       measures: what `evaluate` returns, by name, in the order of the report.
+      same_images: whether a first stage must have been trained on the same images, not on the same set in another size.
     """
 
     defaults: Any
@@ -150,6 +151,7 @@ class Options(NamedTuple):
     read_where: Mapping[str, str] = {}
     shares: tuple[str, ...] = ()
     measures: Mapping[str, Measure] = {}
+    same_images: bool = True
 
     @property
     def all_choices(self) -> dict[str, Choice]:

@@ -96,7 +96,8 @@ def judge(
       thorough: also compute the metrics that take minutes.
     """
     made = described(model)
-    found = judges.judge_samples(model.config, data, judges.Samples(images, condition.get("label"), made))
+    captions = () if model.texts is None else model.texts.captions(len(images))
+    found = judges.judge_samples(model.config, data, judges.Samples(images, condition.get("label"), made, captions))
     return {
         "metrics": _judge_losses(model, data) + _judge_codes(model, data, thorough) + found.rows,
         "left_out": found.left_out,
@@ -116,7 +117,10 @@ def described(model: sample.Model) -> str:
     settings = model.config.sample
     checkpoint = "best" if settings.checkpoint == "best" else "last"
     labels = ["classes by their shares of the training images"] if "label" in model.method.condition else []
-    labels += [f"{name} of held-out examples" for name in model.method.condition if name != "label"]
+    labels += [f"{name} of held-out examples" for name in _from_held_out(model.method, model.spec)]
+    if model.texts is not None:
+        of = {"test": "test picture", "train": "training picture"}[model.texts.split]
+        labels.append(f"captions of {counted(len(model.texts.prompts), of)} in turn")
     step = f"{checkpoint} checkpoint, step {int(model.state.step):,}"
     return ", ".join([*model.method.describe.values(), *labels, step, f"sampling seed {settings.seed}"])
 
@@ -131,8 +135,8 @@ def asked(method: Method, spec: DataSpec, num: int) -> dict[str, np.ndarray]:
 
 
 def given(method: Method, data: dataset.Dataset, num: int) -> dict[str, np.ndarray]:
-    """Returns the conditions of samples that are no classes, from held-out examples: `num` of each, or as many as there
-    are; {} for a method that has no such condition.
+    """Returns the conditions of samples that are no classes or texts, from held-out examples: `num` of each, or as many
+    as there are; {} for a method that has no such condition.
 
     Example:
       >>> from gen_jax.method import Feature
@@ -142,9 +146,14 @@ def given(method: Method, data: dataset.Dataset, num: int) -> dict[str, np.ndarr
       >>> given(Method(*[None] * 5, condition=("small",)), data, 16)["small"].shape
       (9, 1, 1, 1)
     """
-    names = [name for name in method.condition if not data.spec.features[name].names]
+    names = _from_held_out(method, data.spec)
     _, arrays, rows = held_out(data, num)
     return {name: np.asarray(arrays[name][rows]) for name in names}
+
+
+def _from_held_out(method: Method, spec: DataSpec) -> list[str]:
+    """Conditions that are neither classes nor texts: a run has texts of its own."""
+    return [name for name in method.condition if not (spec.features[name].names or spec.features[name].several)]
 
 
 def by_share(counts: Sequence[int], num: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from gen_jax.figures import samples as figures
 from gen_jax.figures.pictures import save_picture
 from gen_jax.method import Figure, Method, State, stream
 from gen_jax.run import Run
+from gen_jax.text import texts
 
 
 def finish(model: sample.Model, data: dataset.Dataset, run: Run, num: int, trained: bool) -> None:
@@ -43,7 +44,8 @@ def finish(model: sample.Model, data: dataset.Dataset, run: Run, num: int, train
         shown = images if given or len(images) >= needed else model.generate(state, needed)[0]
         frames = validation.make_snapshots(model.method, data)(state, shown)
         if chief:
-            sample.write_samples(run, images, condition.get("label"), data.spec)
+            captions = () if model.texts is None else model.texts.captions(num)
+            sample.write_samples(run, images, condition.get("label"), data.spec, captions)
             validation.save_snapshots(run, int(state.step), frames, data.spec.name)
             for number, (name, picture) in enumerate(pictures.items()):
                 save_picture(run.pictures / f"{number:02d}_{name}.npz", picture, data.spec.name)
@@ -62,7 +64,7 @@ def judge_run(workdir: pathlib.Path, overrides: tuple[str, ...] = ()) -> None:
     config = model.config
     if model.spec.name == config.data.offline_substitute:
         config.data.name = model.spec.name  # the network may be up by now, but the run was trained on the substitute
-    data = dataset.load(config.data)
+    data, _ = texts.load(config, run)
     dataset.refuse_other(model.spec, data.spec, run.workdir)
     judges.check_networks(config)
     finish(model, data, run, config.eval.num_samples, trained=False)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gen_jax.data import dataset, gaussians
+from gen_jax.data import captioned_shapes, dataset, gaussians
 from gen_jax.method import DataSpec, UserError, to_bytes
 from gen_jax.metrics import classifier as classifiers
-from gen_jax.metrics import comparison, extractors, modes, ms_ssim, sources
+from gen_jax.metrics import comparison, extractors, modes, ms_ssim, scenes, sources
 from gen_jax.metrics.frechet import frechet_distance
 from gen_jax.metrics.precision_recall import MAX_REFERENCE, density_coverage, precision_recall, thin
 from gen_jax.writers import Progress
@@ -35,11 +35,13 @@ class Samples(NamedTuple):
       images: [N, H, W, C], as `to_data` returns them.
       labels: i32 [N], the requested classes, or None.
       made: how they were generated, in words.
+      captions: [N], the requested texts, or () for a model of no texts.
     """
 
     images: np.ndarray
     labels: np.ndarray | None
     made: str
+    captions: tuple[str, ...] = ()
 
 
 class Judgement(NamedTuple):
@@ -105,7 +107,8 @@ def judge_samples(config: Any, data: dataset.Dataset, samples: Samples) -> Judge
     if data.spec.kind != "image":
         return found
     rows, left_out = judge_by_similarity(data, samples)
-    found = Judgement(found.rows + rows + judge_by_channels(config, data, samples), left_out)
+    rows += judge_by_channels(config, data, samples) + judge_by_captions(data, samples)
+    found = Judgement(found.rows + rows, left_out)
     if has_features(data.spec):
         judged = judge_by_classifier(config, data, samples)
         found = judged._replace(rows=found.rows + judged.rows, left_out=found.left_out + judged.left_out)
@@ -231,6 +234,33 @@ def judge_by_channels(config: Any, data: dataset.Dataset, samples: Samples) -> l
                 "higher" if measure == "modes_found" else "lower",
             )
             rows.append(metric(name, value, better, protocol, reference, None, _Judged(judge, sets, how[measure])))
+    return rows
+
+
+def judge_by_captions(data: dataset.Dataset, samples: Samples) -> list[dict[str, Any]]:
+    """Shares of the captions' statements that the samples show, if the set is drawn from a grammar of captions."""
+    if data.spec.name != captioned_shapes.NAME or not samples.captions:
+        return []
+    rows = []
+    for pair in _pairs(data, len(samples.images)):
+        captions = [samples.captions[i] for i in pair.samples]
+        shown = scenes.read(samples.images[pair.samples])
+        found, chance = (scenes.agreement(shown, told) for told in (captions, captions[1:] + captions[:1]))
+        real: dict[str, float] = {}
+        if pair.real is not None:
+            own = [data.captions["test"][int(i)] for i in dataset.spread(len(data.captions["test"]), pair.num)]
+            told = [each[i % len(each)] for i, each in enumerate(own)]
+            real = scenes.agreement(scenes.read(pair.real["image"]), told)
+        protocol = (
+            f"Share of what the captions of {pair.num:,} samples ({samples.made}) say of this attribute that is true "
+            "of the pictures, read without a network, by comparison with what the set's renderer draws. By chance, "
+            f"with each other's captions: {', '.join(f'{name} {value:.1%}' for name, value in chance.items())}. "
+            f"{pair.reference}, with their own captions"
+        )
+        for name, value in found.items():
+            rows.append(
+                metric(f"{name}_agreement/captions_{short(pair.num)}", value, "higher", protocol, real.get(name))
+            )
     return rows
 
 

@@ -53,6 +53,7 @@ class Feature(NamedTuple):
       names: of the classes, if the feature is a class.
       sizes: number of values of each component, if they are whole numbers.
       counts: number of training examples of each class, if the feature is a class; runs before 0.2 lack it.
+      several: whether the first axis holds alternatives, such as the captions of a picture: a sample gets one of them.
     """
 
     shape: tuple[int, ...] = ()
@@ -60,6 +61,12 @@ class Feature(NamedTuple):
     names: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
+    several: bool = False
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The shape of a sample's condition of this name."""
+        return self.shape[1:] if self.several else self.shape
 
 
 Kind: TypeAlias = Literal["image", "points", "codes"]

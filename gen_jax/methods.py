@@ -32,6 +32,7 @@ METHODS = {
     "autoencoder": "gen_jax.autoencoder.model",
     "gan": "gen_jax.gan.gan",
     "acgan": "gen_jax.gan.acgan",
+    "stackgan": "gen_jax.gan.stackgan",
     "ddgan": "gen_jax.ddgan.model",
     "srresnet": "gen_jax.superres.srresnet",
     "srgan": "gen_jax.superres.srgan",

@@ -262,6 +262,25 @@ def gather_over_devices(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, tiled=True), tree)
 
 
+def previous_rows(x: jax.Array, lead: int = 0) -> jax.Array:
+    """Returns the rows of a batch moved by one: each example gets the row of the one before it in the global batch.
+
+    Args:
+      x: rows [B, ...] of this device or, with lead 1, [k, B / k, ...].
+      lead: the axis of the rows.
+
+    Example:
+      >>> previous_rows(jnp.arange(4)).tolist(), previous_rows(jnp.arange(4).reshape(2, 2), lead=1).tolist()
+      ([3, 0, 1, 2], [[3, 0], [1, 2]])
+    """
+    bound = _in_device_axis()
+    whole = jax.lax.all_gather(x, AXIS, axis=lead, tiled=True) if bound else x
+    moved = jnp.roll(whole.reshape(-1, *x.shape[lead + 1 :]), 1, axis=0).reshape(whole.shape)
+    if not bound:
+        return moved
+    return jax.lax.dynamic_slice_in_dim(moved, jax.lax.axis_index(AXIS) * x.shape[lead], x.shape[lead], lead)
+
+
 class Executor(NamedTuple):
     """How a program runs over the devices of a run.
 

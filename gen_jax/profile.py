@@ -102,6 +102,9 @@ def _made_up(spec: DataSpec) -> dataset.Dataset:
     images = rng.uniform(low, high, (num, *spec.image_shape)).astype(spec.dtype)
     arrays: dict[str, np.ndarray] = {"image": images}
     for name, feature in spec.features.items():
+        if feature.dtype == "float32":  # embeddings
+            arrays[name] = rng.normal(size=(num, *feature.shape)).astype(np.float32)
+            continue
         values = np.asarray(feature.sizes or len(feature.names) or 2)  # values per component, or of the whole
         arrays[name] = rng.integers(0, values, (num, *feature.shape)).astype(feature.dtype)
     return dataset.Dataset(dataclasses.replace(spec, num_examples=num), arrays, None)

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from gen_jax import methods, parallel, train
 from gen_jax.data import dataset
 from gen_jax.method import Stage, UserError, counted, did_you_mean
+from gen_jax.text import texts
 
 GIB = 2**30
 
@@ -99,7 +100,7 @@ def rehearse(config: Any, topology: str) -> None:
     chip, mesh = _slice(topology)
     if config.executor != "jit":
         raise UserError(f"--mode=rehearse compiles for executor jit, but config.executor is {config.executor!r}")
-    data = dataset.load(config.data)
+    data, _ = texts.load(config)
     needs, abstract = _needs(config, data, mesh, chip)
     if needs.limit:
         print(f"batch {config.batch_size} does not fit: looking for the largest that does", flush=True)

@@ -281,10 +281,11 @@ def _describe_data(data: dict[str, Any]) -> Html:
     points = spec.kind == "points"
     kind = "points in the plane" if points else f"{colours} images of {height} {_TIMES} {width} pixels"
     classes = spec.class_names
+    without = ", with captions" if "text" in spec.features else ", without labels"
     return join(
         element("strong", data.get("name", "an unnamed data set")),
         f": {data.get('num_examples', 0):,} {kind}",
-        f" in {counted(len(classes), 'class', 'classes')}" if classes else ", without labels",
+        f" in {counted(len(classes), 'class', 'classes')}" if classes else without,
     )
 
 
@@ -339,7 +340,8 @@ def _headline(run: Run) -> Html:
         return _missing("No samples yet. ", run.command("sample"), " writes samples.npz.")
     images, labels, total = run.samples
     spec = _spec_of(run.data)
-    count = len(images) if spec.kind == "points" else min(_NUM_LARGE, len(images))
+    most = _NUM_LARGE * (3 if "text" in spec.features else 1)
+    count = len(images) if spec.kind == "points" else min(most, len(images))
     shown = samples.still(images[:count], spec, "Generated samples")
     if isinstance(shown, Scatter):
         drawn = page.scatter(shown)
@@ -670,13 +672,15 @@ def _read_samples(path: pathlib.Path, data: dict[str, Any]) -> Samples:
     class_names = spec.class_names
     with zipfile.ZipFile(path) as archive:
         images, total = _first_rows(archive, "arr_0.npy", samples.num_shown(spec, _NUM_GRID))
-        labels = _first_rows(archive, "arr_1.npy", _NUM_GRID)[0].tolist() if "arr_1.npy" in archive.namelist() else []
+        members = archive.namelist()
+        labels = _first_rows(archive, "arr_1.npy", _NUM_GRID)[0].tolist() if "arr_1.npy" in members else []
+        told = _first_rows(archive, "captions.npy", _NUM_GRID)[0].tolist() if "captions.npy" in members else None
     if spec.kind == "points":
         if images.shape[1:] != spec.image_shape or not np.issubdtype(images.dtype, np.floating):
             raise ValueError(f"holds {images.dtype} {list(images.shape)}, which are not points")
         return Samples(images, (), total)
     names = tuple(class_names[i] if class_names and 0 <= i < len(class_names) else str(i) for i in labels)
-    return Samples(checked(images), names, total)
+    return Samples(checked(images), names if told is None else tuple(told), total)
 
 
 def _first_rows(archive: zipfile.ZipFile, member: str, num: int) -> tuple[np.ndarray, int]:

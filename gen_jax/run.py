@@ -22,11 +22,12 @@ from typing import Any, BinaryIO
 
 from gen_jax.method import UserError
 
-_FOLDERS = (".", "pictures", "training", "training/*")  # of a run, that `replacing` writes to
+_FOLDERS = (".", "pictures", "text", "training", "training/*")  # of a run, that `replacing` writes to
 # Files that training replaces or removes: a directory without a run must not contain any, as they are the user's.
 _REPLACED = (
     "metrics.jsonl", "parameters.txt", "samples.npz", "samples.png", "report.json", "report.html",
-    "pictures/[0-9]*_*.npz", "training/*/[0-9]*", "tensorboard/events.out.tfevents.*",
+    "pictures/[0-9]*_*.npz", "text/encoder.*", "text/prompts.*", "training/*/[0-9]*",
+    "tensorboard/events.out.tfevents.*",
 )  # fmt: skip
 _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.tmp")  # the names that `temporary` makes
 _ABANDONED = 86_400  # seconds without a write until a temporary file of another machine counts as abandoned
@@ -189,6 +190,11 @@ class Run:
     def metrics(self) -> pathlib.Path:
         """The record of training, one JSON object per line."""
         return self.workdir / "metrics.jsonl"
+
+    @property
+    def text(self) -> pathlib.Path:
+        """The text encoder and prompts of a model that takes texts."""
+        return self.workdir / "text"
 
     @property
     def tensorboard(self) -> pathlib.Path:

@@ -36,12 +36,15 @@ from gen_jax.method import (
     Stage,
     State,
     UserError,
+    counted,
     did_you_mean,
     keys_of,
     stream,
     to_data,
 )
 from gen_jax.run import Run, replacing, to_json, write_json, writing
+from gen_jax.text.texts import FEATURE, Texts
+from gen_jax.text.texts import read as read_texts
 
 NUM_IN_GRID = 100
 PIECE = 4096  # images, at most, that `--mode=sample` holds in memory, and loses if it is killed
@@ -59,6 +62,7 @@ class Model:
       spec: describes the training data.
       method: its pure functions.
       state: on the devices of `mesh`.
+      texts: the encoder and the prompts of a model that takes texts.
     """
 
     config: Any
@@ -66,25 +70,47 @@ class Model:
     method: Method
     state: State
     mesh: Mesh
+    texts: Texts | None = None
 
     def sample(
         self,
-        num: int,
+        num: int | None = None,
         labels: Sequence[int | str] | np.ndarray | None = None,
         seed: int | None = None,
         condition: Mapping[str, Any] | None = None,
+        texts: Sequence[str] | None = None,
     ) -> np.ndarray:
         """Returns `num` new images, uint8 [num, H, W, C] (points in the plane: f32 [num, 1, 1, 2]).
 
         Args:
-          num: number of images.
+          num: number of images; by default as many as there are texts.
           labels: [num], the requested classes, by number or name, if the model is class-conditional; by default samples
             cycle through the classes.
           seed: replaces `config.sample.seed`.
           condition: other conditions, by the name of a feature of the data: [num, ...].
+          texts: [num], what to draw, if the model was trained on captions; by default captions of test pictures.
+
+        Raises:
+          UserError: conditions that the model does not take, or that are invalid; a text that its encoder cannot read.
         """
         given = dict(condition or {}) | ({} if labels is None else {"label": labels})
+        texts = [texts] if isinstance(texts, str) else list(() if texts is None else texts)
+        if texts:
+            num = len(texts) if num is None else num
+            given[FEATURE] = self._embedded(texts, num)
+        if num is None:
+            raise UserError("give the number of samples, or texts")
         return self.generate(self.state, num, given, seed)[0]
+
+    def _embedded(self, texts: Sequence[str], num: int) -> np.ndarray:
+        if self.texts is None:
+            raise UserError("this model takes no texts: it was not trained on captions")
+        for text in texts:
+            if not isinstance(text, str):
+                raise UserError(f"{text!r} is no text")
+        if len(texts) != num:
+            raise UserError(f"there are {counted(len(texts), 'text')}, and {num} samples to draw: give one for each")
+        return self.texts.encoder.encode(texts)
 
     def inpaint(
         self,
@@ -222,7 +248,7 @@ class Model:
     @functools.cached_property
     def generate(self) -> Generator:
         """`make_generator` of this model: compiled once."""
-        return make_generator(self.method, self.config, self.spec, self.mesh)
+        return make_generator(self.method, self.config, self.spec, self.mesh, self.texts)
 
     @functools.cached_property
     def batches(self) -> Batches:
@@ -258,7 +284,7 @@ def load(
         )
     if state is None:
         raise UserError(f"{run.workdir} holds no checkpoint yet; train first: --mode=train")
-    return Model(config, spec, method, state, mesh)
+    return Model(config, spec, method, state, mesh, read_texts(run))
 
 
 def untrained(
@@ -312,10 +338,10 @@ def _batch_size(config: Any, mesh: Mesh, num: int) -> int:
     return parallel.rows_at_a_time(config.sample.batch_size, num, mesh)
 
 
-def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> Generator:
+def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh, texts: Texts | None = None) -> Generator:
     """Returns (state, num, given=None, seed=None, progress=False) -> (images [num, H, W, C], condition).
 
-    `given` holds conditions by name: see `conditions`.
+    `given` holds conditions by name: see `conditions`. A model of texts gets the prompts of `texts` by default.
 
     Raises (the returned function):
       UserError: conditions that the method does not take, or that are invalid.
@@ -332,10 +358,14 @@ def make_generator(method: Method, config: Any, spec: DataSpec, mesh: Mesh) -> G
         if not _is_whole(num) or num < 1:
             raise UserError(f"{num!r} samples cannot be drawn; request a whole number, 1 or more")
         _check_seed(seed)
-        condition = conditions(method, spec, num, given or {})
+        condition = conditions(method, spec, num, {**_prompted(method, num, texts), **(given or {})})
         return np.concatenate([*_counted(batches(state, condition, 0, num, seed), num, progress)]), condition
 
     return generate
+
+
+def _prompted(method: Method, num: int, texts: Texts | None) -> dict[str, np.ndarray]:
+    return texts.conditions(num) if texts is not None and FEATURE in method.condition else {}
 
 
 def _check_seed(seed: Any) -> None:
@@ -386,7 +416,7 @@ def _condition(name: str, feature: Feature, num: int, values: Any) -> np.ndarray
         values = trained[np.arange(num) % len(trained)]
     if classes and isinstance(values, (list, tuple)) and len({isinstance(each, str) for each in values}) > 1:
         raise UserError(f"{name} is {list(values)!r}: give numbers or names of classes, not both")
-    values, shape = np.asarray(values), (num, *feature.shape)
+    values, shape = np.asarray(values), (num, *feature.given)
     if classes:
         if values.dtype.kind == "U":
             values = _numbers_of(values, feature.names)
@@ -414,16 +444,24 @@ def _numbers_of(classes: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return np.vectorize(number.__getitem__, otypes=[np.int32])(classes)
 
 
-def write_samples(run: Run, images: np.ndarray, labels: np.ndarray | None, spec: DataSpec) -> None:
-    """Writes samples.npz (`arr_0` images, `arr_1` labels if there are any, `data`) and a grid of the first 100.
+def write_samples(
+    run: Run, images: np.ndarray, labels: np.ndarray | None, spec: DataSpec, captions: Sequence[str] = ()
+) -> None:
+    """Writes samples.npz (`arr_0` images, `arr_1` labels and `captions` if there are any, `data`) and a grid of the
+    first 100.
 
     Both files name the training set, which `spec` describes.
     """
-    _write([images], images.shape, run, labels, spec)
+    _write([images], images.shape, run, labels, spec, captions)
 
 
 def _write(
-    pieces: Iterable[np.ndarray], shape: tuple[int, ...], run: Run, labels: np.ndarray | None, spec: DataSpec
+    pieces: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    run: Run,
+    labels: np.ndarray | None,
+    spec: DataSpec,
+    captions: Sequence[str] = (),
 ) -> None:
     """Like `write_samples`, for images of `shape` in pieces; only one piece needs to be in memory at a time."""
     with replacing(run.samples_npz) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -435,7 +473,8 @@ def _write(
             for images in pieces:
                 member.write(np.ascontiguousarray(images).data)
                 first = first or [images[: figures.num_shown(spec, NUM_IN_GRID)].copy()]  # a view would hold the piece
-        for name, array in {"arr_1": labels, "data": np.array(spec.name)}.items():
+        told = np.array(captions) if len(captions) else None
+        for name, array in {"arr_1": labels, "captions": told, "data": np.array(spec.name)}.items():
             if array is not None:
                 with archive.open(f"{name}.npy", "w") as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
@@ -452,7 +491,7 @@ def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None
     model = load(workdir, overrides)
     config, run, step, chief = model.config, Run(workdir), int(model.state.step), jax.process_index() == 0
     num, size = config.sample.num, _batch_size(config, model.mesh, config.sample.num)
-    condition = conditions(model.method, model.spec, num, {})
+    condition = conditions(model.method, model.spec, num, _prompted(model.method, num, model.texts))
     pieces = Pieces(run.sample_pieces, (num, *model.spec.image_shape), size * max(1, PIECE // size), model.spec.dtype)
     # Only one process at a time may sample here; others may train or read the run.
     with Run(pieces.folder).lock() if chief else contextlib.nullcontext():
@@ -460,7 +499,8 @@ def sample(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> None
         start = parallel.from_first_process(pieces.resume(plan) if chief else 0)
         pieces.write(_counted(model.batches(model.state, condition, start, num), num, chief, start), start, chief)
         if chief:
-            _write(pieces.read(), pieces.shape, run, condition.get("label"), model.spec)
+            captions = () if model.texts is None else model.texts.captions(num)
+            _write(pieces.read(), pieces.shape, run, condition.get("label"), model.spec, captions)
             pieces.remove()
             print(f"{num} samples of {run.workdir} (step {step}): {run.samples_npz}, and samples.png")
 

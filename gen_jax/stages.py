@@ -86,10 +86,10 @@ def find(config: Any, run: Run, spec: DataSpec) -> First | None:
         stage = methods.stored_stage(record)
         if stage is not None:
             return First(stage, Run(record["pretrained"]["run"]), own=False)
-    return _at_hand(Run(config.pretrained), spec)
+    return _at_hand(Run(config.pretrained), spec, methods.options(config).same_images)
 
 
-def _at_hand(run: Run, spec: DataSpec) -> First:
+def _at_hand(run: Run, spec: DataSpec, same_images: bool) -> First:
     if not os.path.isfile(run.config_path):  # unlike `Path.is_file`, it accepts any text, even one too long for a name
         known = [str(path.parent) for path in pathlib.Path("runs").glob("*/config.json")]
         hint = did_you_mean(str(run.workdir), known)
@@ -103,7 +103,7 @@ def _at_hand(run: Run, spec: DataSpec) -> First:
             f"config.pretrained is {str(run.workdir)!r}, a run that is not finished (step {step} of "
             f"{config.num_steps}); train it further: --workdir={run.workdir}"
         )
-    if trained_on.fingerprint != spec.fingerprint or trained_on.image_shape != spec.image_shape:
+    if same_images and (trained_on.fingerprint != spec.fingerprint or trained_on.image_shape != spec.image_shape):
         raise UserError(
             f"config.pretrained is {str(run.workdir)!r}, which was trained on {trained_on.name} (fingerprint "
             f"{trained_on.fingerprint[:12]}), but this run uses {spec.name} ({spec.fingerprint[:12]}): both stages "
@@ -119,6 +119,8 @@ def with_absolute_paths(config: Any) -> Any:
         config.data.name = FOLDER + _absolute(config.data.name.removeprefix(FOLDER))
     for key in ("data_dir", "cache_dir"):
         config.data[key] = _absolute(config.data[key])
+    if config.data.get("text", {}).get("path"):
+        config.data.text.path = _absolute(config.data.text.path)
     if isinstance(config.get("pretrained"), str):
         config.pretrained = _absolute(config.pretrained)
     return config

@@ -29,6 +29,7 @@ from gen_jax.command import end_as_stopped
 from gen_jax.data import dataset, streaming
 from gen_jax.method import NUM_EXAMPLES, Method, PyTree, State, UserError
 from gen_jax.run import Run, write_text
+from gen_jax.text import texts
 from gen_jax.writers import Progress, Writer
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
         mesh = parallel.make_mesh(config.num_devices)
         refuse_changes(run, config)
         check_batch(config, mesh, run.config_path.is_file())
-        data = dataset.load(config.data)
+        data, words = texts.load(config, run)
         before = run.read_config() if run.config_path.is_file() else {}
         if before:
             dataset.refuse_other(dataset.DataSpec.from_dict(before["data"]), data.spec, run.workdir)
@@ -85,14 +86,17 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
             if chief:
                 run.write_config(record)
                 write_text(run.parameters, overview(abstract, data.spec.name))
+                if words is not None:
+                    words.save(run.text)
             frozen = first.params(mesh, train) if first and state is None else {}
             if chief:
                 print(_headline(record, run, start) + (other_rounding(before, record) if start else ""))
                 if untracked := judges.untracked(config, data.spec):
                     print(untracked)
             if state is None or start < config.num_steps:
-                state = _loop(config, run, method, data, mesh, checkpoints, abstract, state, frozen)
-        finish.finish(sample.Model(config, data.spec, method, state, mesh), data, run, config.sample.num, trained=True)
+                state = _loop(config, run, method, data, mesh, checkpoints, abstract, state, frozen, words)
+        model = sample.Model(config, data.spec, method, state, mesh, words)
+        finish.finish(model, data, run, config.sample.num, trained=True)
 
 
 def _loop(
@@ -105,6 +109,7 @@ def _loop(
     abstract: State,
     restored: State | None,
     frozen: PyTree,
+    words: texts.Texts | None = None,
 ) -> State:
     chief, alone = jax.process_index() == 0, jax.process_count() == 1
     start = 0 if restored is None else int(restored.step)
@@ -115,9 +120,8 @@ def _loop(
         first = side.submit(lambda: initial_state(config, method, data, mesh, frozen) if restored is None else restored)
         update = executor.compile_step(many_steps(method.step, config.steps_per_call), abstract, feed(start), lead)
         state = first.result()
-    look = _make_look(config, run, method, data, mesh, checkpoints)
+    look = _make_look(config, run, method, data, mesh, checkpoints, words)
     _print_memory(update, state)
-
     window_step, in_flight, scalars, saved = start, {}, {}, start
     steps = range(start, config.num_steps, config.steps_per_call)
     with contextlib.ExitStack() as stack:
@@ -174,9 +178,10 @@ def _make_look(
     data: dataset.Dataset,
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
+    words: texts.Texts | None,
 ) -> Callable[[State, int, Writer | None, validation.BestCheckpoint], None]:
     """Returns the hook that runs every `eval_every` steps: it measures, draws, and keeps the best state so far."""
-    validate = validation.make(config, method, data, mesh)
+    validate = validation.make(config, method, data, mesh, words)
 
     def look(state: State, done: int, writer: Writer | None, best: validation.BestCheckpoint) -> None:
         scores, frames = validate(state)

@@ -22,11 +22,12 @@ from gen_jax.figures.grid import save_png
 from gen_jax.figures.pictures import save_picture
 from gen_jax.method import Figure, Method, State, stream
 from gen_jax.run import Run, writing
+from gen_jax.text.texts import Texts
 from gen_jax.writers import read_metrics
 
 
 def make(
-    config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh
+    config: Any, method: Method, data: dataset.Dataset, mesh: jax.sharding.Mesh, texts: Texts | None = None
 ) -> Callable[[State], tuple[dict[str, float], Mapping[str, Figure]]]:
     """Returns state -> its scores, {"eval/loss": value, ...}, and its figures by name.
 
@@ -34,7 +35,8 @@ def make(
     """
     losses, track = evaluate.make_losses(config, method, data, mesh), judges.make_tracker(config, data)
     gauges = None if method.gauges is None else jax.jit(method.gauges)
-    generate, snapshots = sample.make_generator(method, config, data.spec, mesh), make_snapshots(method, data)
+    generate = sample.make_generator(method, config, data.spec, mesh, texts)
+    snapshots = make_snapshots(method, data)
     # Not the samples of the final evaluation: the best of many checkpoints is partly lucky with the samples it had.
     seed, asked = 2**32 - 1 - config.sample.seed, evaluate.asked(method, data.spec, config.eval.track)
     num = figures.num_shown(data.spec)

@@ -27,6 +27,7 @@ LAYERS = [
     {"methods"},
     BUILT_ON_FAMILIES,
     {"diffusion", "gan", "nflow", "vae", *(module.split(".")[1] for module in METHODS.values())} - BUILT_ON_FAMILIES,
+    {"text"},
     {"metrics"},
     {"figures"},
     {"data"},

@@ -31,6 +31,8 @@ TARFLOW, SCVAE, HVAE, VQVAE, PIXELCNN, CODES, R3GAN = (
 )
 ADAPTIVE = f"{R3GAN} --config.gan.loss=hinge --config.gan.augment=adaptive"
 SRRESNET, SRGAN = (COUPLING.replace("coupling_mnist", f"{name}_t91") for name in ("srresnet", "srgan"))
+STACKGAN = "--config=stackgan_shapes:tiny --workdir=new --config.data.name=image_folder:unlabelled"
+CAPTIONED = STACKGAN.replace("unlabelled", "captioned")
 VAE = COUPLING.replace("coupling_mnist", "vae_mnist_dense")
 DDGAN, AUTOENCODER = (COUPLING.replace("coupling", name) for name in ("ddgan", "autoencoder"))
 MEANFLOW, CONSISTENCY, DISTILLED = (
@@ -129,6 +131,15 @@ NO_START = {
     f"{R3GAN} --config.gan.penalty=none": "no penalty to weaken",
     f"{R3GAN} --config.optimizer=sgd": "which moves b2",
     f"{R3GAN} --config.sample.truncation=-1": "or 0 for none",
+    STACKGAN: "has no captions",
+    f"{STACKGAN} --config.data.text=none": "stackgan needs texts",
+    f"{STACKGAN} --config.data.text=wrods": "did you mean words?",
+    f"{STACKGAN} --config.data.name=image_folder:partly_captioned": "pictures without captions, 7 files",
+    f"{STACKGAN} --config.data.name=image_folder:too_many_captions": "captions without pictures, 1 file",
+    f"{CAPTIONED} --config.data.text=file": "give an .npz file",
+    f"{CAPTIONED} --config.data.text=file --config.data.text.path=a_file": "cannot read embeddings",
+    f"{CAPTIONED} --config.data.text=first_stage": "which is no run",
+    f"{CAPTIONED} --config.network=second": "give the directory",
     "--config=gan_gaussians:tiny --workdir=new --config.gan.mirror=true": "has no pictures",
     f"{DDGAN} --config.gan.denoising_steps=0": "it must be in 1..1000",
     f"{DDGAN} --config.gan.beta_max=0.01": "0 < beta_min <= beta_max",
@@ -307,6 +318,10 @@ def world(folder: pathlib.Path) -> Iterator[None]:
         write_pictures(folder / f"pictures/train/{label}", 8)
         write_pictures(folder / f"pictures/test/{label}", 2)
     write_pictures(folder / "unlabelled", 8)
+    for name, num in (("partly_captioned", 1), ("captioned", 8), ("too_many_captions", 9)):
+        write_pictures(folder / name, 8)
+        for number in range(num):
+            (folder / name / f"{number}.txt").write_text("a picture")
     write_pictures(folder / "mixed/0", 2)
     write_pictures(folder / "mixed/1", 2, size=20)
     write_pictures(folder / "damaged/0", 3)
@@ -350,7 +365,7 @@ def said(words: str, folder: pathlib.Path) -> str:
     def placed(word: str) -> str:
         """Names of ours become paths into the folder."""
         return re.sub(
-            r"(--workdir=|image_folder:|data_dir=|pretrained=|--pictures=|--mask=(?=a_|mixed)|--config=(?=no_))(?=\w)",
+            r"(--workdir=|image_folder:|data_dir=|pretrained=|text\.path=|--pictures=|--mask=(?=a_|mixed)|--config=(?=no_))(?=\w)",
             rf"\g<1>{folder}/",
             word,
         )
@@ -401,7 +416,8 @@ def page(answers: dict[str, str]) -> str:
         "`run` is a run of the second table's command that has not been trained, `finished` one that has, and",
         "`of_other_data` one with other data; `a_gan` is one of a GAN, `converted` one of published weights. Another",
         "process trains in `in_use`. `of_mine` is a user's folder with pictures in a folder `training`. `unlabelled`,",
-        "`mixed`, `damaged` and `empty` are folders of pictures.",
+        "`mixed`, `damaged` and `empty` are folders of pictures; `captioned`, `partly_captioned` and",
+        "`too_many_captions` have captions beside them.",
     ]
     for cases, start in ((NO_START, ""), (BESIDE_START, f"{START} "), (BESIDE_LATENT, f"{LATENT} ")):
         lines += ["", f"After `python -m gen_jax.main {start}`on 8 devices:".replace(" `on", "`, on")] if start else []

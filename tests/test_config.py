@@ -21,7 +21,7 @@ from gen_jax import config as configs
 from gen_jax import methods, optimizer, parallel, train
 from gen_jax.data import dataset
 from gen_jax.diffusion import model as diffusion
-from gen_jax.method import DataSpec, State, UserError, labelled
+from gen_jax.method import DataSpec, Feature, State, UserError, labelled
 from gen_jax.run import Run
 
 PACKAGE = pathlib.Path(configs.__file__).parent
@@ -310,8 +310,16 @@ class Recorded(collections.abc.Mapping):
 
 
 def stage_of(config, spec):
-    """The first stage that a config holds the config of: (its whole config, the stage), or (None, None)."""
+    """The first stage that a config holds the config of: (its whole config, the stage), or (None, None).
+
+    That of a second stage of StackGAN is a run: (None, a stage of smaller pictures).
+    """
     inner = methods.stage_of(config)
+    if inner is None and config.get("network", {}).get("name") == "second":
+        first = overridden(default("stackgan"), *COMPLETE["stackgan", "first"])
+        height, width, channels = spec.image_shape
+        smaller = dataclasses.replace(spec, image_shape=(height // 2, width // 2, channels))
+        return None, methods.make_stage(first, smaller)
     if inner is None:
         return None, None
     whole = methods.complete(ConfigDict({**inner, **{key: config[key] for key in methods.SHARED}}))
@@ -320,7 +328,16 @@ def stage_of(config, spec):
 
 def of_data(config, spec):
     """The spec as the config asks for the data."""
+    if config.data.get("text", {"name": "none"})["name"] != "none":
+        text = {"text": Feature((2, 5), "float32", several=True)}
+        spec = dataclasses.replace(spec, features={**spec.features, **text})
     return dataset.with_smaller(spec, config.data.reduce) if config.data.reduce else spec
+
+
+def condition_of(method, spec, num):
+    """What samples are asked for, as shapes."""
+    features = {name: spec.features[name] for name in method.condition}
+    return {name: jax.ShapeDtypeStruct((num, *f.given), f.dtype) for name, f in features.items()}
 
 
 def keys_read(config, monkeypatch, size=16):
@@ -331,7 +348,7 @@ def keys_read(config, monkeypatch, size=16):
     """
     read, fields = set(), set()
     # Large enough for the strides of every config; codes are those of images of 28x28 alone.
-    size = 28 if "pretrained" in config else size
+    size = 28 if methods.stage_of(config) is not None else size
     spec = dataclasses.replace(SPEC, image_shape=(size, size, 1))
     spec = of_data(config, spec)
     whole, stage = stage_of(config, spec)
@@ -362,11 +379,11 @@ def keys_read(config, monkeypatch, size=16):
         several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), batch)
         jax.eval_shape(method.step, state, several)
         jax.eval_shape(method.evaluate, state, batch, state.key)
-        jax.eval_shape(method.sample, state, keys, {name: batch[name] for name in method.condition})
+        jax.eval_shape(method.sample, state, keys, condition_of(method, spec, 16))
         jax.eval_shape(method.pictures, state, state.key, batch)
     found = {key for key in read if not key.startswith("network.") or key == "network.name"} | fields
-    found |= keys_read_by_the_rest()
-    return found | ({f"pretrained.{key}" for key in keys_read(whole, monkeypatch, size)} if stage else set())
+    found |= keys_read_by_the_rest() | {f"data.text.{key}" for key in config.data.get("text", ())}  # see tests/text
+    return found | ({f"pretrained.{key}" for key in keys_read(whole, monkeypatch, size)} if whole else set())
 
 
 @functools.cache
@@ -426,6 +443,8 @@ COMPLETE = {
     ("gan", "conv"): ["gan.conditional=true"],
     ("gan", "residual"): ["gan.conditional=true"],
     ("gan", "r3gan"): ["gan.conditional=true", "network.widths=(4,4)", "network.cardinality=2"],
+    ("stackgan", "first"): ["network.width=4", "network.levels=2", "network.discriminator_levels=2"],
+    ("stackgan", "second"): ["network.width=4", "network.num_blocks=1", "network.discriminator_levels=2"],
     ("ddgan", "unet"): ["gan.conditional=true", "network.channels=8", "network.discriminator_channels=(4,)",
                         "network.mapping_width=8"],
     ("srresnet", "srresnet"): ["network.channels=4", "network.blocks=1"],
@@ -439,8 +458,8 @@ COMPLETE = {
 
 def test_every_network_is_tried_complete():
     families = (
-        "ddpm", "vae", "hvae", "vqvae", "scvae", "autoencoder", "gan", "ddgan", "srresnet", "srgan", "coupling",
-        "tarflow", "autoregressive",
+        "ddpm", "vae", "hvae", "vqvae", "scvae", "autoencoder", "gan", "stackgan", "ddgan", "srresnet", "srgan",
+        "coupling", "tarflow", "autoregressive",
     )  # fmt: skip
     assert COMPLETE.keys() == {(m, n) for m in families for n in choice_at(m, "network").table}
     alike = [(method, "ddpm") for method in ("flow", "latent", "meanflow", "consistency")]
@@ -538,6 +557,10 @@ READ_WITH = {
     "gan.burn_in.learning_rate": ("cosine",),
     "gan.burn_in.penalty": ("cosine",),
     "gan.burn_in.b2": ("cosine",),
+    "data.text.most": ("words",),
+    "data.text.size": ("char_cnn_rnn",),
+    "data.text.num_steps": ("char_cnn_rnn",),
+    "data.text.path": ("sentence", "file"),
     "superres.content.channels": ("features",),
     "superres.content.seed": ("features",),
     "superres.content.blocks": ("efficientnet",),
@@ -616,6 +639,7 @@ def test_choices_are_all_that_has_parameters():
     of_one_step = of_all | {"diffusion.times", "sample.sampler", "sample.spacing", "eval.likelihood"}
     vae_paths, gan_paths = (of_all | {f"{family}.{name}" for name in below[family]} for family in ("vae", "gan"))
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
+    expected |= {"ddpm": diffusion_paths | {"data.text"}, "stackgan": of_all | {"data.text"}}
     expected |= {"meanflow": of_one_step | {"diffusion.input_scale"}, "consistency": of_one_step}
     expected |= {"distilled": of_all - {"network"} | {f"pretrained.{path}" for path in diffusion_paths | of_all}}
     expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}, "autoregressive": of_all}
@@ -736,7 +760,7 @@ def programs(config):
     method, batch = methods.make(config, spec), spec.abstract_batch(4)
     state = methods.abstract_state(method, spec, None, mesh)
     keys = jax.eval_shape(functools.partial(jax.random.split, num=4), state.key)
-    given = {name: batch[name] for name in method.condition if name != "label"}
+    given = {name: of for name, of in condition_of(method, spec, 4).items() if name != "label"}
     yield jax.jit(method.sample).lower(state, keys, given).as_text()
     yield jax.jit(method.evaluate).lower(state, batch, state.key).as_text()
     yield jax.jit(method.step).lower(state, batch).as_text()
@@ -754,7 +778,8 @@ def optimizer_programs(config):
     yield jax.jit(made.apply, static_argnums=1).lower(state, "net", params).as_text()
 
 
-READERS = [(key, name) for key, names in READ_WITH.items() for name in names]
+# Encoders of texts compute data: see tests/text.
+READERS = [(key, name) for key, names in READ_WITH.items() for name in names if not key.startswith("data.text")]
 READERS += [(f"optimizer.{key}", name) for key in COMMON for name in optimizer.OPTIMIZERS if "decay" not in key]
 
 
@@ -872,7 +897,7 @@ NEW = {
         "diffusion.input_scale.name": "none", "diffusion.told": "time", "diffusion.label_drop": 0.0,
         "diffusion.mirror": False, "diffusion.variance.name": "fixed", "eval.likelihood.name": "none",
         "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",
-        "sample.dynamic_threshold": 0.0,
+        "sample.dynamic_threshold": 0.0, "data.text.name": "none",
     },
     "vae": {
         "vae.conditional": False, "vae.manifold": False, "vae.prior.name": "standard", "vae.objective.name": "elbo",

@@ -59,6 +59,7 @@ ALL_AT_ONCE = {
     "vqvae": (),  # nothing but the vectors from which codes restart, which are always drawn
     "gan": (*CRITIC, "--config.gan.constraint.name=none"),
     "acgan": CRITIC,
+    "stackgan": (),  # nothing but captions, conditions and noise, which are always on
     "ddgan": (),  # nothing but times, noise and mirroring, which are always on
     "srresnet": (),  # nothing is random but the start
     "srgan": (),

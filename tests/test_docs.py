@@ -24,10 +24,13 @@ from gen_jax import config as configs
 from gen_jax import main, methods, parallel, train
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import __main__ as data_main
-from gen_jax.data import dataset, prepare
+from gen_jax.data import captioned_shapes, dataset, prepare
 from gen_jax.gan import losses as gan_losses
-from gen_jax.method import DataSpec, UserError, labelled
+from gen_jax.method import DataSpec, Feature, UserError, labelled
 from gen_jax.run import Run
+from gen_jax.text import words as word_counts
+from gen_jax.text.encoder import Given
+from gen_jax.text.texts import Texts
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -42,9 +45,10 @@ PLACEHOLDERS = {"<dir>": "pictures", "<folder>": "pictures", "<s>": "1", "<scale
                 "<commit>": "HEAD", "$i": "0"}  # fmt: skip
 SHAPES = {
     "mnist": (28, 28, 1), "stroke_digits": (28, 28, 1), "dsprites": (64, 64, 1), "cifar10": (32, 32, 3),
-    "stacked:mnist": (28, 28, 3),
+    "stacked:mnist": (28, 28, 3), "captioned_shapes": (64, 64, 3),
 }  # fmt: skip
-UNLABELLED = ("dsprites", "stacked:mnist")
+UNLABELLED = ("dsprites", "stacked:mnist", "captioned_shapes")
+TEXT = {"text": Feature((4, 128), "float32", several=True)}
 
 
 class Block(NamedTuple):
@@ -115,9 +119,14 @@ def spec_of(config):
     if name.startswith("gaussians"):
         return DataSpec(name, (1, 1, 2), 100_000, kind="points", value_range=(-5.0, 5.0))
     if name.startswith(configs.FOLDER):
-        spec = DataSpec(name, (size, size, 3), 1_000)
+        spec = DataSpec(name, (size, size, 3), 1_000, texts_of(config))
         return dataset.with_smaller(spec, config.data.reduce) if config.data.reduce else spec
-    return DataSpec(name, SHAPES[name], 60_000, {} if name in UNLABELLED else labelled("0123456789"))
+    shape = (size, size, SHAPES[name][2]) if size else SHAPES[name]
+    return DataSpec(name, shape, 60_000, texts_of(config) if name in UNLABELLED else labelled("0123456789"))
+
+
+def texts_of(config):
+    return TEXT if config.data.get("text", {"name": "none"})["name"] != "none" else {}
 
 
 def stage_of(config, spec):
@@ -359,7 +368,24 @@ def test_the_python_of_editing_runs(untrained_run, project):
     assert names["way"].shape == (1, 9, 8, 8, 1)
 
 
-OF_THEIR_OWN = (README, ROOT / "docs/extend.md", ROOT / "docs/editing.md")
+def test_the_python_of_text_runs(tmp_path, project):
+    run, mesh = Run(tmp_path / "runs/stackgan_shapes"), parallel.make_mesh(1)
+    config, drawn = loaded("stackgan_shapes:tiny"), captioned_shapes.Drawn("train")
+    captions = {"train": [drawn.captions(i) for i in range(300)]}
+    spec = DataSpec("captioned_shapes", (64, 64, 3), 300)
+    by = word_counts.make(Given(dataset.Dataset(spec, {}, None, captions=captions)))
+    texts = {"text": Feature((4, by.size), "float32", several=True)}
+    spec = DataSpec("captioned_shapes", (64, 64, 3), 300, texts)
+    method = methods.make(config, spec)
+    abstract = methods.abstract_state(method, spec, None, mesh)
+    run.write_config(train.describe(config, spec, abstract, mesh, "stackgan_shapes", "tiny", ""))
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(parallel.init_state(method.init, 0, mesh, {}, {}))
+    Texts(by, ("a red star",), by.encode(["a red star"])).save(run.text)
+    assert run_blocks(ROOT / "docs/text.md", project)["images"].shape == (2, 64, 64, 3)
+
+
+OF_THEIR_OWN = (README, ROOT / "docs/extend.md", ROOT / "docs/editing.md", ROOT / "docs/text.md")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in OF_THEIR_OWN])

@@ -16,15 +16,16 @@ from gen_jax import config as configs
 from gen_jax import methods, parallel
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import bicubic, dataset
-from gen_jax.method import DataSpec, Method, Picture, Scatter, Stage, State, labelled, stream
+from gen_jax.method import DataSpec, Feature, Method, Picture, Scatter, Stage, State, labelled, stream
 from gen_jax.train import many_steps
 
 pytestmark = pytest.mark.long
 
 ROOT = pathlib.Path(__file__).parents[1]
-SPEC = DataSpec("made_up", (8, 8, 1), 64, labelled("0123456789"))
+TEXT = {"text": Feature((2, 5), "float32", several=True)}  # two captions of each picture
+SPEC = DataSpec("made_up", (8, 8, 1), 64, labelled("0123456789") | TEXT)
 # Neither square nor a power of two, in colour: whoever mistakes height for width, or expects 10 classes, fails.
-WIDE = DataSpec("made_up_wide", (9, 12, 3), 64, labelled("abc"))
+WIDE = DataSpec("made_up_wide", (9, 12, 3), 64, labelled("abc") | TEXT)
 SPECS = {"8x8x1": SPEC, "9x12x3": WIDE}
 BATCH = 16
 UNET = ["--config.network.multipliers=(1,)", "--config.network.attention_sizes=()"]
@@ -79,6 +80,12 @@ CONFIGS = {
         ["--config.network.generator_norm=rms", "--config.network.norm=rms",
          "--config.discriminator_optimizer.learning_rate=1e-2"],
     ),
+    # Without batch normalisation, too.
+    "stackgan": (
+        "configs/stackgan_shapes.py:tiny",
+        ["--config.network.generator_norm=rms", "--config.network.norm=rms", "--config.network.levels=1",
+         "--config.network.discriminator_levels=1", "--config.discriminator_optimizer.learning_rate=1e-2"],
+    ),
     "ddgan": (
         "configs/ddgan_mnist.py:tiny",
         # Near pure noise nobody can tell pictures of the generator from others: two steps, one of which ends in data.
@@ -103,6 +110,7 @@ RESIZED = {
     ("gan", "9x12x3"): GROWN,
     ("acgan", "9x12x3"): GROWN,
     ("r3gan", "9x12x3"): ["--config.network.widths=(4,)"],  # a basis of 9x12
+    ("stackgan", "9x12x3"): ["--config.network.levels=0", "--config.network.discriminator_levels=0"],
     ("coupling", "9x12x3"): ["--config.coupling.squeeze=(3,1)"],
     ("tarflow", "9x12x3"): ["--config.tarflow.patch=3"],
 }
@@ -187,7 +195,8 @@ def batch_of(seed, spec=SPEC, num=BATCH):
     for image in images:
         image[:, rng.integers(0, 6) :][:, :2] = rng.integers(150, 256)
     index = np.arange(num, dtype=np.int32)
-    batch = {"image": images, "label": index % spec.num_classes, "index": index}
+    text = rng.normal(size=(num, *TEXT["text"].shape)).astype(np.float32)
+    batch = {"image": images, "label": index % spec.num_classes, "text": text, "index": index}
     if "small" in spec.features:
         factor = spec.image_shape[0] // spec.features["small"].shape[0]
         batch["small"] = bicubic.reduced(images, factor)
@@ -247,8 +256,9 @@ def compiled(name, function, size="8x8x1"):
 
 
 def condition_of(made, num):
-    batch = batch_of(3, made.spec, num)
-    return {name: jnp.asarray(batch[name]) for name in made.method.condition}
+    batch, features = batch_of(3, made.spec, num), made.spec.features
+    given = {name: batch[name][:, 0] if features[name].several else batch[name] for name in made.method.condition}
+    return jax.tree.map(jnp.asarray, given)
 
 
 def params_of(state):

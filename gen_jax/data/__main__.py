@@ -27,6 +27,7 @@ OPTIONS = (
 )  # fmt: skip
 """Keys of `config.base_config().data` that are flags here."""
 
+DRAWN = ("stroke_digits", "dsprites", "shades", "captioned_shapes")
 MAX_ROWS, MAX_COLUMNS = 20, 12  # of the sheet
 
 
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m gen_jax.data",
         description="Prepare and describe a data set: mnist, fashion_mnist, cifar10, any image set of TFDS, "
-        "stroke_digits, dsprites, shades, gaussians:grid25, stacked:mnist, image_folder:<dir>.",
+        "stroke_digits, dsprites, shades, captioned_shapes, gaussians:grid25, stacked:mnist, image_folder:<dir>.",
         allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", default="", help="as config.data.name; without it, the sets are listed")
@@ -86,7 +87,7 @@ def listing(config: Any) -> str:
     return "\n".join(
         [
             *lines,
-            f"drawn without a download: stroke_digits, dsprites, shades, {', '.join(gaussians.names())}",
+            f"drawn without a download: {', '.join([*DRAWN, *gaussians.names()])}",
             "three pictures of a set as channels of one: stacked:mnist, stacked:<name>",
             "your own pictures: image_folder:<dir>",
             "known to TFDS (of these, sets with a feature 'image' of uint8 can be read):",

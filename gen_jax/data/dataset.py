@@ -13,7 +13,7 @@ import importlib
 import math
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ LOADERS: dict[str, str] = {
     "gaussians": "gen_jax.data.gaussians",
     "shades": "gen_jax.data.shades",
     "stacked": "gen_jax.data.stacked",
+    "captioned_shapes": "gen_jax.data.captioned_shapes",
 }
 """Maps the prefix of a name ("tfds:mnist", "stroke_digits") to the module whose `load(rest, config)` reads it,
 imported on demand; `rest` is the part after the colon. A name without one of these prefixes is a name of TFDS."""
@@ -52,12 +53,16 @@ class Dataset:
         smaller copies of the images, if the config asks for them.
       test: the same for the test split, or None.
       single: the set whose pictures are the channels of this one's, if it is stacked.
+      captions: of each split, "train" and "test", the captions of each picture: K for every one; {} without captions.
+      files: of each split, the path of each picture within its folder; {} for sets that are no folder.
     """
 
     spec: DataSpec
     train: dict[str, Any]
     test: dict[str, Any] | None
     single: Dataset | None = None
+    captions: Mapping[str, Sequence[Sequence[str]]] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def streamed(self) -> bool:
@@ -74,10 +79,10 @@ def load(config: Any) -> Dataset:
 
     Args:
       config: as `data` of `config.base_config()`: `name` ("mnist", "tfds:mnist", with version "mnist:3.0.1",
-        "stroke_digits", "dsprites", "shades", "gaussians:grid25", "stacked:mnist", "image_folder:<dir>"); `data_dir`
-        ("" for TFDS's own folder); `cache_dir` ("" for the user's); `train_split`; `test_split` ("" for none);
-        `image_size`, `channels`, `background`; `crop` and `reduce` (0 for none); `offline_substitute` ("" for none).
-        Splits may be slices ("train[:10%]").
+        "stroke_digits", "dsprites", "shades", "captioned_shapes", "gaussians:grid25", "stacked:mnist",
+        "image_folder:<dir>"); `data_dir` ("" for TFDS's own folder); `cache_dir` ("" for the user's); `train_split`;
+        `test_split` ("" for none); `image_size`, `channels`, `background`; `crop` and `reduce` (0 for none);
+        `offline_substitute` ("" for none). Splits may be slices ("train[:10%]").
 
     Raises:
       UserError: there is no such set, or it does not hold images of one size; one line that says what to do.

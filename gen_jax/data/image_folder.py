@@ -10,6 +10,7 @@
 - Order: by path, as bytes.
 - Ignored: files with another suffix (which are counted), hidden files and folders, `lost+found`, and links that lead
   back to a folder above them. A broken link counts as a damaged file.
+- Captions are read, by `caption_files`, where the config asks for an encoder of texts.
 
 `images` defines how a picture becomes an array. With `crop`, pictures may have any sizes that hold a crop, and rows are
 `crops.Crops`. Pictures are decoded once, then memory-mapped from the cache, which is valid as long as the folder and
@@ -22,6 +23,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import difflib
 import functools
 import hashlib
@@ -34,14 +36,14 @@ import re
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import PIL.Image
 import tqdm
 
-from gen_jax.data import cache, crops, images
+from gen_jax.data import cache, caption_files, crops, images
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, UserError, labelled
 
@@ -135,7 +137,9 @@ def load(directory: str, config: Any) -> Dataset:
     _refuse_unreadable(name, folder, listing, splits, config.on_error)
     split = _split(folder, listing, splits, config)
     class_names, labels = _classes(folder, split)
-    _tell_of_others(name, listing, split, class_names)
+    told = _captions(folder, listing, split, config)
+    if not told:
+        _tell_of_others(name, listing, split, class_names)
     key = {
         "version": _VERSION,
         "folder": os.path.realpath(folder),
@@ -162,11 +166,39 @@ def load(directory: str, config: Any) -> Dataset:
         features={} if class_names is None else labelled(class_names),
         fingerprint=stored.facts["fingerprint"],
     )
-    train, test = (
-        {name: array.part(part) if isinstance(array, crops.Crops) else array[part] for name, array in arrays.items()}
-        for part in (slice(num_train), slice(num_train, None))
-    )
-    return Dataset(spec, train, test if num_sound > num_train else None)
+    parts = {"train": slice(num_train)} | ({"test": slice(num_train, None)} if num_sound > num_train else {})
+    rows = {name: _rows(arrays, part) for name, part in parts.items()}
+    sound = _sound_files(split, stored.facts)
+    data = Dataset(spec, rows["train"], rows.get("test"), files={name: sound[part] for name, part in parts.items()})
+    return _with_captions(data, told) if told else data
+
+
+def _rows(arrays: Mapping[str, Any], part: slice) -> dict[str, Any]:
+    return {name: array.part(part) if isinstance(array, crops.Crops) else array[part] for name, array in arrays.items()}
+
+
+def _sound_files(split: _Split, facts: Mapping[str, Any]) -> list[str]:
+    """The paths of the pictures that can be used, in the order of their rows."""
+    skipped = set(itertools.chain(*facts["skipped"].values()))
+    return [file.path for file in split.files if file.path not in skipped]
+
+
+def _captions(folder: pathlib.Path, listing: _Listing, split: _Split, config: Any) -> dict[str, tuple[str, ...]]:
+    """The captions of each picture, if the config asks for an encoder of texts, and there are any."""
+    if (getattr(config, "text", None) or {"name": "none"})["name"] == "none":
+        return {}
+    others = [path for path in listing.others if not split.folders or path.partition("/")[0] in (*split.folders, path)]
+    return caption_files.find(folder, [file.path for file in split.files], others)
+
+
+def _with_captions(data: Dataset, told: dict[str, tuple[str, ...]]) -> Dataset:
+    """The set with captions, which are part of its fingerprint: a run must not go on with others."""
+    every = caption_files.equally_many([told[path] for path in itertools.chain(*data.files.values())])
+    num_train = len(data.files["train"])
+    captions = {"train": every[:num_train]} | ({"test": every[num_train:]} if "test" in data.files else {})
+    content = json.dumps([data.spec.fingerprint, captions["train"]]).encode()
+    spec = dataclasses.replace(data.spec, fingerprint=hashlib.sha256(content).hexdigest())
+    return dataclasses.replace(data, spec=spec, captions=captions)
 
 
 def _cropped(arrays: cache.Arrays, side: int) -> dict[str, Any]:

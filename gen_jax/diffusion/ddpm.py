@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from gen_jax.config import Options
+from ml_collections import ConfigDict
+
+from gen_jax.config import Config, Options
 from gen_jax.diffusion import model
 from gen_jax.diffusion.defaults import MOVED, diffusion_config
 from gen_jax.diffusion.likelihood import MEASURES
 from gen_jax.method import DataSpec, Method, Stage, UserError
+from gen_jax.text.texts import TEXT
+
+
+def ddpm_config() -> Config:
+    """Returns `diffusion_config` for DDPM, which may also be conditional on texts."""
+    config = diffusion_config("ddpm")
+    config.data.text = ConfigDict(TEXT.start("none"))  # or an encoder of captions: words, char_cnn_rnn, sentence, file
+    return config
+
 
 OPTIONS = Options(
-    lambda: diffusion_config("ddpm"),
+    ddpm_config,
     "DDPM",
-    model.CHOICES,
+    {**model.CHOICES, "data.text": TEXT},
     MOVED,
     shares=("network.dropout", "diffusion.label_drop"),
     measures=MEASURES,

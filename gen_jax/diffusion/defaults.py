@@ -46,8 +46,8 @@ def diffusion_config(method: str) -> Config:
             "input_scale": CHOICES["diffusion.input_scale"].start("none"),  # or unit_variance
             "variance": CHOICES["diffusion.variance"].start("fixed"),  # or learned
             "told": "time",  # noise conditioning; or log_snr
-            "conditional": False,  # on the class label
-            "label_drop": 0.0,  # share of labels dropped in training, for guidance
+            "conditional": False,  # on the class label, or on texts, where data.text names an encoder
+            "label_drop": 0.0,  # share of labels, or of texts, dropped in training, for guidance
             "mirror": False,  # left-right, half of the training images; not for letters and digits
         }
     )

@@ -77,6 +77,8 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     teacher, c = stage.config, config.distillation
     if teacher.method not in TEACHERS:
         raise UserError(f"config.pretrained names a {teacher.method}; a teacher is a {' or a '.join(TEACHERS)}")
+    if "text" in stage.method.condition:
+        raise UserError("config.pretrained names a model of texts; a teacher is a model of classes, or of no condition")
     process = processes.make(teacher.diffusion)
     if process.variance.outputs == 2:
         raise UserError("config.pretrained names a model with learned variances, which DDIM's steps do not use")
@@ -220,10 +222,10 @@ def _student(config: Any, teacher: Any) -> Any:
         "clip": config.sample.clip, "dynamic_threshold": 0.0,
     }  # fmt: skip
     return types.SimpleNamespace(
-        method=config.method, network=teacher.network, diffusion=teacher.diffusion, sample=ConfigDict(sample),
-        eval=types.SimpleNamespace(likelihood={"name": "none"}), optimizer=config.optimizer, ema=config.ema,
-        num_steps=config.num_steps, batch_size=config.batch_size, accumulate=config.accumulate,
-        compute_dtype=config.compute_dtype,
+        method=config.method, data=config.data, network=teacher.network, diffusion=teacher.diffusion,
+        sample=ConfigDict(sample), eval=types.SimpleNamespace(likelihood={"name": "none"}),
+        optimizer=config.optimizer, ema=config.ema, num_steps=config.num_steps, batch_size=config.batch_size,
+        accumulate=config.accumulate, compute_dtype=config.compute_dtype,
     )  # fmt: skip
 
 

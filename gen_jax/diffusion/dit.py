@@ -9,14 +9,13 @@ import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from gen_jax.method import Array, UserError
 from gen_jax.nn.attention import SelfAttention
 from gen_jax.nn.blocks import depth_to_space, even_padding, kernel_init, space_to_depth
 from gen_jax.nn.dense import Dense
-from gen_jax.nn.embedding import positions, sinusoidal
+from gen_jax.nn.embedding import condition_vector, positions, sinusoidal
 from gen_jax.nn.norm import LayerNorm
 
 NUM_FREQUENCIES = 256  # of the time embedding, sines and cosines together
@@ -48,7 +47,7 @@ class DiT(nn.Module):
       mlp_ratio: channels inside an MLP, in units of `width`.
       qk_norm: whether queries and keys are normalised.
       qkv_bias: whether query, key and value have biases, as in the paper.
-      num_classes: size of the label embedding; 0 for none.
+      num_classes: number of classes, or of values of an embedding; 0 for none.
       dtype: of the computation (jnp.bfloat16 where that is fast); parameters and output are f32.
 
     Example:
@@ -86,7 +85,8 @@ class DiT(nn.Module):
           x_t: f32 [B, H, W, C]. Sizes that the patch does not divide are padded with zeros, and the output is cropped.
           time: f32 [B], noise conditioning (0..1000).
           span: f32 [B], how far the step to take leads on the scale of `time`, or None.
-          label: i32 [B], or None for none; a label outside 0..num_classes-1 (such as -1) also means "none".
+          label: i32 [B], or None for none; a label outside 0..num_classes-1 (such as -1) also means "none". Or
+            embeddings f32 [B, num_classes], where zeros mean "none".
           index, train: unused: there is no dropout.
         """
         self._check(label)
@@ -125,8 +125,8 @@ class DiT(nn.Module):
         if span is not None:
             condition += embedded(span, "span")
         if self.num_classes:
-            one_hot = jax.nn.one_hot(jnp.full(time.shape, -1) if label is None else label, self.num_classes)
-            condition += dense(use_bias=False, name="label")(one_hot)
+            told = condition_vector(label, self.num_classes, len(time))
+            condition += dense(use_bias=False, name="label")(told)
         return condition
 
     def _check(self, label: Array | None) -> None:

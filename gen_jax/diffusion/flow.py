@@ -6,7 +6,7 @@ It is `ddpm` with other defaults: a DDIM step along the straight path is an Eule
 from __future__ import annotations
 
 from gen_jax.config import Config
-from gen_jax.diffusion import ddpm
+from gen_jax.diffusion import ddpm, model
 from gen_jax.diffusion.defaults import diffusion_config
 
 make = ddpm.make
@@ -22,4 +22,4 @@ def flow_config() -> Config:
     return config
 
 
-OPTIONS = ddpm.OPTIONS._replace(defaults=flow_config, title="Flow matching", moved={})
+OPTIONS = ddpm.OPTIONS._replace(defaults=flow_config, title="Flow matching", moved={}, choices=model.CHOICES)

@@ -23,12 +23,17 @@ ALWAYS = (0.0, 1.0)  # the interval that is the whole path
 _FLAT = 1e-6  # a standard deviation below this share of the largest value is rounding
 
 Told = Callable[[Array], samplers.Denoiser]
-"""From labels i32 [N] to the denoiser conditioned on them."""
+"""From labels i32 [N], or embeddings f32 [N, D], to the denoiser conditioned on them."""
 
 
 def no_label(like: Array) -> Array:
-    """Returns labels i32 [N] that tell the network nothing, for an array [N, ...]."""
-    return jnp.full(like.shape[:1], NO_LABEL, jnp.int32)
+    """Returns what tells the network nothing, in the place of labels i32 [N], or of embeddings of texts f32 [N, D].
+
+    Example:
+      >>> no_label(jnp.array([3, 4])).tolist(), no_label(jnp.ones((1, 2))).tolist()
+      ([-1, -1], [[0.0, 0.0]])
+    """
+    return jnp.zeros_like(like) if like.ndim == 2 else jnp.full_like(like, NO_LABEL)
 
 
 def guided(
@@ -42,7 +47,7 @@ def guided(
 
     Args:
       told: from labels to the denoiser conditioned on them.
-      label: i32 [N].
+      label: i32 [N], or an embedding for each, f32 [N, D].
       scale: of guidance.
       rescale: share of the result whose standard deviation is that of the conditional estimate; see `rescaled`.
       interval: fractions of the path, 0 (data) to 1 (noise), between which guidance acts. Elsewhere the denoiser is the

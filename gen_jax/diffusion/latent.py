@@ -77,6 +77,7 @@ def latent_config() -> Config:
 OPTIONS = ddpm.OPTIONS._replace(
     defaults=latent_config,
     title="Latent diffusion",
+    choices=model.CHOICES,
     moved={},
     measures={
         **ddpm.OPTIONS.measures,

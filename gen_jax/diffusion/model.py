@@ -40,6 +40,7 @@ from gen_jax.method import (
     Scatter,
     State,
     UserError,
+    broadcast_to_images,
     counted,
     draw,
     keys_of,
@@ -107,7 +108,9 @@ class _Model(NamedTuple):
     steps: np.ndarray
     optimize: optimizer.Optimizer
     likelihood: likelihoods.Likelihood | None
-    classes: tuple[str, ...]  # class names of a conditional model, or ()
+    classes: tuple[str, ...]  # class names of a model that is conditional on the class, or ()
+    told: str  # the feature that it is conditional on, "label" or "text", or ""
+    nothing: Any  # what tells it nothing, for one example
 
     @property
     def process(self) -> processes.Process:
@@ -140,7 +143,7 @@ def make(config: Any, spec: DataSpec, domain: Domain, objective: objectives.Obje
         functools.partial(_sample, model),
         functools.partial(_evaluate, model),
         functools.partial(_show, model),
-        condition=("label",) if model.classes else (),
+        condition=(model.told,) if model.told else (),
         edits=_edits(model, spec) if model.guided else None,
         describe=_describe(config.sample, model.sampler),
     )
@@ -151,7 +154,7 @@ def make(config: Any, spec: DataSpec, domain: Domain, objective: objectives.Obje
 
 
 def _assemble(config: Any, spec: DataSpec, domain: Domain, objective: objectives.Objective) -> _Model:
-    c, process = config.diffusion, objective.process
+    process = objective.process
     sampler = chosen(SAMPLERS, config.sample.sampler)
     if config.sample.guidance != 1 and (sampler.jumps or not objective.denoises):
         raise UserError(
@@ -159,13 +162,15 @@ def _assemble(config: Any, spec: DataSpec, domain: Domain, objective: objectives
             f"{config.sample.sampler.name} cannot be guided while it samples: use 1"
         )
     _check(config, spec)
-    classes = (spec.class_names or ()) if c.conditional else ()
+    told = _feature(config)
+    classes = (spec.class_names or ()) if told == "label" else ()
+    size = spec.features["text"].given[-1] if told == "text" else len(classes)
     (network,) = modules_of(
         config.network,
         NETWORKS,
         {
             "out_channels": process.variance.outputs * domain.shape[-1],
-            "num_classes": len(classes),
+            "num_classes": size,
             "dtype": jnp.dtype(config.compute_dtype),
         },
     )
@@ -184,7 +189,27 @@ def _assemble(config: Any, spec: DataSpec, domain: Domain, objective: objectives
         optimizer.make(config.optimizer, config.num_steps, config.ema, objective.drift),
         _likelihood(config, domain, process),
         classes,
+        told,
+        np.zeros(size, np.float32) if told == "text" else np.int32(guidances.NO_LABEL),
     )
+
+
+def _feature(config: Any) -> str:
+    """The feature that a model is conditional on, or ""."""
+    if not config.diffusion.conditional:
+        return ""
+    return "label" if config.data.get("text", {"name": "none"})["name"] == "none" else "text"
+
+
+def _check_texts(config: Any, spec: DataSpec) -> None:
+    encoder = config.data.get("text", {"name": "none"})["name"]
+    if encoder != "none" and not config.diffusion.conditional:
+        raise UserError(
+            f"config.data.text is {encoder}, but the model is not conditional: set "
+            "--config.diffusion.conditional=true, or use none"
+        )
+    if encoder != "none" and "text" not in spec.features:
+        raise UserError(f"config.data.text is {encoder}, and data set {spec.name} comes without texts")
 
 
 def _likelihood(config: Any, domain: Domain, process: processes.Process) -> likelihoods.Likelihood | None:
@@ -203,9 +228,9 @@ def _likelihood(config: Any, domain: Domain, process: processes.Process) -> like
 
 def _init(model: _Model, key: Key, examples: Batch, frozen: PyTree) -> State:
     x = jnp.zeros((1, *model.domain.shape))
-    label = guidances.no_label(x) if model.classes else None
-    told = (jnp.zeros(1),) * (1 + model.process.spans)
-    params = model.network.init(stream(key, "init"), x, *told, label=label)["params"]
+    label = jnp.asarray(model.nothing)[None] if model.told else None
+    times = (jnp.zeros(1),) * (1 + model.process.spans)
+    params = model.network.init(stream(key, "init"), x, *times, label=label)["params"]
     return optimizer.first_state(model.optimize, "denoiser", key, params, frozen, model.domain.init(examples, frozen))
 
 
@@ -234,14 +259,24 @@ def _losses(
 
 
 def _label_in_training(model: _Model, batch: Batch, key: Key | None) -> Array | None:
-    """The labels for the network; in training a share of them is dropped."""
-    if not model.classes:
+    """The labels, or one text of each, for the network; in training a share of them is dropped."""
+    if not model.told:
         return None
-    share = model.config.diffusion.label_drop
+    share, given = model.config.diffusion.label_drop, batch[model.told]
+    if model.told == "text":
+        given = _one_text(given, batch["index"], None if key is None else jax.random.fold_in(key, 3))
     if not share or key is None:
-        return batch["label"]
+        return given
     dropped = draw(jax.random.fold_in(key, 1), batch["index"], jax.random.uniform) < share
-    return jnp.where(dropped, guidances.NO_LABEL, batch["label"])
+    return jnp.where(broadcast_to_images(dropped, given), guidances.no_label(given), given)
+
+
+def _one_text(texts: Array, index: Array, key: Key | None) -> Array:
+    """One of the K texts of each example, f32 [B, D]; without a key the first."""
+    if key is None:
+        return texts[:, 0]
+    number = draw(key, index, lambda k: jax.random.randint(k, (), 0, texts.shape[1]))
+    return jnp.take_along_axis(texts, number[:, None, None], axis=1)[:, 0]
 
 
 def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
@@ -268,11 +303,12 @@ def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
     likelihood = model.likelihood
     if likelihood is None:
         return values
-    condition = {"label": batch["label"]} if model.classes else {}
+    label = _label_in_training(model, batch, None)
+    condition = {} if label is None else {model.told: label}
     denoise = _denoiser(model, state, condition, 1.0, likelihood.estimates, likelihood.clips)
     x0 = model.domain.enter(state, batch, key)
     found = likelihood.measure(denoise, process.path, x0, keys_of(jax.random.fold_in(key, 2), batch["index"]))
-    given = "_given_label" if model.classes else ""
+    given = f"_given_{model.told}" if model.told else ""
     c = model.config.sample
     limit = f"_threshold_{c.dynamic_threshold:g}" if c.dynamic_threshold else "_clipped"
     clipped = limit if likelihood.clips and c.clip else ""
@@ -292,7 +328,7 @@ def _denoiser(
     With `estimates` (by default if the sampler needs it) it comes in an `Estimate`; guidance and limits do not change
     the variance.
     """
-    label = condition.get("label")
+    label = condition.get(model.told)
     with_variance = model.sampler.estimates if estimates is None else estimates
 
     wrap: Any = model.process.estimator if with_variance else model.process.denoiser
@@ -328,13 +364,15 @@ def _edits(model: _Model, spec: DataSpec) -> Edits:
         return model.domain.enter(state, rows, state.key)
 
     def denoiser(state: State, keys: Array, condition: Condition, estimates: bool | None = None) -> samplers.Denoiser:
-        if model.classes and "label" not in condition:
+        if model.told and model.told not in condition:
             if not model.config.diffusion.label_drop:
+                give = "give the labels of the pictures, or " if model.classes else ""
                 raise UserError(
-                    "this model was trained with a label for every picture: give the labels of the pictures, or train "
-                    "one with --config.diffusion.label_drop=0.1"
+                    f"this model was trained with a {model.told} for every picture: {give}train one with "
+                    "--config.diffusion.label_drop=0.1"
                 )
-            return _denoiser(model, state, {"label": guidances.no_label(keys)}, 1.0, estimates)
+            nothing = jnp.broadcast_to(model.nothing, (len(keys), *np.shape(model.nothing)))
+            return _denoiser(model, state, {model.told: nothing}, 1.0, estimates)
         return _denoiser(model, state, condition, model.config.sample.guidance, estimates)
 
     def inpaint(state: State, keys: Array, rows: Batch, condition: Condition, resample: int) -> Array:
@@ -363,7 +401,7 @@ def _edits(model: _Model, spec: DataSpec) -> Edits:
 
 def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Picture]:
     keys = keys_of(key, jnp.arange(NUM_SHOWN))
-    condition = {"label": jnp.arange(NUM_SHOWN) % len(model.classes)} if model.classes else {}
+    condition = _shown_conditions(model, batch)
     leave = functools.partial(model.domain.leave, state)
     x0 = model.domain.enter(state, {name: value[:1] for name, value in batch.items()}, key)[0]
     eps = jax.random.normal(key, model.domain.shape)
@@ -387,6 +425,14 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Pict
         return leave(samplers.sample(denoise, path, model.sampler, model.steps, same, model.domain.shape))
 
     return {"guidance": pictures.guidance(image_of, SCALES_SHOWN, model.classes[: len(label)])} | shown
+
+
+def _shown_conditions(model: _Model, batch: Batch) -> Condition:
+    """The classes in turn, or the texts of given pictures in turn."""
+    number = jnp.arange(NUM_SHOWN)
+    if model.told == "text":
+        return {"text": batch["text"][number % len(batch["text"]), 0]}
+    return {"label": number % len(model.classes)} if model.told else {}
 
 
 def _show_points(model: _Model, spec: DataSpec, state: State, key: Key, batch: Batch) -> dict[str, Scatter]:
@@ -431,8 +477,9 @@ def _describe_path(path: Path) -> str:
 
 def _check(config: Any, spec: DataSpec) -> None:
     c, guidance = config.diffusion, config.sample.guidance
-    if c.conditional and spec.num_classes is None:
+    if _feature(config) == "label" and spec.num_classes is None:
         raise UserError(f"config.diffusion.conditional needs labels, and data set {spec.name} has none")
+    _check_texts(config, spec)
     if c.label_drop and not c.conditional:
         raise UserError(f"config.diffusion.label_drop is {c.label_drop}, but the model is not conditional: use 0")
     if c.mirror and spec.image_shape[1] == 1:

@@ -24,7 +24,7 @@ class Drawn(NamedTuple):
       eps: standard normal noise of the same shape.
       t: times drawn from the density of the process, [B].
       uniform: purpose -> f32 [B] in [0, 1), independent of all else.
-      label: i32 [B], -1 where it is dropped; or None.
+      label: i32 [B], -1 where it is dropped; or embeddings of texts f32 [B, D], 0 where dropped; or None.
       state: of the run, for objectives that look at other weights or at the step.
     """
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from gen_jax.method import Array, UserError
@@ -27,7 +26,7 @@ from gen_jax.nn.blocks import (
 )
 from gen_jax.nn.conv import Conv
 from gen_jax.nn.dense import Dense
-from gen_jax.nn.embedding import sinusoidal
+from gen_jax.nn.embedding import condition_vector, sinusoidal
 from gen_jax.nn.norm import GroupNorm, RMSNorm
 
 NORMS: dict[str, Callable[..., Callable[..., nn.Module]]] = {
@@ -58,7 +57,7 @@ class UNet(nn.Module):
         strided convolution and nearest-neighbour resize.
       use_bias: whether layers have a bias even if a following norm or softmax mostly cancels it (as in the paper).
       dropout: in the residual blocks.
-      num_classes: size of the label embedding; 0 for none.
+      num_classes: number of classes, or of values of an embedding; 0 for none.
       dtype: of the computation (jnp.bfloat16 where that is fast); parameters and output are f32.
 
     Example:
@@ -103,7 +102,8 @@ class UNet(nn.Module):
           x_t: f32 [B, H, W, C]. Sizes that do not halve evenly are padded with zeros, and the output is cropped.
           time: f32 [B], noise conditioning (0..1000).
           span: f32 [B], how far the step to take leads on the scale of `time`, or None.
-          label: i32 [B], or None for none; a label outside 0..num_classes-1 (such as -1) also means "none".
+          label: i32 [B], or None for none; a label outside 0..num_classes-1 (such as -1) also means "none". Or
+            embeddings f32 [B, num_classes], where zeros mean "none".
           index: i32 [B], positions in the global batch, for dropout.
           extra: f32 [B, 4 channels], of another condition, added to that of time and label; or None.
           train: whether dropout is active.
@@ -181,8 +181,8 @@ class UNet(nn.Module):
         if span is not None:
             condition += embedded(span, "span")
         if self.num_classes:
-            one_hot = jax.nn.one_hot(jnp.full(time.shape, -1) if label is None else label, self.num_classes)
-            condition += dense(use_bias=False, name="label")(one_hot)
+            told = condition_vector(label, self.num_classes, len(time))
+            condition += dense(use_bias=False, name="label")(told)
         return condition if extra is None else condition + extra
 
     def _check(self, size: tuple[int, ...], stride: float, label: Array | None) -> None:

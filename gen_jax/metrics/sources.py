@@ -96,7 +96,7 @@ def _of_set(source: str, name: str, split: str, config: Any) -> Pictures:
         raise UserError(f"{source} holds no pictures of 256 grey values per channel, so it cannot be judged here")
     images = data.train["image"]
     if not isinstance(images, np.ndarray):
-        raise UserError(f"{source} is streamed: leave out data.stream")
+        raise UserError(f"{source} is streamed, or drawn on demand: leave out data.stream, or judge against a folder")
     whole = not (split or config.image_size or config.channels)
     return Pictures(source, images, data.train.get("label"), data, data.spec.fingerprint, whole)
 

@@ -153,7 +153,7 @@ def _unpickle(file: io.BytesIO, storages: dict[str, _Storage] | None = None) -> 
     """Returns the next value of the file; the storages that it uses are added to `storages`."""
     start = file.tell()
     try:
-        _look(file)
+        look(file)
     except _MalformedError:
         raise
     except Exception as error:
@@ -183,7 +183,7 @@ _CHANGEABLE = frozenset({  # what these instructions leave can be no key
 })  # fmt: skip
 
 
-def _look(file: io.BytesIO) -> None:
+def look(file: io.BytesIO) -> None:
     """Goes through the instructions of the next pickle, up to its end, as the unpickler will, but makes nothing.
 
     Raises:

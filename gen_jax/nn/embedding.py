@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -48,3 +49,20 @@ def positions(rows: int, columns: int, width: int) -> np.ndarray:
     places = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2)
     angles = places[..., None] * frequencies  # [N, 2, width / 4]
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(places), width)
+
+
+def condition_vector(told: Array | None, size: int, num: int) -> Array:
+    """Returns what a network is told as vectors, f32 [B, size], which are zero where it is told nothing.
+
+    Args:
+      told: labels i32 [B], of which those outside 0..size-1 mean nothing; or embeddings f32 [B, size]; or None.
+      size: number of classes, or of an embedding.
+      num: B.
+
+    Example:
+      >>> condition_vector(jnp.array([1, -1]), 2, 2).tolist(), condition_vector(None, 2, 1).tolist()
+      ([[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0]])
+    """
+    if told is None:
+        return jnp.zeros((num, size))
+    return told if told.ndim == 2 else jax.nn.one_hot(told, size)

@@ -1,0 +1,39 @@
+"""StackGAN on captioned shapes, second stage: 256x256, on a frozen first stage.
+
+    python -m gen_jax.main --config=stackgan_shapes
+    python -m gen_jax.main --config=stackgan_shapes_large
+
+The first stage is a run of `stackgan_shapes`, whose text encoder this run uses, and keeps a copy of;
+`--config.pretrained` names another run. The networks have an eighth of the published width. Variant: `:tiny` is a short
+run that checks that everything works, on a run of `stackgan_shapes:tiny`.
+"""
+
+from ml_collections import ConfigDict
+
+from gen_jax.config import Config, with_variant
+from gen_jax.gan.defaults import TINY
+from gen_jax.gan.stackgan import stackgan_config
+
+
+def get_config(variant: str = "") -> Config:
+    config = stackgan_config()
+    config.data.name = "captioned_shapes"
+    config.data.image_size = 256
+    config.data.text = {"name": "first_stage"}
+    config.pretrained = "runs/stackgan_shapes"
+    config.batch_size = 16
+    config.num_steps = 10_000
+    config.log_every = 20
+    config.eval_every = 1000
+    config.checkpoint_every = 250
+    config.optimizer.decay = {"name": "linear", "share": 0.5}
+    config.network = ConfigDict(
+        {"name": "second", "width": 16, "num_blocks": 2, "discriminator_width": 8, "discriminator_levels": 6}
+    )
+    config.sample.batch_size = 50
+    tiny = {key: value for key, value in TINY.items() if key not in ("gan.latents", "eval.track")}
+    tiny |= {
+        "pretrained": "runs/stackgan_shapes-tiny", "stackgan.latents": 16, "network.width": 4, "network.num_blocks": 1,
+        "network.discriminator_width": 4, "network.condition_dim": 16, "batch_size": 4, "eval.num_examples": 32,
+    }  # fmt: skip
+    return with_variant(config, variant, {"tiny": tiny})
