@@ -13,7 +13,7 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 MODES = {
     "train": "train or resume, then sample, evaluate and write the report (the default)",
@@ -66,17 +66,12 @@ SWITCHES = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:  # one line, without the usage in front of it
-        from gen_jax.method import UserError
+def _parser() -> argparse.ArgumentParser:
+    from gen_jax import command
 
-        raise UserError(f"{message.removeprefix('argument ')} (see --help)")
-
-
-def _parser() -> _Parser:
     modes = "\n".join(f"  {name:8} {text}" for name, text in MODES.items())
     codes = "\n".join(f"  {code:<8} {text}" for code, text in EXIT_CODES.items())
-    parser = _Parser(
+    parser = command.Parser(
         prog="python -m gen_jax.main",
         description="Train, sample and evaluate generative models of images.",
         epilog=f"modes:\n{modes}\n\n"
