@@ -14,7 +14,7 @@ BUILT_ON_FAMILIES = {"autoencoder", "ddgan", "superres"}  # with parts of GANs, 
 # From the top down. Rooms on one line may use each other.
 LAYERS = [
     {"main", "convert", "sweep"},
-    {"edit", "help", "profile", "rehearse", "upscale"},
+    {"compare", "edit", "help", "profile", "rehearse", "upscale"},
     {"train"},
     {"finish"},
     {"validation"},
