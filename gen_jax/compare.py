@@ -27,8 +27,7 @@ from gen_jax.run import Run, directory, write_text
 LEDGER = "sweep.json"  # of a sweep: its runs in their order
 _NUM_SAMPLES, _COLUMNS = 20, 10  # of each group
 _NUM_CHARTS = 6  # the others fold
-_NONE = "\N{EN DASH}"
-_MINUS = "\N{MINUS SIGN}"
+_NONE = "-"
 
 
 @dataclasses.dataclass
@@ -200,16 +199,21 @@ def _notes(groups: Sequence[Group]) -> list[str]:
 def _config(groups: Sequence[Group]) -> Html:
     keys = dict.fromkeys(key for group in groups for key in group.values)
     differ = [key for key in keys if len({repr(group.values.get(key)) for group in groups}) > 1]
+    differ.sort(key=lambda key: key.removesuffix(".name"))  # a choice before its parameters
     if not differ:
         return element("p", "The configs of these runs are equal, but for the seed.")
-    rows = [
-        (element("code", key), *(element("code", _text(group.values.get(key))) for group in groups)) for key in differ
-    ]
+    rows = [(_key(key), *(element("code", _text(group.values.get(key))) for group in groups)) for key in differ]
     note = f"The other {len(keys) - len(differ)} values are equal."
     return join(
         element("div", page.table(("", *(group.label for group in groups)), rows), class_="side"),
         element("p", note, class_="note"),
     )
+
+
+def _key(key: str) -> Html:
+    """A dotted key, which may break behind its dots."""
+    *outer, leaf = key.split(".")
+    return element("code", *(join(part, ".", Html("<wbr>")) for part in outer), leaf)
 
 
 def _text(value: Any) -> str:
@@ -221,7 +225,7 @@ def _curves(groups: Sequence[Group]) -> Html | None:
     keys = dict.fromkeys(key for group in groups for member in group.members for key in member.content.curves)
     place = {name: index for index, name in enumerate(measures)}
 
-    def rank(key: str) -> tuple[bool, bool, int]:  # what many groups have first, then losses, then known measures
+    def rank(key: str) -> tuple[bool, bool, int]:  # first what several groups have, then losses, then known measures
         name = key.partition("/")[2].partition("/")[0]
         shared = sum(key in group.first.curves for group in groups)
         return shared < min(2, len(groups)), name != "loss", place.get(name, len(place))
@@ -230,6 +234,8 @@ def _curves(groups: Sequence[Group]) -> Html | None:
     for key in sorted((key for key in keys if not key.startswith("speed/")), key=rank):
         having = {g.number: [m.content.curves[key] for m in g.members if key in m.content.curves] for g in groups}
         having = {at: found for at, found in having.items() if found}
+        if all(len(one.steps) == 1 for found in having.values() for one in found):
+            continue  # a point is no curve
         lines = [curve.mean_and_range(groups[at].name, found) for at, found in having.items()]
         kind, _, name = key.partition("/")
         charts.append(curve.chart(lines, f"{report.title_of(name, measures)} ({kind})", [*having]))
@@ -316,16 +322,16 @@ def _best(metric: report.Metric, means: Mapping[int, float]) -> int | None:
     return min(means, key=lambda at: sign * means[at] if sign else abs(means[at] - aim))
 
 
-def spread(values: Sequence[float]) -> str:
-    """Returns the mean of values and their standard deviation.
+def spread(values: Sequence[float], digits: int = 4) -> str:
+    """Returns the mean of values, with so many digits, and their standard deviation.
 
     Example:
       >>> spread([1.0, 2.0, 3.0]), spread([2.0]), spread([])
-      ('2 ± 1', '2', '–')
+      ('2 ± 1', '2', '-')
     """
     if not values:
         return _NONE
-    mean = number(statistics.fmean(values))
+    mean = number(statistics.fmean(values), digits)
     return mean if len(values) == 1 else f"{mean} \N{PLUS-MINUS SIGN} {number(statistics.stdev(values), 2)}"
 
 
@@ -334,15 +340,15 @@ def difference(own: Mapping[Any, float], first: Mapping[Any, float]) -> str:
 
     Example:
       >>> difference({0: 1.0, 1: 3.0, 2: 9.0}, {0: 2.0, 1: 5.0})
-      '−1.5 ± 0.71, lower in 2 of 2'
+      '-1.5 ± 0.71, lower in 2 of 2'
       >>> difference({0: 3.0}, {0: 2.0}), difference({0: 1.0}, {1: 1.0})
       ('+1', 'no common seed')
     """
     pairs = [own[seed] - first[seed] for seed in own if seed in first]
     if not pairs:
         return "no common seed" if own and first else _NONE
-    told = spread(pairs)
-    told = told.replace("-", _MINUS, 1) if told.startswith("-") else f"+{told}"
+    told = spread(pairs, 3)
+    told = told if told.startswith("-") else f"+{told}"
     if len(pairs) == 1:
         return told
     lower = sum(pair < 0 for pair in pairs)
@@ -415,16 +421,20 @@ def _cost_of(group: Group) -> tuple[object, ...]:
 
 
 def _runs(groups: Sequence[Group], folder: pathlib.Path) -> Html:
-    rows = []
+    rows, commands = [], []
     for group in groups:
         for member in group.members:
             page_of_it = Run(member.workdir).report_html.absolute()
             link: object = member.name
             if page_of_it.is_file() and page_of_it.is_relative_to(folder):
                 link = element("a", member.name, href=urllib.parse.quote(str(page_of_it.relative_to(folder))))
-            command = member.content.config.get("command", _NONE)
-            rows.append((group.label, member.seed, link, element("code", command)))
-    return element("div", page.table(("", "seed", "run", "command"), rows, frozenset({1})), class_="side")
+            rows.append((group.label, member.seed, link))
+            if command := member.content.config.get("command"):
+                commands += [element("p", member.name, class_="note"), page.code(command)]
+    return join(
+        element("div", page.table(("", "seed", "run"), rows, frozenset({1})), class_="side"),
+        page.details("Commands", *commands) if commands else None,
+    )
 
 
 SECTIONS: tuple[tuple[str, str, Callable[[Sequence[Group]], Html | None]], ...] = (
