@@ -239,8 +239,8 @@ class Ledger:
     """What has become of the runs of a sweep: the file `sweep.json`, which is written anew at each change.
 
     Attributes:
-      runs: by name, a dict of `words`, `state` ("waiting", "running", "finished", "failed" or "stopped"), and where
-        they are known `seconds` (over all starts that ended), and `message` and `code` of a failure.
+      runs: by name, a dict of `words`, `state` ("waiting", "in use" by another process, "running", "finished", "failed"
+        or "stopped"), and where they are known `seconds` (over all starts that ended), `code` and `message` of a failure.
     """
 
     def __init__(self, path: pathlib.Path, command: str):
@@ -357,15 +357,18 @@ def train_all(
                 for each in [each for each in running if each.process.poll() is not None]:
                     running.remove(each)
                     seconds = time.monotonic() - each.began
-                    if _note_end(each, folder, ledger) == "finished":
+                    state = _note_end(each, folder, ledger)
+                    if state == "finished":
                         ended.append((each.trial.config.num_steps, seconds))
+                    elif state == "in use":  # by a process of a killed sweep, which started there just before
+                        waiting.insert(0, each.trial)
                     left = [trial.config.num_steps for trial in (*waiting, *(other.trial for other in running))]
                     told = f", about {duration(seconds_left(ended, left, parallel))}" if ended and left else ""
                     print(f"{_told(each.trial, ledger)}; {counted(len(left), 'run')} left{told}", flush=True)
         finally:  # after a second Ctrl-C, or a full disk
             for each in running:
                 each.process.kill()
-    if left := sum(ledger.runs[trial.name]["state"] in ("waiting", "stopped") for trial in trials):
+    if left := sum(ledger.runs[trial.name]["state"] in ("waiting", "in use", "stopped") for trial in trials):
         command.end_as_stopped(f"stopped with {counted(left, 'run')} left; the same command continues")
     _raise_if_any_failed(trials, folder, ledger)
 
@@ -379,7 +382,13 @@ def _start_more(
     start: Callable[[Trial, pathlib.Path], Process],
 ) -> None:
     for trial in waiting[:]:
-        if len(running) < parallel and is_free(Run(folder / trial.name)):
+        if len(running) == parallel:
+            break
+        if not is_free(Run(folder / trial.name)):
+            if ledger.runs[trial.name]["state"] != "in use":
+                ledger.note(trial, "in use")
+                print(f"{trial.name}: another process trains there; it comes later", flush=True)
+        else:
             waiting.remove(trial)
             ledger.note(trial, "running")
             print(f"{trial.name}: starts; its lines are in {log_of(trial, folder)}", flush=True)
@@ -400,9 +409,9 @@ def _stop(running: list[_Running], folder: pathlib.Path, ledger: Ledger) -> None
 def _note_end(each: _Running, folder: pathlib.Path, ledger: Ledger, stopped: bool = False) -> str:
     """Writes down how a run ended; returns its state."""
     trial, code, seconds = each.trial, each.process.poll() or 0, time.monotonic() - each.began
-    state = "finished" if code == 0 else "stopped" if stopped else "failed"
-    failure = {"code": code, "message": reason(code, log_of(trial, folder))} if state == "failed" else {}
-    ledger.note(trial, state, seconds, **failure)
+    why = reason(code, log_of(trial, folder)) if code else ""
+    state = "finished" if code == 0 else "stopped" if stopped else "in use" if "is in use by" in why else "failed"
+    ledger.note(trial, state, seconds, **({"code": code, "message": why} if state == "failed" else {}))
     return state
 
 

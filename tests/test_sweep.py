@@ -107,7 +107,7 @@ class Stub:
     """Processes that end after some looks at them, with the exit codes of `codes` by name (default 0)."""
 
     def __init__(self, codes: dict[str, int] | None = None, looks: int = 2):
-        self.codes, self.looks = codes or {}, looks
+        self.codes, self.looks, self.reason = codes or {}, looks, "a reason"
         self.started: list[str] = []
         self.alive = self.most = 0
 
@@ -132,7 +132,7 @@ class StubProcess:
             else:
                 log = sweep.log_of(self.trial, self.folder)
                 log.parent.mkdir(exist_ok=True)
-                log.write_text("starting\ngen_jax: a reason\n\n")
+                log.write_text(f"starting\ngen_jax: {self.stub.reason}\n\n")
         return self.code
 
     def terminate(self) -> None:
@@ -202,20 +202,37 @@ def test_a_failure_is_passed_over_told_and_tried_again(tmp_path, capsys):
     assert "message" not in ledger["runs"]["seed=1"]
 
 
-def test_a_run_that_another_process_trains_waits_while_others_start(tmp_path):
+def test_a_run_that_another_process_trains_waits_while_others_start(tmp_path, capsys):
     found, stub = trials("seed=0,1"), Stub()
     folder = tmp_path / "s"
     holder = Run(folder / "seed=0").lock()
     holder.__enter__()
-    ends, original = Stub.__call__, stub
 
     def start(trial, where):
         if trial.name == "seed=1":
             holder.__exit__(None, None, None)
-        return ends(original, trial, where)
+        return stub(trial, where)
 
     sweep.train_all(found, folder, sweep.Ledger(folder / "sweep.json", ""), 1, start)
     assert stub.started == ["seed=1", "seed=0"]
+    assert capsys.readouterr().out.count("seed=0: another process trains there; it comes later") == 1
+
+
+def test_a_run_that_another_process_took_just_before_is_no_failure(tmp_path):
+    stub = Stub({"seed=0": 2})
+    stub.reason = "runs/s/seed=0 is in use by process 1 on host"
+
+    def start(trial, where):
+        if len(stub.started) == 1:
+            assert states(tmp_path / "s")["seed=0"] == "running"
+            stub.codes.clear()
+        return stub(trial, where)
+
+    (tmp_path / "s").mkdir()
+    found = trials("seed=0")
+    sweep.train_all(found, tmp_path / "s", sweep.Ledger(tmp_path / "s/sweep.json", ""), 1, start)
+    assert stub.started == ["seed=0", "seed=0"]
+    assert states(tmp_path / "s") == {"seed=0": "finished"}
 
 
 def test_a_stop_signal_stops_the_runs_and_starts_no_more(tmp_path, capsys):
@@ -261,7 +278,7 @@ def test_a_killed_process_and_a_silent_one_have_a_reason(tmp_path):
 def test_a_sweep_killed_at_random_moments_equals_an_undisturbed_one(tmp_path, made_up_tfds):
     values = ["num_steps=40", "log_every=2", "eval_every=20", "checkpoint_every=4", "batch_size=16", "sample.num=20",
               "sample.batch_size=20", "eval.num_examples=20", "eval.classifier_steps=10"]  # fmt: skip
-    fixed = [f"--config.{each}" for each in (*values, f"data.data_dir={made_up_tfds}")]
+    fixed = [f"--config.{each}" for each in (*values, "data.name=made_up_mnist", f"data.data_dir={made_up_tfds}")]
     words = [sys.executable, "-m", "gen_jax.sweep", f"--config={CONFIG}", "seed=0,1", "ema=0.5,2e-1", *fixed]
 
     def start(folder: str) -> subprocess.Popen[bytes]:
