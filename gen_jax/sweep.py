@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -239,8 +240,9 @@ class Ledger:
     """What has become of the runs of a sweep: the file `sweep.json`, which is written anew at each change.
 
     Attributes:
-      runs: by name, a dict of `words`, `state` ("waiting", "in use" by another process, "running", "finished", "failed"
-        or "stopped"), and where they are known `seconds` (over all starts that ended), `code` and `message` of a failure.
+      runs: by name, a dict of `words` and `state`: "waiting", "in use" (by another process), "running", "finished",
+        "failed" or "stopped". Where they are known, also `seconds`, over all starts that ended, and `code` and
+        `message` of a failure.
     """
 
     def __init__(self, path: pathlib.Path, command: str):
@@ -314,12 +316,6 @@ def seconds_left(ended: Sequence[tuple[int, float]], steps: Sequence[int], paral
     return rate * sum(steps) / min(parallel, len(steps) or 1)
 
 
-class _Running(NamedTuple):
-    trial: Trial
-    process: Process
-    began: float
-
-
 def train_all(
     trials: Sequence[Trial],
     folder: pathlib.Path,
@@ -344,81 +340,90 @@ def train_all(
     for trial in trials:
         ledger.note(trial, "waiting" if trial in waiting else "finished")
     print(f"{folder}: {counted(len(trials), 'run')}, {len(trials) - len(waiting)} of them finished before", flush=True)
-    running: list[_Running] = []
-    ended: list[tuple[int, float]] = []
+    runner = _Runner(folder, ledger, parallel, start, waiting)
     with train.StopRequests() as stopped:
         try:
-            while running or (waiting and not stopped()):
-                if stopped():
-                    _stop(running, folder, ledger)
-                    break
-                _start_more(waiting, running, folder, ledger, parallel, start)
+            while (runner.waiting or runner.running) and not stopped():
+                runner.start_more()
                 time.sleep(_PAUSE)
-                for each in [each for each in running if each.process.poll() is not None]:
-                    running.remove(each)
-                    seconds = time.monotonic() - each.began
-                    state = _note_end(each, folder, ledger)
-                    if state == "finished":
-                        ended.append((each.trial.config.num_steps, seconds))
-                    elif state == "in use":  # by a process of a killed sweep, which started there just before
-                        waiting.insert(0, each.trial)
-                    left = [trial.config.num_steps for trial in (*waiting, *(other.trial for other in running))]
-                    told = f", about {duration(seconds_left(ended, left, parallel))}" if ended and left else ""
-                    print(f"{_told(each.trial, ledger)}; {counted(len(left), 'run')} left{told}", flush=True)
+                runner.collect()
+            runner.stop()
         finally:  # after a second Ctrl-C, or a full disk
-            for each in running:
+            for each in runner.running:
                 each.process.kill()
     if left := sum(ledger.runs[trial.name]["state"] in ("waiting", "in use", "stopped") for trial in trials):
         command.end_as_stopped(f"stopped with {counted(left, 'run')} left; the same command continues")
     _raise_if_any_failed(trials, folder, ledger)
 
 
-def _start_more(
-    waiting: list[Trial],
-    running: list[_Running],
-    folder: pathlib.Path,
-    ledger: Ledger,
-    parallel: int,
-    start: Callable[[Trial, pathlib.Path], Process],
-) -> None:
-    for trial in waiting[:]:
-        if len(running) == parallel:
-            break
-        if not is_free(Run(folder / trial.name)):
-            if ledger.runs[trial.name]["state"] != "in use":
-                ledger.note(trial, "in use")
+class _Running(NamedTuple):
+    trial: Trial
+    process: Process
+    began: float
+
+
+@dataclasses.dataclass
+class _Runner:
+    """The runs of a sweep that are still to end."""
+
+    folder: pathlib.Path
+    ledger: Ledger
+    parallel: int
+    start: Callable[[Trial, pathlib.Path], Process]
+    waiting: list[Trial]
+    running: list[_Running] = dataclasses.field(default_factory=list)
+    ended: list[tuple[int, float]] = dataclasses.field(default_factory=list)  # steps and seconds of those that finished
+
+    def start_more(self) -> None:
+        """Starts as many of the waiting runs as there is room for."""
+        for trial in self.waiting[:]:
+            if len(self.running) == self.parallel:
+                return
+            if is_free(Run(self.folder / trial.name)):
+                self.waiting.remove(trial)
+                self.ledger.note(trial, "running")
+                print(f"{trial.name}: starts; its lines are in {log_of(trial, self.folder)}", flush=True)
+                self.running.append(_Running(trial, self.start(trial, self.folder), time.monotonic()))
+            elif self.ledger.runs[trial.name]["state"] != "in use":
+                self.ledger.note(trial, "in use")
                 print(f"{trial.name}: another process trains there; it comes later", flush=True)
-        else:
-            waiting.remove(trial)
-            ledger.note(trial, "running")
-            print(f"{trial.name}: starts; its lines are in {log_of(trial, folder)}", flush=True)
-            running.append(_Running(trial, start(trial, folder), time.monotonic()))
 
+    def collect(self, stopped: bool = False) -> None:
+        """Writes down and prints which runs have ended, and how."""
+        for each in self.running[:]:
+            if (code := each.process.poll()) is None:
+                continue
+            self.running.remove(each)
+            seconds = time.monotonic() - each.began
+            why = reason(code, log_of(each.trial, self.folder)) if code else ""
+            if code == 0:
+                state = "finished"
+                self.ended.append((each.trial.config.num_steps, seconds))
+            elif "is in use by" in why:  # by a process of a killed sweep, which began there just before
+                state = "in use"
+                self.waiting.insert(0, each.trial)
+            else:
+                state = "stopped" if stopped else "failed"
+            self.ledger.note(
+                each.trial, state, seconds, **({"code": code, "message": why} if state == "failed" else {})
+            )
+            told = f" ({why})" if state == "failed" else ""
+            print(f"{each.trial.name}: {state} after {duration(seconds)}{told}; {self._left()}", flush=True)
 
-def _stop(running: list[_Running], folder: pathlib.Path, ledger: Ledger) -> None:
-    """Asks all runs to save and stop, and waits for them."""
-    for each in running:
-        each.process.terminate()
-    while running:
-        time.sleep(_PAUSE)
-        for each in [each for each in running if each.process.poll() is not None]:
-            running.remove(each)
-            _note_end(each, folder, ledger, stopped=True)
+    def stop(self) -> None:
+        """Asks all runs to save and stop, and waits for them."""
+        for each in self.running:
+            each.process.terminate()
+        while self.running:
+            time.sleep(_PAUSE)
+            self.collect(stopped=True)
 
-
-def _note_end(each: _Running, folder: pathlib.Path, ledger: Ledger, stopped: bool = False) -> str:
-    """Writes down how a run ended; returns its state."""
-    trial, code, seconds = each.trial, each.process.poll() or 0, time.monotonic() - each.began
-    why = reason(code, log_of(trial, folder)) if code else ""
-    state = "finished" if code == 0 else "stopped" if stopped else "in use" if "is in use by" in why else "failed"
-    ledger.note(trial, state, seconds, **({"code": code, "message": why} if state == "failed" else {}))
-    return state
-
-
-def _told(trial: Trial, ledger: Ledger) -> str:
-    entry = ledger.runs[trial.name]
-    why = f" ({entry['message']})" if "message" in entry else ""
-    return f"{trial.name}: {entry['state']} after {duration(entry['seconds'])}{why}"
+    def _left(self) -> str:
+        steps = [trial.config.num_steps for trial in (*self.waiting, *(each.trial for each in self.running))]
+        time_left = (
+            f", about {duration(seconds_left(self.ended, steps, self.parallel))}" if self.ended and steps else ""
+        )
+        return f"{counted(len(steps), 'run')} left{time_left}"
 
 
 def _raise_if_any_failed(trials: Sequence[Trial], folder: pathlib.Path, ledger: Ledger) -> None:
