@@ -107,7 +107,7 @@ def name_of(values: Mapping[str, Any]) -> str:
       >>> name_of({"learning_rate": 0.001, "multipliers": (1, 2), "seed": 0})
       'learning_rate=0.001,multipliers=1x2,seed=0'
       >>> name_of({"name": "image_folder:/cats"})
-      'name=image_folder_cats-4c2d24ff'
+      'name=image_folder_cats-a0751303'
     """
     whole = ",".join(f"{key}={_shown(value)}" for key, value in values.items())
     clean = re.sub(r"[^\w.,=+-]+", "_", whole, flags=re.ASCII)

@@ -86,7 +86,7 @@ def test_a_draw_has_no_repeats_and_a_larger_one_continues_it():
         (("seed",), "has no values"),
         (("sede=0,1",), "sede=0: no config value 'sede'; did you mean seed?"),
         (("seed=0,one",), "seed=one: config.seed must be a whole number"),
-        (("seed=0", "ema=0.5,2"), r"seed=0 ema=2: config.ema is 2.0; it must be in [0, 1)"),
+        (("seed=0", "ema=0.5,2"), "seed=0 ema=2: config.ema is 2.0: the decay of a moving average must be in [0, 1)"),
         (("network.hidden=8,4",), "network.hidden is a list: put each of its values into brackets"),
         (("optimizer=adam,sgd", "optimizer.b2=0.9"), "optimizer=sgd optimizer.b2=0.9: config.optimizer.b2"),
     ],
@@ -276,10 +276,10 @@ def test_a_killed_process_and_a_silent_one_have_a_reason(tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_killed_at_random_moments_equals_an_undisturbed_one(tmp_path, made_up_tfds):
-    values = ["num_steps=40", "log_every=2", "eval_every=20", "checkpoint_every=4", "batch_size=16", "sample.num=20",
+    values = ["num_steps=20", "log_every=2", "eval_every=10", "checkpoint_every=4", "batch_size=16", "sample.num=20",
               "sample.batch_size=20", "eval.num_examples=20", "eval.classifier_steps=10"]  # fmt: skip
     fixed = [f"--config.{each}" for each in (*values, "data.name=made_up_mnist", f"data.data_dir={made_up_tfds}")]
-    words = [sys.executable, "-m", "gen_jax.sweep", f"--config={CONFIG}", "seed=0,1", "ema=0.5,2e-1", *fixed]
+    words = [sys.executable, "-m", "gen_jax.sweep", f"--config={CONFIG}", "seed=0,1", *fixed]
 
     def start(folder: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*words, f"--workdir={tmp_path / folder}"], cwd=ROOT)
@@ -288,7 +288,7 @@ def test_a_sweep_killed_at_random_moments_equals_an_undisturbed_one(tmp_path, ma
     assert start("whole").wait() == 0
     duration = time.monotonic() - began
     moments, kills = random.Random(0), 0
-    for _ in range(4):
+    for _ in range(3):
         process = start("killed")
         try:
             process.wait(moments.uniform(0.05, 0.6) * duration)
@@ -301,7 +301,7 @@ def test_a_sweep_killed_at_random_moments_equals_an_undisturbed_one(tmp_path, ma
     for entry in (*ledgers[0].values(), *ledgers[1].values()):
         entry.pop("seconds", None)
     assert ledgers[0] == ledgers[1]
-    assert len(ledgers[0]) == 4
+    assert len(ledgers[0]) == 2
     for name in ledgers[0]:
         whole, killed = (Run(tmp_path / folder / name) for folder in ("whole", "killed"))
         assert without_times(read_metrics(whole.workdir)) == without_times(read_metrics(killed.workdir))
