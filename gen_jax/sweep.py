@@ -441,7 +441,7 @@ def main(argv: list[str]) -> None:
     Raises:
       UserError: a user's mistake, or runs that failed.
     """
-    flags, fixed, words = _parse(argv)
+    flags, fixed, words = parse(argv)
     jax.config.update("jax_platforms", "cpu")  # of this process: an accelerator is for the runs
     name, variant, _ = methods.load(flags.config)
     folder = directory(flags.workdir or pathlib.Path("runs") / "-".join(filter(None, (name, variant, "sweep"))))
@@ -465,8 +465,12 @@ def main(argv: list[str]) -> None:
     print(f"to compare them: {shlex.join([*_PROGRAM, '--mode=compare', str(folder)])}")
 
 
-def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
-    """The flags, the words of every run, and those to sweep over."""
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """Returns the flags, the words of every run, and those to sweep over.
+
+    Raises:
+      UserError: a flag that does not exist or has an invalid value, or nothing to sweep over.
+    """
     parser = command.Parser(
         prog="python -m gen_jax.sweep",
         description=ABOUT,
