@@ -84,7 +84,7 @@ def test_runs_of_different_methods_are_compared(tmp_path):
         file.write(json.dumps({"step": 4, "train/kl": 3.0}) + "\n")
     page = page_of(folder)
     assert "DDPM; VAE, trained on ddpm_mnist" in page.text
-    assert "vae.beta - 4.0" in page.text
+    assert "vae. beta - 4.0" in page.text
     assert "KL divergence, nats per image (train) b" in page.text
 
 
