@@ -39,7 +39,10 @@ EDITING = {
 
 UPSCALING = {
     "pictures": ("PATH", "a picture or a folder of pictures"),
-    "out": ("PATH", "folder for the results; default: upscaled in the run's directory. --mode=compare: file of the page"),
+    "out": (
+        "PATH",
+        "folder for the results; default: upscaled in the run's directory. --mode=compare: the page's file",
+    ),
     "compare": (None, "make the pictures smaller first, and compare the results with them"),
 }
 

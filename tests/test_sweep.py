@@ -274,6 +274,15 @@ def test_a_killed_process_and_a_silent_one_have_a_reason(tmp_path):
     assert sweep.reason(3, tmp_path / "none") == "ended with code 3"
 
 
+def test_a_process_that_is_refused_leaves_its_line_in_the_log(tmp_path):
+    trial = sweep.Trial("seed=0", ("--config=no_such_config", "--config.seed=0"), None)
+    process = sweep.start_process(trial, tmp_path)
+    while process.poll() is None:
+        time.sleep(0.05)
+    assert process.poll() == 2
+    assert sweep.reason(2, sweep.log_of(trial, tmp_path)).startswith("no config no_such_config;")
+
+
 @pytest.mark.slow
 def test_a_sweep_killed_at_random_moments_equals_an_undisturbed_one(tmp_path, made_up_tfds):
     values = ["num_steps=20", "log_every=2", "eval_every=10", "checkpoint_every=4", "batch_size=16", "sample.num=20",
