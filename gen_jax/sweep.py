@@ -30,11 +30,11 @@ import jax
 
 from gen_jax import command, methods, stages, train
 from gen_jax import config as configs
+from gen_jax.compare import LEDGER
 from gen_jax.method import UserError, counted
 from gen_jax.report import duration
 from gen_jax.run import InUseError, Run, directory, write_json, writing
 
-LEDGER = "sweep.json"
 LOGS = "logs"
 _LONGEST = 150  # characters of a folder's name
 _PAUSE = 0.2  # seconds between two looks at the processes
