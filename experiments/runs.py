@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gen_jax import config as configs
-from gen_jax import methods, stages
+from gen_jax import methods, sweep
 from gen_jax.method import UserError
 from gen_jax.run import Run
 
@@ -31,19 +30,8 @@ def train(workdir: pathlib.Path, line: Sequence[str]) -> None:
     Raises:
       UserError: the run failed, after printing its own message; or it has been trained for more steps.
     """
-    run, resolved = Run(workdir), resolve(line)
-    finished = run.finished_step or 0
-    if finished > resolved.num_steps:
-        raise UserError(
-            f"{workdir} was trained for {finished:,} steps, but this experiment needs {resolved.num_steps:,}: delete "
-            "it, or keep the runs elsewhere (--runs)"
-        )
-    if finished == resolved.num_steps:
-        before, now = (
-            stages.with_absolute_paths(each).to_dict() for each in (methods.stored(run.read_config()), resolved)
-        )
-        if not configs.changes(before, now):
-            return
+    if sweep.is_finished(Run(workdir), resolve(line)):
+        return
     full = [sys.executable, "-m", "gen_jax.main", *line, f"--workdir={workdir}"]
     ended = subprocess.run(full, cwd=ROOT)
     if ended.returncode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import contextlib
 import errno
@@ -26,6 +27,13 @@ STOPPED = 75
 
 _WATCH = "import sys\nif not sys.stdin.buffer.read(): sys.stderr.write(sys.argv[1])"
 _watcher: tuple[int, subprocess.Popen[bytes]] | None = None
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are a UserError's one line, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')} (see --help)")
 
 
 def run(main: Callable[[list[str]], None], interrupted: str) -> None:

@@ -13,7 +13,7 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 MODES = {
     "train": "train or resume, then sample, evaluate and write the report (the default)",
@@ -22,6 +22,7 @@ MODES = {
     "edit": "fill in, vary or connect pictures with a trained diffusion run: edits.npz, edits.png and the report",
     "upscale": "make pictures of any size larger with a trained run of srresnet or srgan, as PNG files in a folder",
     "report": "regenerate report.html from the run's files",
+    "compare": "write a page that compares runs, or those of a sweep: --mode=compare runs/a runs/b",
     "profile": "write a trace of a few train steps and a table of the costliest operations",
     "rehearse": "compile the config's train step for a TPU slice, here, and print what it needs there",
 }
@@ -38,11 +39,14 @@ EDITING = {
 
 UPSCALING = {
     "pictures": ("PATH", "a picture or a folder of pictures"),
-    "out": ("DIR", "folder for the results; default: upscaled in the run's directory"),
+    "out": (
+        "PATH",
+        "folder for the results; default: upscaled in the run's directory. --mode=compare: the page's file",
+    ),
     "compare": (None, "make the pictures smaller first, and compare the results with them"),
 }
 
-FLAGS_OF = {"rehearse": ("topology",), "edit": tuple(EDITING), "upscale": tuple(UPSCALING)}
+FLAGS_OF = {"rehearse": ("topology",), "edit": tuple(EDITING), "upscale": tuple(UPSCALING), "compare": ("out",)}
 """By mode, the flags that have no meaning in other modes."""
 
 EXIT_CODES = {
@@ -66,17 +70,12 @@ SWITCHES = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:  # one line, without the usage in front of it
-        from gen_jax.method import UserError
+def _parser() -> argparse.ArgumentParser:
+    from gen_jax import command
 
-        raise UserError(f"{message.removeprefix('argument ')} (see --help)")
-
-
-def _parser() -> _Parser:
     modes = "\n".join(f"  {name:8} {text}" for name, text in MODES.items())
     codes = "\n".join(f"  {code:<8} {text}" for code, text in EXIT_CODES.items())
-    parser = _Parser(
+    parser = command.Parser(
         prog="python -m gen_jax.main",
         description="Train, sample and evaluate generative models of images.",
         epilog=f"modes:\n{modes}\n\n"
@@ -144,6 +143,9 @@ def main(argv: list[str]) -> None:
     from gen_jax.method import UserError
     from gen_jax.run import Run
 
+    if flags.mode == "compare":
+        _compare(flags, words)
+        return
     if flags.config is None and flags.workdir is None:
         raise UserError("nothing to do: give --config=configs/<name>.py, or --workdir=<a run's directory> (see --help)")
     _refuse_flags_of_other_modes(flags)
@@ -197,6 +199,18 @@ def main(argv: list[str]) -> None:
             "profile": ("gen_jax.profile", "profile"),
         }[flags.mode]
         getattr(importlib.import_module(module), function)(run.workdir, tuple(words))
+
+
+def _compare(flags: argparse.Namespace, words: list[str]) -> None:
+    """Writes the page of `--mode=compare`, which needs no device."""
+    from gen_jax import compare
+    from gen_jax.method import UserError
+
+    _refuse_flags_of_other_modes(flags)
+    given = [f"--{name}" for name in ("config", "workdir") if getattr(flags, name) is not None]
+    for word in (*given, *(word for word in words if word.startswith("-"))):
+        raise UserError(f"--mode=compare takes directories and --out, not {word}: --mode=compare runs/a runs/b")
+    print(f"comparison: {compare.compare(words, flags.out)}")
 
 
 def _print_help(config: str | None, words: list[str]) -> None:

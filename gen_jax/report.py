@@ -42,7 +42,7 @@ _WORSE = 2
 _NAMES = ("KL", "ELBO", "NLL", "MIG", "SAP", "DCI", "VAE", "MS-SSIM", "PSNR", "SSIM", "Y")
 _WORDS = {word.lower(): word for word in _NAMES}
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_BETTER = {
+BETTER = {
     "lower": "lower is better",
     "higher": "higher is better",
     "reference": "closer to real data is better",
@@ -172,8 +172,13 @@ def write(workdir: pathlib.Path | str) -> pathlib.Path:
     return path
 
 
-def read(workdir: pathlib.Path) -> Run:
-    """Returns the content of the files in a run's directory; each damaged one becomes a note."""
+def read(workdir: pathlib.Path, pictures: bool = True) -> Run:
+    """Returns the content of the files in a run's directory; each damaged one becomes a note.
+
+    Args:
+      workdir: directory of a run, finished or not.
+      pictures: whether to read also those of the method and those drawn during training.
+    """
     run = Run(workdir.resolve().name)
 
     def load(path: pathlib.Path, reader: Callable[[pathlib.Path], T], default: T) -> T:
@@ -191,11 +196,11 @@ def read(workdir: pathlib.Path) -> Run:
     run.curves = _curves(lines, run.notes)
     run.step = max((int(line["step"]) for line in lines), default=0)
     run.seconds = training_seconds(lines)
-    for path in sorted((workdir / "pictures").glob("[0-9]*_*.npz")):
+    for path in sorted((workdir / "pictures").glob("[0-9]*_*.npz")) if pictures else ():
         if picture := load(path, load_picture, None):
             run.pictures[path.name] = picture
     run.samples = load(workdir / "samples.npz", functools.partial(_read_samples, data=run.data), None)
-    for folder in sorted(path for path in (workdir / "training").glob("*") if path.is_dir()):
+    for folder in sorted(path for path in (workdir / "training").glob("*") if path.is_dir()) if pictures else ():
         frames = {f"step {int(p.stem):,}": load(p, load_picture, None) for p in _frame_files(folder)}
         whole = {label: frame for label, frame in frames.items() if frame is not None}
         if whole and (moving := load(folder, lambda _, whole=whole: animate(whole), None)):
@@ -214,13 +219,13 @@ def read(workdir: pathlib.Path) -> Run:
 
 def draw(run: Run) -> str:
     """Returns the page of a run."""
-    made = [(name, heading, _made(make, run)) for name, heading, make in SECTIONS]
-    shown = [(name, heading, body) for name, heading, body in made if body is not None]
+    parts = [(name, heading, made(make, run)) for name, heading, make in SECTIONS]
+    shown = [(name, heading, body) for name, heading, body in parts if body is not None]
     return page.document(
         f"{run.name}: gen_jax report",
         element(
             "main",
-            element("header", element("h1", run.name), _made(_summary, run)),
+            element("header", element("h1", run.name), made(_summary, run)),
             page.notice(run.notes),
             page.contents((name, heading) for name, heading, _ in shown),
             *(page.section(name, heading, body) for name, heading, body in shown),
@@ -229,12 +234,12 @@ def draw(run: Run) -> str:
     )
 
 
-def _made(make: Callable[[Run], Html | None], run: Run) -> Html | None:
-    """One part of the page: a file of another version, or edited by hand, must not break the other parts."""
+def made(make: Callable[[T], Html | None], content: T) -> Html | None:
+    """Returns one part of the page: a file of another version, or edited by hand, must not break the other parts."""
     try:
-        return make(run)
+        return make(content)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        return _missing(f"This part of the run's files cannot be shown ({type(error).__name__}: {error}).")
+        return missing(f"This part of the run's files cannot be shown ({type(error).__name__}: {error}).")
 
 
 def _summary(run: Run) -> Html:
@@ -260,7 +265,7 @@ def _summary(run: Run) -> Html:
             ".",
             class_="lead",
         ),
-        page.notice(_warnings(run)),
+        page.notice(warnings_of(run)),
         page.facts(known),
     )
 
@@ -277,7 +282,7 @@ def _describe_data(data: dict[str, Any]) -> Html:
         return Html("a data set that the run does not name")
     height, width, channels = data.get("image_shape", (0, 0, 0))
     colours = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
-    spec = _spec_of(data)
+    spec = spec_of(data)
     points = spec.kind == "points"
     kind = "points in the plane" if points else f"{colours} images of {height} {_TIMES} {width} pixels"
     classes = spec.class_names
@@ -289,7 +294,7 @@ def _describe_data(data: dict[str, Any]) -> Html:
     )
 
 
-def _warnings(run: Run) -> list[str]:
+def warnings_of(run: Run) -> list[str]:
     """What a reader of the numbers must not miss."""
     warnings = []
     if run.converted:
@@ -337,9 +342,9 @@ def got_worse(distances: curve.Series) -> str | None:
 
 def _headline(run: Run) -> Html:
     if run.samples is None:
-        return _missing("No samples yet. ", run.command("sample"), " writes samples.npz.")
+        return missing("No samples yet. ", run.command("sample"), " writes samples.npz.")
     images, labels, total = run.samples
-    spec = _spec_of(run.data)
+    spec = spec_of(run.data)
     most = _NUM_LARGE * (3 if "text" in spec.features else 1)
     count = len(images) if spec.kind == "points" else min(most, len(images))
     shown = samples.still(images[:count], spec, "Generated samples")
@@ -353,7 +358,7 @@ def _headline(run: Run) -> Html:
 
 def _key_figures(run: Run) -> Html:
     if not run.metrics:
-        return _missing("Not measured yet. ", run.command("eval"), " writes report.json.")
+        return missing("Not measured yet. ", run.command("eval"), " writes report.json.")
     alone, *judged = _by_judge(run)
     groups = (
         element(
@@ -398,7 +403,7 @@ def _of_judge(judged: Judged) -> Html:
         )
         for told, metrics in _grouped(judged.metrics, _sets).items()
     )
-    how = [f"{_in_words(each.name.partition('/')[0])}: {each.how}." for each in judged.metrics if each.how]
+    how = [f"{in_words(each.name.partition('/')[0])}: {each.how}." for each in judged.metrics if each.how]
     told = [element("li", line) for line in dict.fromkeys(how)]
     return element(
         "div",
@@ -425,7 +430,7 @@ def _grouped(metrics: Iterable[Metric], key: Callable[[Metric], str]) -> dict[st
 
 
 def _not_measured(left_out: Iterable[dict[str, Any]]) -> Html | None:
-    told = [f"{_in_words(str(each.get('measure')).partition('/')[0])}: {each.get('reason')}." for each in left_out]
+    told = [f"{in_words(str(each.get('measure')).partition('/')[0])}: {each.get('reason')}." for each in left_out]
     if not told:
         return None
     return join(
@@ -441,19 +446,19 @@ def _card(metric: Metric, whole: bool = False) -> Html:
     remarks = [
         f"standard error {number(metric.standard_error, 2)}" if metric.standard_error is not None else "",
         f"real test data {number(metric.reference)}" if metric.reference is not None else "",
-        _BETTER.get(metric.better or "", ""),
+        BETTER.get(metric.better or "", ""),
     ]
     return element(
         "div",
-        element("dt", _in_words(label), name),
+        element("dt", in_words(label), name),
         element("dd", number(metric.value), class_="value"),
         *(element("dd", remark) for remark in remarks if remark),
     )
 
 
-def _in_words(name: str) -> str:
+def in_words(name: str) -> str:
     """Example:
-    >>> _in_words("test_negative_elbo"), _in_words("within_class_ms_ssim")
+    >>> in_words("test_negative_elbo"), in_words("within_class_ms_ssim")
     ('Test negative ELBO', 'Within class MS-SSIM')
     """
     words = name.replace("ms_ssim", "ms-ssim").split("_")
@@ -462,7 +467,7 @@ def _in_words(name: str) -> str:
 
 
 def _grid(run: Run) -> Html | None:
-    if run.samples is None or len(run.samples.images) <= _NUM_LARGE or _spec_of(run.data).kind == "points":
+    if run.samples is None or len(run.samples.images) <= _NUM_LARGE or spec_of(run.data).kind == "points":
         return None
     images = run.samples.images
     caption = f"The first {len(images)} samples, in the order drawn."
@@ -476,7 +481,7 @@ def _pictures(run: Run) -> Html | None:
     if run.converted and not run.pictures:
         return None  # they would be drawn when training ends
     if not run.pictures:
-        return _missing("No pictures of the method yet: they are drawn when training ends.")
+        return missing("No pictures of the method yet: they are drawn when training ends.")
     return join(*(page.picture(picture) for picture in run.pictures.values()))
 
 
@@ -495,7 +500,7 @@ def _histogram(run: Run) -> Html | None:
 def _loss_curves(run: Run) -> Html | None:
     if run.converted:
         return None
-    return _charts(run, lambda group: group != "speed") or _missing("No step has been logged yet.")
+    return _charts(run, lambda group: group != "speed") or missing("No step has been logged yet.")
 
 
 def _charts(run: Run, wanted: Callable[[str], bool]) -> Html | None:
@@ -509,13 +514,13 @@ def _charts(run: Run, wanted: Callable[[str], bool]) -> Html | None:
             measure = name.partition("/")[0]
             title = measures[measure].chart if measure in measures else ""
             rank = "loss" not in name, place.get(measure, len(place))
-            found.setdefault(title or _title(name, measures), (rank, []))[1].append(series)
+            found.setdefault(title or title_of(name, measures), (rank, []))[1].append(series)
     ordered = sorted(found.items(), key=lambda each: each[1][0])
     charts = [curve.chart(all_of_them, title) for title, (_, all_of_them) in ordered]
     return element("div", *charts, class_="charts") if charts else None
 
 
-def _title(name: str, measures: Mapping[str, configs.Measure]) -> str:
+def title_of(name: str, measures: Mapping[str, configs.Measure]) -> str:
     """A measure in words, with its unit if known."""
     measure, _, protocol = name.partition("/")
     words, unit, *_ = measures.get(measure, configs.Measure(measure.replace("_", " ")))
@@ -557,7 +562,7 @@ def _config(run: Run) -> Html | None:
 
 def _reproduce(run: Run) -> Html:
     if not (command := run.converted.get("command") or run.config.get("command")):
-        return _missing("config.json does not hold the command of this run.")
+        return missing("config.json does not hold the command of this run.")
     known = [("git commit", run.config.get("git_commit") or "not known"), ("processes", run.config.get("processes", 1))]
     known += [(f"device {key}", value) for key, value in run.config.get("devices", {}).items()]
     known.append(("data fingerprint", run.data.get("fingerprint") or "not known"))
@@ -604,7 +609,7 @@ def _as_dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _missing(*what: object) -> Html:
+def missing(*what: object) -> Html:
     return element("p", *what, class_="missing")
 
 
@@ -662,13 +667,13 @@ def _curves(lines: list[dict[str, Any]], notes: list[str]) -> dict[str, curve.Se
     return curves
 
 
-def _spec_of(data: dict[str, Any]) -> DataSpec:
+def spec_of(data: dict[str, Any]) -> DataSpec:
     """The spec of the samples: of unlabelled pictures if the files do not say."""
     return DataSpec.from_dict({"name": "", "image_shape": (0, 0, 0), "num_examples": 0} | data)
 
 
 def _read_samples(path: pathlib.Path, data: dict[str, Any]) -> Samples:
-    spec = _spec_of(data)
+    spec = spec_of(data)
     class_names = spec.class_names
     with zipfile.ZipFile(path) as archive:
         images, total = _first_rows(archive, "arr_0.npy", samples.num_shown(spec, _NUM_GRID))

@@ -159,6 +159,10 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_bytes(path, (to_json(value, indent=2) + "\n").encode())
 
 
+class InUseError(UserError):
+    """Another process trains in the directory of a run."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The directory of a run, with a name for everything in it; see `directory`.
@@ -289,7 +293,8 @@ class Run:
         Removes files that a killed process left unfinished.
 
         Raises:
-          UserError: if another process holds the lock (the line names it), or the directory cannot be written.
+          InUseError: if another process holds the lock; the line names it.
+          UserError: if the directory cannot be written.
         """
         is_new = not os.path.exists(self.workdir)  # unlike `Path.exists`, it accepts a name of any length
         with writing(self.workdir):
@@ -300,7 +305,7 @@ class Run:
             holder = _read_holder(file.read())
             # The file may be gone by now: its holder was refused, and removed it.
             if not _take(file.fileno(), holder) or not (self.workdir / "lock").exists():
-                raise UserError(f"{self.workdir} is in use by {_describe(holder)}; stop that process first, or wait")
+                raise InUseError(f"{self.workdir} is in use by {_describe(holder)}; stop that process first, or wait")
             with writing(self.workdir):
                 file.truncate(0)
                 file.write(to_json(_this_process()))

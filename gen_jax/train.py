@@ -129,7 +129,7 @@ def _loop(
             validation.forget_snapshots(run, start)
         writer = stack.enter_context(Writer(run.workdir, start, data.spec.name)) if chief else None
         progress = stack.enter_context(Progress(config.num_steps, start)) if chief else None
-        stop_requested = stack.enter_context(_StopRequests())
+        stop_requested = stack.enter_context(StopRequests())
         best = stack.enter_context(validation.BestCheckpoint(run, start, about(data.spec)))
         batches = stack.enter_context(batches_of(steps, config, method, data, executor))
         timed = _timed(batches, len(steps), config.steps_per_call, progress.say) if progress else batches
@@ -429,7 +429,7 @@ def _stop_if_not_finite(
     )
 
 
-class _StopRequests:
+class StopRequests:
     """Turns the first stop signal into a request to save and stop; a second Ctrl-C acts at once.
 
     A signal that was ignored at the start stays ignored: SIGHUP under nohup, Ctrl-C in a background job of a script.

@@ -13,8 +13,8 @@ BUILT_ON_FAMILIES = {"autoencoder", "ddgan", "superres"}  # with parts of GANs, 
 
 # From the top down. Rooms on one line may use each other.
 LAYERS = [
-    {"main", "convert"},
-    {"edit", "help", "profile", "rehearse", "upscale"},
+    {"main", "convert", "sweep"},
+    {"compare", "edit", "help", "profile", "rehearse", "upscale"},
     {"train"},
     {"finish"},
     {"validation"},

@@ -82,6 +82,13 @@ NO_START = {
     "--workdir=run --mode=profile --config.data.name=mnist": "takes the shapes",
     "--workdir=nothing --mode=report": "no run's directory",
     "--workdir=run --mode=report --config.seed=1": "takes no config values",
+    "--mode=compare": "needs two runs or more",
+    "--mode=compare run run": "needs two runs or more",
+    "--mode=compare run nothing": "holds no run, nor do its folders",
+    "--mode=compare --workdir=run": "takes directories and --out, not --workdir",
+    "--mode=compare run finished --config.seed=1": "not --config.seed=1",
+    "--mode=compare run finished --out=nothing/compare.html": "there is no folder nothing",
+    "--workdir=finished --mode=sample --out=compare.html": "is for --mode=upscale or --mode=compare",
     f"{COUPLING} --config.coupling.squeeze=3,3": "images of 28x28 do not divide so",
     f"{COUPLING} --config.sample.temperature=-1": "must not be negative",
     f"{COUPLING} --config.data.name=gaussians:grid25": "needs pictures",
@@ -285,11 +292,33 @@ BESIDE_LATENT = {
     "--config.pretrained.network.chanels=8": "did you mean channels?",
     "--config.pretrained.network.hidden=8": "it belongs to dense or conv",
 }
+BESIDE_SWEEP = {
+    "--dry_run": "nothing to sweep over",
+    "seed": "'seed' has no values",
+    "--seed=0,1": "values are written without dashes",
+    "seed=0,1 --paralel=2": "unknown argument '--paralel=2'",
+    "seed=0,1 --parallel=0": "it must be at least 1",
+    "seed=0,1 --random=3": "there are only 2 combinations",
+    "sede=0,1": "did you mean seed?",
+    "seed=0,one": "a whole number",
+    "seed=0,0": "give each value once",
+    "seed=0 seed=1": "is given more than once",
+    "seed=0,1 --config.seed=2": "is given more than once",
+    "ema=0.5 --config.seed=0,1": "to sweep over it, write seed=0,1",
+    "ema=0.5,1.5": "[0, 1)",
+    "optimizer=adam,adma": "did you mean adam?",
+    "optimizer=adam,sgd optimizer.b2=0.9": "is not a parameter of optimizer sgd",
+    "network.multipliers=1,2": "put each of its values into brackets",
+    "seed=0,1 --workdir=run": "holds a run",
+    "seed=0,1 --workdir=in_use": "is in use by process",
+    "seed=0,1 --workdir=a_file": "cannot write a_file",
+}
 START = "--config=configs/ddpm_mnist.py:tiny --workdir=new --config.data.name=image_folder:pictures"
 LATENT = "--config=latent_mnist:tiny --workdir=new --config.data.name=image_folder:pictures"
+SWEEP = "gen_jax.sweep --config=ddpm_mnist:tiny --workdir=new"
 CASES = NO_START | {
     f"{start} {words}": part
-    for start, cases in ((START, BESIDE_START), (LATENT, BESIDE_LATENT))
+    for start, cases in ((START, BESIDE_START), (LATENT, BESIDE_LATENT), (SWEEP, BESIDE_SWEEP))
     for words, part in cases.items()
 }
 
@@ -356,8 +385,11 @@ def world(folder: pathlib.Path) -> Iterator[None]:
 
 
 def said(words: str, folder: pathlib.Path) -> str:
-    """Returns what a command line says on stderr, with the exit code where that is not 2; paths in it are bare."""
-    from gen_jax import command, main, train
+    """Returns what a command line says on stderr, with the exit code where that is not 2; paths in it are bare.
+
+    Its program is `gen_jax.main`, unless it begins with another one.
+    """
+    from gen_jax import command, main, sweep, train
 
     def reached(*_: object) -> None:
         raise SystemExit("reached the loop")
@@ -365,19 +397,21 @@ def said(words: str, folder: pathlib.Path) -> str:
     def placed(word: str) -> str:
         """Names of ours become paths into the folder."""
         return re.sub(
-            r"(--workdir=|image_folder:|data_dir=|pretrained=|text\.path=|--pictures=|--mask=(?=a_|mixed)|--config=(?=no_))(?=\w)",
+            r"(--workdir=|image_folder:|data_dir=|pretrained=|text\.path=|--pictures=|--mask=(?=a_|mixed)|--config=(?=no_)"
+            r"|^(?=(run|finished|nothing)$))(?=\w)",
             rf"\g<1>{folder}/",
             word,
         )
 
     patch, errors = pytest.MonkeyPatch(), io.StringIO()
-    argv = [placed(word) for word in words.split()]
+    argv = [placed(word) for word in words.removeprefix("gen_jax.sweep").split()]
+    program = sweep if words.startswith("gen_jax.sweep") else main
     with patch.context() as patch, contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
         patch.chdir(ROOT)
         patch.setattr(sys, "argv", ["main", *argv])
         patch.setattr(train, "_loop", reached)
         try:
-            command.run(main.main, "")
+            command.run(program.main, "")
             code: object = 0
         except SystemExit as end:
             code = end.code
@@ -419,12 +453,14 @@ def page(answers: dict[str, str]) -> str:
         "`mixed`, `damaged` and `empty` are folders of pictures; `captioned`, `partly_captioned` and",
         "`too_many_captions` have captions beside them.",
     ]
-    for cases, start in ((NO_START, ""), (BESIDE_START, f"{START} "), (BESIDE_LATENT, f"{LATENT} ")):
-        lines += ["", f"After `python -m gen_jax.main {start}`on 8 devices:".replace(" `on", "`, on")] if start else []
+    tables = (NO_START, ""), (BESIDE_START, START), (BESIDE_LATENT, LATENT), (BESIDE_SWEEP, SWEEP)
+    for cases, start in tables:
+        program = "" if start == SWEEP else "gen_jax.main "
+        lines += ["", f"After `python -m {program}{start}`, on 8 devices:"] if start else []
         lines += ["", "| input | message |", "| --- | --- |"]
         for words in cases:
             typed = words if start else f"python -m gen_jax.main {words}".strip()
-            text = answers[start + words].removeprefix("gen_jax: ").replace("|", "\\|")
+            text = answers[f"{start} {words}" if start else words].removeprefix("gen_jax: ").replace("|", "\\|")
             lines.append(f"| `{typed}` | {text} |")
     return "\n".join(lines) + "\n"
 

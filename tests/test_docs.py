@@ -21,7 +21,7 @@ from conftest import TINY
 import gen_jax
 from experiments import ablation
 from gen_jax import config as configs
-from gen_jax import main, methods, parallel, train
+from gen_jax import main, methods, parallel, sweep, train
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import __main__ as data_main
 from gen_jax.data import captioned_shapes, dataset, prepare
@@ -150,6 +150,10 @@ def check_run(config):
 
 def check_main(argv):
     flags, values = main.parse(argv)
+    if flags.mode == "compare":
+        assert values
+        assert not any(word.startswith("-") for word in values)
+        return
     assert flags.config or flags.workdir
     before = loaded(flags.config) if flags.config else run_at(flags.workdir)
     after = methods.override(before, values)
@@ -192,9 +196,17 @@ def check_program(module, argv):
             assert any(re.fullmatch(pattern, flag) for pattern in known), f"{module} has no {flag}"
 
 
+def check_sweep(argv):
+    flags, fixed, swept = sweep.parse(argv)
+    for trial in sweep.trials_of(flags.config, fixed, swept, flags.random, flags.random_seed):
+        check_run(trial.config)
+
+
 def check_command(module, argv):
     if module == "gen_jax.main":
         check_main(argv)
+    elif module == "gen_jax.sweep":
+        check_sweep(argv)
     elif module == "gen_jax.data":
         check_data(argv)
     else:

@@ -230,7 +230,7 @@ def test_every_signal_that_asks_for_an_end_is_heard_unless_it_was_ignored(number
     before_other = signal.signal(other, signal.SIG_DFL)  # nohup may have these tests ignore it
     try:
         signal.signal(number, signal.SIG_DFL)
-        with train._StopRequests() as asked:
+        with train.StopRequests() as asked:
             assert not asked()
             signal.raise_signal(number)
             assert asked()
@@ -239,7 +239,7 @@ def test_every_signal_that_asks_for_an_end_is_heard_unless_it_was_ignored(number
                     signal.raise_signal(number)
         assert signal.getsignal(number) == signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN)  # as nohup does, and a script for what it starts in the background
-        with train._StopRequests() as asked:
+        with train.StopRequests() as asked:
             signal.raise_signal(number)
             assert not asked()
             signal.raise_signal(other)

@@ -21,17 +21,19 @@ SIDE = 1000  # units of the plotting area, in both directions
 MAX_POINTS = 400  # drawn per curve: more cannot be distinguished
 _SMOOTHED_FROM = 30  # points; shorter curves are drawn as they are
 _LOG_RATIO = 20.0  # a positive curve whose values span more than this is drawn on a log scale
-_COLOURS = 5  # series classes in the style sheet
+_COLOURS, _DASHES = 5, 2  # classes in the style sheet
 
 Floats = npt.NDArray[np.float64]
 
 
 class Series(NamedTuple):
-    """One curve: `values` f64 [K] at increasing `steps` f64 [K]."""
+    """One curve: `values` f64 [K] at increasing `steps` f64 [K], and a band from `low` to `high`, f64 [K], if given."""
 
     name: str
     steps: Floats
     values: Floats
+    low: Floats | None = None
+    high: Floats | None = None
 
 
 class Axis(NamedTuple):
@@ -102,9 +104,35 @@ def is_noisy(values: Floats) -> bool:
     return bool(turns.mean() > 0.25)
 
 
+def smoothed(values: Floats) -> tuple[Floats, int]:
+    """Returns a long noisy curve as the mean over a window, and the points in it; others as they are, with 1."""
+    if len(values) < _SMOOTHED_FROM or not is_noisy(values):
+        return values, 1
+    half = math.ceil(len(values) / 50)
+    return smooth(values, half), 2 * half + 1
+
+
+def mean_and_range(name: str, curves: Sequence[Series]) -> Series:
+    """Returns the mean of curves with a band from the smallest to the largest, each of them smoothed if noisy.
+
+    At steps that some curves do not have, these are interpolated; beyond their ends they do not count.
+
+    Example:
+      >>> ends = mean_and_range("both", [Series("", np.array([0.0, 2.0]), np.array([1.0, 3.0])),
+      ...                                Series("", np.array([0.0, 1.0]), np.array([2.0, 4.0]))])
+      >>> ends.steps.tolist(), ends.values.tolist(), ends.low.tolist(), ends.high.tolist()
+      ([0.0, 1.0, 2.0], [1.5, 3.0, 3.0], [1.0, 2.0, 3.0], [2.0, 4.0, 3.0])
+    """
+    steps = np.unique(np.concatenate([one.steps for one in curves]))
+    every = np.stack(
+        [np.interp(steps, one.steps, smoothed(one.values)[0], left=np.nan, right=np.nan) for one in curves]
+    )
+    return Series(name, steps, np.nanmean(every, axis=0), np.nanmin(every, axis=0), np.nanmax(every, axis=0))
+
+
 def value_axis(series: Sequence[Series]) -> Axis:
     """Returns the range of all values, on a log scale if they are positive and span a ratio above 20."""
-    values = np.concatenate([one.values for one in series])
+    values = np.concatenate([part for one in series for part in (one.values, one.low, one.high) if part is not None])
     low, high = float(values.min()), float(values.max())
     if low > 0 and high / low > _LOG_RATIO:
         margin = (high / low) ** 0.04
@@ -114,15 +142,16 @@ def value_axis(series: Sequence[Series]) -> Axis:
     return Axis(floor, high + margin)
 
 
-def chart(series: Sequence[Series], title: str) -> Html:
+def chart(series: Sequence[Series], title: str, colours: Sequence[int] = ()) -> Html:
     """Returns curves over the training step as one figure with axes, legend and read-out.
 
-    Long noisy curves are drawn as points with a smoothed line on top, as noted in the legend. The read-out shows the
-    unsmoothed values.
+    Long noisy curves are drawn as points with a smoothed line on top, as noted in the legend; those with a band are
+    drawn as they are. The read-out shows the unsmoothed values.
 
     Args:
       series: curves with at least one point each, all finite.
       title: of the figure: the quantity with its unit.
+      colours: of the curves, see `colour_class`; by default in order.
     """
     last_step = max(float(one.steps[-1]) for one in series)
     x, y = Axis(0.0, max(last_step, 1.0)), value_axis(series)
@@ -135,17 +164,20 @@ def chart(series: Sequence[Series], title: str) -> Html:
         element("text", f"{tick:,.10g}", x=percent(float(x.place(tick))), y="100%", dy="1.5em") for tick in x.ticks(4)
     ]
     lines, legend, points = [], [], []
-    for index, one in enumerate(series):
-        colour = f"series-{index % _COLOURS}"
+    for index, one in zip(colours or range(len(series)), series, strict=True):
+        colour = colour_class(index)
         shown = thinned(len(one.steps), MAX_POINTS)
         across, up = x.place(one.steps), 1 - y.place(one.values)
         note = ""
-        if len(one.steps) >= _SMOOTHED_FROM and is_noisy(one.values):
-            half = math.ceil(len(one.steps) / 50)
+        if one.low is not None and one.high is not None:
+            edges = (1 - y.place(edge)[shown] for edge in (one.low, one.high))
+            lines.append(element("path", d=_band(across[shown], *edges), class_=f"band {colour}"))
+        elif smoothed(one.values)[1] > 1:
             lines.append(element("path", d=_dots(across[shown], up[shown]), class_=f"dots {colour}"))
-            up = 1 - y.place(smooth(one.values, half))
-            note = f", line: mean over {2 * half + 1} points"
-        elif len(one.steps) == 1:
+            values, window = smoothed(one.values)
+            up = 1 - y.place(values)
+            note = f", line: mean over {window} points"
+        if len(one.steps) == 1:
             lines.append(element("path", d=_dots(across, up), class_=f"dots single {colour}"))
         lines.append(element("path", d=_line(across[shown], up[shown]), class_=f"line {colour}"))
         legend.append(element("li", element("span", class_=f"key {colour}"), one.name, note))
@@ -154,7 +186,7 @@ def chart(series: Sequence[Series], title: str) -> Html:
                 "name": one.name,
                 "steps": one.steps[shown].tolist(),
                 "places": across[shown].round(4).tolist(),
-                "values": [number(float(value)) for value in one.values[shown]],
+                "values": [_told(one, at) for at in shown],
             }
         )
     ends = "; ".join(
@@ -184,6 +216,17 @@ def chart(series: Sequence[Series], title: str) -> Html:
     )
 
 
+def colour_class(index: int) -> str:
+    """Returns the style classes of the colour of a curve; after some, the colours return with other dashes.
+
+    Example:
+      >>> colour_class(1), colour_class(6)
+      ('series-1', 'series-1 dashes-1')
+    """
+    turn, colour = divmod(index, _COLOURS)
+    return f"series-{colour} dashes-{(turn - 1) % _DASHES + 1}" if turn else f"series-{colour}"
+
+
 def thinned(count: int, most: int) -> npt.NDArray[np.int64]:
     """Returns at most `most` evenly spaced positions of 0..count-1, including both ends.
 
@@ -197,6 +240,19 @@ def thinned(count: int, most: int) -> npt.NDArray[np.int64]:
 def percent(share: float) -> str:
     """Returns a fraction of the plotting area as an SVG percentage."""
     return f"{100 * share:.2f}%"
+
+
+def _told(one: Series, at: int) -> str:
+    """The value of a point for the read-out."""
+    value = number(float(one.values[at]))
+    if one.low is None or one.high is None or one.low[at] == one.high[at]:
+        return value
+    return f"{value} ({number(float(one.low[at]), 3)} to {number(float(one.high[at]), 3)})"
+
+
+def _band(across: Floats, below: Floats, above: Floats) -> str:
+    """The area between two curves."""
+    return f"{_line(across, below)}L{_line(across[::-1], above[::-1])[1:]}Z"
 
 
 def _line(across: Floats, up: Floats) -> str:

@@ -72,7 +72,7 @@ def test_a_run_that_has_finished_is_not_run_again_and_one_that_was_cut_short_is(
     runs.train(tmp_path / "part", line)
     assert started[0][1:] == ["-m", "gen_jax.main", *line, f"--workdir={tmp_path}/part"]
     _pretend(tmp_path / "long", line, 0.2, step=300_000)
-    with pytest.raises(UserError, match="long was trained for 300,000 steps, but this experiment needs 8,000"):
+    with pytest.raises(UserError, match="long was trained for 300,000 steps, but 8,000 are asked for"):
         runs.train(tmp_path / "long", line)
     with pytest.raises(UserError, match="ended with code 1"):  # of another config: main says so, and refuses
         runs.train(tmp_path / "whole", beta.words(8, 1, full=False))

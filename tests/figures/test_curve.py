@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from gen_jax.figures.curve import MAX_POINTS, Axis, Series, chart, smooth, value_axis
+from gen_jax.figures.curve import MAX_POINTS, Axis, Series, chart, mean_and_range, smooth, value_axis
 
 
 def series(values, steps=None, name="train/loss"):
@@ -89,3 +89,35 @@ def test_read_out_holds_the_values_themselves():
 
 def test_names_are_escaped():
     assert "<script>" not in chart([series([1.0], name="<script>")], "<script>")
+
+
+def test_a_band_is_the_area_between_its_edges_and_its_curve_is_not_smoothed():
+    steps, noise = np.arange(100.0), np.random.default_rng(0).normal(size=100)
+    tree = draw(Series("mean", steps, noise, noise - 1, noise + 1))
+    assert paths(tree, "dots") == []
+    [band] = paths(tree, "band")
+    assert band.count(",") == 200
+    # y from -5% of the range to 105% of it, x from 0 to 10: the corners of a band between 0 and 10.
+    tree = draw(Series("mean", np.array([0.0, 10.0]), np.full(2, 5.0), np.zeros(2), np.full(2, 10.0)))
+    assert paths(tree, "band") == ["M0.0,1000.0L1000.0,1000.0L1000.0,47.6L0.0,47.6Z"]
+
+
+def test_the_read_out_of_a_band_has_its_ends():
+    ends = Series("mean", np.array([1.0, 2.0]), np.array([2.0, 3.0]), np.array([1.0, 3.0]), np.array([4.0, 3.0]))
+    [points] = [json.loads(node.get("data-points")) for node in draw(ends).iter("svg") if node.get("data-points")]
+    assert points[0]["values"] == ["2 (1 to 4)", "3"]
+
+
+def test_mean_and_range_are_those_of_smoothed_curves():
+    steps = np.arange(60.0)
+    noise = np.random.default_rng(0).normal(size=(3, 60))
+    ours = mean_and_range("all", [Series("", steps, each) for each in noise])
+    windows = [[each[i - min(2, i) : i + min(2, i) + 1].mean() for i in range(60)] for each in noise]  # 60 / 50, up
+    np.testing.assert_allclose(ours.values, np.mean(windows, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(ours.low, np.min(windows, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(ours.high, np.max(windows, axis=0), rtol=1e-12)
+
+
+def test_a_curve_keeps_its_colour_in_every_chart():
+    tree = ElementTree.fromstring(chart([series([1.0, 2.0]), series([2.0, 3.0])], "loss", [3, 7]))
+    assert [node.get("class") for node in tree.iter("path")] == ["line series-3", "line series-2 dashes-1"]
