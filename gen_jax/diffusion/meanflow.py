@@ -78,8 +78,7 @@ def objective(process: Process, c: Any) -> Objective:
         `velocity`.
 
     With a power above 0 the loss is not least at the mean of the targets: those near it count more, so that samples
-    favour what is common. Errors that are sums over many pixels vary little, and there it hardly matters. For points in
-    the plane it does: use 0 there.
+    favour what is common. Errors that are sums over many pixels vary little, and there it hardly matters.
     """
 
     def loss(networks: Networks, params: PyTree, drawn: Drawn) -> Losses:
