@@ -76,6 +76,9 @@ def objective(process: Process, c: Any) -> Objective:
       c: `config.meanflow`. `equal` is the share of examples with r = t. The loss is the squared error e, summed over
         pixels, divided by (e + constant)^power; the divisor carries no gradient. For `guidance` and `guidance_mix` see
         `velocity`.
+
+    With a power above 0 the loss is not least at the mean of the targets: those near it count more, so that samples
+    favour what is common. Errors that are sums over many pixels vary little, and there it hardly matters.
     """
 
     def loss(networks: Networks, params: PyTree, drawn: Drawn) -> Losses:
