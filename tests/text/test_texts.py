@@ -127,7 +127,7 @@ def test_windows_are_every_third_four_characters():
     assert found.tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 0, 0, 0]]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_trained_char_cnn_rnn_finds_the_picture_of_a_caption(tmp_path):
     data = dataset.load(data_config("", "captioned_shapes"))
     images = data.train["image"][np.arange(1_000)]
