@@ -401,9 +401,10 @@ class _Runner:
                 self.ended.append((each.trial.config.num_steps, seconds))
             elif "is in use by" in why:  # by a process of a killed sweep, which began there just before
                 state = "in use"
-                self.waiting.insert(0, each.trial)
             else:
                 state = "stopped" if stopped else "failed"
+            if state in ("in use", "stopped"):
+                self.waiting.insert(0, each.trial)
             self.ledger.note(
                 each.trial, state, seconds, **({"code": code, "message": why} if state == "failed" else {})
             )

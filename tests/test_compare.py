@@ -81,7 +81,7 @@ def test_runs_of_different_methods_are_compared(tmp_path):
     folder = write_runs(tmp_path / "s", {"a": [3.0], "b": [2.5]})
     change_config(folder / "b,seed=0", method="vae", vae={"beta": 4.0})
     with (folder / "b,seed=0/metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 4, "train/kl": 3.0}) + "\n")
+        file.writelines(json.dumps({"step": step, "train/kl": 3.0}) + "\n" for step in (2, 4))
     page = page_of(folder)
     assert "DDPM; VAE, trained on ddpm_mnist" in page.text
     assert "vae. beta - 4.0" in page.text
