@@ -51,6 +51,7 @@ class DiT(nn.Module):
       dtype: of the computation (jnp.bfloat16 where that is fast); parameters and output are f32.
 
     Example:
+      >>> import jax
       >>> dit = DiT(out_channels=1, patch=4, width=8, depth=1, num_heads=2)
       >>> x_t, time = jnp.ones((2, 8, 8, 1)), jnp.array([0.0, 999.0])
       >>> jax.eval_shape(dit.init_with_output, jax.random.key(0), x_t, time)[0].shape

@@ -154,7 +154,7 @@ def velocity(
     def own(label: Array) -> Array:
         return process.output(networks(params, label), x_t, level)
 
-    guided = scale * v + (1 - scale - mix) * own(guidances.no_label(x_t))
+    guided = scale * v + (1 - scale - mix) * own(guidances.no_label(drawn.label))
     if mix:
         guided += mix * own(drawn.label)
     return jnp.where(broadcast_to_images(drawn.label == guidances.NO_LABEL, v), v, guided)

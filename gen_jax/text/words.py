@@ -32,9 +32,11 @@ def make(given: Given, most: int = 512) -> Encoder:
 
 
 def _parts(text: str) -> Iterator[str]:
-    words = re.findall(r"\w+", text.lower())
-    yield from words
-    yield from (" ".join(pair) for pair in itertools.pairwise(words))
+    """The words, and the pairs of words with no punctuation in between."""
+    for clause in re.split(r"[^\w\s]", text.lower()):
+        words = clause.split()
+        yield from words
+        yield from (" ".join(pair) for pair in itertools.pairwise(words))
 
 
 def encode(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
