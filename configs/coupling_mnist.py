@@ -2,8 +2,8 @@
 
     python -m gen_jax.main --config=coupling_mnist
 
-Two levels of eight steps of Glow, behind a histogram of grey values: 60,064 parameters. The 12,000 steps took 30 minutes
-on two shared cores of an Intel Xeon, beside other work, and reached 1.13 bits/dim (docs/results.md). Variant:
+Two levels of eight steps of Glow, behind a histogram of grey values: 60,064 parameters. The 12,000 steps took 30
+minutes on two shared cores of an Intel Xeon, beside other work, and reached 1.13 bits/dim (docs/results.md). Variant:
 `:tiny` checks that everything works, in under a minute.
 """
 
