@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import record, runs
+from gen_jax import config as configs
 from gen_jax import evaluate, judges, sample
 from gen_jax.data import dataset
 from gen_jax.figures.curve import Axis
@@ -251,7 +252,7 @@ def measured(ablation: Ablation, workdir: pathlib.Path, name: str, num: int, ste
     if path.is_file() and (stored := json.loads(path.read_text()))["made"] == made:
         return stored | {"first": np.array(stored["first"], np.uint8)}
     more = (f"--config.sample.num={num}", f"--config.sample.batch_size={min(BATCH, num)}")
-    model = sample.load(workdir, (*row.words, *more))
+    model = sample.load(workdir, (*row.words, *more), configs.JUDGING)
     data = dataset.load(model.config.data)
     samples, speed = draw(model, data.spec, num)
     values, real = ablation.measure(samples, data, model.config)

@@ -153,7 +153,8 @@ def given(method: Method, data: dataset.Dataset, num: int) -> dict[str, np.ndarr
 
 def _from_held_out(method: Method, spec: DataSpec) -> list[str]:
     """Conditions that are neither classes nor texts: a run has texts of its own."""
-    return [name for name in method.condition if not (spec.features[name].names or spec.features[name].several)]
+    told = {name: spec.features[name] for name in method.condition if name in spec.features}
+    return [name for name, feature in told.items() if not (feature.names or feature.several)]
 
 
 def by_share(counts: Sequence[int], num: int) -> np.ndarray:

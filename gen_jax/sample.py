@@ -98,7 +98,7 @@ class Model:
         if texts:
             num = len(texts) if num is None else num
             given[FEATURE] = self._embedded(texts, num)
-        if num is None:
+        if num is None and FEATURE in self.method.condition:
             raise UserError("give the number of samples, or texts")
         return self.generate(self.state, num, given, seed)[0]
 

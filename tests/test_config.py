@@ -409,7 +409,7 @@ ASKED_WHERE = {
 # Of several configs of one method and network one is tried at once, and the others by the slow tests.
 ALIKE = {
     "cgan_cifar10", "dcgan_cats", "r3gan_cats", "r3gan_cifar10", "ddpm_cifar10", "wgan_gp_mnist", "autoencoder_cats",
-    "latent_cats",
+    "latent_cats", "edm_mnist",
 }  # fmt: skip
 
 
@@ -783,7 +783,13 @@ READERS = [(key, name) for key, names in READ_WITH.items() for name in names if 
 READERS += [(f"optimizer.{key}", name) for key in COMMON for name in optimizer.OPTIMIZERS if "decay" not in key]
 
 
-@pytest.mark.parametrize(("key", "name"), READERS)
+# Tracing these methods takes longest: left to the slow tests.
+COSTLY = ("gan.", "autoencoder.", "superres.", "vqvae.", "vae.objective.")
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [pytest.param(*r, marks=[pytest.mark.slow] * r[0].startswith(COSTLY)) for r in READERS]
+)
 def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
     monkeypatch.setitem(diffusion.NETWORKS, "unet", (OneNumber,))
     path = key.rpartition(".")[0]

@@ -300,10 +300,11 @@ ADAM = ("--config.optimizer.name=adam", "--config.optimizer.learning_rate=1e-3",
 WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
 
 
-# Those whose step is another one's by the same code. What is asked of steps alone is asked of these by the slow tests,
-# for it takes as long to compile, R3GAN's much longer; and flow matching is DDPM by other values of the config.
-DDPM_STEP = {"flow", "latent"}
-GAN_STEP = {"acgan", "r3gan"}
+# Those whose step is another one's by the same code, or nearly so. What is asked of steps alone is asked of these by the
+# slow tests, for it takes as long to compile, R3GAN's much longer; and flow matching is DDPM by other values of the
+# config.
+DDPM_STEP = {"flow", "latent", "consistency", "distilled"}
+GAN_STEP = {"acgan", "r3gan", "ddgan"}
 
 
 def slow_where(names, slow):

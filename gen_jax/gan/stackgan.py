@@ -301,7 +301,7 @@ def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
     text, real = batch[FEATURE][:, 0], to_model(batch["image"], model.spec.value_range)
     fake, mean, log_var = _drawn(model, state, _noise(model, keys_of(key, batch["index"])), text)
     variables = {"params": state.params["discriminator"], **state.variables["discriminator"]}
-    told = _condition_of(state.params["generator"], text)
+    told = _condition_of(state.ema["generator"], text)
     reals, fakes = (model.discriminator.apply(variables, x, told) for x in (real, fake))
     return {
         "loss": discriminator_loss(reals, fakes, fakes),  # an example alone has no wrong text

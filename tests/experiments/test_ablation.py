@@ -51,8 +51,10 @@ def spec_of(config) -> DataSpec:
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda one: one.name)
 def test_every_run_and_row_is_a_valid_config(experiment: ablation.Ablation):
     for row in experiment.rows.values():
-        config = methods.override(runs.resolve(ablation.words(experiment, row.run)), row.words)
+        trained = runs.resolve(ablation.words(experiment, row.run))
+        config = methods.override(trained, row.words)
         methods.check(config)
+        assert configs.changes(trained.to_dict(), config.to_dict(), configs.JUDGING) == []
         spec, first = spec_of(config), methods.whole_stage(config)
         methods.make(config, spec, None if first is None else methods.make_stage(first, spec))
 
@@ -67,7 +69,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         lines = [json.dumps({"step": step, "seconds": 60.0 * step}) for step in (1, 5)]
         Run(workdir).metrics.write_text("\n".join(lines))
 
-    def load(workdir, words):
+    def load(workdir, words, free):
+        assert free == configs.JUDGING  # rows may sample and judge in other ways
         config = types.SimpleNamespace(data=types.SimpleNamespace(name="made up"), run=workdir.name)
         return types.SimpleNamespace(config=config, words=words)
 
