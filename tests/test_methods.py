@@ -300,8 +300,8 @@ ADAM = ("--config.optimizer.name=adam", "--config.optimizer.learning_rate=1e-3",
 WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
 
 
-# Those whose step is another one's by the same code, or nearly so. What is asked of steps alone is asked of these by the
-# slow tests, for it takes as long to compile, R3GAN's much longer; and flow matching is DDPM by other values of the
+# Those whose step is another one's by the same code, or nearly so. What is asked of steps alone is asked of these by
+# the slow tests, for it takes as long to compile, R3GAN's much longer; and flow matching is DDPM by other values of the
 # config.
 DDPM_STEP = {"flow", "latent", "consistency", "distilled"}
 GAN_STEP = {"acgan", "r3gan", "ddgan"}
