@@ -305,6 +305,7 @@ WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
 # config.
 DDPM_STEP = {"flow", "latent", "consistency", "distilled"}
 GAN_STEP = {"acgan", "r3gan", "ddgan"}
+OTHER_STEP = {"hvae", "scvae", "tarflow"}  # as vae and coupling
 
 
 def slow_where(names, slow):
@@ -317,7 +318,7 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(scope="module", params=slow_where(CONFIGS, DDPM_STEP | GAN_STEP))
+@pytest.fixture(scope="module", params=slow_where(CONFIGS, DDPM_STEP | GAN_STEP | OTHER_STEP))
 def step_of(request):
     """The name of a method, for tests of its step."""
     return request.param
