@@ -50,7 +50,7 @@ ABLATION = ablation.Ablation(
     of_run=lambda workdir, model, data: ablation.losses(model, data),
     verdict=verdict,
     figure=ablation.panels(
-        ("nll", "Likelihood", "negative log-likelihood in nats, left is better"), QUALITY, DIVERSITY
+        ("nll", "Likelihood", "-log p(x) in nats, left is better"), QUALITY, DIVERSITY
     ),
     folder="priors",
 )
