@@ -21,8 +21,8 @@ from flax.traverse_util import flatten_dict
 from torch import Tensor, nn
 
 from benchmarks.peer import fields_of
+from gen_jax.nn.gaussian import LOG_VAR_LIMIT
 from gen_jax.vae.autoencoder import CHOICES
-from gen_jax.vae.gaussian import LOG_VAR_LIMIT
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 

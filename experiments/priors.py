@@ -49,9 +49,7 @@ ABLATION = ablation.Ablation(
     measures=("nll", "negative_elbo", "kl", "frechet_distance", "confident_share", "recall"),
     of_run=lambda workdir, model, data: ablation.losses(model, data),
     verdict=verdict,
-    figure=ablation.panels(
-        ("nll", "Likelihood", "-log p(x) in nats, left is better"), QUALITY, DIVERSITY
-    ),
+    figure=ablation.panels(("nll", "Likelihood", "-log p(x) in nats, left is better"), QUALITY, DIVERSITY),
     folder="priors",
 )
 

@@ -176,20 +176,28 @@ def main(argv: list[str]) -> None:
             from gen_jax import rehearse
 
             rehearse.rehearse(config, flags.topology or rehearse.DEFAULT)
-    elif flags.mode == "report":
+    else:
+        _use(flags, words, run.workdir)
+
+
+def _use(flags: argparse.Namespace, words: list[str], workdir: pathlib.Path) -> None:
+    """Runs a mode that takes a run as it is."""
+    from gen_jax.method import UserError
+
+    if flags.mode == "report":
         if words:
             raise UserError(f"--mode=report takes no config values: leave out {words[0]}")
         from gen_jax import report
 
-        print(f"report: {report.write(run.workdir)}")
+        print(f"report: {report.write(workdir)}")
     elif flags.mode == "edit":
         from gen_jax import edit
 
-        edit.edit(run.workdir, _given(flags, EDITING), tuple(words))
+        edit.edit(workdir, _given(flags, EDITING), tuple(words))
     elif flags.mode == "upscale":
         from gen_jax import upscale
 
-        upscale.upscale(run.workdir, _given(flags, UPSCALING), tuple(words))
+        upscale.upscale(workdir, _given(flags, UPSCALING), tuple(words))
     else:
         import importlib
 
@@ -198,7 +206,7 @@ def main(argv: list[str]) -> None:
             "eval": ("gen_jax.finish", "judge_run"),
             "profile": ("gen_jax.profile", "profile"),
         }[flags.mode]
-        getattr(importlib.import_module(module), function)(run.workdir, tuple(words))
+        getattr(importlib.import_module(module), function)(workdir, tuple(words))
 
 
 def _compare(flags: argparse.Namespace, words: list[str]) -> None:

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gen_jax"
 
 BUILT_ON_FAMILIES = {"autoencoder", "ddgan", "superres"}  # with parts of GANs, VAEs and diffusion
 
-# From the top down. Rooms on one line may use each other.
+# From the top down. Rooms on one line do not use each other.
 LAYERS = [
     {"main", "convert", "sweep"},
     {"compare", "edit", "help", "profile", "rehearse", "upscale"},

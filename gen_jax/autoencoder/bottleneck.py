@@ -13,8 +13,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from gen_jax.method import Array, Key, PyTree, Scalars, State, UserError
+from gen_jax.nn.gaussian import LOG_VAR_LIMIT, Gaussian, kl_to_standard_normal, reparameterise, soft_bound
 from gen_jax.vae import quantizers
-from gen_jax.vae.gaussian import LOG_VAR_LIMIT, Gaussian, kl_to_standard_normal, reparameterise, soft_bound
 from gen_jax.vae.quantizers import Quantizer, Start
 
 KEY = "config.autoencoder.latents"

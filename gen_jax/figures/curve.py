@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -163,32 +163,9 @@ def chart(series: Sequence[Series], title: str, colours: Sequence[int] = ()) -> 
     steps = [
         element("text", f"{tick:,.10g}", x=percent(float(x.place(tick))), y="100%", dy="1.5em") for tick in x.ticks(4)
     ]
-    lines, legend, points = [], [], []
-    for index, one in zip(colours or range(len(series)), series, strict=True):
-        colour = colour_class(index)
-        shown = thinned(len(one.steps), MAX_POINTS)
-        across, up = x.place(one.steps), 1 - y.place(one.values)
-        note = ""
-        if one.low is not None and one.high is not None:
-            edges = (1 - y.place(edge)[shown] for edge in (one.low, one.high))
-            lines.append(element("path", d=_band(across[shown], *edges), class_=f"band {colour}"))
-        elif smoothed(one.values)[1] > 1:
-            lines.append(element("path", d=_dots(across[shown], up[shown]), class_=f"dots {colour}"))
-            values, window = smoothed(one.values)
-            up = 1 - y.place(values)
-            note = f", line: mean over {window} points"
-        if len(one.steps) == 1:
-            lines.append(element("path", d=_dots(across, up), class_=f"dots single {colour}"))
-        lines.append(element("path", d=_line(across[shown], up[shown]), class_=f"line {colour}"))
-        legend.append(element("li", element("span", class_=f"key {colour}"), one.name, note))
-        points.append(
-            {
-                "name": one.name,
-                "steps": one.steps[shown].tolist(),
-                "places": across[shown].round(4).tolist(),
-                "values": [_told(one, at) for at in shown],
-            }
-        )
+    drawn = [
+        _drawn(one, x, y, colour_class(index)) for index, one in zip(colours or range(len(series)), series, strict=True)
+    ]
     ends = "; ".join(
         f"{one.name} from {number(float(one.values[0]))} to {number(float(one.values[-1]))}" for one in series
     )
@@ -198,22 +175,61 @@ def chart(series: Sequence[Series], title: str, colours: Sequence[int] = ()) -> 
         element(
             "g", *steps, element("text", "step", x="100%", y="100%", dy="2.9em", class_="x-label"), class_="x-axis"
         ),
-        element("svg", *lines, viewBox=f"0 0 {SIDE} {SIDE}", preserveAspectRatio="none", width="100%", height="100%"),
+        element(
+            "svg",
+            *(path for one in drawn for path in one.paths),
+            viewBox=f"0 0 {SIDE} {SIDE}",
+            preserveAspectRatio="none",
+            width="100%",
+            height="100%",
+        ),
         element("line", class_="cursor", y1=0, y2="100%", visibility="hidden"),
         class_="plot",
         role="img",
         tabindex=0,
         aria_label=f"Curve of {title} up to step {last_step:,.0f}: {ends}. Arrow keys read out values.",
-        data_points=json.dumps(points),
+        data_points=json.dumps([one.points for one in drawn]),
     )
     heading = join(title, element("small", " log scale") if y.log else None)
     return element(
         "figure",
-        element("figcaption", element("strong", heading), element("ul", *legend)),
+        element("figcaption", element("strong", heading), element("ul", *(one.legend for one in drawn))),
         plot,
         element("output", class_="read-out", aria_live="polite"),
         class_="chart",
     )
+
+
+class _Drawn(NamedTuple):
+    """A curve as parts of a figure: its paths, its line in the legend, and what the read-out shows."""
+
+    paths: list[Html]
+    legend: Html
+    points: dict[str, Any]
+
+
+def _drawn(one: Series, x: Axis, y: Axis, colour: str) -> _Drawn:
+    shown = thinned(len(one.steps), MAX_POINTS)
+    across, up = x.place(one.steps), 1 - y.place(one.values)
+    paths, note = [], ""
+    if one.low is not None and one.high is not None:
+        edges = (1 - y.place(edge)[shown] for edge in (one.low, one.high))
+        paths.append(element("path", d=_band(across[shown], *edges), class_=f"band {colour}"))
+    elif smoothed(one.values)[1] > 1:
+        paths.append(element("path", d=_dots(across[shown], up[shown]), class_=f"dots {colour}"))
+        values, window = smoothed(one.values)
+        up = 1 - y.place(values)
+        note = f", line: mean over {window} points"
+    if len(one.steps) == 1:
+        paths.append(element("path", d=_dots(across, up), class_=f"dots single {colour}"))
+    paths.append(element("path", d=_line(across[shown], up[shown]), class_=f"line {colour}"))
+    points = {
+        "name": one.name,
+        "steps": one.steps[shown].tolist(),
+        "places": across[shown].round(4).tolist(),
+        "values": [_told(one, at) for at in shown],
+    }
+    return _Drawn(paths, element("li", element("span", class_=f"key {colour}"), one.name, note), points)
 
 
 def colour_class(index: int) -> str:

@@ -45,6 +45,7 @@ from gen_jax.method import (
     to_model,
     to_pixels,
 )
+from gen_jax.nn.gaussian import Gaussian, kl_to_standard_normal
 from gen_jax.nn.upsampling import UPSAMPLINGS
 from gen_jax.text.texts import FEATURE, TEXT
 
@@ -224,7 +225,7 @@ def divergence(mean: Array, log_var: Array) -> Array:
       >>> float(divergence(jnp.array([[1.0, 2.0]]), jnp.zeros((1, 2)))[0])  # (1 / 2 + 4 / 2) / 2
       1.25
     """
-    return jnp.mean((mean**2 + jnp.exp(log_var) - 1 - log_var) / 2, axis=-1)
+    return jnp.mean(kl_to_standard_normal(Gaussian(mean, log_var)), axis=-1)
 
 
 def _told(model: _Model, batch: Batch, key: Key) -> Batch:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from gen_jax.gan.layers import NORMS, Upsample, dcgan_init, start_size
 from gen_jax.method import Array, UserError
 from gen_jax.nn.conv import Conv
+from gen_jax.nn.gaussian import Gaussian, reparameterise
 from gen_jax.nn.upsampling import UPSAMPLINGS
 
 SLOPE = 0.2  # of leaky ReLUs
@@ -104,7 +105,7 @@ class FirstGenerator(nn.Module):
           train: whether normalisation uses the batch.
         """
         mean, log_var = Augment(self.condition_dim, self.dtype, name="augment")(text)
-        c = mean + jnp.exp(log_var / 2) * eps
+        c = reparameterise(Gaussian(mean, log_var), eps)
         height, width = start_size(self.image_shape, 2**self.levels, "levels")
         first = self.width * 2**self.levels // 2
         start = nn.Dense(height * width * first, False, kernel_init=dcgan_init, dtype=self.dtype, name="in")
@@ -140,7 +141,7 @@ class SecondGenerator(nn.Module):
     ) -> tuple[Array, Array, Array]:
         """Returns the same as `FirstGenerator`, for the small picture f32 [B, h, w, C]; `z` is not used."""
         mean, log_var = Augment(self.condition_dim, self.dtype, name="augment")(text)
-        c = (mean + jnp.exp(log_var / 2) * eps).astype(self.dtype)
+        c = reparameterise(Gaussian(mean, log_var), eps).astype(self.dtype)
 
         def normed(name: str, h: Array) -> Array:
             return NORMS[self.generator_norm](name, h, None, None, train)

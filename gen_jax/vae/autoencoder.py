@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from gen_jax.config import Choice, chosen
 from gen_jax.method import NUM_EXAMPLES, Array, Batch, DataSpec, Key, PyTree, UserError, counted, stream
+from gen_jax.nn.gaussian import LOG_VAR_LIMIT, Gaussian, soft_bound
 from gen_jax.vae import networks, pixels
-from gen_jax.vae.gaussian import LOG_VAR_LIMIT, Gaussian, soft_bound
 from gen_jax.vae.pixels import Pixels
 from gen_jax.vae.priors import PRIORS, Density, Prior
 

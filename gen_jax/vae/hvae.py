@@ -36,9 +36,9 @@ from gen_jax.method import (
     keys_of,
     stream,
 )
+from gen_jax.nn.gaussian import Gaussian, kl_between, log_normal, reparameterise
 from gen_jax.vae import autoencoder, elbo, pictures, pixels, two_levels, vae
 from gen_jax.vae.defaults import vae_config
-from gen_jax.vae.gaussian import Gaussian, kl_between, log_normal, reparameterise
 from gen_jax.vae.priors import Density
 from gen_jax.vae.two_levels import CHOICES, TwoLevels
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.method import Array, Key, UserError, draw
-from gen_jax.vae.gaussian import LOG_VAR_LIMIT, log_normal, soft_bound
+from gen_jax.nn.gaussian import LOG_VAR_LIMIT, log_normal, soft_bound
 
 STATIC_SEED = 0  # of the hashes behind static binarisation: another one is another data set
 LOG_SCALE_LIMIT = 7.0  # of a logistic: Salimans et al. 2017 (released code) bound it at -7 from below

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 
 from gen_jax.config import require_choice
 from gen_jax.method import Array, Key, PyTree, Scalars, UserError
+from gen_jax.nn.gaussian import Gaussian, log_normal
 from gen_jax.optimizer import COMMON
 from gen_jax.parallel import gather_over_devices
 from gen_jax.vae import discriminator
 from gen_jax.vae.elbo import free_bits
-from gen_jax.vae.gaussian import Gaussian, log_normal
 from gen_jax.vae.priors import Density
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.method import Array, Batch, Figure, Key, Picture, Scatter, UserError, draw, to_pixels
-from gen_jax.vae.gaussian import Gaussian
+from gen_jax.nn.gaussian import Gaussian
 from gen_jax.vae.priors import Density, Mixture
 
 PLANE = 2  # latents of a manifold that can be drawn

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.method import Array, Key, PyTree, UserError
-from gen_jax.vae.gaussian import (
+from gen_jax.nn.gaussian import (
     LOG_VAR_LIMIT,
     Gaussian,
     kl_to_standard_normal,

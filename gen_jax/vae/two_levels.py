@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from gen_jax.config import Choice, modules_of
 from gen_jax.method import Array, Batch, DataSpec, Key, PyTree, UserError, stream
+from gen_jax.nn.gaussian import Gaussian
 from gen_jax.vae import autoencoder, pixels
-from gen_jax.vae.gaussian import Gaussian
 from gen_jax.vae.networks import GIVEN, DenseEncoder, Hidden
 from gen_jax.vae.pixels import Pixels
 from gen_jax.vae.priors import Density, Prior

@@ -36,10 +36,10 @@ from gen_jax.method import (
     keys_of,
     stream,
 )
+from gen_jax.nn.gaussian import reparameterise
 from gen_jax.vae import autoencoder, elbo, objectives, pictures, pixels
 from gen_jax.vae.autoencoder import Autoencoder
 from gen_jax.vae.defaults import CHOICES, vae_config
-from gen_jax.vae.gaussian import reparameterise
 from gen_jax.vae.objectives import Draws, Objective, Setting
 
 SECOND = "discriminator"  # the name of an objective's own network in a State

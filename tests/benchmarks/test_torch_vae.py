@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is in the extra bench")
 from clu.parameter_overview import count_parameters  # noqa: E402
 
 from benchmarks import torch_vae  # noqa: E402  after the skip
+from gen_jax.nn.gaussian import LOG_VAR_LIMIT, Gaussian, kl_to_standard_normal, reparameterise, soft_bound  # noqa: E402
 from gen_jax.vae import elbo, likelihood, networks  # noqa: E402
-from gen_jax.vae.gaussian import LOG_VAR_LIMIT, Gaussian, kl_to_standard_normal, reparameterise, soft_bound  # noqa: E402
 
 SHAPE, LATENTS, KL_WEIGHT, FREE_BITS = (8, 12, 3), 2, 0.3, 0.2
 GATED = {"name": "dense", "hidden": (6, 5), "activation": "gated"}

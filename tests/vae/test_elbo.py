@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gen_jax.nn.gaussian import Gaussian, kl_to_standard_normal, log_normal, reparameterise
 from gen_jax.vae.elbo import importance_sampled_nll
-from gen_jax.vae.gaussian import Gaussian, kl_to_standard_normal, log_normal, reparameterise
 
 # Probabilistic PCA with orthogonal directions, so that the exact posterior has a diagonal covariance:
 # x = W z + b + S eps. log p(x) is that of N(b, W W^T + S^2).

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from gen_jax.method import UserError
+from gen_jax.nn.gaussian import Gaussian, log_normal, reparameterise
 from gen_jax.vae import objectives, priors
-from gen_jax.vae.gaussian import Gaussian, log_normal, reparameterise
 from gen_jax.vae.objectives import Draws, Setting
 
 # Probabilistic PCA: x = W z + S eps. With orthogonal directions the exact posterior is diagonal.

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from gen_jax.method import UserError
+from gen_jax.nn.gaussian import Gaussian
 from gen_jax.vae import pictures
-from gen_jax.vae.gaussian import Gaussian
 from gen_jax.vae.priors import Mixture
 
 

@@ -9,8 +9,8 @@ import pytest
 from scipy import special, stats
 
 from gen_jax.method import UserError
+from gen_jax.nn.gaussian import Gaussian, kl_to_standard_normal, reparameterise
 from gen_jax.vae import priors
-from gen_jax.vae.gaussian import Gaussian, kl_to_standard_normal, reparameterise
 from gen_jax.vae.priors import Mixture
 
 RNG = np.random.default_rng(0)

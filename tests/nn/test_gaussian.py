@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import integrate, stats
 
-from gen_jax.vae.gaussian import Gaussian, kl_between, kl_to_standard_normal, log_normal, reparameterise, soft_bound
+from gen_jax.nn.gaussian import Gaussian, kl_between, kl_to_standard_normal, log_normal, reparameterise, soft_bound
 
 
 def test_the_divergence_equals_values_by_hand_and_its_integral():
