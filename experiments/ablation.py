@@ -1,7 +1,7 @@
 """One table for many variants of a model: runs that differ in training, and ways to sample from each, over seeds.
 
 An experiment is an `Ablation`: words of the command line for every run, and a row for every way to sample. `main` does
-the rest: it trains what is missing, measures every row once, and writes table, figure and verdict.
+the rest: it trains what is missing as a sweep, measures every row once, and writes table, figure and verdict.
 """
 
 from __future__ import annotations
@@ -233,10 +233,11 @@ def parse(ablation: Ablation, argv: Sequence[str]) -> tuple[argparse.Namespace, 
     parser.add_argument("--num", type=int, default=ablation.num, help=f"samples per row (default {ablation.num:,})")
     folder = pathlib.Path("runs") / ablation.folder
     parser.add_argument("--runs", type=directory, default=folder, help="folder of the runs")
+    parser.add_argument("--parallel", type=int, default=1, help="runs side by side (default 1)")
     parser.add_argument("--out", type=directory, default=record.RESULTS / ablation.name, help="of table and figure")
     flags, more = parser.parse_known_args(argv)
-    if flags.seeds < 1 or flags.num < 1:
-        raise UserError("--seeds and --num must be at least 1")
+    if min(flags.seeds, flags.num, flags.parallel) < 1:
+        raise UserError("--seeds, --num and --parallel must be at least 1")
     return flags, more
 
 
@@ -268,16 +269,23 @@ def main(ablation: Ablation, argv: Sequence[str]) -> None:
       UserError: a user's mistake.
     """
     flags, more = parse(ablation, argv)
+    line, folder = record.command(ablation.name, argv), flags.runs.absolute()
+    needed = dict.fromkeys(ablation.rows[name].run for name in flags.rows)
+    lines = {
+        f"{run}-seed{seed}": [*words(ablation, run), f"--config.seed={seed}", *more]
+        for seed in range(flags.seeds)
+        for run in needed
+    }
+    runs.train(folder, lines, line, flags.parallel)
+
     found, real, minutes, shown = {}, {}, {}, {}
     for seed in range(flags.seeds):  # all of one seed first, so that early results are comparable
         for name in flags.rows:
             run = ablation.rows[name].run
-            workdir = flags.runs.absolute() / f"{run}-seed{seed}"
-            line = [*words(ablation, run), f"--config.seed={seed}", *more]
-            runs.train(workdir, line)
+            workdir = folder / f"{run}-seed{seed}"
             stages = [each for each in (workdir / "pretrained", workdir) if Run(each).metrics.is_file()]
             minutes[run, seed] = sum(training_seconds(read_metrics(each)) for each in stages) / 60
-            one = measured(ablation, workdir, name, flags.num, runs.resolve(line).num_steps)
+            one = measured(ablation, workdir, name, flags.num, runs.resolve(lines[workdir.name]).num_steps)
             found[name, seed], real = one["values"], one["real"]
             shown.setdefault(name, one["first"])
             told = ", ".join(f"{m} {number(one['values'][m])}" for m in ablation.measures if m in one["values"])
@@ -285,7 +293,7 @@ def main(ablation: Ablation, argv: Sequence[str]) -> None:
     flags.out.mkdir(parents=True, exist_ok=True)
     write_bytes(flags.out / f"{ablation.name}.svg", ablation.figure(found, real, shown).encode())
     report = {
-        "command": record.command(ablation.name, argv),
+        "command": line,
         "verdict": ablation.verdict(found),
         "words": {"every run": [*ablation.words, *more]} | {name: list(own) for name, own in ablation.runs.items()},
         "minutes": {f"{run}, seed {seed}": value for (run, seed), value in minutes.items()},

@@ -436,6 +436,38 @@ def _raise_if_any_failed(trials: Sequence[Trial], folder: pathlib.Path, ledger: 
         raise UserError(f"{len(failed)} of {counted(len(trials), 'run')} failed; the same command tries them again")
 
 
+def check(trials: Sequence[Trial], folder: pathlib.Path) -> list[bool]:
+    """Returns whether each of the runs has finished.
+
+    Raises:
+      UserError: the folder of one holds other files, a run with another config, or one of more steps.
+    """
+    finished = []
+    for trial in trials:
+        run = Run(folder / trial.name)
+        run.refuse_other_files()
+        train.refuse_changes(run, trial.config)
+        finished.append(is_finished(run, trial.config))
+    return finished
+
+
+def train_in(folder: pathlib.Path, trials: Sequence[Trial], line: str, parallel: int = 1) -> None:
+    """Trains what has not finished, with the ledger of the folder; no other process may train there.
+
+    Args:
+      folder: of the runs' folders.
+      trials: the runs.
+      line: the command, which continues the sweep.
+      parallel: number of runs side by side.
+
+    Raises:
+      UserError: another sweep trains there, or runs failed.
+      SystemExit: after a stop signal, when all runs have stopped.
+    """
+    with Run(folder).lock():
+        train_all(trials, folder, Ledger(folder / LEDGER, line), parallel)
+
+
 def main(argv: list[str]) -> None:
     """Runs a sweep.
 
@@ -449,20 +481,13 @@ def main(argv: list[str]) -> None:
     if Run(folder).config_path.is_file():
         raise UserError(f"{folder} holds a run: choose another --workdir for the sweep")
     trials = trials_of(flags.config, fixed, words, flags.random, flags.random_seed)
-    finished = []
-    for trial in trials:
-        run = Run(folder / trial.name)
-        run.refuse_other_files()
-        train.refuse_changes(run, trial.config)
-        finished.append(is_finished(run, trial.config))
+    finished = check(trials, folder)
     if flags.dry_run:
         for trial, done in zip(trials, finished, strict=True):
             line = shlex.join([*_PROGRAM, *trial.words, f"--workdir={folder / trial.name}"])
             print(f"{line}  # finished" if done else line)
         return
-    with Run(folder).lock():
-        ledger = Ledger(folder / LEDGER, shlex.join(["python", "-m", "gen_jax.sweep", *argv]))
-        train_all(trials, folder, ledger, flags.parallel)
+    train_in(folder, trials, shlex.join(["python", "-m", "gen_jax.sweep", *argv]), flags.parallel)
     print(f"to compare them: {shlex.join([*_PROGRAM, '--mode=compare', str(folder)])}")
 
 

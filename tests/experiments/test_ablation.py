@@ -64,10 +64,12 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Replaces training, sampling and judging; returns the names and sizes of what was sampled."""
     drawn = []
 
-    def train(workdir, line):
-        workdir.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({"step": step, "seconds": 60.0 * step}) for step in (1, 5)]
-        Run(workdir).metrics.write_text("\n".join(lines))
+    def train(folder, lines, command, parallel):
+        assert command.startswith("python -m experiments.example --")
+        for name in lines:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            reports = [json.dumps({"step": step, "seconds": 60.0 * step}) for step in (1, 5)]
+            Run(folder / name).metrics.write_text("\n".join(reports))
 
     def load(workdir, words, free):
         assert free == configs.JUDGING  # rows may sample and judge in other ways
