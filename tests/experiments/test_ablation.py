@@ -127,6 +127,22 @@ def test_rows_and_seeds_are_measured_once_and_stand_in_the_table(tmp_path, made_
     assert "second, seed 0: loss 5" in capsys.readouterr().out
 
 
+def test_a_dear_row_is_measured_for_its_own_number_of_seeds(tmp_path, made_up: list):
+    dear = EXAMPLE.rows | {
+        "dear": ablation.Row("a", ("--config.sample.num_steps=9",), seeds=1),
+        "only": ablation.Row("c", seeds=1),
+    }
+    some = EXAMPLE._replace(rows=dear, runs=EXAMPLE.runs | {"c": ()})
+    ablation.main(some, [f"--runs={tmp_path}/runs", f"--out={tmp_path}/out"])
+    assert [name for name, _ in made_up] == ["a-seed0", "b-seed0", "a-seed0", "c-seed0", "a-seed1", "b-seed1"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "a-seed0", "a-seed1", "b-seed0", "b-seed1", "c-seed0",
+    ]  # fmt: skip
+    ((_, rows),) = json.loads((tmp_path / "out/report.json").read_text())["tables"].items()
+    assert [row[""] for row in rows] == ["first", "second", "dear (1 seed)", "only (1 seed)", "real test images"]
+    assert [row["loss"] for row in rows[:4]] == ["3 (1 to 5)", "4 (2 to 6)", "3", "4"]
+
+
 def test_an_experiment_without_samples_is_refused(tmp_path):
     with pytest.raises(UserError, match="at least 1"):
         ablation.main(EXAMPLE, ["--num=0", f"--runs={tmp_path}", f"--out={tmp_path}"])
