@@ -33,4 +33,4 @@ def train(folder: pathlib.Path, lines: Mapping[str, Sequence[str]], command: str
     for trial in trials:
         methods.check(trial.config)
     sweep.check(trials, folder)
-    sweep.train_in(folder, trials, command, parallel)
+    sweep.train_in(folder, trials, command, sweep.places(parallel))

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
 import random
 import re
@@ -63,6 +64,18 @@ class Trial(NamedTuple):
     name: str
     words: tuple[str, ...]
     config: Any
+
+
+class Place(NamedTuple):
+    """Where the process of a run computes.
+
+    Attributes:
+      cores: the only ones that it may use; empty for no limit.
+      gpu: number or name of the only GPU that it sees; empty for all of them.
+    """
+
+    cores: tuple[int, ...] = ()
+    gpu: str = ""
 
 
 class Process(Protocol):
@@ -263,15 +276,47 @@ class Ledger:
         write_json(self._path, {"command": self._command, "runs": self.runs})
 
 
-def start_process(trial: Trial, folder: pathlib.Path) -> Process:
+def places(parallel: int, gpus: Sequence[str] = (), cores: Sequence[int] | None = None) -> list[Place]:
+    """Returns the places of so many runs side by side: each has its share of the GPUs, or else of the cores.
+
+    Processes that share all cores get in each other's way (docs/sweeps.md has a measurement).
+
+    Args:
+      parallel: number of runs.
+      gpus: of the machine; a run gets one of them, several runs the same one if there are too few.
+      cores: of the machine; None stands for those that this process may use. Too few are not divided.
+
+    Example:
+      >>> places(2, cores=[0, 1, 2, 3])
+      [Place(cores=(0, 2), gpu=''), Place(cores=(1, 3), gpu='')]
+      >>> places(2, gpus=["0", "1"])
+      [Place(cores=(), gpu='0'), Place(cores=(), gpu='1')]
+    """
+    if gpus:
+        return [Place(gpu=gpus[n % len(gpus)]) for n in range(parallel)]
+    if cores is None:  # macOS and Windows have no such call
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if not 1 < parallel <= len(cores):
+        return [Place()] * parallel
+    return [Place(cores=tuple(cores[n::parallel])) for n in range(parallel)]
+
+
+def start_process(trial: Trial, folder: pathlib.Path, place: Place) -> Process:
     """Starts the process of a run. It appends what it prints to a file in `logs`."""
     path = log_of(trial, folder)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         log = path.open("ab")
-    words = [sys.executable, "-m", "gen_jax.main", *trial.words, f"--workdir={folder / trial.name}"]
+    words = [sys.executable, *_PROGRAM[1:], *trial.words, f"--workdir={folder / trial.name}"]
+    seen = {"CUDA_VISIBLE_DEVICES": place.gpu, "HIP_VISIBLE_DEVICES": place.gpu} if place.gpu else {}
     with log:  # in a session of its own: a terminal's Ctrl-C reaches only the sweep, which asks its runs to stop
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=os.environ | seen
+        )
+    if place.cores:
+        with contextlib.suppress(OSError):  # it has ended already
+            os.sched_setaffinity(process.pid, place.cores)
+    return process
 
 
 def log_of(trial: Trial, folder: pathlib.Path) -> pathlib.Path:
@@ -320,8 +365,8 @@ def train_all(
     trials: Sequence[Trial],
     folder: pathlib.Path,
     ledger: Ledger,
-    parallel: int = 1,
-    start: Callable[[Trial, pathlib.Path], Process] = start_process,
+    places: Sequence[Place] = (Place(),),
+    start: Callable[[Trial, pathlib.Path, Place], Process] = start_process,
 ) -> None:
     """Trains what has not finished, in order, and prints a line whenever a run starts or ends; passes over failures.
 
@@ -329,7 +374,7 @@ def train_all(
       trials: the runs.
       folder: of their folders.
       ledger: of the sweep.
-      parallel: number of runs side by side.
+      places: of the runs side by side, at most one run in each.
       start: starts the process of a run.
 
     Raises:
@@ -340,7 +385,7 @@ def train_all(
     for trial in trials:
         ledger.note(trial, "waiting" if trial in waiting else "finished")
     print(f"{folder}: {counted(len(trials), 'run')}, {len(trials) - len(waiting)} of them finished before", flush=True)
-    runner = _Runner(folder, ledger, parallel, start, waiting)
+    runner = _Runner(folder, ledger, places, start, waiting)
     with train.StopRequests() as stopped:
         try:
             while (runner.waiting or runner.running) and not stopped():
@@ -359,6 +404,7 @@ def train_all(
 class _Running(NamedTuple):
     trial: Trial
     process: Process
+    place: int  # index
     began: float
 
 
@@ -368,8 +414,8 @@ class _Runner:
 
     folder: pathlib.Path
     ledger: Ledger
-    parallel: int
-    start: Callable[[Trial, pathlib.Path], Process]
+    places: Sequence[Place]
+    start: Callable[[Trial, pathlib.Path, Place], Process]
     waiting: list[Trial]
     running: list[_Running] = dataclasses.field(default_factory=list)
     ended: list[tuple[int, float]] = dataclasses.field(default_factory=list)  # steps and seconds of those that finished
@@ -377,13 +423,15 @@ class _Runner:
     def start_more(self) -> None:
         """Starts as many of the waiting runs as there is room for."""
         for trial in self.waiting[:]:
-            if len(self.running) == self.parallel:
+            free = {*range(len(self.places))} - {each.place for each in self.running}
+            if not free:
                 return
             if is_free(Run(self.folder / trial.name)):
                 self.waiting.remove(trial)
                 self.ledger.note(trial, "running")
                 print(f"{trial.name}: starts; its lines are in {log_of(trial, self.folder)}", flush=True)
-                self.running.append(_Running(trial, self.start(trial, self.folder), time.monotonic()))
+                process = self.start(trial, self.folder, self.places[min(free)])
+                self.running.append(_Running(trial, process, min(free), time.monotonic()))
             elif self.ledger.runs[trial.name]["state"] != "in use":
                 self.ledger.note(trial, "in use")
                 print(f"{trial.name}: another process trains there; it comes later", flush=True)
@@ -422,7 +470,7 @@ class _Runner:
     def _left(self) -> str:
         steps = [trial.config.num_steps for trial in (*self.waiting, *(each.trial for each in self.running))]
         time_left = (
-            f", about {duration(seconds_left(self.ended, steps, self.parallel))}" if self.ended and steps else ""
+            f", about {duration(seconds_left(self.ended, steps, len(self.places)))}" if self.ended and steps else ""
         )
         return f"{counted(len(steps), 'run')} left{time_left}"
 
@@ -451,21 +499,21 @@ def check(trials: Sequence[Trial], folder: pathlib.Path) -> list[bool]:
     return finished
 
 
-def train_in(folder: pathlib.Path, trials: Sequence[Trial], line: str, parallel: int = 1) -> None:
+def train_in(folder: pathlib.Path, trials: Sequence[Trial], line: str, places: Sequence[Place]) -> None:
     """Trains what has not finished, with the ledger of the folder; no other process may train there.
 
     Args:
       folder: of the runs' folders.
       trials: the runs.
       line: the command, which continues the sweep.
-      parallel: number of runs side by side.
+      places: of the runs side by side.
 
     Raises:
       UserError: another sweep trains there, or runs failed.
       SystemExit: after a stop signal, when all runs have stopped.
     """
     with Run(folder).lock():
-        train_all(trials, folder, Ledger(folder / LEDGER, line), parallel)
+        train_all(trials, folder, Ledger(folder / LEDGER, line), places)
 
 
 def main(argv: list[str]) -> None:
@@ -487,7 +535,9 @@ def main(argv: list[str]) -> None:
             line = shlex.join([*_PROGRAM, *trial.words, f"--workdir={folder / trial.name}"])
             print(f"{line}  # finished" if done else line)
         return
-    train_in(folder, trials, shlex.join(["python", "-m", "gen_jax.sweep", *argv]), flags.parallel)
+    gpus = flags.gpus.split(",") if flags.gpus else []
+    line = shlex.join(["python", "-m", "gen_jax.sweep", *argv])
+    train_in(folder, trials, line, places(flags.parallel or len(gpus) or 1, gpus))
     print(f"to compare them: {shlex.join([*_PROGRAM, '--mode=compare', str(folder)])}")
 
 
@@ -510,7 +560,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
     )
     parser.add_argument("--random", type=int, metavar="N", help="train N combinations drawn at random, instead of all")
     parser.add_argument("--random_seed", type=int, default=0, metavar="SEED", help="of the draw; default: 0")
-    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="runs side by side; default: 1")
+    parser.add_argument(
+        "--parallel", type=int, metavar="N", help="runs side by side, each with its share of the cores; default: 1"
+    )
+    parser.add_argument(
+        "--gpus", default="", metavar="0,1", help="each run sees one of these; as many run side by side"
+    )
     parser.add_argument("--dry_run", action="store_true", help="check the configs and print the runs' commands")
     flags, rest = parser.parse_known_args(argv)
     fixed = [word for word in rest if word.startswith("--config.")]
