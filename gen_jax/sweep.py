@@ -31,6 +31,7 @@ import jax
 
 from gen_jax import command, methods, stages, train
 from gen_jax import config as configs
+from gen_jax import search as searching
 from gen_jax.compare import LEDGER
 from gen_jax.method import UserError, counted
 from gen_jax.report import duration
@@ -49,6 +50,11 @@ Train one run for each combination of values. Example:
 Words without dashes are swept over, and the last one varies fastest. --config.<key>=<value> holds for every run. A
 value that contains commas goes into brackets: network.multipliers=[1,2],[1,2,2]. The same command continues a sweep
 that was interrupted: it resumes what was cut short, tries again what failed, and repeats nothing that has finished.
+
+With --search, Optuna chooses the values of each run by the results of those before, from lists and from ranges:
+
+  python -m gen_jax.sweep --config=ddpm_mnist:tiny optimizer.learning_rate=1e-4..1e-2:log network.channels=8,16 \\
+      --search=20 --metric=frechet_distance
 """
 
 
@@ -184,12 +190,10 @@ def trials_of(path: str, fixed: Sequence[str], words: Sequence[str], num: int | 
       UserError: a mistake in any of them, or two that are equal.
     """
     base = methods.load(path)[2]
-    axes = [_axis(word) for word in words]
-    keys = [key for key, _ in axes] + [word.partition("=")[0].removeprefix("--config.") for word in fixed]
-    places = [methods.options(base).place(key) for key in keys]
-    for key, place in zip(keys, places, strict=True):
-        if places.count(place) > 1:
-            raise UserError(f"{key} is given more than once")
+    axes = _axes(base, fixed, words)
+    for key, text in axes:
+        if searching.read_range(text):
+            raise UserError(f"{key}={text} is a range: --search=<number of runs> chooses from it")
     found: dict[str, Trial] = {}
     for values in combinations([split(text) for _, text in axes], num, seed):
         trial = _trial(path, base, fixed, {key: value for (key, _), value in zip(axes, values, strict=True)})
@@ -199,11 +203,38 @@ def trials_of(path: str, fixed: Sequence[str], words: Sequence[str], num: int | 
     return [*found.values()]
 
 
-def _axis(word: str) -> tuple[str, str]:
-    key, equals, text = word.partition("=")
-    if not equals or not key:
-        raise UserError(f"{word!r} has no values: write them as in seed=0,1,2 (see --help)")
-    return key, text
+def _axes(base: Any, fixed: Sequence[str], words: Sequence[str]) -> list[tuple[str, str]]:
+    """The key and the text of each word to sweep over; none is given twice."""
+    axes = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"{word!r} has no values: write them as in seed=0,1,2 (see --help)")
+        axes.append((key, text))
+    keys = [key for key, _ in axes] + [word.partition("=")[0].removeprefix("--config.") for word in fixed]
+    places = [methods.options(base).place(key) for key in keys]
+    for key, place in zip(keys, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{key} is given more than once")
+    return axes
+
+
+def space_of(base: Any, path: str, fixed: Sequence[str], words: Sequence[str]) -> searching.Space:
+    """Returns what a search chooses from. The arguments are those of `trials_of`, and the config of the path.
+
+    Raises:
+      UserError: a mistake in any of the words; a value of a list, or an end of a range, that the config refuses.
+    """
+    space = {key: searching.read_range(text) or split(text) for key, text in _axes(base, fixed, words)}
+    ends = {
+        key: list(map(str, values[:2])) if isinstance(values, searching.Range) else values
+        for key, values in space.items()
+    }
+    first = {key: texts[0] for key, texts in ends.items()}
+    for key, texts in ends.items():
+        for text in texts:
+            _trial(path, base, fixed, first | {key: text})
+    return space
 
 
 def _trial(path: str, base: Any, fixed: Sequence[str], texts: Mapping[str, str]) -> Trial:
@@ -475,13 +506,17 @@ class _Runner:
         return f"{counted(len(steps), 'run')} left{time_left}"
 
 
+class FailedError(UserError):
+    """Runs of a sweep failed; all others ended well."""
+
+
 def _raise_if_any_failed(trials: Sequence[Trial], folder: pathlib.Path, ledger: Ledger) -> None:
     failed = [trial for trial in trials if ledger.runs[trial.name]["state"] == "failed"]
     for trial in failed:
         entry = ledger.runs[trial.name]
         print(f"gen_jax: {trial.name} failed: {entry['message']}; see {log_of(trial, folder)}", file=sys.stderr)
     if failed:
-        raise UserError(f"{len(failed)} of {counted(len(trials), 'run')} failed; the same command tries them again")
+        raise FailedError(f"{len(failed)} of {counted(len(trials), 'run')} failed; the same command tries them again")
 
 
 def check(trials: Sequence[Trial], folder: pathlib.Path) -> list[bool]:
@@ -516,6 +551,41 @@ def train_in(folder: pathlib.Path, trials: Sequence[Trial], line: str, places: S
         train_all(trials, folder, Ledger(folder / LEDGER, line), places)
 
 
+def search(
+    folder: pathlib.Path,
+    flags: argparse.Namespace,
+    fixed: Sequence[str],
+    words: Sequence[str],
+    line: str,
+    places: Sequence[Place],
+) -> None:
+    """Runs a sweep whose values Optuna chooses, and prints the best run.
+
+    Raises:
+      UserError: see `space_of`, `searching.Search` and `searching.run`.
+    """
+    base = methods.load(flags.config)[2]
+    space = space_of(base, flags.config, fixed, words)
+
+    def made(texts: Mapping[str, str]) -> Trial:
+        return _trial(flags.config, base, fixed, texts)
+
+    def train_some(proposed: Sequence[Mapping[str, str]]) -> list[pathlib.Path | None]:
+        trials = [made(texts) for texts in proposed]
+        check(trials, folder)
+        with contextlib.suppress(FailedError):
+            train_all([*{trial.name: trial for trial in trials}.values()], folder, ledger, places)
+        done = [ledger.runs[trial.name]["state"] == "finished" for trial in trials]
+        return [folder / trial.name if good else None for trial, good in zip(trials, done, strict=True)]
+
+    with Run(folder).lock():
+        study = searching.Search(folder, space, flags.random_seed)
+        ledger = Ledger(folder / LEDGER, line)
+        best = folder / made(searching.run(study, flags.search, flags.metric, len(places), train_some)).name
+    found = searching.score(best, flags.metric)
+    print(f"best of {counted(study.num_ended, 'run')}: {found.name} {found.value:.4g} in {best}")
+
+
 def main(argv: list[str]) -> None:
     """Runs a sweep.
 
@@ -528,16 +598,20 @@ def main(argv: list[str]) -> None:
     folder = directory(flags.workdir or pathlib.Path("runs") / "-".join(filter(None, (name, variant, "sweep"))))
     if Run(folder).config_path.is_file():
         raise UserError(f"{folder} holds a run: choose another --workdir for the sweep")
+    gpus = flags.gpus.split(",") if flags.gpus else []
+    where = places(flags.parallel or len(gpus) or 1, gpus)
+    line = shlex.join(["python", "-m", "gen_jax.sweep", *argv])
+    if flags.search is not None:
+        search(folder, flags, fixed, words, line, where)
+        return
     trials = trials_of(flags.config, fixed, words, flags.random, flags.random_seed)
     finished = check(trials, folder)
     if flags.dry_run:
         for trial, done in zip(trials, finished, strict=True):
-            line = shlex.join([*_PROGRAM, *trial.words, f"--workdir={folder / trial.name}"])
-            print(f"{line}  # finished" if done else line)
+            command_line = shlex.join([*_PROGRAM, *trial.words, f"--workdir={folder / trial.name}"])
+            print(f"{command_line}  # finished" if done else command_line)
         return
-    gpus = flags.gpus.split(",") if flags.gpus else []
-    line = shlex.join(["python", "-m", "gen_jax.sweep", *argv])
-    train_in(folder, trials, line, places(flags.parallel or len(gpus) or 1, gpus))
+    train_in(folder, trials, line, where)
     print(f"to compare them: {shlex.join([*_PROGRAM, '--mode=compare', str(folder)])}")
 
 
@@ -559,7 +633,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
         "--workdir", metavar="DIR", help="folder of the sweep; default: runs/<config>[-<variant>]-sweep"
     )
     parser.add_argument("--random", type=int, metavar="N", help="train N combinations drawn at random, instead of all")
-    parser.add_argument("--random_seed", type=int, default=0, metavar="SEED", help="of the draw; default: 0")
+    parser.add_argument("--random_seed", type=int, default=0, metavar="SEED", help="of the draw or search; default: 0")
+    parser.add_argument("--search", type=int, metavar="N", help="let Optuna choose the values of N runs")
+    parser.add_argument("--metric", metavar="NAME", help="of the report, to choose by: frechet_distance")
     parser.add_argument(
         "--parallel", type=int, metavar="N", help="runs side by side, each with its share of the cores; default: 1"
     )
@@ -575,7 +651,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
             parser.error(f"unknown argument {word!r}: values are written without dashes, as in seed=0,1,2")
     if not words:
         parser.error("nothing to sweep over: give values such as seed=0,1,2")
-    for name in ("random", "parallel"):
+    if (flags.search is None) != (flags.metric is None):
+        parser.error("--search=<number of runs> and --metric=<name> go together")
+    if flags.search is not None and (flags.random is not None or flags.dry_run):
+        parser.error(f"--search does not go with --{'dry_run' if flags.dry_run else 'random'}")
+    for name in ("random", "parallel", "search"):
         if (number := getattr(flags, name)) is not None and number < 1:
             parser.error(f"--{name} is {number}; it must be at least 1")
     return flags, fixed, words
