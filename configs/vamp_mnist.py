@@ -7,8 +7,9 @@
 The prior is the mean of the encoder's posteriors at 500 learned pseudo-inputs. Training took 18 minutes on two cores of
 an Intel Xeon, beside other work; the second command finds a negative log-likelihood of 86.5 nats (seed 0, standard
 error 0.7; published: 85.57). Each pixel of each image is drawn once, by a fixed seed of this project's own, and not as
-by Larochelle & Murray 2011, on whose draw the paper measures. For comparison, `--config.vae.prior=standard --workdir=runs/standard_prior` trains the same network
-without pseudo-inputs. Variant: `:tiny` is a short run that checks that everything works.
+by Larochelle & Murray 2011, on whose draw the paper measures. For comparison, `--config.vae.prior=standard
+--workdir=runs/standard_prior` trains the same network without pseudo-inputs. Variant: `:tiny` is a short run that
+checks that everything works.
 """
 
 from ml_collections import ConfigDict
