@@ -72,14 +72,19 @@ def losses(model: sample.Model, data: dataset.Dataset) -> Values:
 
 
 def draw(model: sample.Model, spec: DataSpec, num: int) -> tuple[judges.Samples, float]:
-    """Returns samples, drawn in batches, and images per second; labels follow the shares of the training images."""
-    condition = sample.conditions(model.method, model.spec, num, evaluate.asked(model.method, spec, num))
+    """Returns samples, drawn in batches, and images per second. Labels follow the shares of the training images; texts
+    are the captions of test pictures.
+    """
+    texts = model.texts
+    asked = evaluate.asked(model.method, spec, num) | ({} if texts is None else texts.conditions(num))
+    condition = sample.conditions(model.method, model.spec, num, asked)
     generated, seconds, before = [], [], time.perf_counter()
     for images in model.batches(model.state, condition, 0, num):
         seconds.append((time.perf_counter() - before) / len(images))
         generated.append(images)
         before = time.perf_counter()
-    samples = judges.Samples(np.concatenate(generated), condition.get("label"), evaluate.described(model))
+    captions = () if texts is None else texts.captions(num)
+    samples = judges.Samples(np.concatenate(generated), condition.get("label"), evaluate.described(model), captions)
     return samples, 1 / statistics.median(seconds[1:] or seconds)  # the first batch compiles
 
 

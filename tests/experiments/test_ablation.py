@@ -10,6 +10,7 @@ from experiments import (
     ablation,
     acgan,
     acgan_sweep,
+    captions,
     codes,
     guidance,
     latents,
@@ -28,12 +29,12 @@ from gen_jax import config as configs
 from gen_jax import judges, methods, parallel, sample
 from gen_jax.data import dataset
 from gen_jax.diffusion import model
-from gen_jax.method import DataSpec, UserError, labelled
+from gen_jax.method import DataSpec, Feature, UserError, labelled
 from gen_jax.run import Run
 
 MODULES = (
-    acgan, acgan_sweep, codes, guidance, latents, paths, predictions, priors, removed_convolution, schedules, stacked,
-    steps, trilemma, zero_snr,
+    acgan, acgan_sweep, captions, codes, guidance, latents, paths, predictions, priors, removed_convolution, schedules,
+    stacked, steps, trilemma, zero_snr,
 )  # fmt: skip
 EXPERIMENTS = [each.ABLATION for each in MODULES]
 SPECS = {
@@ -41,6 +42,9 @@ SPECS = {
     "cifar10": DataSpec("cifar10", (32, 32, 3), 50_000, labelled("0123456789")),
     "stacked:mnist": DataSpec("stacked:mnist", (28, 28, 3), 60_000),
     "image_folder:": DataSpec("pictures", (64, 64, 3), 2_700),
+    "captioned_shapes": DataSpec(
+        "captioned_shapes", (64, 64, 3), 10_000, {"text": Feature((4, 64), "float32", several=True)}
+    ),
 }
 
 
