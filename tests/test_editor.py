@@ -29,8 +29,8 @@ def model_of(name, *words, spec=SPEC):
     stage = None if whole is None else methods.make_stage(whole, spec)
     method, mesh = methods.make(config, spec, stage), parallel.make_mesh(2)
     batch = {name: np.zeros(part.shape, part.dtype) for name, part in spec.abstract_batch(4).items()}
-    frozen = {} if stage is None else jax.jit(stage.method.init)(parallel.make_key(1), batch, {}).ema
-    state = jax.jit(method.init)(parallel.make_key(0), batch, frozen)
+    frozen = {} if stage is None else stage.method.init(parallel.make_key(1), batch, {}).ema
+    state = method.init(parallel.make_key(0), batch, frozen)
     rng = np.random.default_rng(0)
     ema = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(leaf.dtype), state.ema)
     state = jax.device_put(state.replace(ema=ema), parallel.replicated(mesh))
