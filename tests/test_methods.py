@@ -471,7 +471,7 @@ def test_images_of_any_size_have_their_shapes(name):
     check_frames(jax.eval_shape(method.snapshots, state, state.key) if method.snapshots else {})
 
 
-def test_images_of_any_size_are_trained_on_sampled_and_drawn(one_of_family):
+def test_images_of_any_size_are_trained_on_and_sampled(one_of_family):
     name, size = one_of_family, "9x12x3"
     made = make(name, *FAST, size=size)
     batch = batch_of(0, made.spec)
@@ -479,7 +479,6 @@ def test_images_of_any_size_are_trained_on_sampled_and_drawn(one_of_family):
     assert np.isfinite(float(scalars["loss"]))
     keys = jax.random.split(jax.random.key(5), 6)
     check_samples(np.asarray(compiled(name, "sample", size)(state, keys, condition_of(made, 6))), made.spec)
-    check_pictures(compiled(name, "pictures", size)(state, jax.random.key(0), batch), made.spec)
 
 
 def check_pictures(pictures, spec):
@@ -595,7 +594,7 @@ def test_under_adam_devices_agree_but_for_leaves_without_a_gradient(name):
 
 
 def test_accumulation_equals_the_whole_batch(step_of):
-    state = train(step_of, *SGD, "--config.accumulate=2", start=make(step_of, *SGD)).state
+    state = train_made(make(step_of, *SGD, "--config.accumulate=2"), start=make(step_of, *SGD)).state
     assert_near(params_of(state), sgd_params(step_of))
 
 
