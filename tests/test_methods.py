@@ -474,8 +474,7 @@ def test_images_of_any_size_have_their_shapes(name):
 def test_images_of_any_size_are_trained_on_and_sampled(one_of_family):
     name, size = one_of_family, "9x12x3"
     made = make(name, *FAST, size=size)
-    batch = batch_of(0, made.spec)
-    state, scalars = compiled(name, "step", size)(initial(name, size), batch)
+    state, scalars = compiled(name, "step", size)(initial(name, size), batch_of(0, made.spec))
     assert np.isfinite(float(scalars["loss"]))
     keys = jax.random.split(jax.random.key(5), 6)
     check_samples(np.asarray(compiled(name, "sample", size)(state, keys, condition_of(made, 6))), made.spec)
