@@ -16,10 +16,10 @@ test: $(VENV)/.test  ## the fast tests and all docstring examples
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: $(VENV)/.test  ## the tests of whole runs, and of the contract of every method
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'long and not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'long and not slow' tests
 
 test-slow: $(VENV)/.test  ## the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow tests
 
 torture: $(VENV)/.test  ## N runs of every method, killed, resumed and compared with uninterrupted runs
 	$(BIN)/python tests/torture.py --runs=$(N)

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -23,6 +24,15 @@ _CHOICE_OF_EMITTERS = tuple(int(n) for n in importlib.metadata.version("jaxlib")
 os.environ.setdefault("XLA_FLAGS", _FLAGS + " --xla_cpu_use_fusion_emitters=false" * _CHOICE_OF_EMITTERS)
 if xla.needed():
     os.environ["XLA_FLAGS"] += f" {xla.SAFE}"
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: the garbage collector need not look at it again and again.
+
+    Tracing makes so many objects that it would look often, and take a sixth of the time of some files.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -90,9 +100,25 @@ def data_config(data_dir: pathlib.Path | str, name: str, **changes: Any) -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(common: pathlib.Path) -> None:
-    """Keeps the caches of tests out of the user's."""
+def _own_cache(common: pathlib.Path) -> Iterator[None]:
+    """Keeps the caches of tests out of the user's, and of a command inside a test only programs that take long.
+
+    This process has the small ones in its memory, and to store one JAX looks through all that are stored.
+    """
+    import jax
+
+    from gen_jax import main
+
     os.environ["XDG_CACHE_HOME"] = str(common / "cache")
+    use = main._use_compilation_cache
+
+    def use_sparingly() -> None:
+        use()
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "_use_compilation_cache", use_sparingly)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,12 @@
 import ast
 import collections.abc
+import copy
 import dataclasses
 import fnmatch
 import functools
 import importlib
 import inspect
+import itertools
 import json
 import pathlib
 import re
@@ -42,8 +44,9 @@ def one_line(error):
     return str(error.value)
 
 
+@functools.cache
 def default(method):
-    """A config of a method, of which nothing is said."""
+    """A config of a method, of which nothing is said; shared by all tests."""
     return methods.complete(ConfigDict({"method": method}))
 
 
@@ -340,50 +343,63 @@ def condition_of(method, spec, num):
     return {name: jax.ShapeDtypeStruct((num, *f.given), f.dtype) for name, f in features.items()}
 
 
-def keys_read(config, monkeypatch, size=16):
-    """Keys that make a method, or that its networks ask for when it is traced: init, step, evaluate, sample, pictures.
+def unread(config, keys, monkeypatch, size=16):
+    """Those of `keys` that nothing asks for: not what makes a method, nor what is traced of it until all are read.
 
-    A network is given all its fields at once; of those, what counts is what the module itself asks for in our code.
-    A first stage is a method of its own, whose keys stand below `pretrained`.
+    That is, in this order: init, evaluate, step, sample, pictures. A network is given all its fields at once; of those,
+    what counts is what the module itself asks for in our code. A first stage is a method of its own, whose keys stand
+    below `pretrained`.
     """
-    read, fields = set(), set()
+    read = keys_read_by_the_rest() | {f"data.text.{key}" for key in config.data.get("text", ())}  # see tests/text
     # Large enough for the strides of every config; codes are those of images of 28x28 alone.
     size = 28 if methods.stage_of(config) is not None else size
     spec = dataclasses.replace(SPEC, image_shape=(size, size, 1))
     spec = of_data(config, spec)
     whole, stage = stage_of(config, spec)
+    if whole is not None:
+        inner = {key.removeprefix("pretrained.") for key in keys if key.startswith("pretrained.")}
+        read |= {f"pretrained.{key}" for key in inner - unread(whole, inner, monkeypatch, size)}
     # Not by `methods.make`, which would copy the config.
-    method = importlib.import_module(methods.METHODS[config.method]).make(Recorded(config, read), spec, stage)
+    asked = set()
+    method = importlib.import_module(methods.METHODS[config.method]).make(Recorded(config, asked), spec, stage)
     networks = methods.options(config).choices.get("network")
-    modules = networks.table[config.network.name] if networks else ()
-    get = object.__getattribute__
+    modules = networks.table[config.network.name] if networks else ()  # none, where the network is a first stage's
 
-    def noting(module, name):
-        if (
-            modules  # none, where the network is a first stage's
-            and name in config.network
-            and isinstance(module, modules)
-            and sys._getframe(1).f_code.co_filename.startswith(str(PACKAGE))
-        ):
-            scope = get(module, "scope")
-            if scope is not None and scope.path == ():
-                fields.add(f"network.{name}")
-        return get(module, name)
+    def left():
+        return keys - read - {key for key in asked if not key.startswith("network.") or key == "network.name"}
 
     with monkeypatch.context() as patch:
-        patch.setattr(nn.Module, "__getattribute__", noting, raising=False)
+        for module in modules:
+            patch.setattr(module, "__getattribute__", noting({*config.network}, read), raising=False)
         state = methods.abstract_state(method, spec, stage, parallel.make_mesh(1))
         batch = spec.abstract_batch(16)
-        keys = jax.eval_shape(functools.partial(jax.random.split, num=16), state.key)
+        keys_of_samples = jax.eval_shape(functools.partial(jax.random.split, num=16), state.key)
         lead = (method.batches_per_step,) if method.batches_per_step > 1 else ()
         several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), batch)
-        jax.eval_shape(method.step, state, several)
-        jax.eval_shape(method.evaluate, state, batch, state.key)
-        jax.eval_shape(method.sample, state, keys, condition_of(method, spec, 16))
-        jax.eval_shape(method.pictures, state, state.key, batch)
-    found = {key for key in read if not key.startswith("network.") or key == "network.name"} | fields
-    found |= keys_read_by_the_rest() | {f"data.text.{key}" for key in config.data.get("text", ())}  # see tests/text
-    return found | ({f"pretrained.{key}" for key in keys_read(whole, monkeypatch, size)} if whole else set())
+        calls = {
+            method.evaluate: (state, batch, state.key),
+            method.step: (state, several),
+            method.sample: (state, keys_of_samples, condition_of(method, spec, 16)),
+            method.pictures: (state, state.key, batch),
+        }
+        for function, given in calls.items():
+            if left():
+                jax.eval_shape(function, *given)
+    return left()
+
+
+def noting(names, read):
+    """The `__getattribute__` of a module that notes which of its fields our code asks it for."""
+    get = object.__getattribute__
+
+    def found(module, name):
+        if name in names and sys._getframe(1).f_code.co_filename.startswith(str(PACKAGE)):
+            scope = get(module, "scope")
+            if scope is not None and scope.path == ():
+                read.add(f"network.{name}")
+        return get(module, name)
+
+    return found
 
 
 @functools.cache
@@ -418,8 +434,9 @@ ALIKE = {
 )
 def test_every_key_of_every_config_is_read(path, monkeypatch):
     config = methods.load(f"{path}:tiny")[2]
-    unread = configs.flatten(config).keys() - keys_read(config, monkeypatch)
-    assert unread == {key for key, on in ASKED_WHERE.items() if key in configs.flatten(config) and not on(config)}
+    keys = {*configs.flatten(config)}
+    expected = {key for key, on in ASKED_WHERE.items() if key in keys and not on(config)}
+    assert unread(config, keys, monkeypatch) == expected
 
 
 # Networks of every name, for 16x16 images, with all on that makes a field count.
@@ -470,7 +487,7 @@ def test_every_network_is_tried_complete():
 @pytest.mark.parametrize(("method", "name"), COMPLETE)
 def test_every_field_of_every_network_is_read(method, name, monkeypatch):
     config = overridden(default(method), f"network={name}", *COMPLETE[method, name])
-    assert {f"network.{key}" for key in config.network} - keys_read(config, monkeypatch) == set()
+    assert unread(config, {f"network.{key}" for key in config.network}, monkeypatch) == set()
 
 
 # What follows is about every choice of every method, also below `pretrained`: of the autoencoder that latent diffusion
@@ -579,6 +596,7 @@ READ_WITH = {
 }
 
 
+@functools.cache
 def choice_at(method, path):
     return methods.options(default(method)).all_choices[path]
 
@@ -662,8 +680,12 @@ def test_a_parameter_is_there_with_the_names_that_read_it_alone(key):
     assert places
     for method, place in places:
         for name in choice_at(method, place).table:
-            flat = configs.flatten(overridden(default(method), f"{place}={name}"))
-            assert (f"{place}.{leaf}" in flat) == (name in READ_WITH[key])
+            assert (f"{place}.{leaf}" in keys_with(method, place, name)) == (name in READ_WITH[key])
+
+
+@functools.cache
+def keys_with(method, place, name):
+    return configs.flatten(overridden(default(method), f"{place}={name}")).keys()
 
 
 def test_every_parameter_but_those_of_networks_is_written_down():
@@ -755,17 +777,22 @@ class OneNumber(nn.Module):
         return x * self.param("number", nn.initializers.ones, ()) + 0 * time.reshape(-1, 1, 1, 1)
 
 
-def programs(config):
-    """What a method computes, as texts: the compiler is given nothing else. The quickest to trace comes first."""
+def programs(config, first="step"):
+    """What a method computes, as texts: the compiler is given nothing else."""
     spec, mesh = of_data(config, SPEC), parallel.make_mesh(1)
     method, batch = methods.make(config, spec), spec.abstract_batch(4)
     state = methods.abstract_state(method, spec, None, mesh)
     keys = jax.eval_shape(functools.partial(jax.random.split, num=4), state.key)
     given = {name: of for name, of in condition_of(method, spec, 4).items() if name != "label"}
-    yield jax.jit(method.sample).lower(state, keys, given).as_text()
-    yield jax.jit(method.evaluate).lower(state, batch, state.key).as_text()
-    yield jax.jit(method.step).lower(state, batch).as_text()
-    yield jax.jit(lambda key, examples: method.init(key, examples, {})).lower(state.key, batch).as_text()
+    calls = {
+        "step": (method.step, state, batch),
+        "evaluate": (method.evaluate, state, batch, state.key),
+        "sample": (method.sample, state, keys, given),
+        "init": (lambda key, examples: method.init(key, examples, {}), state.key, batch),
+    }
+    for name in sorted(calls, key=lambda name: name != first):
+        function, *arguments = calls[name]
+        yield jax.jit(function).lower(*arguments).as_text()
 
 
 def optimizer_programs(config):
@@ -811,16 +838,35 @@ def test_no_name_has_a_parameter_that_changes_nothing(key, name, monkeypatch):
         words += ["diffusion.schedule=variance_exploding"]
     if path == "gan.burn_in":  # a penalty whose weight moves
         words += ["gan.penalty=r1"]
-    before = overridden(default(method), *words, f"{path}={name}")
+    before, texts = texts_before(method, path, *words, f"{path}={name}")
     value = configs.flatten(before)[key]
     after = overridden(before, f"{key}={different(key, value)}")
-    texts = optimizer_programs if key.startswith("optimizer.") else programs
-    assert any(text != changed for text, changed in zip(texts(before), texts(after), strict=True))
+    assert any(text != changed for text, changed in zip(texts, texts_of(path)(after), strict=True))
+
+
+def texts_of(path):
+    """A config's programs, that in which parameters of this path most likely show first."""
+    if path.startswith("optimizer"):
+        return optimizer_programs
+    first = {"sample": "sample", "eval": "evaluate"}.get(path.partition(".")[0], "step")
+    return functools.partial(programs, first=first)
+
+
+@functools.cache
+def shared_texts(method, path, *words):
+    config = overridden(default.__wrapped__(method), *words)  # anew: a network is another one
+    return config, itertools.tee(texts_of(path)(config), 1)[0]
+
+
+def texts_before(method, path, *words):
+    """A config and its programs, which all parameters of one choice are compared with: each is traced once."""
+    config, texts = shared_texts(method, path, *words)
+    return config, copy.copy(texts)  # from the first on
 
 
 def test_the_same_config_computes_the_same(monkeypatch):
     monkeypatch.setitem(diffusion.NETWORKS, "unet", (OneNumber,))
-    config = overridden(default("ddpm"), "sample.num_steps=3")
+    config = overridden(default.__wrapped__("ddpm"), "sample.num_steps=3")
     assert [*programs(config)] == [*programs(config)]
     assert [*optimizer_programs(config)] == [*optimizer_programs(config)]
 

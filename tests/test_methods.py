@@ -152,7 +152,7 @@ def _compiled_init(init):
     return jax.jit(init)
 
 
-def make_anew(name, *overrides, size="8x8x1"):
+def make_anew(name, *overrides, size="8x8x1", stage_of=None):
     file, words = CONFIGS[name]
     words = [f"--config.batch_size={BATCH}", *words, *RESIZED.get((name, size), ()), *overrides]
     config = methods.override(methods.load(str(ROOT / file))[2], words)
@@ -160,7 +160,7 @@ def make_anew(name, *overrides, size="8x8x1"):
     inner, stage = methods.stage_of(config), None
     if inner is not None:
         whole = ConfigDict({**inner, **{key: config[key] for key in methods.SHARED}})
-        stage = first_stage(json.dumps(whole.to_dict()), size)
+        stage = (stage_of or first_stage)(json.dumps(whole.to_dict()), size)
     spec = spec_of(config, size)
     return Made(config, methods.make(config, spec, stage), spec, stage)
 
@@ -178,14 +178,18 @@ def spec_of(config, size):
     return dataset.with_smaller(dataclasses.replace(spec, image_shape=(*larger, channels)), factor)
 
 
+def stage_in_shapes(config, size):
+    """A first stage that knows only the shapes of its weights."""
+    config = methods.complete(configs.from_json(json.loads(config)))
+    methods.check(config)
+    return methods.make_stage(config, spec_of(config, size))
+
+
 @functools.cache
 def first_stage(config, size):
     """A first stage that was never trained: its weights are those of its `init`."""
-    config = methods.complete(configs.from_json(json.loads(config)))
-    spec = spec_of(config, size)
-    methods.check(config)
-    stage = methods.make_stage(config, spec)
-    state = parallel.init_state(stage.method.init, 7, parallel.make_mesh(1), batch_of(0, spec, 64), {})
+    stage = stage_in_shapes(config, size)
+    state = parallel.init_state(stage.method.init, 7, parallel.make_mesh(1), batch_of(0, stage.spec, 64), {})
     return stage._replace(params=jax.tree.map(np.asarray, state.ema))
 
 
@@ -204,10 +208,11 @@ def batch_of(seed, spec=SPEC, num=BATCH):
     return batch
 
 
-def train_made(made, *, devices=1, executor="jit", num_steps=10, fixed_batch=False):
+def train_made(made, *, start=None, devices=1, executor="jit", num_steps=10, fixed_batch=False):
+    """Trains from the method's own first state, or from that of `start`, whose optimizer is the same."""
     config, method = made.config, made.method
     run = parallel.make_executor(executor, parallel.make_mesh(devices))
-    state = made.init(SEED, devices)
+    state = (start or made).init(SEED, devices)
     traces = []
 
     def counted(state, batch):
@@ -242,18 +247,19 @@ def train(name, *overrides, **how):
     return train_made(make(name, *overrides), **how)
 
 
-# Nothing but training depends on the optimizer, and the one of gradient descent alone is compiled soonest.
+# Nothing but training depends on the optimizer. So what is asked besides is asked of the method that has to lower its
+# loss, and each of its functions is compiled once.
 
 
 @functools.cache
-def initial(name):
+def initial(name, size="8x8x1"):
     """The untrained state."""
-    return make(name, *SGD).init(0)
+    return make(name, *FAST, size=size).init(0)
 
 
 @functools.cache
 def compiled(name, function, size="8x8x1"):
-    return jax.jit(getattr(make(name, *SGD, size=size).method, function))
+    return jax.jit(getattr(make(name, *FAST, size=size).method, function))
 
 
 def condition_of(made, num):
@@ -301,12 +307,23 @@ ADAM = ("--config.optimizer.name=adam", "--config.optimizer.learning_rate=1e-3",
 WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
 
 
-# Those whose step is another one's by the same code, or nearly so. What is asked of steps alone is asked of these by
-# the slow tests, for it takes as long to compile, R3GAN's much longer; and flow matching is DDPM by other values of the
-# config.
-DDPM_STEP = {"flow", "latent", "consistency", "distilled"}
-GAN_STEP = {"acgan", "r3gan", "ddgan"}
-OTHER_STEP = {"hvae", "scvae", "tarflow"}  # as vae and coupling
+# What `make test-long` asks of all methods is what tells a right one from a wrong one in few programs: training lowers
+# its loss and moves every parameter; its samples, codes and measures belong to examples; it shows its averages; images
+# of any size have their shapes. What the core does for all of them (devices, executors, accumulation, half precision,
+# checkpoints) takes several more programs of each, of up to ten seconds. These methods leave it to the slow tests, for
+# the same code does it for the other one, which is asked in CI. A new method is asked all of it.
+LIKE = {
+    # A mean over examples of a weighted error.
+    "flow": "ddpm", "latent": "ddpm", "meanflow": "ddpm", "consistency": "ddpm", "distilled": "ddpm",
+    "hvae": "vae", "scvae": "vae",  # a mean over examples of a bound
+    "vqvae": "autoencoder",  # codebooks, which tests/vae/test_vqvae.py trains on eight devices, too
+    "acgan": "gan", "r3gan": "gan", "ddgan": "gan", "stackgan": "gan", "srgan": "gan",  # two networks in turn
+    # A mean over examples of a loss of each example alone.
+    "tarflow": "coupling", "autoregressive": "coupling", "srresnet": "coupling",
+}  # fmt: skip
+# Of a step on devices or in pieces, more is asked of stackgan, which pairs every picture with the caption of another
+# example, and less of coupling, in whose step examples never meet.
+STEP_LIKE = (LIKE.keys() - {"stackgan"}) | {"coupling"}
 
 
 def slow_where(names, slow):
@@ -316,12 +333,25 @@ def slow_where(names, slow):
 
 @pytest.fixture(scope="module", params=slow_where(CONFIGS, {"flow"}))
 def name(request):
+    """The name of a method; flow matching is DDPM by other values of the config."""
     return request.param
 
 
-@pytest.fixture(scope="module", params=slow_where(CONFIGS, DDPM_STEP | GAN_STEP | OTHER_STEP))
+@pytest.fixture(scope="module", params=slow_where(CONFIGS, LIKE))
+def one_of_family(request):
+    """The name of a method, for tests of what the core does for it."""
+    return request.param
+
+
+@pytest.fixture(scope="module", params=slow_where(CONFIGS, LIKE.keys() - {"latent"}))
+def on_disk(request):
+    """The name of a method whose State is stored: that of latent diffusion has frozen leaves."""
+    return request.param
+
+
+@pytest.fixture(scope="module", params=slow_where(CONFIGS, STEP_LIKE))
 def step_of(request):
-    """The name of a method, for tests of its step."""
+    """The name of a method, for tests of its step on devices or in pieces."""
     return request.param
 
 
@@ -332,10 +362,12 @@ def sgd_params(name):
 
 def test_every_method_is_under_contract():
     assert {methods.load(str(ROOT / file))[2].method for file, _ in CONFIGS.values()} == methods.METHODS.keys()
+    assert LIKE.keys() <= CONFIGS.keys()
+    assert {*LIKE.values()} <= CONFIGS.keys() - LIKE.keys()  # each family has one that is asked everything
 
 
 def test_init_depends_on_the_seed_alone(name):
-    made = make(name, *SGD)
+    made = make(name, *FAST)
     one, two, other = (params_of(made.init(seed)) for seed in (3, 3, 4))
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, one, two)))
     # A student starts as its teacher.
@@ -343,8 +375,8 @@ def test_init_depends_on_the_seed_alone(name):
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(one))
 
 
-def test_init_gives_the_same_bits_on_1_and_on_8_devices_and_the_leaves_that_were_told_before(name):
-    made = make(name, *SGD)
+def test_init_gives_the_same_bits_on_1_and_on_8_devices_and_the_leaves_that_were_told_before(one_of_family):
+    made = make(one_of_family, *FAST)
     eight = parallel.init_state(made.method.init, 0, parallel.make_mesh(8), batch_of(0, made.spec, 64), made.frozen)
     assert bits(eight) == bits(made.init(0))
     told = methods.abstract_state(made.method, made.spec, made.stage, parallel.make_mesh(8))
@@ -355,10 +387,9 @@ def test_init_gives_the_same_bits_on_1_and_on_8_devices_and_the_leaves_that_were
 
 
 def test_training_lowers_the_loss_of_a_fixed_batch_and_the_step_is_traced_once(name):
-    method = make(name, *FAST).method
     before = make(name, *FAST).init(SEED)
     after, scalars, traces, _ = train(name, *FAST, num_steps=60, fixed_batch=True)
-    evaluate = jax.jit(method.evaluate)
+    evaluate = compiled(name, "evaluate")
     batch, key = batch_of(0, make(name, *FAST).spec), stream(before.key, "eval")
     values = [np.asarray(evaluate(state, batch, key)["loss"]) for state in (before, after)]
     assert all(v.shape == (BATCH,) for v in values)
@@ -374,38 +405,82 @@ def test_training_moves_every_parameter_of_every_network_and_nothing_that_is_fro
     after = train(name, *FAST, num_steps=60, fixed_batch=True).state
     assert still(before, after) == []
     assert bits(after.frozen) == bits(before.frozen)
-    assert bool(after.frozen) == (make(name).stage is not None)
+    assert bool(after.frozen) == (make(name, *FAST).stage is not None)
 
 
 def test_samples_belong_to_their_keys(name):
-    state = initial(name)
-    keys, condition = jax.random.split(jax.random.key(5), 6), condition_of(make(name), 6)
+    state, made = initial(name), make(name, *FAST)
+    keys, condition = jax.random.split(jax.random.key(5), 6), condition_of(made, 6)
     sample = compiled(name, "sample")
     six = np.asarray(sample(state, keys, condition))
-    two = np.asarray(sample(state, keys[:2], {name: values[:2] for name, values in condition.items()}))
-    np.testing.assert_allclose(six[:2], two, atol=1e-5)
+    # The first two in other places, beside others.
+    others, places = jax.random.split(jax.random.key(6), 6), np.array([4, 1, 0, 3, 2, 5])
+    again = np.asarray(
+        sample(
+            state,
+            others.at[jnp.array([2, 1])].set(keys[:2]),
+            {name: values[places] for name, values in condition.items()},
+        )
+    )
+    np.testing.assert_allclose(again[[2, 1]], six[:2], atol=1e-5)
     assert np.abs(six[0] - six[1]).max() > 1e-3
+    assert np.abs(again[0] - six[0]).max() > 1e-3
+    check_samples(six, made.spec)
 
 
-@pytest.mark.parametrize("size", [pytest.param("8x8x1", marks=pytest.mark.slow), "9x12x3"])
-def test_images_of_any_size_are_trained_on_sampled_and_drawn(name, size):
-    made = make(name, *SGD, size=size)
-    method, spec, batch = made.method, made.spec, batch_of(0, made.spec)
-    state, scalars = compiled(name, "step", size)(made.init(0), batch)
-    assert np.isfinite(float(scalars["loss"]))
-    keys = jax.random.split(jax.random.key(5), 6)
-    images = np.asarray(compiled(name, "sample", size)(state, keys, condition_of(made, 6)))
+def check_samples(images, spec):
     assert images.shape == (6, *spec.image_shape)
     assert images.dtype == np.float32
-    assert np.isfinite(images).all()
-    assert np.abs(images).max() <= 1.0
-    check_pictures(compiled(name, "pictures", size)(state, jax.random.key(0), batch), spec)
-    gauges = compiled(name, "gauges", size)(state) if method.gauges else {}
+    if isinstance(images, np.ndarray):  # not of shapes alone
+        assert np.isfinite(images).all()
+        assert np.abs(images).max() <= 1.0
+
+
+def test_what_is_drawn_and_gauged_is_finite(name):
+    made, state, key = make(name, *FAST), initial(name), jax.random.key(0)
+    check_pictures(compiled(name, "pictures")(state, key, batch_of(0, made.spec)), made.spec)
+    gauges = compiled(name, "gauges")(state) if made.method.gauges else {}
     assert all(np.isfinite(float(value)) for value in gauges.values())
-    frames = compiled(name, "snapshots", size)(state, jax.random.key(0)) if method.snapshots else {}
+    check_frames(compiled(name, "snapshots")(state, key) if made.method.snapshots else {})
+
+
+def check_frames(frames):
     for frame in frames.values():  # each a still, of which the page makes an animation
         shape = frame.points.shape if isinstance(frame, Scatter) else (frame.kind, frame.images.ndim)
         assert shape == ("grid", 4) or shape[1:] == (2,)
+
+
+def test_images_of_any_size_have_their_shapes(name):
+    """All that a method computes for images that are neither square nor grey, without computing any of it."""
+    made = make_anew(name, *SGD, size="9x12x3", stage_of=stage_in_shapes)
+    method, spec = made.method, made.spec
+    state, batch = methods.abstract_state(method, spec, made.stage, parallel.make_mesh(1)), spec.abstract_batch(BATCH)
+    keys = jax.eval_shape(lambda key: jax.random.split(key, 6), state.key)
+    lead = (method.batches_per_step,) if method.batches_per_step > 1 else ()
+    after, scalars = jax.eval_shape(
+        method.step, state, {k: jax.ShapeDtypeStruct((*lead, *v.shape), v.dtype) for k, v in batch.items()}
+    )
+    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), each) for each in (state, after)]
+    assert shapes[0] == shapes[1]
+    assert {value.shape for value in scalars.values()} == {()}
+    check_samples(jax.eval_shape(method.sample, state, keys, condition_of(made, 6)), spec)
+    measures = jax.eval_shape(method.evaluate, state, batch, state.key)
+    assert {value.shape for value in measures.values()} == {(BATCH,)}
+    check_pictures(jax.eval_shape(method.pictures, state, state.key, batch), spec)
+    gauges = jax.eval_shape(method.gauges, state) if method.gauges else {}
+    assert {value.shape for value in gauges.values()} <= {()}
+    check_frames(jax.eval_shape(method.snapshots, state, state.key) if method.snapshots else {})
+
+
+# That what has the right shape is computed, too, is seen by one method at once.
+@pytest.mark.parametrize("sized", slow_where(CONFIGS, CONFIGS.keys() - {"ddpm"}))
+def test_images_of_any_size_are_trained_on_and_sampled(sized):
+    name, size = sized, "9x12x3"
+    made = make(name, *FAST, size=size)
+    state, scalars = compiled(name, "step", size)(initial(name, size), batch_of(0, made.spec))
+    assert np.isfinite(float(scalars["loss"]))
+    keys = jax.random.split(jax.random.key(5), 6)
+    check_samples(np.asarray(compiled(name, "sample", size)(state, keys, condition_of(made, 6))), made.spec)
 
 
 def check_pictures(pictures, spec):
@@ -423,7 +498,7 @@ def check_pictures(pictures, spec):
 
 def test_what_is_sampled_evaluated_and_drawn_is_the_average(name):
     # Training that has gone astray leaves the average sound for a while: whoever looks at `params` sees it here.
-    state, method = initial(name), make(name).method
+    state, made = initial(name), make(name, *FAST)
     nan = functools.partial(jax.tree.map, lambda x: jnp.full_like(x, jnp.nan))
     lost = state.replace(params=nan(state.params))
     # A discriminator has no average: the loss of a game takes it as it is.
@@ -431,12 +506,12 @@ def test_what_is_sampled_evaluated_and_drawn_is_the_average(name):
     judged = state.replace(
         params={network: nan(p) if network in averaged else p for network, p in state.params.items()}
     )
-    key, batch = jax.random.key(0), batch_of(0, make(name).spec)
+    key, batch = jax.random.key(0), batch_of(0, made.spec)
     calls = {
-        "sample": (lost, jax.random.split(key, 6), condition_of(make(name), 6)),
+        "sample": (lost, jax.random.split(key, 6), condition_of(made, 6)),
         "pictures": (lost, key, batch),
         "evaluate": (judged, batch, key),
-    } | ({"snapshots": (lost, key)} if method.snapshots else {})
+    } | ({"snapshots": (lost, key)} if made.method.snapshots else {})
     assert averaged
     for function, (poisoned, *rest) in calls.items():
         call = compiled(name, function)
@@ -447,17 +522,22 @@ def test_what_is_sampled_evaluated_and_drawn_is_the_average(name):
             np.testing.assert_array_equal(a, b, err_msg=function)
 
 
+def moved(batch, spec):
+    """Examples 4 to 7 of a batch, with their random numbers, in front of others."""
+    others = batch_of(2, spec)
+    return {k: np.concatenate([v[4:8], others[k][8:], others[k][:4]]) for k, v in batch.items()}
+
+
 def test_evaluation_of_an_example_does_not_depend_on_its_batch(name):
-    state, evaluate = initial(name), compiled(name, "evaluate")
-    batch, key = batch_of(1, make(name).spec), jax.random.key(2)
-    whole = evaluate(state, batch, key)
-    part = evaluate(state, {k: v[4:8] for k, v in batch.items()}, key)
+    state, evaluate, spec = initial(name), compiled(name, "evaluate"), make(name, *FAST).spec
+    batch, key = batch_of(1, spec), jax.random.key(2)
+    whole, again = evaluate(state, batch, key), evaluate(state, moved(batch, spec), key)
     for measure in whole:
-        np.testing.assert_allclose(np.asarray(whole[measure])[4:8], part[measure], rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(whole[measure])[4:8], again[measure][:4], rtol=1e-5)
 
 
 def test_the_code_of_an_example_does_not_depend_on_its_batch(name):
-    code = make(name).method.code
+    code = make(name, *FAST).method.code
     if code is None:
         pytest.skip(f"{name} has no encoder")
     state, batch, key = initial(name), batch_of(1), jax.random.key(2)
@@ -465,16 +545,16 @@ def test_the_code_of_an_example_does_not_depend_on_its_batch(name):
     whole = np.asarray(encode(state, batch, key))
     assert whole.shape == (BATCH, *code.shape)
     assert whole.dtype == {"means": np.float32, "integers": np.int32}[code.kind]
-    np.testing.assert_allclose(whole[4:8], encode(state, {k: v[4:8] for k, v in batch.items()}, key), rtol=1e-4)
+    np.testing.assert_allclose(whole[4:8], encode(state, moved(batch, SPEC), key)[:4], rtol=1e-4)
     images = np.asarray(jax.jit(code.decode)(state, whole))
     assert (images.shape, images.dtype) == ((BATCH, *SPEC.image_shape), np.float32)
     assert np.abs(images).max() <= 1
 
 
-def test_a_state_comes_back_from_disk_bit_by_bit(name, tmp_path):
+def test_a_state_comes_back_from_disk_bit_by_bit(on_disk, tmp_path):
     # With the config's own optimizer; every leaf holds random bits, so that any two that were swapped are seen, and
     # numbers that are none stay what they were.
-    made, rng = make(name), np.random.default_rng(0)
+    made, rng = make(on_disk), np.random.default_rng(0)
 
     def like(devices):
         return methods.abstract_state(made.method, made.spec, made.stage, parallel.make_mesh(devices))
@@ -516,7 +596,7 @@ def test_under_adam_devices_agree_but_for_leaves_without_a_gradient(name):
 
 
 def test_accumulation_equals_the_whole_batch(step_of):
-    state = train(step_of, *SGD, "--config.accumulate=2").state
+    state = train_made(make(step_of, *SGD, "--config.accumulate=2"), start=make(step_of, *SGD)).state
     assert_near(params_of(state), sgd_params(step_of))
 
 
@@ -526,7 +606,10 @@ def test_the_step_on_8_devices_gathers_no_batch(step_of):
     assert "all-gather" not in text
 
 
-def test_bfloat16_computes_but_does_not_store(step_of):
-    state, scalars, *_ = train(step_of, *SGD, "--config.compute_dtype=bfloat16", num_steps=2)
-    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((state.params, state.ema)))
+def test_bfloat16_computes_but_does_not_store(one_of_family):
+    start = make(one_of_family, *SGD)
+    made = make(one_of_family, *SGD, "--config.compute_dtype=bfloat16")
+    told = methods.abstract_state(made.method, made.spec, made.stage, parallel.make_mesh(1))
+    state, scalars, *_ = train_made(made, start=start, num_steps=2)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((state.params, state.ema, told.params, told.ema)))
     assert np.isfinite(float(scalars["loss"]))

@@ -33,6 +33,24 @@ MADE = {
 each_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 
 
+def each_pair(names):
+    """Every sampler on one path and every path with one sampler; the other pairs are left to the slow tests.
+
+    An edit takes the steps of its sampler, whose pairs are all in the tests of samplers.
+    """
+    return pytest.mark.parametrize(
+        ("path", "name"),
+        [
+            pytest.param(
+                path, name, id=f"{name}-{title}",
+                marks=[pytest.mark.slow] * (name != "ancestral" and title != "straight"),
+            )
+            for title, path in PATHS.items()
+            for name in names
+        ],
+    )  # fmt: skip
+
+
 def denoise(x_t, level):
     """E[x0 | x_t] = mean + alpha C (alpha^2 C + sigma^2)^-1 (x_t - alpha mean)."""
     values, vectors = (jnp.asarray(part, jnp.float32) for part in np.linalg.eigh(COVARIANCE))
@@ -52,17 +70,21 @@ def drawn(num, seed=1):
     return jnp.asarray(rng.multivariate_normal(MEAN, COVARIANCE, num).reshape(-1, *SHAPE), jnp.float32)
 
 
-RIGHT = jnp.array([False, True]).reshape(SHAPE)
+RIGHT = np.array([False, True]).reshape(SHAPE)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def filled(path, name, num_steps, resample, keys, x0):
-    mask = jnp.broadcast_to(RIGHT, x0.shape)
+def filled(path, name, num_steps, resample, keys, x0, mask=RIGHT):
+    mask = jnp.broadcast_to(mask, x0.shape)
     return edit.inpaint(denoise, path, MADE[name], path.steps(num_steps), keys, x0, mask, resample)
 
 
-@each_path
-@pytest.mark.parametrize("name", MADE)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def sampled(path, name, num_steps, keys):
+    return sampler.sample(denoise, path, MADE[name], path.steps(num_steps), keys, SHAPE)
+
+
+@each_pair(MADE)
 def test_known_pixels_stay_bit_by_bit_and_the_others_are_finite(path, name):
     x0 = drawn(7)
     made = np.asarray(filled(path, name, 5, 2, keys(7), x0))
@@ -79,13 +101,10 @@ def test_masked_pixels_are_not_looked_at():
     )
 
 
-@each_path
-@pytest.mark.parametrize("name", MADE)
+@each_pair(MADE)
 def test_filling_everything_without_going_back_is_sampling(path, name):
-    steps = path.steps(6)
-    everything = jnp.ones((5, *SHAPE), bool)
-    plain = sampler.sample(denoise, path, MADE[name], steps, keys(5), SHAPE)
-    made = edit.inpaint(denoise, path, MADE[name], steps, keys(5), drawn(5), everything, resample=0)
+    plain = sampled(path, name, 6, keys(5))
+    made = filled(path, name, 6, 0, keys(5), drawn(5), np.ones(SHAPE, bool))
     np.testing.assert_allclose(made, plain, rtol=1e-6, atol=1e-6)
 
 
@@ -132,8 +151,7 @@ def exact_moments(path, variance_of, num_steps, resample):
 VARIANCES = {"ancestral": lambda t, s, added: added * s**2 / t**2, "large": lambda t, s, added: added}
 
 
-@each_path
-@pytest.mark.parametrize("name", VARIANCES)
+@each_pair(VARIANCES)
 def test_the_filled_pixel_has_the_moments_that_follow_from_the_steps(path, name):
     for num_steps, resample in ((1, 3), (6, 0), (6, 3)):
         mean, variance = exact_moments(path, VARIANCES[name], num_steps, resample)
@@ -200,11 +218,10 @@ def varied(path, name, strength, keys, x0):
     return edit.vary(denoise, path, MADE[name], path.steps(10), keys, x0, strength)
 
 
-@each_path
-@pytest.mark.parametrize("name", MADE)
+@each_pair(MADE)
 def test_strength_goes_from_the_picture_to_plain_sampling(path, name):
     x0 = drawn(40)
-    plain = jax.jit(lambda keys: sampler.sample(denoise, path, MADE[name], path.steps(10), keys, SHAPE))(keys(40))
+    plain = sampled(path, name, 10, keys(40))
     np.testing.assert_array_equal(varied(path, name, 0.0, keys(40), x0), x0)
     np.testing.assert_array_equal(varied(path, name, 1.0, keys(40), x0), plain)
     distances = [float(jnp.mean((varied(path, name, share, keys(40), x0) - x0) ** 2)) for share in (0.1, 0.5, 1.0)]

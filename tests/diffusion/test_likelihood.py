@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import tiny_words
 
 from gen_jax import main, methods
 from gen_jax.diffusion import bound, guidance, model, prediction, process, sampler, schedule, solvers
@@ -243,12 +244,12 @@ def test_prediction_kinds_agree_on_what_the_bound_holds_fixed():
 
 
 @pytest.mark.long
-def test_a_run_with_learned_variances_reports_its_bound(tmp_path):
-    words = ["data.name=stroke_digits", "diffusion.variance=learned", "sample.sampler.variance=learned",
-             "eval.likelihood=bound", "eval.likelihood.terms=5", "eval.likelihood.variance=learned",
-             "num_steps=20", "eval.num_examples=8", "eval.num_samples=20", "eval.classifier_steps=10",
-             "sample.num=20", "sample.num_steps=3", "optimizer=adam"]  # fmt: skip
-    main.main(["--config=ddpm_mnist:tiny", f"--workdir={tmp_path / 'run'}", *(f"--config.{word}" for word in words)])
+def test_a_run_with_learned_variances_reports_its_bound(made_up_tfds, tmp_path):
+    words = ["diffusion.variance=learned", "sample.sampler.variance=learned", "eval.likelihood=bound",
+             "eval.likelihood.terms=5", "eval.likelihood.variance=learned", "eval.num_examples=8", "num_steps=4",
+             "eval_every=4", "eval.track=0"]  # fmt: skip
+    line = [*tiny_words(made_up_tfds), *(f"--config.{word}" for word in words)]
+    main.main([*line, f"--workdir={tmp_path / 'run'}"])
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     rows = {row["name"]: row for row in report["metrics"] if "bound" in row["name"]}
     protocol = "/5_of_1000_terms_learned_variance_clipped_given_label"

@@ -166,13 +166,14 @@ def at(levels, i):
     return schedule.Level(*(leaf[i] for leaf in levels))
 
 
-def rows_of(way, levels, path=PATHS["linear"]):
+def stacked_rows_of(way, levels, path=PATHS["linear"]):
     """The rows of all steps in float64, which `trajectory` rounds. Only EDM's churn depends on the path."""
-    plan = way.plan(levels, path)
-    return [
-        sampler.Row(at(levels, i), at(levels, i + 1), jax.tree.map(lambda leaf, i=i: leaf[i], plan))
-        for i in range(len(levels.sigma) - 1)
-    ]
+    return sampler.Row(at(levels, slice(-1)), at(levels, slice(1, None)), way.plan(levels, path))
+
+
+def rows_of(way, levels, path=PATHS["linear"]):
+    rows = stacked_rows_of(way, levels, path)
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], rows) for i in range(len(levels.sigma) - 1)]
 
 
 @functools.cache
@@ -191,28 +192,35 @@ def walk_in_float64(name, data, levels, x):
         return np.asarray(x)
 
 
+@functools.cache
+def affine_steps(name):
+    """(rows, mean, std) -> where each step takes x_t = 0 and 1 without noise, and 0 with noise of 1: three [S]."""
+
+    def of_row(mean, std, row):
+        def denoise(x_t, level):
+            gain = level.alpha * std**2 / (level.alpha**2 * std**2 + level.sigma**2)
+            return mean + gain * (x_t - level.alpha * mean)
+
+        starts = [(jnp.float64(x), jnp.float64(noise)) for x, noise in ((0, 0), (1, 0), (0, 1))]
+        return [MADE[name].step((), x, denoise, row, noise)[1] for x, noise in starts]
+
+    return jax.jit(lambda rows, mean, std: jax.lax.map(functools.partial(of_row, mean, std), rows))
+
+
 def moments(name, made, steps, mean=MEAN, std=STD, start=None):
     """Mean and standard deviation of x after every step with the exact denoiser of N(mean, std^2), in float64.
 
     Every step is linear in x_t, whatever it asks, so that both are known without drawing samples.
     """
-
-    def denoise(x_t, level):
-        gain = level.alpha * std**2 / (level.alpha**2 * std**2 + level.sigma**2)
-        return mean + gain * (x_t - level.alpha * mean)
-
-    way = MADE[name]
-    step = jax.jit(lambda row: [way.step((), *case(denoise, row))[1] for case in cases])
-    # From x_t = 0 and 1 without noise, then 0 with noise of 1.
-    cases = [lambda d, row, x=x, n=n: (jnp.float64(x), d, row, jnp.float64(n)) for x, n in ((0, 0), (1, 0), (0, 1))]
     levels = made.path(steps)
     m, variance = (0.0, schedule.start_std(made, levels) ** 2) if start is None else (start[0], start[1] ** 2)
     after = []
     with jax.enable_x64(True):
-        for row in rows_of(way, levels):
-            offset, one, noisy = (float(x) for x in step(row))
-            m, variance = offset + (one - offset) * m, (one - offset) ** 2 * variance + (noisy - offset) ** 2
-            after.append((m, np.sqrt(variance)))
+        rows = jax.tree.map(jnp.asarray, stacked_rows_of(MADE[name], levels))
+        made_of = np.array(affine_steps(name)(rows, jnp.float64(mean), jnp.float64(std)))
+    for offset, one, noisy in made_of.T:
+        m, variance = offset + (one - offset) * m, (one - offset) ** 2 * variance + (noisy - offset) ** 2
+        after.append((m, np.sqrt(variance)))
     return np.array(after)
 
 
@@ -395,8 +403,20 @@ def test_error_of_ddim_falls_with_the_first_power_of_the_step(name):
     np.testing.assert_allclose(order(counts, found), 1, atol=0.02)
 
 
-@pytest.mark.parametrize("name", MADE)
-@pytest.mark.parametrize("path", ["linear", "straight", "variance_exploding"])
+# Draws cost most. Every sampler is drawn from on one path and one sampler on every path; that moments are right in all
+# pairs is seen without drawing anything, by the tests above.
+def each_pair(names, paths):
+    return pytest.mark.parametrize(
+        ("path", "name"),
+        [
+            pytest.param(path, name, marks=[pytest.mark.slow] * (name != "small" and path != "straight"))
+            for path in paths
+            for name in names
+        ],
+    )
+
+
+@each_pair(MADE, ["linear", "straight", "variance_exploding"])
 def test_samples_have_the_moments_that_the_steps_predict(name, path):
     n = 16384
     made = schedule.SCHEDULES[path]()
@@ -406,8 +426,7 @@ def test_samples_have_the_moments_that_the_steps_predict(name, path):
     np.testing.assert_allclose(samples.std(), std, atol=4 * std / np.sqrt(2 * n))
 
 
-@pytest.mark.parametrize("name", ["small", "ddim 0", "heun"])
-@pytest.mark.parametrize("path", ["cosine", "straight", "variance_exploding"])
+@each_pair(["small", "ddim 0", "heun"], ["cosine", "straight", "variance_exploding"])
 def test_samples_of_gaussian_data_reach_its_mean_and_variance(name, path):
     n = 4096
     made = PATHS[path]
@@ -416,8 +435,7 @@ def test_samples_of_gaussian_data_reach_its_mean_and_variance(name, path):
     np.testing.assert_allclose(samples.std(), STD, atol=0.006 * STD + 4 * STD / np.sqrt(2 * n))
 
 
-@pytest.mark.parametrize("name", ["small", "euler", "heun"])
-@pytest.mark.parametrize("path", ["cosine", "straight", "variance_exploding"])
+@each_pair(["small", "euler", "heun"], ["cosine", "straight", "variance_exploding"])
 def test_samples_of_a_mixture_are_distributed_as_it_is(name, path):
     n = 4096
     made = PATHS[path]
@@ -494,9 +512,8 @@ def test_an_image_is_the_same_however_many_are_drawn(name):
     assert len(np.unique(seven[:, 0, 0, 0])) == 7
 
 
-@pytest.mark.parametrize("name", MADE)
 @pytest.mark.parametrize("n", [1, 10])
-@pytest.mark.parametrize("path", ["linear", "straight"])
+@each_pair(MADE, ["linear", "straight"])
 def test_the_last_step_gives_x0_hat_itself(name, n, path):
     """No noise at the end, and clean data as the last target: one step from T gives x0_hat of pure noise."""
     made = schedule.SCHEDULES[path]()

@@ -256,18 +256,31 @@ def test_steps_are_those_of_the_reference(spacing, n):
     assert steps.tolist() == STEPS[spacing, n]
 
 
+def rounded(numerators, denominator):
+    """Quotients to the nearest whole number, of two the even one: in whole numbers, so that none is rounded before."""
+    whole, rest = np.divmod(numerators, denominator)
+    return whole + ((2 * rest > denominator) | ((2 * rest == denominator) & (whole % 2 == 1)))
+
+
 @pytest.mark.parametrize("num_steps", [1, 37, 1000])
 def test_steps_are_exact_for_every_number_of_them(num_steps):
-    """Against Python's own rounding of fractions; floating strides give 62 wrong lengths for T = 1000."""
+    """Floating strides give 62 wrong lengths for T = 1000."""
     made = schedule.linear(num_steps)
     for n in range(1, num_steps + 1):
-        trailing = [round(fractions.Fraction(num_steps * (n - i), n)) - 1 for i in range(n)]
-        assert made.steps(n).tolist() == trailing
+        i = np.arange(n)
+        trailing = rounded(num_steps * (n - i), n) - 1
+        np.testing.assert_array_equal(made.steps(n), trailing)
         assert trailing[0] == num_steps - 1
-        leading = [i * math.floor(num_steps / n) for i in range(n)][::-1]
-        assert made.steps(n, "leading").tolist() == leading
-        linspace = [round(fractions.Fraction((num_steps - 1) * i, n - 1)) for i in range(n)][::-1] if n > 1 else [0]
-        assert made.steps(n, "linspace").tolist() == linspace
+        np.testing.assert_array_equal(made.steps(n, "leading"), (i * (num_steps // n))[::-1])
+        linspace = rounded((num_steps - 1) * i, n - 1)[::-1] if n > 1 else [0]
+        np.testing.assert_array_equal(made.steps(n, "linspace"), linspace)
+
+
+def test_quotients_are_rounded_as_python_rounds_fractions():
+    for a, b in ((37, 1), (36, 2)):  # the second has halves
+        for n in range(1, 38):
+            expected = [round(fractions.Fraction(a * i, b * n)) for i in range(n)]
+            assert rounded(a * np.arange(n), b * n).tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -247,12 +247,18 @@ def adapted():
     """(how many devices, executor) -> the State after seven steps of a discriminator that learns."""
     method = made(*ADAPTIVE, "discriminator_optimizer.learning_rate=0.05", "gan.augment.target=-0.9")
 
-    def train(devices, executor, steps=range(7), state=None):
+    @functools.cache
+    def started(devices, executor):
         mesh = parallel.make_mesh(devices)
-        run = parallel.make_executor(executor, mesh)
-        like = parallel.abstract_state(method.init, mesh, {}, {})
-        state = parallel.init_state(method.init, 0, mesh, {}, {}) if state is None else state(like)
-        update = run.compile_step(method.step, state, run.put(batch_at(0), 0), 0)
+        run, state = parallel.make_executor(executor, mesh), parallel.init_state(method.init, 0, mesh, {}, {})
+        return run, run.compile_step(method.step, state, run.put(batch_at(0), 0), 0), state
+
+    def train(devices, executor, steps=range(7), restore=None):
+        run, update, state = started(devices, executor)
+        if restore is None:
+            state = jax.tree.map(lambda leaf: leaf.copy(), state)  # which a step may write over
+        else:
+            state = restore(parallel.abstract_state(method.init, run.mesh, {}, {}))
         for step in steps:
             state, _ = update(state, run.put(batch_at(step), 0))
         return state

@@ -58,8 +58,8 @@ def test_transposed_equals_xla(strides, kernel, padding):
         x, w = arrays(kernel, size, features=features)
         expected = jax.eval_shape(lambda x, w: xla(x, w, strides, padding), x, w).shape
         if min(expected) > 0:
-            y = jax.jit(lambda x, w: conv_transpose(x, w, strides, padding))(x, w)
-            assert_close(y, xla(x, w, strides, padding))
+            both = jax.jit(lambda x, w: [each(x, w, strides, padding) for each in (conv_transpose, xla)])
+            assert_close(*both(x, w))
 
 
 @pytest.mark.parametrize("padding", [((1, 2), (0, 3)), ((-1, 2), (1, -1))])
@@ -74,21 +74,18 @@ def assert_same_derivatives(operation, other, x, w):
     """Forward mode, forward over reverse, and reverse over reverse."""
     dx, dw = np.cos(x), np.cos(w)
 
-    def derivatives(operation):
+    def derivatives(operation, x, w):
         def loss(x, w):
             return jnp.sum(jnp.sin(operation(x, w)))
 
         def penalty(x, w):  # as a GAN's gradient penalty: reverse over reverse
             return sum(jnp.sum(g**2) for g in jax.grad(loss, (0, 1))(x, w))
 
-        def everything(x, w):
-            forward = jax.jvp(operation, (x, w), (dx, dw))
-            hessian = jax.jvp(jax.grad(loss, (0, 1)), (x, w), (dx, dw))  # forward over reverse
-            return forward, hessian, jax.grad(penalty, (0, 1))(x, w)
+        forward = jax.jvp(operation, (x, w), (dx, dw))
+        hessian = jax.jvp(jax.grad(loss, (0, 1)), (x, w), (dx, dw))  # forward over reverse
+        return forward, hessian, jax.grad(penalty, (0, 1))(x, w)
 
-        return jax.jit(everything)(x, w)
-
-    actual, expected = derivatives(operation), derivatives(other)
+    actual, expected = jax.jit(lambda x, w: [derivatives(each, x, w) for each in (operation, other)])(x, w)
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * scale), actual, expected)
 
@@ -225,9 +222,14 @@ def test_compiler_options_change_rounding_only(layer):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "strides", "padding"), [((3, 3), (1, 1), "SAME"), ((3, 2), (2, 1), ((1, 0), (2, 1)))]
+    ("kernel", "strides", "padding", "channels", "features", "groups"),
+    [
+        ((3, 3), (1, 1), "SAME", 8, 12, 2),
+        ((3, 2), (2, 1), ((1, 0), (2, 1)), 6, 6, 3),
+        pytest.param((3, 3), (1, 1), "SAME", 6, 6, 3, marks=pytest.mark.slow),
+        pytest.param((3, 2), (2, 1), ((1, 0), (2, 1)), 8, 12, 2, marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize(("channels", "features", "groups"), [(8, 12, 2), (6, 6, 3)])
 def test_groups_equal_xla_s_and_so_do_their_derivatives(kernel, strides, padding, channels, features, groups):
     x, w = arrays(kernel, (5, 4), channels // groups, features)
     x = np.concatenate([x + i for i in range(groups)], axis=-1)

@@ -215,8 +215,10 @@ def test_data_that_are_no_pictures_are_refused():
 
 
 @pytest.mark.long
-def test_a_tiny_run_reconstructs_and_reports(tmp_path):
-    words = ["--config.data.name=stroke_digits", "--config.num_steps=20", "--config.eval.num_samples=60"]
+def test_a_tiny_run_reconstructs_and_reports(made_up_tfds, tmp_path):
+    words = ["data.name=made_up_digits", f"data.data_dir={made_up_tfds}", "network.channels=(4,)", "num_steps=20",
+             "sample.num=70", "eval.num_examples=20", "eval.classifier_steps=10"]  # fmt: skip
+    words = [f"--config.{word}" for word in words]
     main.main([f"--config={FOLDER / 'scvae_mnist.py'}:tiny", f"--workdir={tmp_path}/run", *words])
     report = json.loads((tmp_path / "run/report.json").read_text())
     names = {row["name"] for row in report["metrics"]}
