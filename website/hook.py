@@ -30,7 +30,7 @@ def beside() -> dict[str, str]:
     results = sorted((ROOT / "experiments/results").glob("*/*"))
     found = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "LICENSE", *results]
     places = {path.relative_to(ROOT).as_posix(): path.relative_to(ROOT).as_posix() for path in found if path.is_file()}
-    places |= {f"notebooks/{path.name}": f"notebooks/{path.stem}.md" for path in notebooks()}
+    places |= {f"notebooks/{path.stem}.ipynb": f"notebooks/{path.stem}.md" for path in notebooks()}
     return {
         "README.md": "index.md",
         "website/style.css": "assets/style.css",
@@ -41,7 +41,7 @@ def beside() -> dict[str, str]:
 
 def notebooks() -> list[pathlib.Path]:
     """Returns the notebooks' scripts, in the order in which they are read."""
-    return sorted((ROOT / "notebooks").glob("*.py"))
+    return sorted((ROOT / "notebooks").glob("[0-9]*.py"))
 
 
 class Module(NamedTuple):
