@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 import jupytext
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GALLERY = pathlib.Path(os.environ.get("GALLERY", ROOT / "runs/gallery"))  # a run or a sweep in each folder
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+FETCHED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*>""")
 LINK = re.compile(r"(?<=\]\()([^)\s:#]+)")  # not a URL, and without its anchor
 
 
@@ -33,6 +35,7 @@ def beside() -> dict[str, str]:
     places |= {f"notebooks/{path.stem}.ipynb": f"notebooks/{path.stem}.md" for path in notebooks()}
     return {
         "README.md": "index.md",
+        "website/reference.md": "reference.md",
         "website/style.css": "assets/style.css",
         "website/favicon.svg": "assets/favicon.svg",
         **places,
@@ -216,11 +219,18 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_post_build(*, config: MkDocsConfig) -> None:
+    """Refuses a site that would fetch something from elsewhere."""
+    for page in pathlib.Path(config.site_dir).rglob("*.html"):
+        if found := FETCHED.search(page.read_text("utf-8")):
+            raise PluginError(f"{page} fetches from another place: {found[0]}")
+
+
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Makes links between files links between pages."""
     there = page.file.src_uri
     sources = {place: source for source, place in beside().items()}
     source = sources.get(there, f"docs/{there}")
-    if there.startswith(("reference/", "gallery")):
+    if there.startswith(("reference", "gallery")):  # made for the site
         return markdown
     return moved(markdown, source, there, beside())
