@@ -60,23 +60,30 @@ def plot(
     x = x_axis or Axis(float(every.min()), float(every.max()))
     y = y_axis or curve.value_axis(series)
     drawn = curve.draw([_inside(one, x, y) for one in series], x, y, colours)
-    painted = [f"name {curve.colour_class(index)}" for index in colours or range(len(series))]
-    names = [
-        element("text", one.name, x="100%", y="100%", dx=-8, dy=-12 - _LINE * row, class_=painted[row])
-        for row, one in enumerate(series)
-    ]
+    width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
     inner = element(
         "svg",
         curve.area(drawn, x, y, x_label),
         element("text", y_label, x=0, y=0, dy=-12, class_="y-label"),
-        *names,
+        *_names(series, colours or range(len(series)), width - 8, height - 12),
         x=_LEFT,
         y=_TOP,
-        width=_WIDTH - _LEFT - _RIGHT,
-        height=_HEIGHT - _TOP - _BOTTOM,
+        width=width,
+        height=height,
         class_="plot",
     )
     return _file(_WIDTH, _HEIGHT, element("style", Html(_style())), inner)
+
+
+def _names(series: Sequence[Series], colours: Sequence[int], right: float, bottom: float) -> list[Html]:
+    """The names of series from the bottom up, each before a piece of its line or one of its dots."""
+    shown = []
+    for row, (one, colour) in enumerate(zip(series, colours, strict=True)):
+        y, paint = bottom - _LINE * row, curve.colour_class(colour)
+        shown.append(element("text", one.name, x=right - 32, y=y, class_=f"name {paint}"))
+        kind, key = ("dots marks", f"M{right - 12},{y - 4}h0") if one.dots else ("line", f"M{right - 24},{y - 4}h24")
+        shown.append(element("path", d=key, class_=f"{kind} {paint}"))
+    return shown
 
 
 def _inside(one: Series, x: Axis, y: Axis) -> Series:
@@ -95,7 +102,8 @@ def _colours() -> dict[str, str]:
 
 @functools.cache
 def _style() -> str:
-    return re.sub(r"var\(--([\w-]+)\)", lambda name: _colours()[name[1]], _sheet("plot.css"))
+    rules = re.sub(r"/\*.*?\*/\n", "", _sheet("plot.css"))  # comments may hold what XML would read as a tag
+    return re.sub(r"var\(--([\w-]+)\)", lambda name: _colours()[name[1]], rules)
 
 
 def _sheet(name: str) -> str:
