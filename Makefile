@@ -10,7 +10,7 @@ N ?= 100
 # What `make release-check` installs the package into: the oldest and the newest Python.
 RELEASE_PYTHONS ?= python3.11 python3.13
 GALLERY := runs/gallery
-GALLERY_RUNS := ddpm_mnist flow_mnist vae_mnist cgan_mnist coupling_mnist
+GALLERY_RUNS := ddpm_mnist vae_mnist cgan_mnist coupling_mnist
 
 .PHONY: run test test-long test-slow torture bad-inputs check style smoke bench docs gallery notebooks release-check clean
 
@@ -57,10 +57,12 @@ docs: gallery $(VENV)/.docs  ## the documentation as a site, in build/site; link
 gallery: $(GALLERY_RUNS:%=$(GALLERY)/%/report.html) $(GALLERY)/losses/compare.html  ## small runs, whose pages the site shows
 
 $(GALLERY)/%/report.html: | $(VENV)/.installed
-	$(BIN)/python -m gen_jax.main --config=$*:tiny --config.data.name=stroke_digits --workdir=$(GALLERY)/$*
+	$(BIN)/python -m gen_jax.main --config=$*:tiny --config.data.name=stroke_digits --config.num_steps=600 \
+	  --config.log_every=25 --config.eval_every=200 --config.checkpoint_every=300 --workdir=$(GALLERY)/$*
 
 $(GALLERY)/losses/compare.html: | $(VENV)/.installed
-	$(BIN)/python -m gen_jax.sweep --config=gan_gaussians:tiny gan.loss=hinge,relativistic seed=0,1 --workdir=$(GALLERY)/losses
+	$(BIN)/python -m gen_jax.sweep --config=gan_gaussians:tiny gan.loss=hinge,relativistic seed=0,1 \
+	  --config.num_steps=600 --config.eval_every=200 --config.checkpoint_every=300 --workdir=$(GALLERY)/losses
 	$(BIN)/python -m gen_jax.main --mode=compare $(GALLERY)/losses
 
 notebooks: $(VENV)/.docs  ## write notebooks/*.ipynb from the scripts beside them
