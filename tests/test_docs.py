@@ -121,7 +121,7 @@ def spec_of(config):
     if name.startswith("gaussians"):
         return DataSpec(name, (1, 1, 2), 100_000, kind="points", value_range=(-5.0, 5.0))
     if name.startswith(configs.FOLDER):
-        spec = DataSpec(name, (size, size, 3), 1_000, texts_of(config))
+        spec = DataSpec(name, (size or 28, size or 28, 3), 1_000, texts_of(config) or labelled("ab"))
         return dataset.with_smaller(spec, config.data.reduce) if config.data.reduce else spec
     shape = (size, size, SHAPES[name][2]) if size else SHAPES[name]
     return DataSpec(name, shape, 60_000, texts_of(config) if name in UNLABELLED else labelled("0123456789"))
@@ -184,7 +184,7 @@ def check_program(module, argv):
     place = ROOT / module.replace(".", "/")
     file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
     assert file.is_file()
-    if "ABLATION" in file.read_text():  # on the common frame, which has the flags
+    if "\nABLATION = " in file.read_text():  # on the common frame, which has the flags
         check_experiment(importlib.import_module(module).ABLATION, argv)
         return
     known = []

@@ -24,10 +24,25 @@ _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 640, 400, 70, 30, 20, 50  # pixe
 _LINE = 18  # pixels from one name to the next
 
 
-class Svg(Html):
-    """A whole SVG file; a notebook shows it."""
+class Plot(NamedTuple):
+    """What `plot` draws: see there."""
 
-    __slots__ = ()
+    series: Sequence[Series]
+    x_label: str
+    y_label: str
+    x: Axis
+    y: Axis
+    colours: Sequence[int]
+
+
+class Svg(Html):
+    """A whole SVG file; a notebook shows it.
+
+    Attributes:
+      content: what `plot` drew, for other programs that draw; other figures have none.
+    """
+
+    content: Plot
 
     def _repr_svg_(self) -> str:
         return str(self)
@@ -59,20 +74,23 @@ def plot(
     every = np.concatenate([one.steps for one in series])
     x = x_axis or Axis(float(every.min()), float(every.max()))
     y = y_axis or curve.value_axis(series)
-    drawn = curve.draw([_inside(one, x, y) for one in series], x, y, colours)
+    content = Plot([_inside(one, x, y) for one in series], x_label, y_label, x, y, colours or range(len(series)))
+    drawn = curve.draw(content.series, x, y, content.colours)
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
     inner = element(
         "svg",
         curve.area(drawn, x, y, x_label),
         element("text", y_label, x=0, y=0, dy=-12, class_="y-label"),
-        *_names(series, colours or range(len(series)), width - 8, height - 12),
+        *_names(series, content.colours, width - 8, height - 12),
         x=_LEFT,
         y=_TOP,
         width=width,
         height=height,
         class_="plot",
     )
-    return _file(_WIDTH, _HEIGHT, element("style", Html(_style())), inner)
+    figure = _file(_WIDTH, _HEIGHT, element("style", Html(_style())), inner)
+    figure.content = content
+    return figure
 
 
 def _names(series: Sequence[Series], colours: Sequence[int], right: float, bottom: float) -> list[Html]:
