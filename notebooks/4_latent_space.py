@@ -35,7 +35,7 @@ run(
     "--config.checkpoint_every=500",
     "--config.eval_every=500",
     "--config.network=dense",
-    "--config.network.hidden=256",
+    "--config.network.hidden=256,256",
     "--workdir=runs/notebook_vae",
 )
 
