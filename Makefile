@@ -51,6 +51,7 @@ bench: $(VENV)/.bench  ## train steps and sampler compared with PyTorch; sampler
 	$(BIN)/python -m benchmarks.dsprites
 
 docs: gallery $(VENV)/.docs  ## the documentation as a site, in build/site; links are checked, nothing is downloaded
+	$(BIN)/python -m doctest website/docstrings.py website/hook.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo 'look at it: $(BIN)/python -m http.server --directory build/site'
 

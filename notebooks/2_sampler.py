@@ -127,8 +127,8 @@ svg.plot(lines, "steps", "error", Axis(7, 150, log=True), Axis(low / 2, 2 * high
 #
 # ## On a trained model
 #
-# A name in a config is a key of a table. A sampler that is in it before the first model is loaded can be asked for by its
-# name. First a small model:
+# A name in a config is a key of a table. A sampler that is in it before the first model is loaded can be asked for by
+# its name. First a small model:
 
 # %%
 STEPS = 600

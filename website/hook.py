@@ -149,7 +149,14 @@ def moved(markdown: str, source: str, page: str, places: dict[str, str]) -> str:
       markdown: the text of a file of the checkout.
       source: the path of this file.
       page: the path of its page.
-      places: paths on the site by paths in the checkout.
+      places: paths on the site by paths in the checkout; those that it lacks are below docs/.
+
+    Example:
+      >>> places = {"README.md": "index.md", "notebooks/1.ipynb": "notebooks/1.md"}
+      >>> moved("[a](docs/data.md#sizes) [b](https://x.org)", "README.md", "index.md", places)
+      '[a](data.md#sizes) [b](https://x.org)'
+      >>> moved("[c](../README.md) [d](../docs/data.md)", "notebooks/1.ipynb", "notebooks/1.md", places)
+      '[c](../index.md) [d](../data.md)'
     """
 
     def at(link: re.Match[str]) -> str:
