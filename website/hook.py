@@ -118,7 +118,7 @@ def gallery(runs: list[pathlib.Path]) -> str:
     cards = []
     for run in runs:
         title, about = _told(run)
-        picture = f'<img src="gallery/{run.name}.png" alt="Samples">' if (run / "samples.png").is_file() else ""
+        picture = f'<img src="gallery/{run.name}.png" alt="Samples">' if picture_of(run) else ""
         cards.append(f'<a href="gallery/{run.name}.html">{picture}<strong>{title}</strong><span>{about}</span></a>')
     return "\n\n".join([*text, f'<div class="gallery">\n{chr(10).join(cards)}\n</div>']) + "\n"
 
@@ -126,7 +126,7 @@ def gallery(runs: list[pathlib.Path]) -> str:
 def _told(run: pathlib.Path) -> tuple[str, str]:
     """What a run is called, and what it is."""
     if not (run / "config.json").is_file():
-        return "Several runs beside each other", "The page of a comparison: two losses, three seeds each."
+        return "Runs beside each other", "The page of a comparison: two losses of a GAN, two seeds each."
     record = json.loads((run / "config.json").read_text("utf-8"))
     about = ast.get_docstring(ast.parse((ROOT / f"configs/{record['name']}.py").read_text("utf-8"))) or ""
     return record["name"], re.split(r"[:(.] ?", about)[0].replace("<", "&lt;") + "."
@@ -135,6 +135,11 @@ def _told(run: pathlib.Path) -> tuple[str, str]:
 def page_of(run: pathlib.Path) -> pathlib.Path:
     """Returns the page of a run, or of a sweep."""
     return next((run / name for name in ("report.html", "compare.html") if (run / name).is_file()), run / "report.html")
+
+
+def picture_of(run: pathlib.Path) -> pathlib.Path | None:
+    """Returns the samples of a run, or of the first run of a sweep."""
+    return next(iter(sorted([*run.glob("samples.png"), *run.glob("*/samples.png")])), None)
 
 
 def gallery_runs() -> list[pathlib.Path]:
@@ -221,8 +226,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "gallery.md", content=gallery(runs)))
     for run in runs:
         files.append(File.generated(config, f"gallery/{run.name}.html", abs_src_path=str(page_of(run))))
-        if (run / "samples.png").is_file():
-            files.append(File.generated(config, f"gallery/{run.name}.png", abs_src_path=str(run / "samples.png")))
+        if picture := picture_of(run):
+            files.append(File.generated(config, f"gallery/{run.name}.png", abs_src_path=str(picture)))
     return files
 
 
