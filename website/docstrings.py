@@ -28,9 +28,27 @@ def adapted(docstring: str) -> str:
         1 < 2
     """
     prose, example, code = docstring.partition("Example:\n")
-    parts = _CODE.split(prose)
+    return _SEVERAL.sub(_one_each, escaped(prose)) + example.replace("Example", "Examples") + code
+
+
+def escaped(markdown: str) -> str:
+    """Returns text in which `<` starts no tag; code is left as it is.
+
+    Example:
+      >>> print(escaped("image_folder:<dir> is\\n`<dir>`:\\n\\n    ls <dir>"))
+      image_folder:&lt;dir> is
+      `<dir>`:
+      <BLANKLINE>
+          ls <dir>
+    """
+    blocks = markdown.split("\n\n")
+    return "\n\n".join(block if block.startswith("    ") else _escaped_prose(block) for block in blocks)
+
+
+def _escaped_prose(text: str) -> str:
+    parts = _CODE.split(text)
     parts[::2] = [re.sub(r"<(?=[a-z/])", "&lt;", part) for part in parts[::2]]
-    return _SEVERAL.sub(_one_each, "".join(parts)) + example.replace("Example", "Examples") + code
+    return "".join(parts)
 
 
 def _one_each(several: re.Match[str]) -> str:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import docstrings
 import jupytext
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -106,7 +107,7 @@ def configs() -> str:
     text = ["# Configs", "Every file of `configs/`, for `--config=<name>[:<variant>]`. Add `--help` for its values."]
     for path in sorted((ROOT / "configs").glob("*.py")):
         about = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-        text += [f"## {path.stem}", about.replace("<", "&lt;")]
+        text += [f"## {path.stem}", docstrings.escaped(about)]
     return "\n\n".join(text) + "\n"
 
 
