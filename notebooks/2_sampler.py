@@ -123,8 +123,8 @@ low, high = min(map(min, errors.values())), max(map(max, errors.values()))
 svg.plot(lines, "steps", "error", Axis(7, 150, log=True), Axis(low / 2, 2 * high, log=True))
 
 # %% [markdown]
-# With twice the steps, DDIM's error halves: it is of first order. The error of the new sampler is smaller from the start,
-# and falls faster: it is of second order, but for the first steps and the last one, which are DDIM's own, because
+# With twice the steps, DDIM's error halves: it is of first order. The error of the new sampler is smaller from the
+# start, and falls faster: it is of second order, but for the first steps and the last one, which are DDIM's own, because
 # log(alpha / sigma) is infinite at both ends.
 #
 # ## On a trained model
