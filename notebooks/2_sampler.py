@@ -124,8 +124,8 @@ svg.plot(lines, "steps", "error", Axis(7, 150, log=True), Axis(low / 2, 2 * high
 
 # %% [markdown]
 # With twice the steps, DDIM's error halves: it is of first order. The error of the new sampler is smaller from the
-# start, and falls faster: it is of second order, but for the first steps and the last one, which are DDIM's own, because
-# log(alpha / sigma) is infinite at both ends.
+# start, and falls faster: it is of second order, but for the first steps and the last one. These are DDIM's own,
+# because log(alpha / sigma) is infinite at both ends.
 #
 # ## On a trained model
 #
