@@ -7,7 +7,12 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/ddpm_mnist.py
 N ?= 100
 
-.PHONY: run test test-long test-slow torture bad-inputs check style smoke bench clean
+# What `make release-check` installs the package into: the oldest and the newest Python.
+RELEASE_PYTHONS ?= python3.11 python3.13
+GALLERY := runs/gallery
+GALLERY_RUNS := ddpm_mnist vae_mnist cgan_mnist coupling_mnist
+
+.PHONY: run test test-long test-slow torture bad-inputs check style smoke bench docs gallery notebooks release-check clean
 
 run: $(VENV)/.installed  ## train the main config (CONFIG=...), with samples, metrics and report
 	$(BIN)/python -m gen_jax.main --config=$(CONFIG)
@@ -45,6 +50,28 @@ bench: $(VENV)/.bench  ## train steps and sampler compared with PyTorch; sampler
 	$(BIN)/python -m benchmarks.loop
 	$(BIN)/python -m benchmarks.dsprites
 
+docs: gallery $(VENV)/.docs  ## the documentation as a site, in build/site; links are checked, nothing is downloaded
+	$(BIN)/python -m doctest website/docstrings.py website/hook.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo 'look at it: $(BIN)/python -m http.server --directory build/site'
+
+gallery: $(GALLERY_RUNS:%=$(GALLERY)/%/report.html) $(GALLERY)/losses/compare.html  ## small runs, whose pages the site shows
+
+$(GALLERY)/%/report.html: | $(VENV)/.installed
+	$(BIN)/python -m gen_jax.main --config=$*:tiny --config.data.name=stroke_digits --config.num_steps=600 \
+	  --config.log_every=25 --config.eval_every=200 --config.checkpoint_every=300 --workdir=$(GALLERY)/$*
+
+$(GALLERY)/losses/compare.html: | $(VENV)/.installed
+	$(BIN)/python -m gen_jax.sweep --config=gan_gaussians:tiny gan.loss=hinge,relativistic seed=0,1 \
+	  --config.num_steps=600 --config.eval_every=200 --config.checkpoint_every=300 --workdir=$(GALLERY)/losses
+	$(BIN)/python -m gen_jax.main --mode=compare $(GALLERY)/losses
+
+notebooks: $(VENV)/.docs  ## write notebooks/*.ipynb from the scripts beside them
+	$(BIN)/python notebooks/convert.py
+
+release-check: $(VENV)/.release  ## build wheel and sdist, install each into an empty environment, run a tiny job there
+	$(BIN)/python tests/release.py $(RELEASE_PYTHONS)
+
 clean:  ## remove the environment and tool caches; keep runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
@@ -62,4 +89,12 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[bench]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.release: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[release]'
 	touch $@ $(VENV)/.installed

@@ -21,6 +21,7 @@ from experiments import record, runs
 from gen_jax import config as configs
 from gen_jax import evaluate, judges, sample
 from gen_jax.data import dataset
+from gen_jax.figures import svg
 from gen_jax.figures.curve import Axis
 from gen_jax.figures.markup import number
 from gen_jax.method import DataSpec, UserError, counted
@@ -137,7 +138,7 @@ def panels(*told: tuple[str, str, str]) -> Callable[[Found, Values, Mapping[str,
 
     def figure(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
         drawn = [panel(found, real, *each) for each in told]
-        return record.dots(drawn, shown, "the first, of seed 0", "real test images")
+        return svg.beside(drawn, shown, "the first, of seed 0", "real test images")
 
     return figure
 
@@ -159,15 +160,15 @@ def last_and_best(names: Mapping[str, str]) -> dict[str, Row]:
     return {name + which: Row(run, words) for name, run in names.items() for which, words in kept.items()}
 
 
-def panel(found: Found, real: Values, measure: str, title: str, told: str, log: bool = False) -> record.Panel:
+def panel(found: Found, real: Values, measure: str, title: str, told: str, log: bool = False) -> svg.Panel:
     """Returns the values of one measure, a line of dots per row, with that of real data if it is known."""
     names = dict.fromkeys(name for name, _ in found)
     values = {name: [v[measure] for (each, _), v in found.items() if each == name] for name in names}
     every = [value for some in values.values() for value in some] + ([real[measure]] if measure in real else [])
     if log:
-        return record.Panel(title, told, values, Axis(min(every) / 1.5, max(every) * 1.5, log=True), real.get(measure))
+        return svg.Panel(title, told, values, Axis(min(every) / 1.5, max(every) * 1.5, log=True), real.get(measure))
     room = 0.1 * (max(every) - min(every)) or 0.1
-    return record.Panel(title, told, values, Axis(min(every) - room, max(every) + room), real.get(measure))
+    return svg.Panel(title, told, values, Axis(min(every) - room, max(every) + room), real.get(measure))
 
 
 class Ablation(NamedTuple):

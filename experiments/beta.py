@@ -21,7 +21,8 @@ import numpy as np
 from experiments import record, runs
 from gen_jax import command, methods
 from gen_jax.data import dataset
-from gen_jax.figures.curve import Axis
+from gen_jax.figures import svg
+from gen_jax.figures.curve import Axis, Series
 from gen_jax.figures.grid import grid, save_png
 from gen_jax.figures.pictures import load_picture
 from gen_jax.method import Picture, UserError
@@ -107,11 +108,11 @@ def figure(found: Found) -> str:
     """Returns MIG over beta, one line per seed, as SVG."""
     betas = sorted({beta for beta, _ in found})
     lines = [
-        record.Line(f"seed {seed}", np.array(betas), np.array([found[beta, seed]["mig"] for beta in betas]))
+        Series(f"seed {seed}", np.array(betas), np.array([found[beta, seed]["mig"] for beta in betas]))
         for seed in sorted({seed for _, seed in found})
     ]
     top = max(values["mig"] for values in found.values())
-    return record.plot(lines, "beta", "MIG", Axis(float(betas[0]), float(betas[-1])), Axis(0.0, 1.1 * top))
+    return svg.plot(lines, "beta", "MIG", Axis(float(betas[0]), float(betas[-1])), Axis(0.0, 1.1 * top))
 
 
 def traversals(workdirs: Sequence[pathlib.Path]) -> np.ndarray:

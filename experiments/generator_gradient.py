@@ -21,7 +21,8 @@ import optax
 
 from experiments import record
 from gen_jax.data import gaussians
-from gen_jax.figures.curve import Axis
+from gen_jax.figures import svg
+from gen_jax.figures.curve import Axis, Series
 from gen_jax.gan import losses, networks
 from gen_jax.method import Array, Key, PyTree
 from gen_jax.run import directory, write_bytes
@@ -160,12 +161,11 @@ def figure(measured: list[dict[str, np.ndarray]]) -> str:
         )
         ratio = ratio / np.concatenate([np.ravel(each["logit"])[::16] for each in measured])
         lines += [
-            record.Line(f"{name}, closed form", p, closed),
-            record.Line(f"{name}, measured", probability, ratio, True),
+            Series(f"{name}, closed form", p, closed),
+            Series(f"{name}, measured", probability, ratio, dots=True),
         ]
-    return record.plot(
-        lines, "D(G(z))", "share of the logit's gradient", Axis(1e-6, 1.0, log=True), Axis(1e-6, 1.5, log=True)
-    )
+    x, y = Axis(1e-6, 1.0, log=True), Axis(1e-6, 1.5, log=True)
+    return svg.plot(lines, "D(G(z))", "share of the logit's gradient", x, y, colours=(0, 0, 1, 1))
 
 
 def main() -> None:

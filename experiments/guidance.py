@@ -12,11 +12,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from experiments import ablation, record
+from experiments import ablation
 from experiments.ablation import Found, Row, Values, means
 from experiments.steps import WORDS
 from gen_jax import command
-from gen_jax.figures.curve import Axis
+from gen_jax.figures import svg
+from gen_jax.figures.curve import Axis, Series
 
 SAMPLER = ("--config.sample.sampler=dpm_solver", "--config.sample.num_steps=25")
 WAYS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
@@ -73,9 +74,9 @@ def figure(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
     for way, (_, scales) in WAYS.items():
         names = ["1", *(_name(way, scale) for scale in scales)]
         names = [name for name in names if name in agreement]
-        lines.append(record.Line(way, np.array([agreement[n] for n in names]), np.array([recall[n] for n in names])))
+        lines.append(Series(way, np.array([agreement[n] for n in names]), np.array([recall[n] for n in names])))
     low = min(agreement.values())
-    return record.plot(lines, "class agreement", "recall", Axis(np.floor(100 * low) / 100, 1.0), Axis(0.0, 1.0))
+    return svg.plot(lines, "class agreement", "recall", Axis(np.floor(100 * low) / 100, 1.0), Axis(0.0, 1.0))
 
 
 ABLATION = ablation.Ablation(

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from experiments import ablation, record
+from experiments import ablation
 from experiments.ablation import Found, Row, Values, means
 from gen_jax import command
 from gen_jax.diffusion import solvers
-from gen_jax.figures.curve import Axis
+from gen_jax.figures import svg
+from gen_jax.figures.curve import Axis, Series
 
 CALLS = (10, 25, 50)
 WORDS = ("--config.diffusion.label_drop=0.1", "--config.num_steps=6000")
@@ -71,9 +72,9 @@ def figure(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
     for name in SAMPLERS:
         here = [(calls, values[key]) for calls in CALLS if (key := f"{name}, {calls} calls") in values]
         if here:
-            lines.append(record.Line(name, *np.array(here, float).T))
+            lines.append(Series(name, *np.array(here, float).T))
     top = max(values.values())
-    return record.plot(
+    return svg.plot(
         lines,
         "network calls",
         "Frechet distance",

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from experiments import ablation, record
+from experiments import ablation
 from experiments.ablation import Found, Row, Values, means
 from gen_jax import command
+from gen_jax.figures import svg
 from gen_jax.figures.markup import number
 
 QUALITY, SPEED, DIVERSITY = "frechet_distance", "images_per_second", "recall"
@@ -67,7 +68,7 @@ def figure(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
         ablation.panel(found, real, SPEED, "Speed", "images/s, right is better", log=True),
         ablation.panel(found, real, DIVERSITY, "Diversity", "recall, right is better"),
     ]
-    return record.dots(panels, shown, "the first, of seed 0", "real test images")
+    return svg.beside(panels, shown, "the first, of seed 0", "real test images")
 
 
 ABLATION = ablation.Ablation(

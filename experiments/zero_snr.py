@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments import ablation, record
+from experiments import ablation
 from experiments.ablation import Found, Row, Values, means
 from gen_jax import command, judges
 from gen_jax.data import dataset
-from gen_jax.figures.curve import Axis
+from gen_jax.figures import svg
+from gen_jax.figures.curve import Axis, Series
 
 NUM_STEPS = 2_000
 SAMPLER_STEPS = 10
@@ -99,13 +100,11 @@ def verdict(found: Found) -> str:
 def figure(found: Found, real: Values, shown: Mapping[str, np.ndarray]) -> str:
     """Returns the quantiles of the samples' brightness over those of the data, which are uniform, as SVG."""
     names = [name for name in dict.fromkeys(name for name, _ in found) if name in DRAWN]
-    lines = [record.Line("data", FRACTIONS, FRACTIONS)]
+    lines = [Series("data", FRACTIONS, FRACTIONS)]
     for name in names:
         seeds = [v for (each, _), v in found.items() if each == name]
-        lines.append(
-            record.Line(name, FRACTIONS, np.mean([[v[f"quantile_{q:.2f}"] for q in FRACTIONS] for v in seeds], 0))
-        )
-    return record.plot(lines, "share of the pictures", "are at most this bright", Axis(0.0, 1.0), Axis(0.0, 1.0))
+        lines.append(Series(name, FRACTIONS, np.mean([[v[f"quantile_{q:.2f}"] for q in FRACTIONS] for v in seeds], 0)))
+    return svg.plot(lines, "share of the pictures", "are at most this bright", Axis(0.0, 1.0), Axis(0.0, 1.0))
 
 
 ABLATION = ablation.Ablation(

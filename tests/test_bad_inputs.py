@@ -469,6 +469,7 @@ def page(answers: dict[str, str]) -> str:
         for words in cases:
             typed = words if start else f"python -m gen_jax.main {words}".strip()
             text = answers[f"{start} {words}" if start else words].removeprefix("gen_jax: ").replace("|", "\\|")
+            text = text.replace("<", "&lt;")  # which would start a tag
             lines.append(f"| `{typed}` | {text} |")
     return "\n".join(lines) + "\n"
 

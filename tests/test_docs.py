@@ -8,9 +8,11 @@ import doctest
 import functools
 import importlib
 import importlib.util
+import os
 import pathlib
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from typing import NamedTuple
@@ -119,7 +121,7 @@ def spec_of(config):
     if name.startswith("gaussians"):
         return DataSpec(name, (1, 1, 2), 100_000, kind="points", value_range=(-5.0, 5.0))
     if name.startswith(configs.FOLDER):
-        spec = DataSpec(name, (size, size, 3), 1_000, texts_of(config))
+        spec = DataSpec(name, (size or 28, size or 28, 3), 1_000, texts_of(config) or labelled("ab"))
         return dataset.with_smaller(spec, config.data.reduce) if config.data.reduce else spec
     shape = (size, size, SHAPES[name][2]) if size else SHAPES[name]
     return DataSpec(name, shape, 60_000, texts_of(config) if name in UNLABELLED else labelled("0123456789"))
@@ -182,7 +184,7 @@ def check_program(module, argv):
     place = ROOT / module.replace(".", "/")
     file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
     assert file.is_file()
-    if "ABLATION" in file.read_text():  # on the common frame, which has the flags
+    if "\nABLATION = " in file.read_text():  # on the common frame, which has the flags
         check_experiment(importlib.import_module(module).ABLATION, argv)
         return
     known = []
@@ -282,6 +284,24 @@ def test_readme_is_short_and_names_every_config():
     assert named - {"--config="} >= {*CONFIGS}
     for name in named:
         methods.load(name)
+
+
+def test_the_changelog_keeps_its_form():
+    """That of keepachangelog.com: a heading for each version, newest first, and under it the kinds of changes."""
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    first, *versions = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert first == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", one) for one in versions)
+    kinds = re.findall(r"^### (.*)$", text, re.MULTILINE)
+    assert {*kinds} <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    for version in re.split(r"^## ", text, flags=re.MULTILINE):
+        kinds = re.findall(r"^### (.*)$", version, re.MULTILINE)
+        assert len(kinds) == len({*kinds})
+
+
+def test_the_version_is_written_once():
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"] == ["version"]
+    assert gen_jax.__version__ not in (ROOT / "CITATION.cff").read_text()
 
 
 class Extended:
@@ -397,7 +417,21 @@ def test_the_python_of_text_runs(tmp_path, project):
     assert run_blocks(ROOT / "docs/text.md", project)["images"].shape == (2, 64, 64, 3)
 
 
-OF_THEIR_OWN = (README, ROOT / "docs/extend.md", ROOT / "docs/editing.md", ROOT / "docs/text.md")
+@pytest.mark.slow
+def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
+    for block in blocks((ROOT / "docs/tutorial.md").read_text("utf-8")):
+        if "pip install" in block.text:
+            continue
+        words = [sys.executable, "-c", block.text] if block.language == "python" else ["sh", "-ec", block.text]
+        path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path}
+        ended = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, f"{block.text}\n{ended.stderr[-3000:]}"
+    for page in ("runs/first/report.html", "runs/losses/compare.html", "runs/shapes/report.html"):
+        assert (tmp_path / page).is_file()
+
+
+OF_THEIR_OWN = (README, *(ROOT / f"docs/{name}.md" for name in ("extend", "editing", "text", "tutorial")))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in OF_THEIR_OWN])

@@ -89,7 +89,7 @@ def opened(file: IO[bytes], formats: tuple[str, ...] | None = None) -> PIL.Image
       formats: formats to try, by PIL's names; None for all.
 
     Raises:
-      PIL.UnidentifiedImageError, and whatever else PIL raises on a damaged file.
+      PIL.UnidentifiedImageError: or whatever else PIL raises on a damaged file.
 
     Example:
       >>> file = io.BytesIO()

@@ -1,8 +1,8 @@
-"""Curves as inline SVG: drawn in Python, coloured by the page's style sheet, readable at any width.
+"""Curves as SVG: drawn in Python, coloured by a style sheet (plot.css), readable at any width.
 
-The <svg> itself is the plotting area. Its labels are in its margin, with positions in per cent, so that
-text keeps its size while the area takes the width of the page. Lines are in a nested <svg> of
-1000 x 1000 units that is stretched over the area.
+`chart` is a figure of the page; svg.py makes files of the same `area`. The <svg> itself is the plotting area. Its
+labels are in its margin, with positions in per cent, so that text keeps its size while the area takes the width of the
+page. Lines are in a nested <svg> of 1000 x 1000 units that is stretched over the area.
 """
 
 from __future__ import annotations
@@ -27,13 +27,17 @@ Floats = npt.NDArray[np.float64]
 
 
 class Series(NamedTuple):
-    """One curve: `values` f64 [K] at increasing `steps` f64 [K], and a band from `low` to `high`, f64 [K], if given."""
+    """One curve: `values` f64 [K] at increasing `steps` f64 [K], and a band from `low` to `high`, f64 [K], if given.
+
+    With `dots`, single points, in any order.
+    """
 
     name: str
     steps: Floats
     values: Floats
     low: Floats | None = None
     high: Floats | None = None
+    dots: bool = False
 
 
 class Axis(NamedTuple):
@@ -155,34 +159,13 @@ def chart(series: Sequence[Series], title: str, colours: Sequence[int] = ()) -> 
     """
     last_step = max(float(one.steps[-1]) for one in series)
     x, y = Axis(0.0, max(last_step, 1.0)), value_axis(series)
-    labels = [
-        (element("line", x1=0, x2="100%", y1=at, y2=at), element("text", number(tick), x=-8, y=at, dy="0.32em"))
-        for tick in y.ticks()
-        for at in [percent(1 - float(y.place(tick)))]
-    ]
-    steps = [
-        element("text", f"{tick:,.10g}", x=percent(float(x.place(tick))), y="100%", dy="1.5em") for tick in x.ticks(4)
-    ]
-    drawn = [
-        _drawn(one, x, y, colour_class(index)) for index, one in zip(colours or range(len(series)), series, strict=True)
-    ]
+    drawn = draw(series, x, y, colours)
     ends = "; ".join(
         f"{one.name} from {number(float(one.values[0]))} to {number(float(one.values[-1]))}" for one in series
     )
     plot = element(
         "svg",
-        element("g", *(part for pair in labels for part in pair), class_="y-axis"),
-        element(
-            "g", *steps, element("text", "step", x="100%", y="100%", dy="2.9em", class_="x-label"), class_="x-axis"
-        ),
-        element(
-            "svg",
-            *(path for one in drawn for path in one.paths),
-            viewBox=f"0 0 {SIDE} {SIDE}",
-            preserveAspectRatio="none",
-            width="100%",
-            height="100%",
-        ),
+        area(drawn, x, y, "step"),
         element("line", class_="cursor", y1=0, y2="100%", visibility="hidden"),
         class_="plot",
         role="img",
@@ -200,7 +183,7 @@ def chart(series: Sequence[Series], title: str, colours: Sequence[int] = ()) -> 
     )
 
 
-class _Drawn(NamedTuple):
+class Drawn(NamedTuple):
     """A curve as parts of a figure: its paths, its line in the legend, and what the read-out shows."""
 
     paths: list[Html]
@@ -208,11 +191,46 @@ class _Drawn(NamedTuple):
     points: dict[str, Any]
 
 
-def _drawn(one: Series, x: Axis, y: Axis, colour: str) -> _Drawn:
-    shown = thinned(len(one.steps), MAX_POINTS)
+def draw(series: Sequence[Series], x: Axis, y: Axis, colours: Sequence[int] = ()) -> list[Drawn]:
+    """Returns curves as parts of a figure with these axes; for `colours` see `chart`."""
+    numbered = zip(colours or range(len(series)), series, strict=True)
+    return [_drawn(one, x, y, colour_class(number_of)) for number_of, one in numbered]
+
+
+def area(drawn: Sequence[Drawn], x: Axis, y: Axis, x_label: str) -> Html:
+    """Returns what is inside the <svg> of a plot: the ticks of both axes, and the curves in a stretched <svg>."""
+    across = [element("text", number(tick), x=_at(x, tick), y="100%", dy="1.5em") for tick in x.ticks(4)]
+    x_name = element("text", x_label, x="100%", y="100%", dy="2.9em", class_="x-label")
+    up = [
+        (element("line", x1=0, x2="100%", y1=at, y2=at), element("text", number(tick), x=-8, y=at, dy="0.32em"))
+        for tick in y.ticks()
+        for at in [percent(1 - float(y.place(tick)))]
+    ]
+    return join(
+        element("g", *(part for pair in up for part in pair), class_="y-axis"),
+        element("g", *across, x_name, class_="x-axis"),
+        element(
+            "svg",
+            *(path for one in drawn for path in one.paths),
+            viewBox=f"0 0 {SIDE} {SIDE}",
+            preserveAspectRatio="none",
+            width="100%",
+            height="100%",
+        ),
+    )
+
+
+def _at(axis: Axis, value: float) -> str:
+    return percent(float(axis.place(value)))
+
+
+def _drawn(one: Series, x: Axis, y: Axis, colour: str) -> Drawn:
+    shown = thinned(len(one.steps), len(one.steps) if one.dots else MAX_POINTS)
     across, up = x.place(one.steps), 1 - y.place(one.values)
     paths, note = [], ""
-    if one.low is not None and one.high is not None:
+    if one.dots:
+        paths.append(element("path", d=_dots(across, up), class_=f"dots marks {colour}"))
+    elif one.low is not None and one.high is not None:
         edges = (1 - y.place(edge)[shown] for edge in (one.low, one.high))
         paths.append(element("path", d=_band(across[shown], *edges), class_=f"band {colour}"))
     elif smoothed(one.values)[1] > 1:
@@ -220,16 +238,17 @@ def _drawn(one: Series, x: Axis, y: Axis, colour: str) -> _Drawn:
         values, window = smoothed(one.values)
         up = 1 - y.place(values)
         note = f", line: mean over {window} points"
-    if len(one.steps) == 1:
+    if len(one.steps) == 1 and not one.dots:
         paths.append(element("path", d=_dots(across, up), class_=f"dots single {colour}"))
-    paths.append(element("path", d=_line(across[shown], up[shown]), class_=f"line {colour}"))
+    if not one.dots:
+        paths.append(element("path", d=_line(across[shown], up[shown]), class_=f"line {colour}"))
     points = {
         "name": one.name,
         "steps": one.steps[shown].tolist(),
         "places": across[shown].round(4).tolist(),
         "values": [_told(one, at) for at in shown],
     }
-    return _Drawn(paths, element("li", element("span", class_=f"key {colour}"), one.name, note), points)
+    return Drawn(paths, element("li", element("span", class_=f"key {colour}"), one.name, note), points)
 
 
 def colour_class(index: int) -> str:

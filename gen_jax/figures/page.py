@@ -32,7 +32,8 @@ def document(title: str, *body: Html) -> str:
     """Returns the whole page, with the style sheet and the script inside."""
     folder = importlib.resources.files("gen_jax.figures")
     columns = "".join(f".columns-{n}{{--columns:{n}}}" for n in range(1, _MAX_COLUMNS + 1))
-    style = folder.joinpath("page.css").read_text("utf-8") + columns + scatters.style()
+    style = "".join(folder.joinpath(name).read_text("utf-8") for name in ("page.css", "plot.css"))
+    style += columns + scatters.style()
     script = folder.joinpath("page.js").read_text("utf-8")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "

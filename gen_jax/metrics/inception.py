@@ -252,7 +252,7 @@ def apply(params: PyTree, images: Array | np.ndarray) -> tuple[Array, Array]:
     """Returns the features f32 [N, 2048] and the logits f32 [N, 1008] of images uint8 [N, H, W, C].
 
     Grey images (C = 1) are repeated. The Inception score of Salimans et al. (2016) leaves out the bias of the logits:
-    subtract params["fc"]["bias"].
+    subtract `params["fc"]["bias"]`.
 
     Args:
       params: as `fold` returns them.
