@@ -314,7 +314,7 @@ WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
 # the same code does it for the other one, which is asked in CI. A new method is asked all of it.
 LIKE = {
     # A mean over examples of a weighted error.
-    "flow": "ddpm", "latent": "ddpm", "meanflow": "ddpm", "consistency": "ddpm", "distilled": "ddpm",
+    "flow": "ddpm", "latent": "ddpm", "meanflow": "ddpm", "consistency": "ddpm", "distilled": "ddpm", "sr3": "ddpm",
     "hvae": "vae", "scvae": "vae",  # a mean over examples of a bound
     "vqvae": "autoencoder",  # codebooks, which tests/vae/test_vqvae.py trains on eight devices, too
     "acgan": "gan", "r3gan": "gan", "ddgan": "gan", "stackgan": "gan", "srgan": "gan",  # two networks in turn
