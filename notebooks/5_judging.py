@@ -38,12 +38,16 @@ import PIL.ImageDraw
 import PIL.ImageFilter
 import PIL.ImageFont
 
-from gen_jax.data import stroke_digits
+from gen_jax.config import base_config
+from gen_jax.data import dataset, stroke_digits
 from gen_jax.figures.grid import grid
 
 NUM = 400
 fresh, _ = stroke_digits.draw(seed=7, index=np.arange(NUM))  # uint8 [NUM, 28, 28, 1]
-training, _ = stroke_digits.draw(seed=0, index=np.arange(NUM))
+config = base_config().data
+config.name = "stroke_digits"
+training = dataset.load(config).train["image"]
+copied = np.asarray(training[dataset.spread(len(training), NUM)])  # those that the judge takes as the reference
 
 
 def blurred(image):
@@ -62,7 +66,7 @@ rng = np.random.default_rng(0)
 sets = {
     "blurred": np.stack([blurred(image) for image in fresh]),
     "few": fresh[np.arange(NUM) % 20],
-    "copied": training,
+    "copied": copied,
     "font": np.stack([of_font(index, rng) for index in range(NUM)]),
 }
 for name, images in sets.items():
@@ -91,19 +95,23 @@ run(
 )
 
 # %% [markdown]
-# Read the table by column:
+# Read the table by column, beside that of the real test images:
 #
-# - **blurred**: the Frechet distance and the precision see it; few of its pictures look like real ones.
-# - **few**: precision stays high, because each picture is good. Recall and coverage see it: most real pictures have no
-#   counterpart. A single picture would not show this fault.
-# - **copied**: nearly perfect in all measures of quality, better than the test images. Only `memorisation` sees it: the
-#   share of samples that are nearer to a training picture than to any test picture is far above one half.
-# - **font**: bad in everything, though a person reads its digits easily. These measures ask whether pictures come from
-#   the same distribution as the reference, not whether they are legible.
+# - **blurred**: precision does not see it: a blurred digit is still near some real digit. Recall does, because the
+#   blurred digits are all alike, and so does the Frechet distance.
+# - **few**: precision is high again, because each picture is good. Recall and coverage see that most real pictures have
+#   no counterpart. Looking at single pictures would not show this fault.
+# - **copied**: as good as the test images by every measure of quality. Only `memorisation` sees it: the share of
+#   pictures that are nearer to a training picture than to any test picture, one half if nothing was learned by heart.
+# - **font**: the largest Frechet distance, and nearly no coverage, though a person reads its digits easily. These
+#   measures ask whether pictures come from the same distribution as the reference, not whether they are legible.
+#
+# No measure sees all four faults.
 #
 # ## What compares with what
 #
-# One judge, one number of pictures, one reference. The Frechet distance falls as the number grows, for real images too:
+# One judge, one number of pictures, one reference. The Frechet distance changes with the number, for
+# real images, too:
 
 # %%
 for num in (100, 200, 400):
