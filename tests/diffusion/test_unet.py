@@ -164,3 +164,21 @@ def test_every_projection_starts_as_in_the_released_code():
         assert abs(kernel.mean()) < 5 * std / np.sqrt(kernel.size), place
         assert 0.98 * limit < np.abs(kernel).max() <= limit * (1 + 1e-6), place
     assert last == 8 + 4 + 1  # residual blocks: 2 down, 2 in the middle, 4 up; attentions: 1 down, 1, 2 up; the end
+
+
+def test_blocks_that_are_computed_again_have_the_same_parameters_gradients_and_dropout():
+    _, variables = network("paper", dropout=0.5)
+
+    def loss(net, params):
+        return jnp.mean(net.apply({"params": params}, X_T, TIME, index=jnp.arange(2), train=True) ** 2)
+
+    kept, again = (UNet(**TINY, dropout=0.5, remat=remat) for remat in (False, True))
+    shapes = [jax.eval_shape(net.init, jax.random.key(0), X_T, TIME) for net in (kept, again)]
+    assert shapes[0] == shapes[1]
+    losses = [functools.partial(loss, net) for net in (kept, again)]
+    # Residual blocks: two down, two in the middle, four up; attention at 4x4: once down, twice up, and in the middle.
+    assert [str(jax.make_jaxpr(each)(variables["params"])).count("checkpoint[") for each in losses] == [0, 12]
+    (one, grads), (two, others) = (jax.jit(jax.value_and_grad(each))(variables["params"]) for each in losses)
+    np.testing.assert_allclose(one, two, rtol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), grads, others)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(others))
