@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -99,13 +100,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
                     print(weights.told)
                 if untracked := judges.untracked(config, data.spec):
                     print(untracked)
-
-            def begin() -> State:
-                if state is not None:
-                    return state
-                first_state = initial_state(config, method, data, mesh, frozen)
-                return first_state if weights is None else weights.into(first_state)
-
+            begin = functools.partial(_first_state, state, weights, config, method, data, mesh, frozen)
             if start >= config.num_steps or early:
                 trained = begin()
             else:
@@ -114,6 +109,14 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
             print(f"{run.workdir}: {early}")
         model = sample.Model(config, data.spec, method, trained, mesh, words)
         finish.finish(model, data, run, config.sample.num, trained=True, stopped_early=early)
+
+
+def _first_state(restored: State | None, weights: warm.Weights | None, config: Any, *given: Any) -> State:
+    """What this start begins with: a checkpoint, or a new State, with the weights of a warm start if there is one."""
+    if restored is not None:
+        return restored
+    state = initial_state(config, *given)
+    return state if weights is None else weights.into(state)
 
 
 def _loop(
@@ -140,7 +143,6 @@ def _loop(
     look = _make_look(config, run, method, data, mesh, checkpoints, words)
     _print_memory(update, state)
     window_step, in_flight, scalars, saved, early = start, {}, {}, start, ""
-    ranks = config.eval.track or config.eval.best != configs.DISTANCE
     steps = range(start, config.num_steps, config.steps_per_call)
     with contextlib.ExitStack() as stack:
         if chief:
@@ -174,9 +176,8 @@ def _loop(
                 window, window_step = now, done
 
             pause = time.perf_counter()
-            if done % config.eval_every == 0 and (done < config.num_steps or ranks):
-                look(state, done, writer, kept)
-                early = kept.stopped_early(done)
+            if _is_evaluated(config, done):
+                early = look(state, done, writer, kept)
             if done % config.checkpoint_every == 0 or last or early:
                 _stop_if_not_finite(config, {}, state, done, checkpoints)
                 checkpoints.save(state)
@@ -190,6 +191,12 @@ def _loop(
     return state, early
 
 
+def _is_evaluated(config: Any, done: int) -> bool:
+    """Whether a run looks at its model at this step; after the last one only to rank checkpoints."""
+    ranks = config.eval.track or config.eval.best != configs.DISTANCE
+    return done % config.eval_every == 0 and (done < config.num_steps or ranks)
+
+
 def _make_look(
     config: Any,
     run: Run,
@@ -198,11 +205,12 @@ def _make_look(
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
     words: texts.Texts | None,
-) -> Callable[[State, int, Writer | None, validation.BestCheckpoints], None]:
-    """Returns the hook that runs every `eval_every` steps: it measures, draws, and keeps the best states so far."""
+) -> Callable[[State, int, Writer | None, validation.BestCheckpoints], str]:
+    """Returns the hook that runs every `eval_every` steps: it measures, draws, and keeps the best states so far. It
+    returns why training stops early, or ""."""
     validate = validation.make(config, method, data, mesh, words)
 
-    def look(state: State, done: int, writer: Writer | None, kept: validation.BestCheckpoints) -> None:
+    def look(state: State, done: int, writer: Writer | None, kept: validation.BestCheckpoints) -> str:
         scores, frames = validate(state)
         if writer:
             writer.write(done, scores)
@@ -210,6 +218,7 @@ def _make_look(
         if kept.takes(done, scores):
             _stop_if_not_finite(config, {}, state, done, checkpoints)
             kept.save(state)
+        return kept.stopped_early(done)
 
     return look
 

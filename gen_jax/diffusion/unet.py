@@ -117,8 +117,7 @@ class UNet(nn.Module):
         self._check(x_t.shape[1:3], stride, label)
         norm = NORMS[self.norm](self.num_groups)
         conv = functools.partial(Conv, kernel_size=(3, 3), kernel_init=kernel_init, dtype=self.dtype)
-        condition = self._condition(time, span, label, extra)
-        run = recomputed if self.remat else operator.call
+        condition, run = self._condition(time, span, label, extra), recomputed if self.remat else operator.call
 
         def residual(h: Array, name: str, features: int) -> Array:
             layer = ResidualBlock(features, norm, self.film, self.dropout, self.use_bias, self.dtype, name=name)

@@ -170,7 +170,8 @@ def test_blocks_that_are_computed_again_have_the_same_parameters_gradients_and_d
     _, variables = network("paper", dropout=0.5)
 
     def loss(net, params):
-        return jnp.mean(net.apply({"params": params}, X_T, TIME, index=jnp.arange(2), train=True) ** 2)
+        rngs = {"dropout": jax.random.key(1)}
+        return jnp.mean(net.apply({"params": params}, X_T, TIME, index=jnp.arange(2), train=True, rngs=rngs) ** 2)
 
     kept, again = (UNet(**TINY, dropout=0.5, remat=remat) for remat in (False, True))
     shapes = [jax.eval_shape(net.init, jax.random.key(0), X_T, TIME) for net in (kept, again)]
