@@ -49,8 +49,12 @@ def test_lower_is_better_for_distances_losses_and_bounds(words, name, ranked, tm
 
 
 def test_higher_is_better_where_the_method_says_so(tmp_path):
-    write_record(Run(tmp_path), "eval/psnr", {10: 20.0, 20: 21.0, 30: 19.0})
-    assert best.scores_of(Run(tmp_path), config_of("eval.best=psnr", name="srresnet_t91")).ranked == [20, 10, 30]
+    write_record(Run(tmp_path), "eval/psnr_y_shaved4", {10: 20.0, 20: 21.0, 30: 19.0})
+    assert best.scores_of(Run(tmp_path), config_of("eval.best=psnr_y_shaved4", name="srresnet_t91")).ranked == [
+        20,
+        10,
+        30,
+    ]
 
 
 def test_values_of_another_judge_do_not_count():

@@ -76,8 +76,8 @@ def test_a_run_begins_with_the_averages_of_another_and_with_an_optimizer_of_its_
 
 
 def test_what_does_not_fit_stays_new_and_is_told(trained):
-    run, old = trained
-    weights, new = found(run.workdir, "vae.latents=5"), initial("vae.latents=5")
+    (run, old), wider = trained, ("vae.latents=5", "vae.manifold=false")
+    weights, new = found(run.workdir, *wider), initial(*wider)
     started, before, averages = weights.into(new), leaves_of(new.params), leaves_of(old.ema)
     fit = {name for name, leaf in before.items() if name in averages and averages[name].shape == leaf.shape}
     assert 0 < len(fit) < len(before)

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -168,17 +169,18 @@ def test_every_projection_starts_as_in_the_released_code():
 
 
 def test_blocks_that_are_computed_again_have_the_same_parameters_gradients_and_dropout():
-    _, variables = network("paper", dropout=0.5)
+    fields: dict[str, Any] = {"multipliers": (1,), "attention_sizes": (8,), "dropout": 0.5}
+    _, variables = network("paper", **fields)
 
     def loss(net, params):
         rngs = {"dropout": jax.random.key(1)}
         return jnp.mean(net.apply({"params": params}, X_T, TIME, index=jnp.arange(2), train=True, rngs=rngs) ** 2)
 
-    kept, again = (UNet(**TINY, dropout=0.5, remat=remat) for remat in (False, True))
+    kept, again = (UNet(**TINY | fields, remat=remat) for remat in (False, True))
     shapes = [jax.eval_shape(net.init, jax.random.key(0), X_T, TIME) for net in (kept, again)]
     assert shapes[0] == shapes[1]
     losses = [functools.partial(loss, net) for net in (kept, again)]
-    # Residual blocks: two down, two in the middle, four up; attention at 4x4: once down, twice up, and in the middle.
+    # Residual blocks: one down, two in the middle, two up; attention after each, but once in the middle.
     jaxprs = [str(jax.make_jaxpr(each)(variables["params"])) for each in losses]
     assert [len(re.findall(r"(checkpoint|remat2)\[", text)) for text in jaxprs] == [
         0,
