@@ -186,9 +186,13 @@ FSDP = "--config.sharding=fsdp"
 def test_a_step_in_parts_gathers_weights_and_nothing_else(name, made_up_tfds, monkeypatch):
     monkeypatch.setattr(rehearse.parallel, "SMALL", 64)
     needs, state = needs_of("v5e:4x4", made_up_tfds, name, FSDP)
-    read = jax.tree.leaves((state.params, state.variables, state.frozen))
-    gathered = sum(4 * leaf.size for leaf in read if not leaf.sharding.is_fully_replicated)
-    assert 0.5 * gathered < needs.collectives["all-gather"][1] < 1.1 * gathered
+
+    def in_parts(*trees):
+        return sum(4 * leaf.size for leaf in jax.tree.leaves(trees) if not leaf.sharding.is_fully_replicated)
+
+    # Of a first stage, a step may read the encoder alone.
+    most = in_parts(state.params, state.variables, state.frozen)
+    assert 0.9 * in_parts(state.params) < needs.collectives["all-gather"][1] < 1.1 * most
     assert not needs.collectives.keys() & {"all-to-all", "collective-permute"}
 
 
