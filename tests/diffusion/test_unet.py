@@ -34,7 +34,7 @@ def num_parameters(shape, **fields):
 @functools.cache
 def network(name, **fields):
     """Returns a compiled `apply`, and random parameters: at the start, zeros would hide what lies behind them."""
-    net, rng = UNet(**{"paper": TINY, "ours": OURS}[name], **fields), np.random.default_rng(1)
+    net, rng = UNet(**{"paper": TINY, "ours": OURS}[name] | fields), np.random.default_rng(1)
 
     def draw(path, leaf):
         return np.float32(jax.tree_util.keystr(path).endswith("['scale']") + 0.1 * rng.normal(size=leaf.shape))
