@@ -28,7 +28,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -149,7 +149,7 @@ class Checkpoints:
     def forget(self, after: int) -> None:
         """Removes checkpoints of steps later than `after`, which training repeats. Only for the lock's holder."""
         if jax.process_index() == 0:
-            for step in self._written():
+            for step in self.written():
                 if step > after:
                     self._retire(step)
 
@@ -161,11 +161,17 @@ class Checkpoints:
         """Returns the newest of `steps`, or None; reads no older ones."""
         return next((step for step in reversed(self._folders()) if _fault(self._folder(step)) is None), None)
 
-    def restore(self, like: State) -> State | None:
-        """Returns the newest whole checkpoint; newer damaged ones are moved to `damaged/`, with a warning each.
+    def remove(self, step: int) -> None:
+        """Removes a checkpoint. Only for the lock's holder."""
+        if jax.process_index() == 0:
+            self._retire(step)
+
+    def restore(self, like: State, order: Sequence[int] | None = None) -> State | None:
+        """Returns the first whole checkpoint; damaged ones before it are moved to `damaged/`, with a warning each.
 
         Args:
           like: the expected state: `jax.ShapeDtypeStruct` leaves (or arrays), with the shardings to restore to.
+          order: the steps to look for, the most wanted first; by default all, the newest first.
 
         Returns:
           The state, bit for bit as saved, or None if there is no checkpoint at all.
@@ -178,7 +184,7 @@ class Checkpoints:
 
         self.wait()
         self._alias.make()  # a failure here comes before any training
-        step = self._choose()
+        step = self._choose(order)
         if step is None:
             return None
         folder = self._folder(step)
@@ -201,8 +207,9 @@ class Checkpoints:
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name))
 
-    def _written(self) -> list[int]:
-        """The steps of `_folders` that this class wrote: any other folder with a number for a name is the user's."""
+    def written(self) -> list[int]:
+        """Returns the steps that this class wrote, damaged or not: any other folder with a number for a name is the
+        user's."""
         return [step for step in self._folders() if (self._folder(step) / _LIST).is_file()]
 
     @contextlib.contextmanager
@@ -230,7 +237,7 @@ class Checkpoints:
             self._set_aside(step, "it is in the way of a new one")
         folder.rename(self._folder(step))
         sync_folder(self.directory)
-        for old in self._written()[: -self._keep]:
+        for old in self.written()[: -self._keep]:
             self._retire(old)
 
     def _retire(self, step: int) -> None:
@@ -238,9 +245,9 @@ class Checkpoints:
         self._unfinished.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._folder(step).rename(self._unfinished / f"{step}.retired"))
 
-    def _choose(self) -> int | None:
-        """Returns the newest whole step, the same in every process, and sets newer damaged ones aside."""
-        choice = from_first_process(self._choose_alone() if jax.process_index() == 0 else 0)
+    def _choose(self, order: Sequence[int] | None) -> int | None:
+        """Returns the first whole step, the same in every process, and sets damaged ones before it aside."""
+        choice = from_first_process(self._choose_alone(order) if jax.process_index() == 0 else 0)
         if choice == _ALL_DAMAGED:
             raise UserError(
                 f"none of the checkpoints in {self.directory} is intact; nothing was deleted:"
@@ -248,9 +255,10 @@ class Checkpoints:
             )
         return None if choice == _NONE else choice
 
-    def _choose_alone(self) -> int:
+    def _choose_alone(self, order: Sequence[int] | None) -> int:
         damaged: dict[int, str] = {}
-        for step in reversed(self._folders()):
+        newest_first = self._folders()[::-1]
+        for step in newest_first if order is None else [each for each in order if each in newest_first]:
             fault = _fault(self._folder(step))
             if fault is None:
                 for bad, why in damaged.items():

@@ -37,21 +37,23 @@ Config: TypeAlias = Any  # an ml_collections.ConfigDict, whose values no type ch
 # spans the run) and placement (equal up to rounding).
 MAY_CHANGE = (
     "num_steps", "log_every", "eval_every", "checkpoint_every", "sample.*", "eval.*", "data.data_dir", "data.cache_dir",
-    "data.max_megapixels", "data.stream", "data.workers", "executor", "num_devices", "steps_per_call", "accumulate",
-    "fast_compile_options",
+    "data.max_megapixels", "data.stream", "data.workers", "executor", "num_devices", "sharding", "steps_per_call",
+    "accumulate", "fast_compile_options",
 )  # fmt: skip
+
+DISTANCE = "frechet_distance"  # of samples, among what ranks checkpoints: measured if `eval.track` is set
 
 FOLDER = "image_folder:"  # begins the name of a data set that is a folder of pictures
 
 # Keys that may change when a trained model is sampled or evaluated: the others stay as it was trained.
-SAMPLING = ("sample.*", "num_devices", "fast_compile_options")
+SAMPLING = ("sample.*", "num_devices", "sharding", "fast_compile_options")
 JUDGING = (
     *SAMPLING, "eval.*", "data.data_dir", "data.cache_dir", "data.max_megapixels", "data.stream", "data.workers",
 )  # fmt: skip
 
 COUNTS = ("batch_size", "num_steps", "log_every", "eval_every", "checkpoint_every", "steps_per_call", "accumulate",
           "sample.num", "sample.batch_size", "eval.num_samples", "eval.num_examples",
-          "eval.num_codes", "eval.classifier_steps")  # fmt: skip
+          "eval.num_codes", "eval.classifier_steps", "eval.keep_best")  # fmt: skip
 
 
 class Choice(NamedTuple):
@@ -154,6 +156,12 @@ class Options(NamedTuple):
     same_images: bool = True
 
     @property
+    def ranking(self) -> dict[str, str]:
+        """The measures by which checkpoints can be ranked, and which is better, "lower" or "higher"."""
+        better = {name: "lower" if each.is_bound else each.better for name, each in self.measures.items()}
+        return {DISTANCE: "lower", "loss": "lower"} | {name: which for name, which in better.items() if which}
+
+    @property
     def all_choices(self) -> dict[str, Choice]:
         """`choices` and those of every config, the outer ones first."""
         return OPTIMIZER | dict(self.choices)
@@ -174,6 +182,7 @@ SHARES = ("optimizer.b1", "optimizer.b2")  # in [0, 1)
 
 CHOICES = {
     "executor": parallel.EXECUTORS,
+    "sharding": parallel.SHARDINGS,
     "compute_dtype": ("float32", "bfloat16"),
     "sample.checkpoint": ("last", "best"),
 }
@@ -184,6 +193,7 @@ def base_config() -> Config:
     return ml_collections.ConfigDict(
         {
             "method": "",
+            "warm_start": "",  # a run whose weights training starts from; "": none
             "seed": 0,
             "batch_size": 64,  # global: over all devices and processes
             "num_steps": 1000,
@@ -194,6 +204,7 @@ def base_config() -> Config:
             "compute_dtype": "float32",  # or bfloat16; parameters stay float32
             "executor": "jit",  # or pmap
             "num_devices": 0,  # 0: all
+            "sharding": "replicated",  # or fsdp: parameters, moments and averages in parts, one a device
             "steps_per_call": 1,  # raise it if a call costs as much as a step
             "accumulate": 1,  # pieces in which a batch is computed
             "fast_compile_options": True,  # parallel.compiler_options
@@ -219,10 +230,13 @@ def base_config() -> Config:
                 "num": 1000,
                 "batch_size": 250,
                 "seed": 0,
-                "checkpoint": "last",  # or best: that of the smallest Frechet distance, if eval.track keeps it
+                "checkpoint": "last",  # or best: see eval.best; or the step of one that is kept
             },
             "eval": {
                 "track": 0,  # samples whose Frechet distance is measured every eval_every steps; 0: none
+                "best": DISTANCE,  # ranks checkpoints: the tracked distance, or a measure such as loss
+                "keep_best": 1,  # checkpoints kept in best/
+                "patience": 0,  # evaluations without a better value after which training stops early; 0: never
                 "num_samples": 10_000,  # samples that --mode=eval evaluates
                 "num_examples": 2_048,  # test examples whose loss is evaluated
                 "num_codes": 10_000,  # images whose codes are evaluated, if the factors of the data are known
@@ -609,8 +623,14 @@ def check(config: Config, options: Options) -> None:
     flat = flatten(config)
     for key, value in flat.items():
         _check_numbers(key, value)
-    for key, allowed in CHOICES.items():
-        require_choice(key, flat[key], allowed)
+    for key, allowed in {**CHOICES, "eval.best": options.ranking}.items():
+        if not (key == "sample.checkpoint" and flat[key].isdecimal()):  # a step
+            require_choice(key, flat[key], allowed)
+    if flat["sharding"] != "replicated" and flat["executor"] != "jit":
+        raise UserError(
+            f"config.sharding is {flat['sharding']}, but with executor {flat['executor']} every device holds the whole "
+            "state: use --config.executor=jit"
+        )
     if flat["batch_size"] % flat["accumulate"]:
         raise UserError(f"config.batch_size {flat['batch_size']} is not a multiple of accumulate={flat['accumulate']}")
     for key in ("num_steps", "log_every", "eval_every", "checkpoint_every"):

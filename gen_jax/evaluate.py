@@ -115,7 +115,7 @@ def judge(
 def described(model: sample.Model) -> str:
     """Returns how the samples of a model were generated, for a protocol."""
     settings = model.config.sample
-    checkpoint = "best" if settings.checkpoint == "best" else "last"
+    checkpoint = settings.checkpoint if settings.checkpoint in ("best", "last") else "kept"
     labels = ["classes by their shares of the training images"] if "label" in model.method.condition else []
     labels += [f"{name} of held-out examples" for name in _from_held_out(model.method, model.spec)]
     if model.texts is not None:
@@ -269,12 +269,12 @@ class _TrainingImages:
 
 
 def write_report(run: Run, values: dict[str, Any]) -> None:
-    """Writes report.json. It keeps existing metrics if their facts are the same, and the step at which the run
-    finished."""
+    """Writes report.json. It keeps existing metrics if their facts are the same, the step at which the run finished,
+    and why it did so early."""
     old, names = run.read_report(), {row["name"] for row in values["metrics"]}
     of_same = old.get("facts") == values["facts"]
     kept = [row for row in old["metrics"] if row["name"] not in names] if of_same else []
-    finished = {"finished_step": old.get("finished_step")}
+    finished = {name: old.get(name) for name in ("finished_step", "stopped_early")}
     write_json(run.report_json, finished | values | {"metrics": values["metrics"] + kept})
 
 

@@ -20,7 +20,9 @@ from gen_jax.run import Run
 from gen_jax.text import texts
 
 
-def finish(model: sample.Model, data: dataset.Dataset, run: Run, num: int, trained: bool) -> None:
+def finish(
+    model: sample.Model, data: dataset.Dataset, run: Run, num: int, trained: bool, stopped_early: str = ""
+) -> None:
     """Judges `num` samples of a model and writes the report.
 
     Args:
@@ -30,6 +32,7 @@ def finish(model: sample.Model, data: dataset.Dataset, run: Run, num: int, train
       num: number of samples.
       trained: whether training has just ended. If so, samples and pictures are written first; if not, the metrics that
         take minutes are computed as well.
+      stopped_early: why training ended before its last step, or "".
     """
     chief, state = jax.process_index() == 0, model.state
     given = evaluate.given(model.method, data, num)
@@ -53,7 +56,8 @@ def finish(model: sample.Model, data: dataset.Dataset, run: Run, num: int, train
             run.report_html.unlink(missing_ok=True)
     values = evaluate.judge(model, data, images, condition, thorough=not trained)
     if chief:
-        evaluate.write_report(run, values | ({"finished_step": int(state.step)} if trained else {}))
+        ended = {"finished_step": int(state.step), "stopped_early": stopped_early}
+        evaluate.write_report(run, values | (ended if trained else {}))
         print(evaluate.table(values))
         print(f"report: {report.write(run.workdir)}")
 

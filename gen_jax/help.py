@@ -34,8 +34,9 @@ def of_config(path: str, words: Iterable[str] = ()) -> str:
       UserError: see `methods.load` and `methods.override`.
     """
     config = methods.override(methods.load(path)[2], words)
-    choices = {f"{key}.name": choice.table for key, choice in methods.options(config).all_choices.items()}
-    names = configs.CHOICES | choices | {"method": [config.method]}
+    options = methods.options(config)
+    choices = {f"{key}.name": choice.table for key, choice in options.all_choices.items()}
+    names = configs.CHOICES | choices | {"method": [config.method], "eval.best": options.ranking}
     keys = [_line(key, value, names.get(key, ())) for key, value in configs.flatten(config).items()]
     about = _docstring(configs.file_of(path)).strip()
     return "\n".join([*([about, ""] if about else []), "Its values (set any with --config.<key>=<value>):", *keys])

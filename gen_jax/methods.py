@@ -16,7 +16,7 @@ import ml_collections
 from gen_jax import config as configs
 from gen_jax import parallel
 from gen_jax.config import Config, Options
-from gen_jax.method import NUM_EXAMPLES, DataSpec, Method, Stage, State, UserError
+from gen_jax.method import NUM_EXAMPLES, Batch, DataSpec, Edits, Method, Scalars, Stage, State, UserError
 
 METHODS = {
     "ddpm": "gen_jax.diffusion.ddpm",
@@ -43,7 +43,7 @@ METHODS = {
 }
 
 # Keys that a first stage takes from the run that it is trained for; its own config does not have them.
-SHARED = ("seed", "data", "executor", "num_devices", "fast_compile_options")
+SHARED = ("seed", "data", "executor", "num_devices", "sharding", "fast_compile_options")
 
 
 def _module(method: str) -> Any:
@@ -165,6 +165,33 @@ def make(config: Config, spec: DataSpec, stage: Stage | None = None) -> Method:
     return _module(config.method).make(complete(config), spec, stage)
 
 
+def spread(method: Method, mesh: Any, sharding: str) -> Method:
+    """Returns a method for a State whose arrays are spread over the devices of a mesh: see `parallel.SHARDINGS`.
+
+    Each of its functions gathers the weights that it reads. What a step only updates (moments, the moving average)
+    stays in parts, and so does what it returns.
+    """
+    if sharding == "replicated":
+        return method
+
+    def reading(function: Any) -> Any:
+        return function and (lambda state, *rest: function(parallel.gathered(state, mesh), *rest))
+
+    def step(state: State, batch: Batch) -> tuple[State, Scalars]:
+        read = {name: getattr(state, name) for name in ("params", "variables", "frozen")}
+        after, scalars = method.step(state.replace(**parallel.gathered(read, mesh)), batch)
+        return after.replace(frozen=state.frozen), scalars  # in parts, as it was
+
+    code, edits, upscale = method.code, method.edits, method.upscale
+    return method._replace(
+        step=step,
+        **{name: reading(getattr(method, name)) for name in ("sample", "evaluate", "pictures", "snapshots", "gauges")},
+        code=code and code._replace(encode=reading(code.encode), decode=reading(code.decode)),
+        edits=edits and Edits(*map(reading, edits)),
+        upscale=upscale and upscale._replace(apply=reading(upscale.apply)),
+    )
+
+
 def make_stage(config: Config, spec: DataSpec) -> Stage:
     """Returns a first stage with only the shapes of its parameters: the run's own State holds the values.
 
@@ -184,7 +211,9 @@ def stored_stage(record: Mapping[str, Any]) -> Stage | None:
     return make_stage(stored({**record, **stage}), DataSpec.from_dict(stage["data"]))
 
 
-def abstract_state(method: Method, spec: DataSpec, stage: Stage | None, mesh: Any) -> State:
+def abstract_state(
+    method: Method, spec: DataSpec, stage: Stage | None, mesh: Any, sharding: str = "replicated"
+) -> State:
     """Returns `parallel.abstract_state` of a method. This builds its networks for the first time, so that invalid
     sizes are reported here.
 
@@ -193,7 +222,7 @@ def abstract_state(method: Method, spec: DataSpec, stage: Stage | None, mesh: An
     """
     examples = spec.abstract_batch(min(NUM_EXAMPLES, spec.num_examples))
     try:
-        return parallel.abstract_state(method.init, mesh, examples, {} if stage is None else stage.params)
+        return parallel.abstract_state(method.init, mesh, examples, {} if stage is None else stage.params, sharding)
     except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # from layers, Flax and JAX, for wrong sizes
         shape = "x".join(map(str, spec.image_shape))
         reason = (str(error).splitlines() or [type(error).__name__])[0]

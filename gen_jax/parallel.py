@@ -1,8 +1,8 @@
 """Devices: the mesh, the two executors, setting up several processes, and means over devices.
 
-The default executor is `jit` over a one-axis mesh: the state is replicated and the batch sharded, so that a mean over
-the batch is a mean over all devices. The other is `pmap`. Both take and return the same State; a config value selects
-one. The rest of the package uses devices only through this file.
+The default executor is `jit` over a one-axis mesh: the batch is sharded, so that a mean over the batch is a mean over
+all devices, and the state is replicated, or spread over them as well (`SHARDINGS`). The other is `pmap`. Both take and
+return the same State; a config value selects one. The rest of the package uses devices only through this file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import math
 import os
 import re
 import socket
@@ -357,6 +358,39 @@ def sharded(mesh: Mesh, lead: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * lead, AXIS))
 
 
+SMALL = 2**10  # values: whatever is smaller is on every device, since sending it would take longer than holding it
+
+
+def spread(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Returns the sharding of an array of a State that is spread over the devices: one axis is split into equal parts.
+
+    An axis of size s can be split over n devices into gcd(s, n) parts, of which each is on n / gcd(s, n) devices. The
+    axis with the most parts is split; of several, the largest. Arrays below `SMALL` values stay whole.
+
+    Example:
+      >>> mesh = make_mesh()
+      >>> spread(mesh, (3, 3, 128, 256)).shard_shape((3, 3, 128, 256))[3] * mesh.size
+      256
+      >>> spread(mesh, (7,)) == replicated(mesh)
+      True
+    """
+    num = mesh.size
+    parts, _, axis = max(((math.gcd(size, num), size, axis) for axis, size in enumerate(shape)), default=(1, 0, 0))
+    if parts == 1 or math.prod(shape) < SMALL:
+        return replicated(mesh)
+    if parts == num:
+        return sharded(mesh, axis)
+    # Devices in the same order: a program may hold arrays of both meshes.
+    return sharded(Mesh(mesh.devices.reshape(num // parts, parts), ("copy", AXIS)), axis)
+
+
+SHARDINGS: dict[str, Callable[[Mesh, tuple[int, ...]], NamedSharding]] = {
+    "replicated": lambda mesh, shape: replicated(mesh),
+    "fsdp": spread,
+}
+"""From a name to (mesh, shape of an array of a State) -> its sharding."""
+
+
 def put_rows(rows: dict[str, np.ndarray], mesh: Mesh, lead: int = 0) -> PyTree:
     """Returns the global, sharded batch, to which this process contributes its rows (on axis `lead`)."""
     sharding = sharded(mesh, lead)
@@ -421,9 +455,14 @@ def in_any_process(value: bool) -> bool:
 
 
 def init_state(
-    init: Callable[[Array, Batch, PyTree], State], seed: int, mesh: Mesh, examples: PyTree, frozen: PyTree
+    init: Callable[[Array, Batch, PyTree], State],
+    seed: int,
+    mesh: Mesh,
+    examples: PyTree,
+    frozen: PyTree,
+    sharding: str = "replicated",
 ) -> State:
-    """Returns the initial State, replicated; computed under jit, which also works with several processes.
+    """Returns the initial State on its devices; computed under jit, which also works with several processes.
 
     Args:
       init: `Method.init`.
@@ -431,21 +470,53 @@ def init_state(
       mesh: of the run.
       examples: from the training split, the same in every process.
       frozen: parameters of a first stage, or {}.
+      sharding: a name in `SHARDINGS`.
     """
+    held = shardings(abstract_state(init, mesh, examples, frozen, sharding))
     # It runs once: on a CPU, it is ready four times sooner without optimisation.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    call = jax.jit(_from_seed(init), out_shardings=replicated(mesh), compiler_options=options)
+    call = jax.jit(_from_seed(init), out_shardings=held, compiler_options=options)
     return call(np.uint32(seed), examples, frozen)
 
 
 def abstract_state(
-    init: Callable[[Array, Batch, PyTree], State], mesh: Mesh, examples: PyTree, frozen: PyTree
+    init: Callable[[Array, Batch, PyTree], State],
+    mesh: Mesh,
+    examples: PyTree,
+    frozen: PyTree,
+    sharding: str = "replicated",
 ) -> State:
     """Returns shapes, dtypes and shardings of the State without computing it; `examples` and `frozen` are shapes."""
-    sharding = replicated(mesh)
-    seed = jax.ShapeDtypeStruct((), jnp.uint32)
+    place, seed = SHARDINGS[sharding], jax.ShapeDtypeStruct((), jnp.uint32)
     shapes = jax.eval_shape(_from_seed(init), seed, examples, frozen)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(mesh, x.shape)), shapes)
+
+
+def shardings(state: PyTree) -> PyTree:
+    """Returns the sharding of every leaf."""
+    return jax.tree.map(lambda leaf: leaf.sharding, state)
+
+
+def gathered(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Returns, inside a compiled program, arrays that every device holds in full, gathered from their parts.
+
+    The compiler would choose by itself, too, but not always the parameters: it may gather a batch instead. Arrays that
+    the program does not use are not gathered.
+    """
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, replicated(mesh)), tree)
+
+
+def bytes_per_device(state: PyTree) -> int:
+    """Returns the memory of a State, with shardings, on each device.
+
+    Example:
+      >>> mesh = make_mesh()
+      >>> x = jax.ShapeDtypeStruct((8, 512), jnp.float32, sharding=spread(mesh, (8, 512)))
+      >>> bytes_per_device({"x": x}) * mesh.size
+      16384
+    """
+    arrays = [leaf for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in arrays)
 
 
 @functools.lru_cache(maxsize=1)
@@ -461,8 +532,9 @@ def make_key(seed: Array | int) -> Array:
 
 def _jit_executor(mesh: Mesh, options: dict) -> Executor:
     def compile_step(step, state, batch, lead):
-        # Inputs keep their shardings; outputs are replicated, like the State that went in.
-        call = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh), compiler_options=options)
+        # Inputs keep their shardings; the State that comes out has those of the one that went in.
+        held = (shardings(state), replicated(mesh))
+        call = jax.jit(step, donate_argnums=0, out_shardings=held, compiler_options=options)
         return call.lower(state, batch).compile()
 
     return Executor(mesh, compile_step, lambda rows, lead: put_rows(rows, mesh, lead))

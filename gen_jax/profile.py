@@ -63,6 +63,7 @@ def profile(workdir: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> Non
     asked = any(word.startswith("--config.num_devices=") for word in overrides)
     mesh = parallel.make_mesh(config.num_devices if asked or config.num_devices <= len(parallel.devices()) else 0)
     train.check_batch(config, mesh, goes_on=True)
+    method = methods.spread(method, mesh, config.sharding)
     executor = parallel.make_executor(config.executor, mesh, config.fast_compile_options)
     frozen = train.initial_state(stage.config, stage.method, _made_up(stage.spec), mesh, {}).ema if stage else {}
     state = train.initial_state(config, method, data, mesh, frozen)

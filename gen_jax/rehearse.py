@@ -246,7 +246,8 @@ def _needs(config: Any, data: dataset.Dataset, mesh: Mesh, chip: Chip) -> tuple[
     stage: Stage | None = None if whole is None else methods.make_stage(whole, data.spec)
     method = methods.make(config, data.spec, stage)
     train.check_batch(config, mesh, goes_on=False)
-    abstract = methods.abstract_state(method, data.spec, stage, mesh)
+    method = methods.spread(method, mesh, config.sharding)
+    abstract = methods.abstract_state(method, data.spec, stage, mesh, config.sharding)
     single = config.copy_and_resolve_references()
     single.steps_per_call = 1
     executor = parallel.rehearsing(mesh)

@@ -109,6 +109,7 @@ class Run:
     metrics: list[Metric] = dataclasses.field(default_factory=list)  # report.json
     left_out: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # report.json
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # report.json
+    stopped_early: str = ""  # report.json: why
     histogram: dict[str, Any] = dataclasses.field(default_factory=dict)  # report.json
     notes: list[str] = dataclasses.field(default_factory=list)  # what could not be read, or the reader must know
 
@@ -207,6 +208,8 @@ def read(workdir: pathlib.Path, pictures: bool = True) -> Run:
             run.training[folder.name] = moving
     report = load(workdir / "report.json", _read_object, {})
     run.facts, run.histogram = _as_dict(report.get("facts")), _as_dict(report.get("histogram"))
+    if report.get("finished_step") == run.step:  # it has not been trained further
+        run.stopped_early = str(report.get("stopped_early") or "")
     left_out, metrics = report.get("left_out"), report.get("metrics")
     run.left_out = [_as_dict(each) for each in left_out] if isinstance(left_out, list) else []
     for values in metrics if isinstance(metrics, list) else []:
@@ -302,6 +305,8 @@ def warnings_of(run: Run) -> list[str]:
             f"These weights were not trained here: they are those of {run.converted.get('file')} (SHA-256 "
             f"{str(run.converted.get('sha256'))[:16]}). Recipe and data set are those named at the conversion."
         )
+    elif run.stopped_early:
+        warnings.append(f"Training {run.stopped_early}.")
     elif run.num_steps and run.num_steps - run.step >= run.settings.get("log_every", 1):
         warnings.append(f"This run is not finished: step {run.step:,} of {run.num_steps:,} was the last one logged.")
     data, used = run.settings.get("data", {}), run.data.get("name")

@@ -30,6 +30,7 @@ _REPLACED = (
     "tensorboard/events.out.tfevents.*",
 )  # fmt: skip
 _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.tmp")  # the names that `temporary` makes
+_MOUNTS = {"gs://": "gcsfuse", "s3://": "mount-s3 or s3fs"}
 _ABANDONED = 86_400  # seconds without a write until a temporary file of another machine counts as abandoned
 
 
@@ -37,13 +38,18 @@ def directory(path: str | os.PathLike[str]) -> pathlib.Path:
     """Returns the path of a directory given by a user; a leading `~` is a home folder.
 
     Raises:
-      UserError: the home folder is unknown.
+      UserError: the home folder is unknown, or the path is an address such as gs://bucket/run.
 
     Example:
       >>> directory("runs/x"), directory("~/runs/x").is_absolute()
       (PosixPath('runs/x'), True)
     """
     text = os.fspath(path)
+    if address := re.match(r"[a-z][a-z0-9+.-]*://", text):
+        raise UserError(
+            f"{text} is an address, and a run needs a file system with locks, renames and files that grow: mount the "
+            f"bucket ({_MOUNTS.get(address[0], 'rclone mount')}) and give the folder, or copy a finished run there"
+        )
     if text.startswith("~"):
         expanded = os.path.expanduser(text)
         if expanded == text:

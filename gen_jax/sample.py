@@ -22,9 +22,9 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
+from gen_jax import best, methods, parallel, tiles
 from gen_jax import config as configs
 from gen_jax import editor as editors
-from gen_jax import methods, parallel, tiles
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.figures import samples as figures
 from gen_jax.figures.grid import save_png
@@ -259,7 +259,7 @@ class Model:
 def load(
     workdir: str | os.PathLike[str], overrides: tuple[str, ...] = (), free: tuple[str, ...] = configs.SAMPLING
 ) -> Model:
-    """Returns the model of a run's directory, at its newest complete checkpoint or its best: `sample.checkpoint`.
+    """Returns the model of a run's directory, at the checkpoint that `sample.checkpoint` names: last, best or a step.
 
     Args:
       workdir: a directory that training wrote.
@@ -274,17 +274,31 @@ def load(
     # All available devices, however many it was trained on, unless this call specifies a number.
     asked = any(word.startswith("--config.num_devices=") for word in overrides)
     mesh = parallel.make_mesh(config.num_devices if asked else 0)
-    best = config.sample.checkpoint == "best"
-    with Checkpoints(run.best if best else run.checkpoints) as checkpoints:
-        state = checkpoints.restore(methods.abstract_state(method, spec, stage, mesh))
-    if state is None and best:
-        raise UserError(
-            f"{run.workdir} holds no best checkpoint: one is kept if config.eval.track is above 0; "
-            "use --config.sample.checkpoint=last"
-        )
-    if state is None:
-        raise UserError(f"{run.workdir} holds no checkpoint yet; train first: --mode=train")
+    method = methods.spread(method, mesh, config.sharding)
+    state = _restored(run, config, methods.abstract_state(method, spec, stage, mesh, config.sharding))
     return Model(config, spec, method, state, mesh, read_texts(run))
+
+
+def _restored(run: Run, config: Any, like: State) -> State:
+    """The checkpoint that `sample.checkpoint` names: the last, the best, or one of a step."""
+    which = config.sample.checkpoint
+    is_best = which == "best" or (which.isdecimal() and (run.best / which).is_dir())
+    with Checkpoints(run.best if is_best else run.checkpoints) as checkpoints:
+        kept = checkpoints.written()
+        order = {"last": None, "best": [*best.scores_of(run, config).ranked, *kept[::-1]]}
+        state = checkpoints.restore(like, order[which] if which in order else [int(which)])
+    if state is not None:
+        return state
+    if which == "best":
+        raise UserError(
+            f"{run.workdir} holds no best checkpoint: one is kept if config.eval.track is above 0, or config.eval.best "
+            "is a measure such as loss; use --config.sample.checkpoint=last"
+        )
+    if which != "last":
+        kept += Checkpoints(run.best).written()
+        steps = ", ".join(map(str, sorted({*kept}))) or "none"
+        raise UserError(f"{run.workdir} holds no checkpoint of step {which}; there are: {steps}")
+    raise UserError(f"{run.workdir} holds no checkpoint yet; train first: --mode=train")
 
 
 def untrained(

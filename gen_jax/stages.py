@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
-from gen_jax import methods
+from gen_jax import best, methods
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.config import FOLDER
 from gen_jax.method import DataSpec, PyTree, Stage, UserError, did_you_mean
@@ -45,11 +45,12 @@ class First:
             "parameters": parameter_overview.count_parameters(stage.params),
         }
 
-    def params(self, mesh: jax.sharding.Mesh, train: Callable[..., None]) -> PyTree:
+    def params(self, mesh: jax.sharding.Mesh, sharding: str, train: Callable[..., None]) -> PyTree:
         """Returns its averaged weights on the devices of a mesh.
 
         Args:
           mesh: of the run.
+          sharding: of the run.
           train: `train.train`, which trains the run's own stage, or resumes its training.
         """
         if self.own:
@@ -57,7 +58,7 @@ class First:
                 print(f"{self.run.workdir}: the first stage, {methods.options(self.stage.config).title}")
             command = f"python -m gen_jax.main --workdir={self.run.workdir}"
             train(self.stage.config, self.run, "pretrained", "", command)
-        abstract = methods.abstract_state(self.stage.method, self.stage.spec, None, mesh)
+        abstract = methods.abstract_state(self.stage.method, self.stage.spec, None, mesh, sharding)
         with Checkpoints(self.run.checkpoints) as checkpoints:
             state = checkpoints.restore(abstract)
         if state is None:
@@ -98,7 +99,7 @@ def _at_hand(run: Run, spec: DataSpec, same_images: bool) -> First:
     config, trained_on = methods.stored(record), DataSpec.from_dict(record["data"])
     with Checkpoints(run.checkpoints) as checkpoints:
         step = checkpoints.latest() or 0
-    if step < config.num_steps:
+    if step < config.num_steps and not best.stopped_early(config, best.scores_of(run, config, step), step):
         raise UserError(
             f"config.pretrained is {str(run.workdir)!r}, a run that is not finished (step {step} of "
             f"{config.num_steps}); train it further: --workdir={run.workdir}"
@@ -113,7 +114,7 @@ def _at_hand(run: Run, spec: DataSpec, same_images: bool) -> First:
 
 
 def with_absolute_paths(config: Any) -> Any:
-    """Returns a config with absolute paths of the data and of an existing first stage."""
+    """Returns a config with absolute paths of the data, of an existing first stage and of a warm start."""
     config = config.copy_and_resolve_references()
     if config.data.name.startswith(FOLDER) and config.data.name != FOLDER:
         config.data.name = FOLDER + _absolute(config.data.name.removeprefix(FOLDER))
@@ -121,8 +122,9 @@ def with_absolute_paths(config: Any) -> Any:
         config.data[key] = _absolute(config.data[key])
     if config.data.get("text", {}).get("path"):
         config.data.text.path = _absolute(config.data.text.path)
-    if isinstance(config.get("pretrained"), str):
-        config.pretrained = _absolute(config.pretrained)
+    for key in ("pretrained", "warm_start"):
+        if isinstance(config.get(key), str):
+            config[key] = _absolute(config[key])
     return config
 
 

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from gen_jax import command, methods, stages, train
+from gen_jax import best, command, methods, stages, train
 from gen_jax import config as configs
 from gen_jax import search as searching
 from gen_jax.compare import LEDGER
@@ -274,7 +274,7 @@ def is_finished(run: Run, config: Any) -> bool:
             f"{run.workdir} was trained for {finished:,} steps, but {config.num_steps:,} are asked for: delete it, or "
             "keep these runs in another folder"
         )
-    if finished < config.num_steps:
+    if finished < config.num_steps and not best.stopped_early(config, best.scores_of(run, config, finished), finished):
         return False
     before = stages.with_absolute_paths(methods.stored(run.read_config()))
     return not configs.changes(before.to_dict(), stages.with_absolute_paths(config).to_dict())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 
-from gen_jax import __version__, finish, judges, methods, parallel, sample, stages, validation
+from gen_jax import __version__, best, finish, judges, methods, parallel, sample, stages, validation, warm
 from gen_jax import config as configs
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.command import end_as_stopped
@@ -69,15 +70,19 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
         method = methods.make(config, data.spec, first.stage if first else None)
         judges.check_tracked(config, data.spec)
         judges.check_networks(config)
-        abstract = methods.abstract_state(method, data.spec, first.stage if first else None, mesh)
+        method = methods.spread(method, mesh, config.sharding)
+        abstract = methods.abstract_state(method, data.spec, first.stage if first else None, mesh, config.sharding)
+        validation.check_best(config, method, abstract, data)
         record = describe(config, data.spec, abstract, mesh, name, variant, command, first)
         with Checkpoints(run.checkpoints, about=about(data.spec)) as checkpoints:
             checkpoints.clean()
             state = checkpoints.restore(abstract)
             start = 0 if state is None else int(state.step)
-            if start >= config.num_steps and run.finished_step == start:
-                print(_finished(run, start))
+            early = best.stopped_early(config, best.scores_of(run, config, start), start)
+            if (start >= config.num_steps or early) and run.finished_step == start:
+                print(_finished(run, start, early))
                 return
+            weights = warm.find(config, abstract, mesh) if config.warm_start and state is None else None
             if (config.num_steps - start) % config.steps_per_call:
                 raise UserError(
                     f"the {config.num_steps - start} remaining steps of {run.workdir} are not a multiple of "
@@ -88,15 +93,30 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
                 write_text(run.parameters, overview(abstract, data.spec.name))
                 if words is not None:
                     words.save(run.text)
-            frozen = first.params(mesh, train) if first and state is None else {}
+            frozen = first.params(mesh, config.sharding, train) if first and state is None else {}
             if chief:
                 print(_headline(record, run, start) + (other_rounding(before, record) if start else ""))
+                if weights is not None:
+                    print(weights.told)
                 if untracked := judges.untracked(config, data.spec):
                     print(untracked)
-            if state is None or start < config.num_steps:
-                state = _loop(config, run, method, data, mesh, checkpoints, abstract, state, frozen, words)
-        model = sample.Model(config, data.spec, method, state, mesh, words)
-        finish.finish(model, data, run, config.sample.num, trained=True)
+            begin = functools.partial(_first_state, state, weights, config, method, data, mesh, frozen)
+            if start >= config.num_steps or early:
+                trained = begin()
+            else:
+                trained, early = _loop(config, run, method, data, mesh, checkpoints, abstract, start, begin, words)
+        if chief and early:
+            print(f"{run.workdir}: {early}")
+        model = sample.Model(config, data.spec, method, trained, mesh, words)
+        finish.finish(model, data, run, config.sample.num, trained=True, stopped_early=early)
+
+
+def _first_state(restored: State | None, weights: warm.Weights | None, config: Any, *given: Any) -> State:
+    """What this start begins with: a checkpoint, or a new State, with the weights of a warm start if there is one."""
+    if restored is not None:
+        return restored
+    state = initial_state(config, *given)
+    return state if weights is None else weights.into(state)
 
 
 def _loop(
@@ -107,22 +127,22 @@ def _loop(
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
     abstract: State,
-    restored: State | None,
-    frozen: PyTree,
+    start: int,
+    begin: Callable[[], State],
     words: texts.Texts | None = None,
-) -> State:
+) -> tuple[State, str]:
+    """Trains from step `start`, with the State of `begin`; returns the last State, and why it ended early, or ""."""
     chief, alone = jax.process_index() == 0, jax.process_count() == 1
-    start = 0 if restored is None else int(restored.step)
     executor = parallel.make_executor(config.executor, mesh, config.fast_compile_options)
     feed, lead = make_feed(config, method, data, executor)
     with concurrent.futures.ThreadPoolExecutor(1) as side:
         # Both take seconds on a CPU, mostly on one core, so they run in parallel.
-        first = side.submit(lambda: initial_state(config, method, data, mesh, frozen) if restored is None else restored)
+        first = side.submit(begin)
         update = executor.compile_step(many_steps(method.step, config.steps_per_call), abstract, feed(start), lead)
         state = first.result()
     look = _make_look(config, run, method, data, mesh, checkpoints, words)
     _print_memory(update, state)
-    window_step, in_flight, scalars, saved = start, {}, {}, start
+    window_step, in_flight, scalars, saved, early = start, {}, {}, start, ""
     steps = range(start, config.num_steps, config.steps_per_call)
     with contextlib.ExitStack() as stack:
         if chief:
@@ -130,7 +150,7 @@ def _loop(
         writer = stack.enter_context(Writer(run.workdir, start, data.spec.name)) if chief else None
         progress = stack.enter_context(Progress(config.num_steps, start)) if chief else None
         stop_requested = stack.enter_context(StopRequests())
-        best = stack.enter_context(validation.BestCheckpoint(run, start, about(data.spec)))
+        kept = stack.enter_context(validation.BestCheckpoints(run, start, about(data.spec), config))
         batches = stack.enter_context(batches_of(steps, config, method, data, executor))
         timed = _timed(batches, len(steps), config.steps_per_call, progress.say) if progress else batches
         began = window = time.perf_counter()
@@ -156,19 +176,25 @@ def _loop(
                 window, window_step = now, done
 
             pause = time.perf_counter()
-            if done % config.eval_every == 0 and (done < config.num_steps or config.eval.track):
-                look(state, done, writer, best)
-            if done % config.checkpoint_every == 0 or last:
+            if _is_evaluated(config, done):
+                early = look(state, done, writer, kept)
+            if done % config.checkpoint_every == 0 or last or early:
                 _stop_if_not_finite(config, {}, state, done, checkpoints)
                 checkpoints.save(state)
                 saved = done
             window += time.perf_counter() - pause  # speed counts training only
-            if stop:
+            if stop or early:
                 break
     checkpoints.wait()
-    if saved < config.num_steps:
+    if saved < config.num_steps and not early:
         end_as_stopped(f"stopped at step {saved} of {config.num_steps}, saved; the same command resumes from here")
-    return state
+    return state, early
+
+
+def _is_evaluated(config: Any, done: int) -> bool:
+    """Whether a run looks at its model at this step; after the last one only to rank checkpoints."""
+    ranks = config.eval.track or config.eval.best != configs.DISTANCE
+    return done % config.eval_every == 0 and (done < config.num_steps or ranks)
 
 
 def _make_look(
@@ -179,18 +205,20 @@ def _make_look(
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
     words: texts.Texts | None,
-) -> Callable[[State, int, Writer | None, validation.BestCheckpoint], None]:
-    """Returns the hook that runs every `eval_every` steps: it measures, draws, and keeps the best state so far."""
+) -> Callable[[State, int, Writer | None, validation.BestCheckpoints], str]:
+    """Returns the hook that runs every `eval_every` steps: it measures, draws, and keeps the best states so far. It
+    returns why training stops early, or ""."""
     validate = validation.make(config, method, data, mesh, words)
 
-    def look(state: State, done: int, writer: Writer | None, best: validation.BestCheckpoint) -> None:
+    def look(state: State, done: int, writer: Writer | None, kept: validation.BestCheckpoints) -> str:
         scores, frames = validate(state)
         if writer:
             writer.write(done, scores)
             validation.save_snapshots(run, done, frames, data.spec.name)
-        if best.takes(scores):
+        if kept.takes(done, scores):
             _stop_if_not_finite(config, {}, state, done, checkpoints)
-            best.save(state)
+            kept.save(state)
+        return kept.stopped_early(done)
 
     return look
 
@@ -200,7 +228,7 @@ def initial_state(config: Any, method: Method, data: dataset.Dataset, mesh: jax.
     rows = dataset.spread(data.spec.num_examples, NUM_EXAMPLES)
     examples = {name: np.asarray(array[rows]) for name, array in data.train.items()}
     examples["index"] = np.arange(len(rows), dtype=np.int32)
-    return parallel.init_state(method.init, config.seed, mesh, examples, frozen)
+    return parallel.init_state(method.init, config.seed, mesh, examples, frozen, config.sharding)
 
 
 def make_feed(
@@ -472,8 +500,7 @@ def _headline(record: dict[str, Any], run: Run, start: int) -> str:
 def _print_memory(update: Any, state: State) -> None:
     """Prints the memory of the state, and what a step needs in addition."""
     analysis = update.memory_analysis()
-    held = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
-    memory = f"{held / 2**20:,.0f} MiB of state"
+    memory = f"{parallel.bytes_per_device(state) / 2**20:,.0f} MiB of state"
     if analysis is not None:
         memory += f", {analysis.temp_size_in_bytes / 2**20:,.0f} MiB for a step (per device)"
     if jax.process_index() == 0:
@@ -500,9 +527,10 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:,.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
 
 
-def _finished(run: Run, step: int) -> str:
+def _finished(run: Run, step: int, early: str) -> str:
+    further = "a larger --config.eval.patience, or with 0" if early else f"--config.num_steps={2 * step}"
     return (
         f"{run.workdir} has finished at step {step}: {run.report_html}\n"
-        f"To train further, run the same command with --config.num_steps={2 * step}. "
+        f"{early[:1].upper()}{early[1:]}{'. ' * bool(early)}To train further, run the same command with {further}. "
         f"To start afresh, use another --workdir or delete {run.workdir}."
     )

@@ -1,29 +1,29 @@
 """Validation during training, every `eval_every` steps.
 
 It covers losses on held-out examples, the Frechet distance of samples (if `eval.track` is set), the frames of the
-page's animations, and the best checkpoint. evaluate.py judges the trained model.
+page's animations, and the best checkpoints. evaluate.py judges the trained model.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from gen_jax import evaluate, judges, parallel, sample
+from gen_jax import best, evaluate, judges, parallel, sample
 from gen_jax.checkpoint import Checkpoints
+from gen_jax.config import DISTANCE
 from gen_jax.data import dataset
 from gen_jax.figures import samples as figures
 from gen_jax.figures.grid import save_png
 from gen_jax.figures.pictures import save_picture
-from gen_jax.method import Figure, Method, State, stream
+from gen_jax.method import NUM_EXAMPLES, Figure, Method, State, stream
 from gen_jax.run import Run, writing
 from gen_jax.text.texts import Texts
-from gen_jax.writers import read_metrics
 
 
 def make(
@@ -91,41 +91,56 @@ def forget_snapshots(run: Run, step: int) -> None:
                 path.unlink()
 
 
-class BestCheckpoint(contextlib.AbstractContextManager):
-    """Keeps the checkpoint whose samples had the smallest Frechet distance, in addition to the last ones.
+def check_best(config: Any, method: Method, abstract: State, data: dataset.Dataset) -> None:
+    """Refuses to rank checkpoints by what this run does not measure: see `best.check`."""
+    measured = [DISTANCE] if config.eval.track and not judges.untracked(config, data.spec) else []
+    unused = config.eval.keep_best == 1 and not config.eval.patience
+    if config.eval.best == DISTANCE and (measured or unused):
+        return
+    if method.evaluate is not None:
+        rows = data.spec.abstract_batch(min(NUM_EXAMPLES, config.batch_size))
+        measured += jax.eval_shape(method.evaluate, abstract, rows, abstract.key)
+    best.check(config, measured)
+
+
+class BestCheckpoints(contextlib.AbstractContextManager):
+    """Keeps the `eval.keep_best` checkpoints that are best by `eval.best`, in addition to the last ones.
 
     Args:
       run: its record holds the scores up to `start`.
       start: the step from which training continues.
-      about: metadata of the checkpoint; see `Checkpoints`.
+      about: metadata of the checkpoints; see `Checkpoints`.
+      config: of the run.
     """
 
-    def __init__(self, run: Run, start: int, about: Mapping[str, Any]):
-        self._kept = Checkpoints(run.best, keep=1, about=about)
+    def __init__(self, run: Run, start: int, about: Mapping[str, Any], config: Any):
+        self._config, self._scores = config, best.scores_of(run, config, start)
+        self._kept = Checkpoints(run.best, keep=sys.maxsize, about=about)
         self._kept.clean()
         self._kept.forget(after=start)
-        self._smallest: dict[str, float] = {}
-        for record in read_metrics(run.workdir):
-            if record["step"] <= start:
-                self._is_smallest(record)
+        self._keep_the_best()
 
-    def takes(self, scores: Mapping[str, Any]) -> bool:
-        """Whether `scores` contains a distance that is the smallest so far; the same in every process."""
-        return parallel.in_any_process(self._is_smallest(scores))
-
-    def _is_smallest(self, scores: Mapping[str, Any]) -> bool:
-        better = False
-        for name, value in scores.items():
-            if not name.startswith("eval/frechet_distance/") or value is None:  # the file stores NaN as null
-                continue
-            if value < self._smallest.get(name, math.inf):
-                self._smallest[name], better = value, True
-        return better
+    def takes(self, step: int, scores: Mapping[str, Any]) -> bool:
+        """Whether `scores` are among the best so far; the same in every process."""
+        rank = self._scores.add(step, scores)
+        return parallel.in_any_process(rank is not None and rank < self._config.eval.keep_best)
 
     def save(self, state: State) -> None:
         """Returns once it is written: a run must not resume from a later step than that of an incomplete best one."""
         self._kept.save(state)
         self._kept.wait()
+        self._keep_the_best()
+
+    def stopped_early(self, step: int) -> str:
+        """Returns why training ends at this step, or "": see `best.stopped_early`; the same in every process."""
+        reason = best.stopped_early(self._config, self._scores, step)
+        return reason if parallel.in_any_process(bool(reason)) else ""
+
+    def _keep_the_best(self) -> None:
+        place = {step: rank for rank, step in enumerate(self._scores.ranked)}
+        steps = sorted(self._kept.written(), key=lambda step: (place.get(step, len(place)), -step))
+        for step in steps[self._config.eval.keep_best :]:
+            self._kept.remove(step)
 
     def __exit__(self, *_: object) -> None:
         self._kept.close()

@@ -50,12 +50,15 @@ NO_START = {
     "--config=no_such_name.py": "line 4, fails: NameError",
     "--config=no_variant.py:tiny": "takes none",
     "--workdir=~no_such_user/run": "give the full path",
+    "--config=ddpm_mnist:tiny --workdir=gs://bucket/run": "mount the bucket (gcsfuse)",
+    "--workdir=s3://bucket/run --mode=sample": "mount the bucket (mount-s3 or s3fs)",
     "--workdir=run --mode=smaple": "did you mean sample?",
     "--workdir=nothing --mode=sample": "holds no run",
     "--workdir=run --mode=sample": "no checkpoint yet",
     "--workdir=run --mode=sample --config.sample.nun=3": "did you mean sample.num?",
     "--workdir=run --mode=sample --config.seed=1": "cannot be changed",
     "--workdir=run --mode=sample --config.sample.checkpoint=best": "no best checkpoint",
+    "--workdir=run --mode=sample --config.sample.checkpoint=300": "no checkpoint of step 300",
     "--workdir=finished --mode=sample --config.sample.guidance=2": "was trained without label dropout",
     "--workdir=finished --mode=sample --config.sample.sampler.eta=0.5": "it belongs to ddim",
     "--workdir=finished --mode=sample --config.sample.sampler=ddim --config.network.channels=4": "cannot be changed",
@@ -211,6 +214,11 @@ BESIDE_START = {
     "--config.ema=1.5": "[0, 1)",
     "--config.ema=high": "a number",
     "--config.executor=jitt": "did you mean jit?",
+    "--config.sharding=fdsp": "did you mean fsdp?",
+    "--config.sharding=fsdp --config.executor=pmap": "use --config.executor=jit",
+    "--config.warm_start=nothing": "config.warm_start: nothing holds no run",
+    "--config.warm_start=run": "config.warm_start: run holds no checkpoint yet",
+    "--config.warm_start=nothing.safetensors": "cannot read the weights file",
     "--config.compute_dtype=float16": "bfloat16",
     "--config.method=dpm": "did you mean ddpm?",
     "--config.method=vae": "allowed: ddpm",
@@ -250,6 +258,10 @@ BESIDE_START = {
     "--config.sample.num=0": "at least 1",
     "--config.sample.checkpoint=newest": "best",
     "--config.eval.track=64": "more samples",
+    "--config.eval.best=los": "did you mean loss?",
+    "--config.eval.best=bound": "which this run does not measure: use --config.eval.best=loss",
+    "--config.eval.keep_best=0": "at least 1",
+    "--config.eval.patience=3": "which this run does not measure: use --config.eval.best=loss",
     "--config.network.chanels=8": "did you mean channels?",
     "--config.network=unett": "did you mean unet?",
     "--config.network.multipliers=two": "a list of numbers",
@@ -405,8 +417,8 @@ def said(words: str, folder: pathlib.Path) -> str:
     def placed(word: str) -> str:
         """Names of ours become paths into the folder."""
         return re.sub(
-            r"(--workdir=|image_folder:|data_dir=|pretrained=|text\.path=|--pictures=|--mask=(?=a_|mixed)|--config=(?=no_)"
-            r"|^(?=(run|finished|nothing)$))(?=\w)",
+            r"(--workdir=|image_folder:|data_dir=|pretrained=|text\.path=|warm_start=|--pictures=|--mask=(?=a_|mixed)|--config=(?=no_)"
+            r"|^(?=(run|finished|nothing)$))(?=\w)(?!\w+://)",
             rf"\g<1>{folder}/",
             word,
         )

@@ -84,6 +84,9 @@ def overridden(config, *words):
         ("--config.accumulate=3", "is not a multiple of accumulate=3"),
         ("--config.steps_per_call=7", "multiple of steps_per_call"),
         ("--config.executor=jitt", "did you mean jit?"),
+        ("--config.sharding=fsdpp", "did you mean fsdp?"),
+        ("--config.eval.best=los", "did you mean loss?"),
+        ("--config.eval.keep_best=0", "at least 1"),
         ("--config.optimizer.name=adma", "did you mean adam?"),
         ("--config.optimizer.decay=exponential", "allowed: none, linear, cosine"),
         ("--config.optimizer.learning_rate=nan", "a number"),
@@ -943,10 +946,14 @@ UNREAD = {
     "vae": {"optimizer.weight_decay", "vae.sigma"},
     "gan": {"optimizer.weight_decay", "gan.clip", "gan.penalty_weight"},
 }
-NEW_IN_ALL = {"data.crop": 0, "data.reduce": 0, "data.max_megapixels": 200, "eval.judges": ""}
+NEW_IN_ALL = {
+    "data.crop": 0, "data.reduce": 0, "data.max_megapixels": 200, "eval.judges": "", "sharding": "replicated",
+    "warm_start": "", "eval.best": "frechet_distance", "eval.keep_best": 1, "eval.patience": 0,
+}  # fmt: skip
 NEW = {
     "ddpm": {
-        "network.name": "unet", "network.num_groups": 32, "network.qk_norm": False, "diffusion.times.name": "uniform",
+        "network.name": "unet", "network.num_groups": 32, "network.qk_norm": False, "network.remat": False,
+        "diffusion.times.name": "uniform",
         "diffusion.input_scale.name": "none", "diffusion.told": "time", "diffusion.label_drop": 0.0,
         "diffusion.mirror": False, "diffusion.variance.name": "fixed", "eval.likelihood.name": "none",
         "sample.guidance": 1.0, "sample.guidance_rescale": 0.0, "sample.guidance_interval": "0,1",
@@ -995,6 +1002,10 @@ def test_a_config_survives_its_file(path):
     ("path", "key", "value"),
     [
         ("ddpm_mnist", "sample.checkpoint", "last"),
+        ("ddpm_mnist", "sharding", "replicated"),
+        ("ddpm_mnist", "network.remat", False),
+        ("ddpm_mnist", "warm_start", ""),
+        ("ddpm_mnist", "eval.patience", 0),
         ("ddpm_mnist:guided", "sample.guidance", 1.0),
         ("ddpm_mnist", "optimizer.eps", 1e-8),
         ("ddpm_mnist", "optimizer.decay", {"name": "none"}),

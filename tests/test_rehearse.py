@@ -3,6 +3,7 @@
 import math
 import types
 
+import jax
 import pytest
 
 from gen_jax import main, methods, rehearse
@@ -165,3 +166,46 @@ def test_no_step_gathers_a_batch(name, capsys, made_up_tfds):
     assert "16 chips, 4 images each" in shown
     assert "all-reduce" in shown
     assert "all-gather" not in shown
+
+
+def needs_of(topology, data_dir, name, *words):
+    """What a chip needs for a step of a config's smallest variant, and the shapes of the State."""
+    pytest.importorskip("libtpu", reason="the TPU compiler is in the extra rehearse")
+    given = {"data.name": "made_up_digits", "data.data_dir": data_dir, "optimizer.name": "adam", "batch_size": 256}
+    config = methods.load(f"{name}:tiny")[2]
+    config = methods.override(config, [*(f"--config.{k}={v}" for k, v in given.items()), *words])
+    chip, mesh = rehearse._slice(topology)
+    return rehearse._needs(config, rehearse.dataset.load(config.data), mesh, chip)
+
+
+FSDP = "--config.sharding=fsdp"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddpm_mnist", "latent_mnist", "vqvae_mnist", "dcgan_mnist"])
+def test_a_step_in_parts_gathers_weights_and_nothing_else(name, made_up_tfds, monkeypatch):
+    monkeypatch.setattr(rehearse.parallel, "SMALL", 64)
+    needs, state = needs_of("v5e:4x4", made_up_tfds, name, FSDP)
+
+    def in_parts(*trees):
+        return sum(4 * leaf.size for leaf in jax.tree.leaves(trees) if not leaf.sharding.is_fully_replicated)
+
+    # Of a first stage, a step may read the encoder alone.
+    most = in_parts(state.params, state.variables, state.frozen)
+    assert 0.9 * in_parts(state.params) < needs.collectives["all-gather"][1] < 1.1 * most
+    assert not needs.collectives.keys() & {"all-to-all", "collective-permute"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_parts_and_blocks_computed_again_need_less_memory_on_256_chips(optimizer, made_up_tfds):
+    network = {"name": "dit", "width": 256, "depth": 4, "num_heads": 4, "patch": 1}
+    words = [f"--config.network.{key}={value}" for key, value in network.items()]
+    whole, parts, again = (
+        needs_of("v5e:16x16", made_up_tfds, "ddpm_mnist", *words, f"--config.optimizer.name={optimizer}", *more)[0]
+        for more in ((), (FSDP,), (FSDP, "--config.network.remat=true"))
+    )
+    # Each kernel is in 256 parts; what is left are small arrays, such as biases of 256.
+    assert parts.state < whole.state / 50
+    assert again.state == parts.state
+    assert again.temporaries < 0.8 * parts.temporaries

@@ -437,12 +437,18 @@ def test_two_processes_train_one_run_as_a_single_one_does(made_up_tfds, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_any_number_of_devices_and_processes(made_up_tfds, tmp_path, start, start_two):
+@pytest.mark.parametrize("shardings", [("replicated",) * 4, ("fsdp",) * 4, ("fsdp", "replicated", "fsdp", "fsdp")])
+def test_a_run_goes_on_with_any_number_of_devices_and_processes(made_up_tfds, tmp_path, start, start_two, shardings):
     """8 devices, then 2 processes of 2, then 1 device, then 2 of 2 again: as one device all the way."""
-    words = [*vae_words(made_up_tfds), "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e-3"]
+    words = [
+        *vae_words(made_up_tfds),
+        "--config.optimizer.name=sgd",
+        "--config.optimizer.learning_rate=1e-3",
+        "--config.network.hidden=64",
+    ]  # fmt: skip  arrays that are large enough to be spread
     moved, straight = tmp_path / "moved", tmp_path / "straight"
-    for num_steps, devices in ((4, 8), (6, None), (8, 1), (12, None)):
-        more = [*words, f"--config.num_steps={num_steps}"]
+    for num_steps, devices, sharding in zip((4, 6, 8, 12), (8, None, 1, None), shardings, strict=True):
+        more = [*words, f"--config.num_steps={num_steps}", f"--config.sharding={sharding}"]
         end(*(start_two(more, moved, devices=2) if devices is None else [start(more, moved, devices)]))
         assert Checkpoints(moved / "checkpoints").latest() == num_steps
     end(start([*words, "--config.num_steps=12"], straight, 1))

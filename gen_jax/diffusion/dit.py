@@ -6,6 +6,7 @@ Our additions: normalised queries and keys, no biases of query, key and value, i
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from gen_jax.method import Array, UserError
 from gen_jax.nn.attention import SelfAttention
-from gen_jax.nn.blocks import depth_to_space, even_padding, kernel_init, space_to_depth
+from gen_jax.nn.blocks import depth_to_space, even_padding, kernel_init, recomputed, space_to_depth
 from gen_jax.nn.dense import Dense
 from gen_jax.nn.embedding import condition_vector, positions, sinusoidal
 from gen_jax.nn.norm import LayerNorm
@@ -49,6 +50,7 @@ class DiT(nn.Module):
       qkv_bias: whether query, key and value have biases, as in the paper.
       num_classes: number of classes, or of values of an embedding; 0 for none.
       dtype: of the computation (jnp.bfloat16 where that is fast); parameters and output are f32.
+      remat: whether the gradient computes the inner values of a block again instead of keeping them: less memory.
 
     Example:
       >>> import jax
@@ -68,6 +70,7 @@ class DiT(nn.Module):
     qkv_bias: bool = False
     num_classes: int = 0
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -100,7 +103,7 @@ class DiT(nn.Module):
         condition = nn.silu(self._condition(time, span, label))
         for i in range(self.depth):
             block = Block(self.num_heads, self.mlp_ratio, self.qk_norm, self.qkv_bias, self.dtype, name=f"block_{i}")
-            tokens = block(tokens, condition)
+            tokens = (recomputed if self.remat else operator.call)(block, tokens, condition)
 
         modulation = self._dense(2 * self.width, kernel_init=_zero_init, name="out_modulation")(condition)
         shift, scale = jnp.split(modulation, 2, axis=-1)

@@ -7,6 +7,7 @@ norms, resampling by shuffles, labels.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from gen_jax.nn.blocks import (
     depth_to_space,
     even_padding,
     kernel_init,
+    recomputed,
     space_to_depth,
     upsample_nearest,
     zero_init,
@@ -59,6 +61,7 @@ class UNet(nn.Module):
       dropout: in the residual blocks.
       num_classes: number of classes, or of values of an embedding; 0 for none.
       dtype: of the computation (jnp.bfloat16 where that is fast); parameters and output are f32.
+      remat: whether the gradient computes the inner values of a block again instead of keeping them: less memory.
 
     Example:
       >>> import jax
@@ -84,6 +87,7 @@ class UNet(nn.Module):
     num_classes: int = 0
     dtype: Any = jnp.float32
     qk_norm: bool = False
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -113,15 +117,15 @@ class UNet(nn.Module):
         self._check(x_t.shape[1:3], stride, label)
         norm = NORMS[self.norm](self.num_groups)
         conv = functools.partial(Conv, kernel_size=(3, 3), kernel_init=kernel_init, dtype=self.dtype)
-        condition = self._condition(time, span, label, extra)
+        condition, run = self._condition(time, span, label, extra), recomputed if self.remat else operator.call
 
         def residual(h: Array, name: str, features: int) -> Array:
             layer = ResidualBlock(features, norm, self.film, self.dropout, self.use_bias, self.dtype, name=name)
-            return layer(h, condition, index, train=train)
+            return run(layer, h, condition, index, train=train)
 
         def attend(h: Array, name: str) -> Array:
             fields = (norm, self.num_heads, self.use_bias, self.dtype, self.qk_norm)
-            return AttentionBlock(*fields, name=f"{name}_attention")(h)
+            return run(AttentionBlock(*fields, name=f"{name}_attention"), h)
 
         def block(h: Array, name: str, features: int) -> Array:
             h = residual(h, name, features)

@@ -64,6 +64,14 @@ def upsample_nearest(x: Array, factor: int = 2) -> Array:
     return x.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
+def recomputed(layer: nn.Module, *args: Any, **settings: Any) -> Any:
+    """Returns `layer(*args, **settings)`, whose inner values are computed again for the gradient instead of being kept.
+
+    Results and gradients are the same: it saves memory, at the cost of a second forward pass.
+    """
+    return nn.remat(lambda layer, *args: layer(*args, **settings))(layer, *args)
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions, each after norm and swish, with a condition between them (Ho et al. 2020, appendix B).
 

@@ -1,6 +1,7 @@
 """The diffusion transformer: published sizes, start, tokens in their places, condition, padding, half precision."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -126,3 +127,19 @@ def test_forward_mode_gives_the_slope():
     step = 1e-2
     ahead, behind = (apply(params, X_T + sign * step * direction, TIME) for sign in (1, -1))
     np.testing.assert_allclose(tangent, (ahead - behind) / (2 * step), atol=0.01 * np.abs(tangent).max())
+
+
+def test_blocks_that_are_computed_again_have_the_same_parameters_and_gradients():
+    _, variables = network()
+    kept, again = (DiT(**TINY, remat=remat) for remat in (False, True))
+
+    def loss(net, params):
+        return jnp.mean(net.apply({"params": params}, X_T, TIME) ** 2)
+
+    losses = [functools.partial(loss, net) for net in (kept, again)]
+    jaxprs = [str(jax.make_jaxpr(each)(variables["params"])) for each in losses]
+    assert [len(re.findall(r"(checkpoint|remat2)\[", text)) for text in jaxprs] == [0, TINY["depth"]]
+    one, two = (jax.jit(jax.grad(each))(variables["params"]) for each in losses)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), one, two)
+    shapes = [jax.eval_shape(net.init, jax.random.key(0), X_T, TIME) for net in (kept, again)]
+    assert shapes[0] == shapes[1]

@@ -1,6 +1,8 @@
 """The U-Net: the paper's sizes, padding, labels, dropout, half precision, every option."""
 
 import functools
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,7 @@ def num_parameters(shape, **fields):
 @functools.cache
 def network(name, **fields):
     """Returns a compiled `apply`, and random parameters: at the start, zeros would hide what lies behind them."""
-    net, rng = UNet(**{"paper": TINY, "ours": OURS}[name], **fields), np.random.default_rng(1)
+    net, rng = UNet(**{"paper": TINY, "ours": OURS}[name] | fields), np.random.default_rng(1)
 
     def draw(path, leaf):
         return np.float32(jax.tree_util.keystr(path).endswith("['scale']") + 0.1 * rng.normal(size=leaf.shape))
@@ -164,3 +166,27 @@ def test_every_projection_starts_as_in_the_released_code():
         assert abs(kernel.mean()) < 5 * std / np.sqrt(kernel.size), place
         assert 0.98 * limit < np.abs(kernel).max() <= limit * (1 + 1e-6), place
     assert last == 8 + 4 + 1  # residual blocks: 2 down, 2 in the middle, 4 up; attentions: 1 down, 1, 2 up; the end
+
+
+def test_blocks_that_are_computed_again_have_the_same_parameters_gradients_and_dropout():
+    fields: dict[str, Any] = {"multipliers": (1,), "attention_sizes": (8,), "dropout": 0.5}
+    _, variables = network("paper", **fields)
+
+    def loss(net, params):
+        rngs = {"dropout": jax.random.key(1)}
+        return jnp.mean(net.apply({"params": params}, X_T, TIME, index=jnp.arange(2), train=True, rngs=rngs) ** 2)
+
+    kept, again = (UNet(**TINY | fields, remat=remat) for remat in (False, True))
+    shapes = [jax.eval_shape(net.init, jax.random.key(0), X_T, TIME) for net in (kept, again)]
+    assert shapes[0] == shapes[1]
+    losses = [functools.partial(loss, net) for net in (kept, again)]
+    # Residual blocks: one down, two in the middle, two up; attention after each, but once in the middle.
+    jaxprs = [str(jax.make_jaxpr(each)(variables["params"])) for each in losses]
+    assert [len(re.findall(r"(checkpoint|remat2)\[", text)) for text in jaxprs] == [
+        0,
+        12,
+    ]  # its name in JAX has changed
+    (one, grads), (two, others) = (jax.jit(jax.value_and_grad(each))(variables["params"]) for each in losses)
+    np.testing.assert_allclose(one, two, rtol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), grads, others)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(others))
