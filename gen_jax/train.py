@@ -14,7 +14,7 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 
-from gen_jax import __version__, finish, judges, methods, parallel, sample, stages, validation
+from gen_jax import __version__, finish, judges, methods, parallel, sample, stages, trackers, validation
 from gen_jax import config as configs
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.command import end_as_stopped
@@ -30,7 +30,7 @@ from gen_jax.data import dataset, streaming
 from gen_jax.method import NUM_EXAMPLES, Method, PyTree, State, UserError
 from gen_jax.run import Run, write_text
 from gen_jax.text import texts
-from gen_jax.writers import Progress, Writer
+from gen_jax.writers import Copy, Progress, Writer
 
 T = TypeVar("T")
 Rows: TypeAlias = dict[str, np.ndarray]
@@ -57,7 +57,8 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
     """
     chief = jax.process_index() == 0
     run.refuse_other_files()
-    with run.lock() if chief else contextlib.nullcontext():
+    trackers.check(config.trackers)
+    with run.lock() if chief else contextlib.nullcontext(), contextlib.ExitStack() as stack:
         mesh = parallel.make_mesh(config.num_devices)
         refuse_changes(run, config)
         check_batch(config, mesh, run.config_path.is_file())
@@ -93,10 +94,14 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
                 print(_headline(record, run, start) + (other_rounding(before, record) if start else ""))
                 if untracked := judges.untracked(config, data.spec):
                     print(untracked)
+            told = configs.flatten(config) | {"trained_on": data.spec.name}
+            tracked = stack.enter_context(trackers.tracking(config.trackers if chief else "", run, told))
             if state is None or start < config.num_steps:
-                state = _loop(config, run, method, data, mesh, checkpoints, abstract, state, frozen, words)
+                state = _loop(config, run, method, data, mesh, checkpoints, abstract, state, frozen, words, [tracked])
         model = sample.Model(config, data.spec, method, state, mesh, words)
         finish.finish(model, data, run, config.sample.num, trained=True)
+        tracked.pictures(config.num_steps, {"samples": run.workdir / "samples.png"})
+        tracked.files([run.report_html, run.report_json, run.config_path])
 
 
 def _loop(
@@ -110,6 +115,7 @@ def _loop(
     restored: State | None,
     frozen: PyTree,
     words: texts.Texts | None = None,
+    copies: Sequence[Copy] = (),
 ) -> State:
     chief, alone = jax.process_index() == 0, jax.process_count() == 1
     start = 0 if restored is None else int(restored.step)
@@ -127,7 +133,7 @@ def _loop(
     with contextlib.ExitStack() as stack:
         if chief:
             validation.forget_snapshots(run, start)
-        writer = stack.enter_context(Writer(run.workdir, start, data.spec.name)) if chief else None
+        writer = stack.enter_context(Writer(run.workdir, start, data.spec.name, copies)) if chief else None
         progress = stack.enter_context(Progress(config.num_steps, start)) if chief else None
         stop_requested = stack.enter_context(StopRequests())
         best = stack.enter_context(validation.BestCheckpoint(run, start, about(data.spec)))
@@ -148,10 +154,9 @@ def _loop(
                 now = time.perf_counter()
                 speed = config.batch_size * (done - window_step) / (now - window)
                 _stop_if_not_finite(config, values, state, done, checkpoints)
-                if writer:
+                if writer and progress:
                     scores = {f"train/{k}": v for k, v in values.items()}
                     writer.write(done, scores | {"speed/images_per_second": speed, "seconds": now - began})
-                if progress:
                     progress.update(done, values["loss"], speed)
                 window, window_step = now, done
 
@@ -187,7 +192,7 @@ def _make_look(
         scores, frames = validate(state)
         if writer:
             writer.write(done, scores)
-            validation.save_snapshots(run, done, frames, data.spec.name)
+            writer.pictures(done, validation.save_snapshots(run, done, frames, data.spec.name))
         if best.takes(scores):
             _stop_if_not_finite(config, {}, state, done, checkpoints)
             best.save(state)
