@@ -896,7 +896,7 @@ UNREAD = {
     "vae": {"optimizer.weight_decay", "vae.sigma"},
     "gan": {"optimizer.weight_decay", "gan.clip", "gan.penalty_weight"},
 }
-NEW_IN_ALL = {"data.crop": 0, "data.reduce": 0, "data.max_megapixels": 200, "eval.judges": ""}
+NEW_IN_ALL = {"data.crop": 0, "data.reduce": 0, "data.max_megapixels": 200, "eval.judges": "", "trackers": ""}
 NEW = {
     "ddpm": {
         "network.name": "unet", "network.num_groups": 32, "network.qk_norm": False, "diffusion.times.name": "uniform",
