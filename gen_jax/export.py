@@ -1,12 +1,13 @@
 """`--mode=export`: a trained model for use elsewhere, as one file or folder that needs no run: docs/export.md.
 
 Three formats: a safetensors file that `gen_jax.load` reads, the folder of diffusers, and the sampler as StableHLO,
-which needs JAX alone.
+which JAX runs alone.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import pathlib
 from collections.abc import Callable
@@ -73,6 +74,8 @@ def _stablehlo(model: sample.Model, run: Run, folder: pathlib.Path) -> str:
         raise UserError(
             f"{run.workdir} is a model of texts, whose encoder a StableHLO file cannot hold: use --format=safetensors"
         )
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise UserError("--format=stablehlo needs flatbuffers, as jax.export does: pip install 'gen_jax[export]'")
     path = folder / "sampler.stablehlo"
     exported = sampler(model)
     _make(path)

@@ -399,6 +399,7 @@ def test_the_python_of_text_runs(tmp_path, project):
 
 
 def test_the_python_of_export_runs(untrained_run, project):
+    pytest.importorskip("flatbuffers", reason="flatbuffers is in the extra export")
     export.export(untrained_run)
     export.export(untrained_run, "stablehlo")
     names = run_blocks(ROOT / "docs/export.md", project)

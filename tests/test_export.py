@@ -136,7 +136,9 @@ def test_texts_travel_as_bytes():
     assert words.__name__.endswith(found.encoder.kind)
 
 
+@pytest.mark.long
 def test_the_script_of_the_page_needs_jax_alone_and_draws_the_images_of_the_run(run, tmp_path):
+    pytest.importorskip("flatbuffers", reason="flatbuffers is in the extra export")
     main.main([f"--workdir={run}", "--mode=export", "--format=stablehlo", f"--out={tmp_path}"])
     (script,) = re.findall(r"```python\n(import jax\n.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)
     assert re.findall(r"import (\w+)", script) == ["jax"]
@@ -158,6 +160,7 @@ def published(tmp_path_factory):
     return untrained(tmp_path_factory.mktemp("cifar"), "ddpm_cifar10", CIFAR, labels=False)
 
 
+@pytest.mark.long
 def test_a_run_comes_back_from_diffusers_folder(published, made_up_tfds, tmp_path):
     main.main([f"--workdir={published}", "--mode=export", "--format=diffusers", f"--out={tmp_path}"])
     folder = tmp_path / "diffusers"
@@ -171,6 +174,12 @@ def test_a_run_comes_back_from_diffusers_folder(published, made_up_tfds, tmp_pat
     assert back.config.network.attention_sizes == (4,)
     assert back.config.sample.sampler.variance == "large"
     jax.tree.map(np.testing.assert_array_equal, back.state.ema, there.state.ema)
+
+
+def test_what_a_format_needs_is_one_line(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(UserError, match=r"needs flatbuffers, as jax\.export does: pip install 'gen_jax\[export\]'"):
+        main.main([f"--workdir={run}", "--mode=export", "--format=stablehlo"])
 
 
 @pytest.mark.parametrize(

@@ -449,6 +449,7 @@ def test_its_file_holds_all_that_samples_depend_on(name, tmp_path):
 
 
 def test_its_exported_sampler_draws_any_number_of_images(name):
+    pytest.importorskip("flatbuffers", reason="flatbuffers is in the extra export")
     made, state = make(name, *SGD), initial(name)
     model = sample.Model(made.config, made.spec, made.method, state, parallel.make_mesh(1))
     exported = jax.export.deserialize(export.sampler(model).serialize())
