@@ -58,7 +58,8 @@ def save(path: pathlib.Path, model: sample.Model, record: Mapping[str, Any]) -> 
         "versions": record.get("versions", {}) | {"gen_jax": __version__},
     }
     if stage := record.get("pretrained"):
-        told["pretrained"] = {"config": without_paths(stage["config"]), "data": stage["data"]}
+        config = methods.stored({**record, **stage}).to_dict()
+        told["pretrained"] = {"config": without_paths(config), "data": stage["data"]}
     metadata = {"format": "gen_jax", "format_version": FORMAT} | {name: to_json(value) for name, value in told.items()}
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
