@@ -25,7 +25,6 @@ from gen_jax.run import Run, directory, to_json, writing
 from gen_jax.text import texts
 
 FORMAT = "1"
-_PARTS = ("ema", "variables", "frozen")  # of a State
 _TEXTS = "text"  # the folder of a run: its files are tensors of bytes
 _TEXT_FILES = ("encoder.json", "encoder.npz", "prompts.json", "prompts.npy")
 
@@ -88,13 +87,13 @@ def load(path: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> sampl
     abstract = methods.abstract_state(method, spec, stage, mesh)
     kept = {name.split("/")[1] for name in tensors if name.startswith("variables/")}
     variables = {name: tree for name, tree in abstract.variables.items() if name in kept}
-    like = {"ema": abstract.ema, "variables": variables, "frozen": abstract.frozen}
-    key = jax.random.wrap_key_data(jnp.asarray(tensors.pop("key", np.zeros(2, np.uint32))), impl="threefry2x32")
-    step = jnp.asarray(tensors.pop("step", np.int32(0)))
+    like = {"ema": abstract.ema, "variables": variables, "frozen": abstract.frozen, "step": abstract.step}
+    like["key"] = jax.ShapeDtypeStruct((2,), jnp.uint32)
     told = {name: tensors.pop(f"{_TEXTS}/{name}") for name in _TEXT_FILES if f"{_TEXTS}/{name}" in tensors}
-    state = State(step=step, key=key, params={}, opt_state={}, **_filled(like, tensors, path))
-    state = jax.device_put(state, parallel.replicated(mesh))
-    return sample.Model(config, spec, method, state, mesh, _unpack(told) if told else None)
+    parts = _filled(like, tensors, path)
+    parts["key"] = jax.random.wrap_key_data(jnp.asarray(parts["key"]), impl="threefry2x32")
+    state = jax.device_put(State(params={}, opt_state={}, **parts), parallel.replicated(mesh))
+    return sample.Model(config, spec, method, state, mesh, _unpack(told, path) if told else None)
 
 
 def names_read(model: sample.Model) -> set[str]:
@@ -131,7 +130,8 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
 def _named(part: str, tree: PyTree) -> dict[str, Any]:
     """The leaves of a tree by names such as "ema/denoiser/in/kernel"."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {f"{part}/{jax.tree_util.keystr(path, simple=True, separator='/')}": leaf for path, leaf in leaves}
+    keys = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {f"{part}/{key}" if key else part: leaf for key, leaf in keys.items()}
 
 
 def _filled(like: Mapping[str, PyTree], tensors: Mapping[str, np.ndarray], path: pathlib.Path) -> dict[str, PyTree]:
@@ -181,10 +181,16 @@ def _pack(told: texts.Texts) -> dict[str, np.ndarray]:
     return {f"{_TEXTS}/{each}": np.frombuffer(content, np.uint8) for each, content in files.items()}
 
 
-def _unpack(files: Mapping[str, np.ndarray]) -> texts.Texts | None:
+def _unpack(files: Mapping[str, np.ndarray], path: pathlib.Path) -> texts.Texts:
+    if missing := [name for name in _TEXT_FILES if name not in files]:
+        raise UserError(
+            f"{path} does not hold the model of its config: it lacks {_TEXTS}/{missing[0]}; export it again"
+        )
     with tempfile.TemporaryDirectory() as name:
         run = Run(name)
         run.text.mkdir()
         for each, content in files.items():
             (run.text / each).write_bytes(content.tobytes())
-        return texts.read(run)
+        found = texts.read(run)
+    assert found is not None  # all files are there
+    return found

@@ -17,7 +17,6 @@ from gen_jax.checkpoint import Checkpoints
 from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.metrics import safetensors_file
 from gen_jax.run import Run
-from gen_jax.text import words
 from gen_jax.text.encoder import Encoder
 from gen_jax.text.texts import Texts
 
@@ -81,6 +80,7 @@ def test_the_package_safetensors_reads_it(file):
     ("change", "part"),
     [
         (lambda tensors, told: tensors.pop("ema/denoiser/in/bias"), "it lacks ema/denoiser/in/bias; export it again"),
+        (lambda tensors, told: tensors.pop("key"), "it lacks key; export it again"),
         (lambda tensors, told: tensors.update({"ema/x": np.zeros(1)}), "it has 'ema/x' as well"),
         (
             lambda tensors, told: tensors.update({"ema/denoiser/in/bias": np.zeros(3, np.float32)}),
@@ -129,11 +129,13 @@ def test_texts_travel_as_bytes():
     given = Texts(Encoder("words", 3, {"table": vectors}, {"known": ["red", "star"]}), ("a star", "é"), vectors)
     packed = portable._pack(given)
     assert {tensor.dtype for tensor in packed.values()} == {np.dtype(np.uint8)}
-    found = portable._unpack({name.removeprefix("text/"): tensor for name, tensor in packed.items()})
+    files = {name.removeprefix("text/"): tensor for name, tensor in packed.items()}
+    found = portable._unpack(files, pathlib.Path("a"))
     assert (found.prompts, found.encoder.facts, found.split) == (given.prompts, given.encoder.facts, given.split)
     np.testing.assert_array_equal(found.embeddings, vectors)
     np.testing.assert_array_equal(found.encoder.arrays["table"], vectors)
-    assert words.__name__.endswith(found.encoder.kind)
+    with pytest.raises(UserError, match=r"a does not hold .* it lacks text/prompts\.npy"):
+        portable._unpack({name: files[name] for name in files if name != "prompts.npy"}, pathlib.Path("a"))
 
 
 @pytest.mark.long
