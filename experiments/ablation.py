@@ -1,7 +1,7 @@
 """One table for many variants of a model: runs that differ in training, and ways to sample from each, over seeds.
 
 An experiment is an `Ablation`: words of the command line for every run, and a row for every way to sample. `main` does
-the rest: it trains what is missing, measures every row once, and writes table, figure and verdict.
+the rest: it trains what is missing as a sweep, measures every row once, and writes table, figure and verdict.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gen_jax import evaluate, judges, sample
 from gen_jax.data import dataset
 from gen_jax.figures.curve import Axis
 from gen_jax.figures.markup import number
-from gen_jax.method import DataSpec, UserError
+from gen_jax.method import DataSpec, UserError, counted
 from gen_jax.run import Run, directory, write_bytes, write_json
 from gen_jax.writers import read_metrics, training_seconds
 
@@ -39,10 +39,12 @@ class Row(NamedTuple):
     Attributes:
       run: key of `Ablation.runs`.
       words: command line arguments in addition to the run's own config.
+      seeds: measure only the first so many seeds, for a row that is dear; None measures all.
     """
 
     run: str
     words: tuple[str, ...] = ()
+    seeds: int | None = None
 
 
 def by_classifier(samples: judges.Samples, data: dataset.Dataset, config: Any) -> tuple[Values, Values]:
@@ -70,14 +72,19 @@ def losses(model: sample.Model, data: dataset.Dataset) -> Values:
 
 
 def draw(model: sample.Model, spec: DataSpec, num: int) -> tuple[judges.Samples, float]:
-    """Returns samples, drawn in batches, and images per second; labels follow the shares of the training images."""
-    condition = sample.conditions(model.method, model.spec, num, evaluate.asked(model.method, spec, num))
+    """Returns samples, drawn in batches, and images per second. Labels follow the shares of the training images; texts
+    are the captions of test pictures.
+    """
+    texts = model.texts
+    asked = evaluate.asked(model.method, spec, num) | ({} if texts is None else texts.conditions(num))
+    condition = sample.conditions(model.method, model.spec, num, asked)
     generated, seconds, before = [], [], time.perf_counter()
     for images in model.batches(model.state, condition, 0, num):
         seconds.append((time.perf_counter() - before) / len(images))
         generated.append(images)
         before = time.perf_counter()
-    samples = judges.Samples(np.concatenate(generated), condition.get("label"), evaluate.described(model))
+    captions = () if texts is None else texts.captions(num)
+    samples = judges.Samples(np.concatenate(generated), condition.get("label"), evaluate.described(model), captions)
     return samples, 1 / statistics.median(seconds[1:] or seconds)  # the first batch compiles
 
 
@@ -212,7 +219,11 @@ def table(ablation: Ablation, found: Found, minutes: Mapping[tuple[str, int], fl
     rows = []
     for name in dict.fromkeys(name for name, _ in found):
         seeds = [seed for each, seed in found if each == name]
-        told = {"": name, "minutes of training": spread([minutes[ablation.rows[name].run, s] for s in seeds], 2)}
+        only = ablation.rows[name].seeds
+        told = {
+            "": name if only is None else f"{name} ({counted(only, 'seed')})",
+            "minutes of training": spread([minutes[ablation.rows[name].run, s] for s in seeds], 2),
+        }
         measured = {m: [found[name, s][m] for s in seeds if m in found[name, s]] for m in ablation.measures}
         rows.append(told | {m.replace("_", " "): spread(v) if v else "" for m, v in measured.items()})
     known = {m.replace("_", " "): number(real[m], 3) if m in real else "" for m in ablation.measures}
@@ -233,10 +244,11 @@ def parse(ablation: Ablation, argv: Sequence[str]) -> tuple[argparse.Namespace, 
     parser.add_argument("--num", type=int, default=ablation.num, help=f"samples per row (default {ablation.num:,})")
     folder = pathlib.Path("runs") / ablation.folder
     parser.add_argument("--runs", type=directory, default=folder, help="folder of the runs")
+    parser.add_argument("--parallel", type=int, default=1, help="runs side by side (default 1)")
     parser.add_argument("--out", type=directory, default=record.RESULTS / ablation.name, help="of table and figure")
     flags, more = parser.parse_known_args(argv)
-    if flags.seeds < 1 or flags.num < 1:
-        raise UserError("--seeds and --num must be at least 1")
+    if min(flags.seeds, flags.num, flags.parallel) < 1:
+        raise UserError("--seeds, --num and --parallel must be at least 1")
     return flags, more
 
 
@@ -268,24 +280,30 @@ def main(ablation: Ablation, argv: Sequence[str]) -> None:
       UserError: a user's mistake.
     """
     flags, more = parse(ablation, argv)
+    line, folder = record.command(ablation.name, argv), flags.runs.absolute()
+    asked = [
+        (name, ablation.rows[name].run, seed)
+        for seed in range(flags.seeds)  # all of one seed first, so that early results are comparable
+        for name in flags.rows
+        if seed < (ablation.rows[name].seeds or flags.seeds)
+    ]
+    lines = {f"{run}-seed{n}": [*words(ablation, run), f"--config.seed={n}", *more] for _, run, n in asked}
+    runs.train(folder, lines, line, flags.parallel)
+
     found, real, minutes, shown = {}, {}, {}, {}
-    for seed in range(flags.seeds):  # all of one seed first, so that early results are comparable
-        for name in flags.rows:
-            run = ablation.rows[name].run
-            workdir = flags.runs.absolute() / f"{run}-seed{seed}"
-            line = [*words(ablation, run), f"--config.seed={seed}", *more]
-            runs.train(workdir, line)
-            stages = [each for each in (workdir / "pretrained", workdir) if Run(each).metrics.is_file()]
-            minutes[run, seed] = sum(training_seconds(read_metrics(each)) for each in stages) / 60
-            one = measured(ablation, workdir, name, flags.num, runs.resolve(line).num_steps)
-            found[name, seed], real = one["values"], one["real"]
-            shown.setdefault(name, one["first"])
-            told = ", ".join(f"{m} {number(one['values'][m])}" for m in ablation.measures if m in one["values"])
-            print(f"{name}, seed {seed}: {told}", flush=True)
+    for name, run, seed in asked:
+        workdir = folder / f"{run}-seed{seed}"
+        stages = [each for each in (workdir / "pretrained", workdir) if Run(each).metrics.is_file()]
+        minutes[run, seed] = sum(training_seconds(read_metrics(each)) for each in stages) / 60
+        one = measured(ablation, workdir, name, flags.num, runs.resolve(lines[workdir.name]).num_steps)
+        found[name, seed], real = one["values"], one["real"]
+        shown.setdefault(name, one["first"])
+        told = ", ".join(f"{m} {number(one['values'][m])}" for m in ablation.measures if m in one["values"])
+        print(f"{name}, seed {seed}: {told}", flush=True)
     flags.out.mkdir(parents=True, exist_ok=True)
     write_bytes(flags.out / f"{ablation.name}.svg", ablation.figure(found, real, shown).encode())
     report = {
-        "command": record.command(ablation.name, argv),
+        "command": line,
         "verdict": ablation.verdict(found),
         "words": {"every run": [*ablation.words, *more]} | {name: list(own) for name, own in ablation.runs.items()},
         "minutes": {f"{run}, seed {seed}": value for (run, seed), value in minutes.items()},

@@ -138,11 +138,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--betas", type=float, nargs="+", default=BETAS, help="weights of the KL, smallest first")
     parser.add_argument("--full", action="store_true", help="300,000 steps each: for an accelerator")
     parser.add_argument("--runs", type=directory, help="folder of the runs; default: runs/beta[-full]")
+    parser.add_argument("--parallel", type=int, default=1, help="runs side by side (default 1)")
     parser.add_argument("--out", type=directory, default=record.RESULTS / NAME, help="folder of table and figures")
     flags, more = parser.parse_known_args(argv)
     betas: list[float] = [int(beta) if float(beta).is_integer() else beta for beta in flags.betas]
-    if flags.seeds < 1 or len(betas) < 2:
-        raise UserError("the experiment needs at least one of --seeds, and two --betas")
+    if flags.seeds < 1 or flags.parallel < 1 or len(betas) < 2:
+        raise UserError("the experiment needs at least one of --seeds and of --parallel, and two --betas")
     lines: dict[tuple[float, int], list[str]] = {
         (beta, seed): words(beta, seed, flags.full, more) for seed in range(flags.seeds) for beta in betas
     }  # all of one seed first, so that early results are comparable
@@ -152,8 +153,8 @@ def main(argv: list[str]) -> None:
 
     folder = (flags.runs or pathlib.Path("runs") / (NAME + ("-full" if flags.full else ""))).absolute()
     workdirs = {pair: folder / f"beta{pair[0]:g}-seed{pair[1]}" for pair in lines}
-    for pair, line in lines.items():
-        runs.train(workdirs[pair], line)
+    named = {workdirs[pair].name: line for pair, line in lines.items()}
+    runs.train(folder, named, record.command(NAME, argv), flags.parallel)
     found = {pair: measured(workdir) for pair, workdir in workdirs.items()}
 
     flags.out.mkdir(parents=True, exist_ok=True)

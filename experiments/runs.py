@@ -1,16 +1,12 @@
-"""Runs of an experiment: one per command line, each in a separate process, and none repeated."""
+"""Runs of an experiment: a sweep, one process per command line, and none repeated."""
 
 from __future__ import annotations
 
 import pathlib
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gen_jax import methods, sweep
-from gen_jax.method import UserError
-from gen_jax.run import Run
+from gen_jax import methods, stages, sweep
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -20,19 +16,21 @@ def resolve(line: Sequence[str]) -> Any:
     return methods.override(methods.load(line[0].removeprefix("--config="))[2], line[1:])
 
 
-def train(workdir: pathlib.Path, line: Sequence[str]) -> None:
-    """Trains and judges one run, unless it has finished.
+def train(folder: pathlib.Path, lines: Mapping[str, Sequence[str]], command: str, parallel: int = 1) -> None:
+    """Trains and judges the runs that have not finished.
 
     Args:
-      workdir: of the run.
-      line: its command line without --workdir.
+      folder: of the runs' folders, and of the ledger.
+      lines: the command line of each run without --workdir, by the name of its folder.
+      command: of the experiment, which continues after an interruption.
+      parallel: number of runs side by side.
 
     Raises:
-      UserError: the run failed, after printing its own message; or it has been trained for more steps.
+      UserError: a mistake in any of the lines, before any run; or runs failed, after all others.
+      SystemExit: after a stop signal, when all runs have stopped.
     """
-    if sweep.is_finished(Run(workdir), resolve(line)):
-        return
-    full = [sys.executable, "-m", "gen_jax.main", *line, f"--workdir={workdir}"]
-    ended = subprocess.run(full, cwd=ROOT)
-    if ended.returncode:
-        raise UserError(f"the run in {workdir} ended with code {ended.returncode}; the same command resumes it")
+    trials = [sweep.Trial(name, tuple(line), stages.with_absolute_paths(resolve(line))) for name, line in lines.items()]
+    for trial in trials:
+        methods.check(trial.config)
+    sweep.check(trials, folder)
+    sweep.train_in(folder, trials, command, sweep.places(parallel))

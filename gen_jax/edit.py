@@ -89,7 +89,7 @@ def edit(workdir: pathlib.Path, flags: Mapping[str, str], overrides: tuple[str, 
     config, spec, _, method = sample.untrained(run, overrides)
     editors.require(method, config, spec)
     name = _which(flags)
-    given = _read(name, flags, spec)
+    given = _read(name, flags, spec, "label" in method.condition)
     model = sample.load(run.workdir, overrides)
     edited = EDITS[name].make(model, given)
     if jax.process_index() == 0:
@@ -107,9 +107,9 @@ def _which(flags: Mapping[str, str]) -> str:
     return asked[0]
 
 
-def _read(name: str, flags: Mapping[str, str], spec: DataSpec) -> Given:
-    images = read_pictures(flags["pictures"], spec)
-    labels: list[Any] | None = None
+def _read(name: str, flags: Mapping[str, str], spec: DataSpec, takes_labels: bool) -> Given:
+    images, known = read_pictures(flags["pictures"], spec)
+    labels: list[Any] | None = known if takes_labels else None
     if "labels" in flags:
         labels = flags["labels"].split(",")
         labels = [int(label) for label in labels] if all(label.isdecimal() for label in labels) else labels
@@ -133,7 +133,7 @@ def _number(text: str) -> Any:
     return text
 
 
-def read_pictures(source: str, spec: DataSpec) -> np.ndarray:
+def read_pictures(source: str, spec: DataSpec) -> tuple[np.ndarray, list[int] | None]:
     """Returns the pictures of a file, of a folder in the order of their names, of an .npz file or of a run.
 
     Args:
@@ -141,15 +141,16 @@ def read_pictures(source: str, spec: DataSpec) -> np.ndarray:
       spec: of the model's data, whose size and channels they must have.
 
     Returns:
-      uint8 [N, H, W, C].
+      The pictures, uint8 [N, H, W, C], and their classes if the .npz file or the run has them.
 
     Raises:
       UserError: there is nothing there, or something else; a file that cannot be read or has another size.
     """
     place = pathlib.Path(source).expanduser()
     if place.suffix == ".npz" or (place / "config.json").is_file():
-        images = sources.read(source, base_config().data).images
-        return editors.checked_images(images, spec, f"the pictures of {source} are")
+        found = sources.read(source, base_config().data)
+        labels = None if found.labels is None else found.labels.tolist()
+        return editors.checked_images(found.images, spec, f"the pictures of {source} are"), labels
     if not place.exists():
         raise UserError(f"there is no picture, folder, .npz file or run at {source}")
     files = [place]
@@ -160,7 +161,7 @@ def read_pictures(source: str, spec: DataSpec) -> np.ndarray:
                 f"no pictures in {source}: --mode=edit reads files that end in {', '.join(image_folder.SUFFIXES)}"
             )
     read = [editors.checked_images(_read_file(path)[None], spec, f"{path} is") for path in files]
-    return np.concatenate(read)
+    return np.concatenate(read), None
 
 
 def _read_file(path: pathlib.Path, channels: int = 0) -> np.ndarray:

@@ -36,6 +36,7 @@ METHODS = {
     "ddgan": "gen_jax.ddgan.model",
     "srresnet": "gen_jax.superres.srresnet",
     "srgan": "gen_jax.superres.srgan",
+    "sr3": "gen_jax.superres.sr3",
     "coupling": "gen_jax.nflow.coupling",
     "tarflow": "gen_jax.nflow.tarflow",
     "autoregressive": "gen_jax.autoregressive.model",

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
 import random
 import re
@@ -30,6 +31,7 @@ import jax
 
 from gen_jax import command, methods, stages, train
 from gen_jax import config as configs
+from gen_jax import search as searching
 from gen_jax.compare import LEDGER
 from gen_jax.method import UserError, counted
 from gen_jax.report import duration
@@ -48,6 +50,11 @@ Train one run for each combination of values. Example:
 Words without dashes are swept over, and the last one varies fastest. --config.<key>=<value> holds for every run. A
 value that contains commas goes into brackets: network.multipliers=[1,2],[1,2,2]. The same command continues a sweep
 that was interrupted: it resumes what was cut short, tries again what failed, and repeats nothing that has finished.
+
+With --search, Optuna chooses the values of each run by the results of those before, from lists and from ranges:
+
+  python -m gen_jax.sweep --config=ddpm_mnist:tiny optimizer.learning_rate=1e-4..1e-2:log network.channels=8,16 \\
+      --search=20 --metric=frechet_distance
 """
 
 
@@ -63,6 +70,18 @@ class Trial(NamedTuple):
     name: str
     words: tuple[str, ...]
     config: Any
+
+
+class Place(NamedTuple):
+    """Where the process of a run computes.
+
+    Attributes:
+      cores: the only ones that it may use; empty for no limit.
+      gpu: number or name of the only GPU that it sees; empty for all of them.
+    """
+
+    cores: tuple[int, ...] = ()
+    gpu: str = ""
 
 
 class Process(Protocol):
@@ -171,12 +190,10 @@ def trials_of(path: str, fixed: Sequence[str], words: Sequence[str], num: int | 
       UserError: a mistake in any of them, or two that are equal.
     """
     base = methods.load(path)[2]
-    axes = [_axis(word) for word in words]
-    keys = [key for key, _ in axes] + [word.partition("=")[0].removeprefix("--config.") for word in fixed]
-    places = [methods.options(base).place(key) for key in keys]
-    for key, place in zip(keys, places, strict=True):
-        if places.count(place) > 1:
-            raise UserError(f"{key} is given more than once")
+    axes = _axes(base, fixed, words)
+    for key, text in axes:
+        if searching.read_range(text):
+            raise UserError(f"{key}={text} is a range: --search=<number of runs> chooses from it")
     found: dict[str, Trial] = {}
     for values in combinations([split(text) for _, text in axes], num, seed):
         trial = _trial(path, base, fixed, {key: value for (key, _), value in zip(axes, values, strict=True)})
@@ -186,11 +203,38 @@ def trials_of(path: str, fixed: Sequence[str], words: Sequence[str], num: int | 
     return [*found.values()]
 
 
-def _axis(word: str) -> tuple[str, str]:
-    key, equals, text = word.partition("=")
-    if not equals or not key:
-        raise UserError(f"{word!r} has no values: write them as in seed=0,1,2 (see --help)")
-    return key, text
+def _axes(base: Any, fixed: Sequence[str], words: Sequence[str]) -> list[tuple[str, str]]:
+    """The key and the text of each word to sweep over; none is given twice."""
+    axes = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"{word!r} has no values: write them as in seed=0,1,2 (see --help)")
+        axes.append((key, text))
+    keys = [key for key, _ in axes] + [word.partition("=")[0].removeprefix("--config.") for word in fixed]
+    places = [methods.options(base).place(key) for key in keys]
+    for key, place in zip(keys, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{key} is given more than once")
+    return axes
+
+
+def space_of(base: Any, path: str, fixed: Sequence[str], words: Sequence[str]) -> searching.Space:
+    """Returns what a search chooses from. The arguments are those of `trials_of`, and the config of the path.
+
+    Raises:
+      UserError: a mistake in any of the words; a value of a list, or an end of a range, that the config refuses.
+    """
+    space = {key: searching.read_range(text) or split(text) for key, text in _axes(base, fixed, words)}
+    ends = {
+        key: list(map(str, values[:2])) if isinstance(values, searching.Range) else values
+        for key, values in space.items()
+    }
+    first = {key: texts[0] for key, texts in ends.items()}
+    for key, texts in ends.items():
+        for text in texts:
+            _trial(path, base, fixed, first | {key: text})
+    return space
 
 
 def _trial(path: str, base: Any, fixed: Sequence[str], texts: Mapping[str, str]) -> Trial:
@@ -263,15 +307,47 @@ class Ledger:
         write_json(self._path, {"command": self._command, "runs": self.runs})
 
 
-def start_process(trial: Trial, folder: pathlib.Path) -> Process:
+def places(parallel: int, gpus: Sequence[str] = (), cores: Sequence[int] | None = None) -> list[Place]:
+    """Returns the places of so many runs side by side: each has its share of the GPUs, or else of the cores.
+
+    Processes that share all cores get in each other's way (docs/sweeps.md has a measurement).
+
+    Args:
+      parallel: number of runs.
+      gpus: of the machine; a run gets one of them, several runs the same one if there are too few.
+      cores: of the machine; None stands for those that this process may use. Too few are not divided.
+
+    Example:
+      >>> places(2, cores=[0, 1, 2, 3])
+      [Place(cores=(0, 2), gpu=''), Place(cores=(1, 3), gpu='')]
+      >>> places(2, gpus=["0", "1"])
+      [Place(cores=(), gpu='0'), Place(cores=(), gpu='1')]
+    """
+    if gpus:
+        return [Place(gpu=gpus[n % len(gpus)]) for n in range(parallel)]
+    if cores is None:  # macOS and Windows have no such call
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if not 1 < parallel <= len(cores):
+        return [Place()] * parallel
+    return [Place(cores=tuple(cores[n::parallel])) for n in range(parallel)]
+
+
+def start_process(trial: Trial, folder: pathlib.Path, place: Place) -> Process:
     """Starts the process of a run. It appends what it prints to a file in `logs`."""
     path = log_of(trial, folder)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         log = path.open("ab")
-    words = [sys.executable, "-m", "gen_jax.main", *trial.words, f"--workdir={folder / trial.name}"]
+    words = [sys.executable, *_PROGRAM[1:], *trial.words, f"--workdir={folder / trial.name}"]
+    seen = {"CUDA_VISIBLE_DEVICES": place.gpu, "HIP_VISIBLE_DEVICES": place.gpu} if place.gpu else {}
     with log:  # in a session of its own: a terminal's Ctrl-C reaches only the sweep, which asks its runs to stop
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=os.environ | seen
+        )
+    if place.cores:
+        with contextlib.suppress(OSError):  # it has ended already
+            os.sched_setaffinity(process.pid, place.cores)
+    return process
 
 
 def log_of(trial: Trial, folder: pathlib.Path) -> pathlib.Path:
@@ -320,8 +396,8 @@ def train_all(
     trials: Sequence[Trial],
     folder: pathlib.Path,
     ledger: Ledger,
-    parallel: int = 1,
-    start: Callable[[Trial, pathlib.Path], Process] = start_process,
+    places: Sequence[Place] = (Place(),),
+    start: Callable[[Trial, pathlib.Path, Place], Process] = start_process,
 ) -> None:
     """Trains what has not finished, in order, and prints a line whenever a run starts or ends; passes over failures.
 
@@ -329,7 +405,7 @@ def train_all(
       trials: the runs.
       folder: of their folders.
       ledger: of the sweep.
-      parallel: number of runs side by side.
+      places: of the runs side by side, at most one run in each.
       start: starts the process of a run.
 
     Raises:
@@ -340,7 +416,7 @@ def train_all(
     for trial in trials:
         ledger.note(trial, "waiting" if trial in waiting else "finished")
     print(f"{folder}: {counted(len(trials), 'run')}, {len(trials) - len(waiting)} of them finished before", flush=True)
-    runner = _Runner(folder, ledger, parallel, start, waiting)
+    runner = _Runner(folder, ledger, places, start, waiting)
     with train.StopRequests() as stopped:
         try:
             while (runner.waiting or runner.running) and not stopped():
@@ -359,6 +435,7 @@ def train_all(
 class _Running(NamedTuple):
     trial: Trial
     process: Process
+    place: int  # index
     began: float
 
 
@@ -368,8 +445,8 @@ class _Runner:
 
     folder: pathlib.Path
     ledger: Ledger
-    parallel: int
-    start: Callable[[Trial, pathlib.Path], Process]
+    places: Sequence[Place]
+    start: Callable[[Trial, pathlib.Path, Place], Process]
     waiting: list[Trial]
     running: list[_Running] = dataclasses.field(default_factory=list)
     ended: list[tuple[int, float]] = dataclasses.field(default_factory=list)  # steps and seconds of those that finished
@@ -377,13 +454,15 @@ class _Runner:
     def start_more(self) -> None:
         """Starts as many of the waiting runs as there is room for."""
         for trial in self.waiting[:]:
-            if len(self.running) == self.parallel:
+            free = {*range(len(self.places))} - {each.place for each in self.running}
+            if not free:
                 return
             if is_free(Run(self.folder / trial.name)):
                 self.waiting.remove(trial)
                 self.ledger.note(trial, "running")
                 print(f"{trial.name}: starts; its lines are in {log_of(trial, self.folder)}", flush=True)
-                self.running.append(_Running(trial, self.start(trial, self.folder), time.monotonic()))
+                process = self.start(trial, self.folder, self.places[min(free)])
+                self.running.append(_Running(trial, process, min(free), time.monotonic()))
             elif self.ledger.runs[trial.name]["state"] != "in use":
                 self.ledger.note(trial, "in use")
                 print(f"{trial.name}: another process trains there; it comes later", flush=True)
@@ -422,9 +501,13 @@ class _Runner:
     def _left(self) -> str:
         steps = [trial.config.num_steps for trial in (*self.waiting, *(each.trial for each in self.running))]
         time_left = (
-            f", about {duration(seconds_left(self.ended, steps, self.parallel))}" if self.ended and steps else ""
+            f", about {duration(seconds_left(self.ended, steps, len(self.places)))}" if self.ended and steps else ""
         )
         return f"{counted(len(steps), 'run')} left{time_left}"
+
+
+class FailedError(UserError):
+    """Runs of a sweep failed; all others ended well."""
 
 
 def _raise_if_any_failed(trials: Sequence[Trial], folder: pathlib.Path, ledger: Ledger) -> None:
@@ -433,7 +516,74 @@ def _raise_if_any_failed(trials: Sequence[Trial], folder: pathlib.Path, ledger: 
         entry = ledger.runs[trial.name]
         print(f"gen_jax: {trial.name} failed: {entry['message']}; see {log_of(trial, folder)}", file=sys.stderr)
     if failed:
-        raise UserError(f"{len(failed)} of {counted(len(trials), 'run')} failed; the same command tries them again")
+        raise FailedError(f"{len(failed)} of {counted(len(trials), 'run')} failed; the same command tries them again")
+
+
+def check(trials: Sequence[Trial], folder: pathlib.Path) -> list[bool]:
+    """Returns whether each of the runs has finished.
+
+    Raises:
+      UserError: the folder of one holds other files, a run with another config, or one of more steps.
+    """
+    finished = []
+    for trial in trials:
+        run = Run(folder / trial.name)
+        run.refuse_other_files()
+        train.refuse_changes(run, trial.config)
+        finished.append(is_finished(run, trial.config))
+    return finished
+
+
+def train_in(folder: pathlib.Path, trials: Sequence[Trial], line: str, places: Sequence[Place]) -> None:
+    """Trains what has not finished, with the ledger of the folder; no other process may train there.
+
+    Args:
+      folder: of the runs' folders.
+      trials: the runs.
+      line: the command, which continues the sweep.
+      places: of the runs side by side.
+
+    Raises:
+      UserError: another sweep trains there, or runs failed.
+      SystemExit: after a stop signal, when all runs have stopped.
+    """
+    with Run(folder).lock():
+        train_all(trials, folder, Ledger(folder / LEDGER, line), places)
+
+
+def search(
+    folder: pathlib.Path,
+    flags: argparse.Namespace,
+    fixed: Sequence[str],
+    words: Sequence[str],
+    line: str,
+    places: Sequence[Place],
+) -> None:
+    """Runs a sweep whose values Optuna chooses, and prints the best run.
+
+    Raises:
+      UserError: see `space_of`, `searching.Search` and `searching.run`.
+    """
+    base = methods.load(flags.config)[2]
+    space = space_of(base, flags.config, fixed, words)
+
+    def made(texts: Mapping[str, str]) -> Trial:
+        return _trial(flags.config, base, fixed, texts)
+
+    def train_some(proposed: Sequence[Mapping[str, str]]) -> list[pathlib.Path | None]:
+        trials = [made(texts) for texts in proposed]
+        check(trials, folder)
+        with contextlib.suppress(FailedError):
+            train_all([*{trial.name: trial for trial in trials}.values()], folder, ledger, places)
+        done = [ledger.runs[trial.name]["state"] == "finished" for trial in trials]
+        return [folder / trial.name if good else None for trial, good in zip(trials, done, strict=True)]
+
+    with Run(folder).lock():
+        study = searching.Search(folder, space, flags.random_seed)
+        ledger = Ledger(folder / LEDGER, line)
+        best = folder / made(searching.run(study, flags.search, flags.metric, len(places), train_some)).name
+    found = searching.score(best, flags.metric)
+    print(f"best of {counted(study.num_ended, 'run')}: {found.name} {found.value:.4g} in {best}")
 
 
 def main(argv: list[str]) -> None:
@@ -448,21 +598,20 @@ def main(argv: list[str]) -> None:
     folder = directory(flags.workdir or pathlib.Path("runs") / "-".join(filter(None, (name, variant, "sweep"))))
     if Run(folder).config_path.is_file():
         raise UserError(f"{folder} holds a run: choose another --workdir for the sweep")
+    gpus = flags.gpus.split(",") if flags.gpus else []
+    where = places(flags.parallel or len(gpus) or 1, gpus)
+    line = shlex.join(["python", "-m", "gen_jax.sweep", *argv])
+    if flags.search is not None:
+        search(folder, flags, fixed, words, line, where)
+        return
     trials = trials_of(flags.config, fixed, words, flags.random, flags.random_seed)
-    finished = []
-    for trial in trials:
-        run = Run(folder / trial.name)
-        run.refuse_other_files()
-        train.refuse_changes(run, trial.config)
-        finished.append(is_finished(run, trial.config))
+    finished = check(trials, folder)
     if flags.dry_run:
         for trial, done in zip(trials, finished, strict=True):
-            line = shlex.join([*_PROGRAM, *trial.words, f"--workdir={folder / trial.name}"])
-            print(f"{line}  # finished" if done else line)
+            command_line = shlex.join([*_PROGRAM, *trial.words, f"--workdir={folder / trial.name}"])
+            print(f"{command_line}  # finished" if done else command_line)
         return
-    with Run(folder).lock():
-        ledger = Ledger(folder / LEDGER, shlex.join(["python", "-m", "gen_jax.sweep", *argv]))
-        train_all(trials, folder, ledger, flags.parallel)
+    train_in(folder, trials, line, where)
     print(f"to compare them: {shlex.join([*_PROGRAM, '--mode=compare', str(folder)])}")
 
 
@@ -484,8 +633,15 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
         "--workdir", metavar="DIR", help="folder of the sweep; default: runs/<config>[-<variant>]-sweep"
     )
     parser.add_argument("--random", type=int, metavar="N", help="train N combinations drawn at random, instead of all")
-    parser.add_argument("--random_seed", type=int, default=0, metavar="SEED", help="of the draw; default: 0")
-    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="runs side by side; default: 1")
+    parser.add_argument("--random_seed", type=int, default=0, metavar="SEED", help="of the draw or search; default: 0")
+    parser.add_argument("--search", type=int, metavar="N", help="let Optuna choose the values of N runs")
+    parser.add_argument("--metric", metavar="NAME", help="of the report, to choose by: frechet_distance")
+    parser.add_argument(
+        "--parallel", type=int, metavar="N", help="runs side by side, each with its share of the cores; default: 1"
+    )
+    parser.add_argument(
+        "--gpus", default="", metavar="0,1", help="each run sees one of these; as many run side by side"
+    )
     parser.add_argument("--dry_run", action="store_true", help="check the configs and print the runs' commands")
     flags, rest = parser.parse_known_args(argv)
     fixed = [word for word in rest if word.startswith("--config.")]
@@ -495,7 +651,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
             parser.error(f"unknown argument {word!r}: values are written without dashes, as in seed=0,1,2")
     if not words:
         parser.error("nothing to sweep over: give values such as seed=0,1,2")
-    for name in ("random", "parallel"):
+    if (flags.search is None) != (flags.metric is None):
+        parser.error("--search=<number of runs> and --metric=<name> go together")
+    if flags.search is not None and (flags.random is not None or flags.dry_run):
+        parser.error(f"--search does not go with --{'dry_run' if flags.dry_run else 'random'}")
+    for name in ("random", "parallel", "search"):
         if (number := getattr(flags, name)) is not None and number < 1:
             parser.error(f"--{name} is {number}; it must be at least 1")
     return flags, fixed, words

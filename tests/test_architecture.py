@@ -14,7 +14,7 @@ BUILT_ON_FAMILIES = {"autoencoder", "ddgan", "superres"}  # with parts of GANs, 
 # From the top down. Rooms on one line do not use each other.
 LAYERS = [
     {"main", "convert", "sweep"},
-    {"compare", "edit", "export", "help", "profile", "rehearse", "upscale"},
+    {"compare", "edit", "export", "help", "profile", "rehearse", "search", "upscale"},
     {"train"},
     {"finish"},
     {"validation"},

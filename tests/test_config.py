@@ -462,7 +462,7 @@ def test_every_network_is_tried_complete():
         "coupling", "tarflow", "autoregressive",
     )  # fmt: skip
     assert COMPLETE.keys() == {(m, n) for m in families for n in choice_at(m, "network").table}
-    alike = [(method, "ddpm") for method in ("flow", "latent", "meanflow", "consistency")]
+    alike = [(method, "ddpm") for method in ("flow", "latent", "meanflow", "consistency", "sr3")]
     for method, like in (*alike, ("acgan", "gan")):
         assert methods.options(default(method)).choices["network"] == methods.options(default(like)).choices["network"]
 
@@ -649,6 +649,7 @@ def test_choices_are_all_that_has_parameters():
     expected |= {"hvae": vae_paths - {"vae.objective"}, "ddgan": of_all | {"gan.penalty"}}
     srresnet_paths = of_all | {"superres.content"}
     expected |= {"srresnet": srresnet_paths}
+    expected |= {"sr3": diffusion_paths}
     expected |= {"srgan": srresnet_paths | {f"pretrained.{path}" for path in srresnet_paths}}
     expected |= {"vae": vae_paths, "latent": diffusion_paths | {f"pretrained.{path}" for path in vae_paths}}
     assert {m: {path for method, path in CHOICES if method == m} for m in methods.METHODS} == expected

@@ -63,6 +63,7 @@ ALL_AT_ONCE = {
     "ddgan": (),  # nothing but times, noise and mirroring, which are always on
     "srresnet": (),  # nothing is random but the start
     "srgan": (),
+    "sr3": (*DROPOUT, "--config.diffusion.mirror=true"),
     "coupling": (),  # nothing but the noise of dequantisation, which is always on
     "tarflow": (),
     "autoregressive": (),

@@ -277,6 +277,16 @@ def test_the_mode_varies_and_connects(copy):
 
 
 @pytest.mark.long
+def test_labels_of_an_npz_file_are_used_unless_others_are_given(copy):
+    source = copy.parent / "samples.npz"
+    np.savez(source, arr_0=IMAGES, arr_1=np.array(LABELS))
+    model = gen_jax.load(copy)
+    for words, labels in (((), LABELS), (("--labels=1",), [1] * len(LABELS))):
+        found = run_mode(copy, f"--pictures={source}", "--strength=0.5", "--each=1", *words)
+        np.testing.assert_array_equal(found["arr_0"], model.vary(IMAGES, 0.5, labels))
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "said"),
     [("--mask=lift", "there is no mask 'lift': did you mean left? give one of left, right"),

@@ -111,6 +111,7 @@ CONFIGS = {
         ["--config.data.reduce=2", "--config.network.norm=rms", "--config.pretrained.network.norm=none",
          "--config.discriminator_optimizer.learning_rate=1e-2"],
     ),
+    "sr3": ("configs/sr3_t91.py:tiny", [*UNET, "--config.data.reduce=2"]),
     "coupling": ("configs/coupling_mnist.py:tiny", []),
     "tarflow": ("configs/tarflow_mnist.py:tiny", []),
     "autoregressive": ("configs/codes_mnist.py:tiny", []),

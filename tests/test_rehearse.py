@@ -140,7 +140,7 @@ REHEARSED = [
     "ddpm_mnist", "flow_mnist", "latent_mnist", "meanflow_mnist", "consistency_mnist", "distilled_mnist",
     "vae_mnist", "hvae_mnist", "scvae_mnist", "vqvae_mnist", "autoencoder_mnist",
     "dcgan_mnist", "wgan_gp_mnist", "acgan_cifar10", "r3gan_mnist", "ddgan_mnist", "srresnet_t91", "srgan_t91",
-    "coupling_mnist", "tarflow_mnist", "codes_mnist", "stackgan_shapes",
+    "coupling_mnist", "tarflow_mnist", "codes_mnist", "stackgan_shapes", "sr3_t91",
 ]  # fmt: skip
 
 

@@ -109,10 +109,12 @@ class Stub:
     def __init__(self, codes: dict[str, int] | None = None, looks: int = 2):
         self.codes, self.looks, self.reason = codes or {}, looks, "a reason"
         self.started: list[str] = []
+        self.places: list[sweep.Place] = []
         self.alive = self.most = 0
 
-    def __call__(self, trial: sweep.Trial, folder: pathlib.Path):
+    def __call__(self, trial: sweep.Trial, folder: pathlib.Path, place: sweep.Place):
         self.started.append(trial.name)
+        self.places.append(place)
         self.alive += 1
         self.most = max(self.most, self.alive)
         return StubProcess(self, trial, folder)
@@ -156,7 +158,8 @@ def quick(monkeypatch):
 
 def run_all(folder: pathlib.Path, found: list[sweep.Trial], stub: Stub, parallel: int = 1) -> dict:
     folder.mkdir(exist_ok=True)
-    sweep.train_all(found, folder, sweep.Ledger(folder / "sweep.json", "the command"), parallel, stub)
+    side_by_side = sweep.places(parallel, cores=[3, 5])
+    sweep.train_all(found, folder, sweep.Ledger(folder / "sweep.json", "the command"), side_by_side, stub)
     return json.loads((folder / "sweep.json").read_text())
 
 
@@ -186,6 +189,50 @@ def test_several_run_side_by_side_but_no_more(tmp_path):
     run_all(tmp_path / "s", trials("seed=0,1,2,3,4"), stub, parallel=2)
     assert stub.most == 2
     assert len(stub.started) == 5
+    assert stub.places == [
+        sweep.Place((3,)),
+        sweep.Place((5,)),
+        sweep.Place((3,)),
+        sweep.Place((5,)),
+        sweep.Place((3,)),
+    ]
+
+
+def test_runs_side_by_side_share_the_cores_or_the_gpus():
+    assert sweep.places(1, cores=[0, 1]) == [sweep.Place()]
+    assert sweep.places(3, cores=[0, 1, 2, 3, 4, 5, 6]) == [
+        sweep.Place((0, 3, 6)), sweep.Place((1, 4)), sweep.Place((2, 5)),
+    ]  # fmt: skip
+    assert sweep.places(3, cores=[0, 1]) == [sweep.Place()] * 3
+    assert [each.gpu for each in sweep.places(3, ["0", "2"])] == ["0", "2", "0"]
+
+
+@pytest.mark.parametrize("words", [("--gpus=0,1",), ("--gpus=0,1", "--parallel=1"), ("--parallel=2",)])
+def test_the_places_of_a_command_line(words, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sweep, "train_all", lambda trials, folder, ledger, places: asked.extend(places))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    sweep.main([f"--config={CONFIG}", "seed=0,1", f"--workdir={tmp_path / 's'}", *words])
+    expected = {
+        ("--gpus=0,1",): [sweep.Place(gpu="0"), sweep.Place(gpu="1")],
+        ("--gpus=0,1", "--parallel=1"): [sweep.Place(gpu="0")],
+        ("--parallel=2",): [sweep.Place((0,)), sweep.Place((1,))],
+    }
+    assert asked == expected[words]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell cores")
+@pytest.mark.parametrize("place", [sweep.Place(gpu="7"), sweep.Place((min(os.sched_getaffinity(0)),))])
+def test_a_process_has_its_place(place, tmp_path, monkeypatch):
+    asked = "import os; print(sorted(os.sched_getaffinity(0)), os.environ.get('CUDA_VISIBLE_DEVICES', ''))"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(sweep, "_PROGRAM", ("python", "-c", "import time; time.sleep(0.3); " + asked))
+    trial = sweep.Trial("seed=0", (), None)
+    process = sweep.start_process(trial, tmp_path, place)
+    while process.poll() is None:
+        time.sleep(0.05)
+    cores = place.cores or sorted(os.sched_getaffinity(0))
+    assert sweep.log_of(trial, tmp_path).read_text() == f"{sorted(cores)} {place.gpu}\n"
 
 
 def test_a_failure_is_passed_over_told_and_tried_again(tmp_path, capsys):
@@ -208,12 +255,12 @@ def test_a_run_that_another_process_trains_waits_while_others_start(tmp_path, ca
     holder = Run(folder / "seed=0").lock()
     holder.__enter__()
 
-    def start(trial, where):
+    def start(trial, where, place):
         if trial.name == "seed=1":
             holder.__exit__(None, None, None)
-        return stub(trial, where)
+        return stub(trial, where, place)
 
-    sweep.train_all(found, folder, sweep.Ledger(folder / "sweep.json", ""), 1, start)
+    sweep.train_all(found, folder, sweep.Ledger(folder / "sweep.json", ""), start=start)
     assert stub.started == ["seed=1", "seed=0"]
     assert capsys.readouterr().out.count("seed=0: another process trains there; it comes later") == 1
 
@@ -222,15 +269,15 @@ def test_a_run_that_another_process_took_just_before_is_no_failure(tmp_path):
     stub = Stub({"seed=0": 2})
     stub.reason = "runs/s/seed=0 is in use by process 1 on host"
 
-    def start(trial, where):
+    def start(trial, where, place):
         if len(stub.started) == 1:
             assert states(tmp_path / "s")["seed=0"] == "running"
             stub.codes.clear()
-        return stub(trial, where)
+        return stub(trial, where, place)
 
     (tmp_path / "s").mkdir()
     found = trials("seed=0")
-    sweep.train_all(found, tmp_path / "s", sweep.Ledger(tmp_path / "s/sweep.json", ""), 1, start)
+    sweep.train_all(found, tmp_path / "s", sweep.Ledger(tmp_path / "s/sweep.json", ""), start=start)
     assert stub.started == ["seed=0", "seed=0"]
     assert states(tmp_path / "s") == {"seed=0": "finished"}
 
@@ -239,13 +286,13 @@ def test_a_stop_signal_stops_the_runs_and_starts_no_more(tmp_path, capsys):
     stub = Stub(looks=10**9)
     found, folder = trials("seed=0,1"), tmp_path / "s"
 
-    def start(trial, where):
+    def start(trial, where, place):
         os.kill(os.getpid(), signal.SIGTERM)
-        return stub(trial, where)
+        return stub(trial, where, place)
 
     folder.mkdir()
     with pytest.raises(SystemExit) as end:
-        sweep.train_all(found, folder, sweep.Ledger(folder / "sweep.json", ""), 1, start)
+        sweep.train_all(found, folder, sweep.Ledger(folder / "sweep.json", ""), start=start)
     assert end.value.code == 75
     assert states(folder) == {"seed=0": "stopped", "seed=1": "waiting"}
     assert "2 runs left; the same command continues" in capsys.readouterr().err
@@ -276,7 +323,7 @@ def test_a_killed_process_and_a_silent_one_have_a_reason(tmp_path):
 
 def test_a_process_that_is_refused_leaves_its_line_in_the_log(tmp_path):
     trial = sweep.Trial("seed=0", ("--config=no_such_config", "--config.seed=0"), None)
-    process = sweep.start_process(trial, tmp_path)
+    process = sweep.start_process(trial, tmp_path, sweep.Place())
     while process.poll() is None:
         time.sleep(0.05)
     assert process.poll() == 2

@@ -66,6 +66,20 @@ CHOICES = {
 SAMPLERS = Choice(solvers.SAMPLERS | few_steps.SAMPLERS)  # of which a method has those that fit it
 
 
+class Beside(NamedTuple):
+    """A picture on which a model is conditional: the network sees it beside x_t, as additional channels.
+
+    Attributes:
+      feature: its name in a batch.
+      shape: of the picture, (h, w, C).
+      channels: (pictures [B, h, w, C]) -> f32 [B, H, W, C'], with the height and width of the domain.
+    """
+
+    feature: str
+    shape: tuple[int, ...]
+    channels: Callable[[Array], Array]
+
+
 class Domain(NamedTuple):
     """The space in which a model works.
 
@@ -76,6 +90,7 @@ class Domain(NamedTuple):
       leave: (state, x [N, *shape]) -> images f32 [N, H, W, C] in [-1, 1].
       grey: whether its elements are pictures of 256 grey values per channel, which have a likelihood.
       measures: (state, batch, key) -> values f32 [B] by name, which `evaluate` returns beside the loss.
+      beside: the picture that every element belongs to, if there is one.
     """
 
     shape: tuple[int, int, int]
@@ -84,6 +99,7 @@ class Domain(NamedTuple):
     leave: Callable[[State, Array], Array]
     grey: bool = False
     measures: Callable[[State, Batch, Key], Scalars] = lambda state, batch, key: {}
+    beside: Beside | None = None
 
 
 def pixels(spec: DataSpec) -> Domain:
@@ -109,7 +125,7 @@ class _Model(NamedTuple):
     optimize: optimizer.Optimizer
     likelihood: likelihoods.Likelihood | None
     classes: tuple[str, ...]  # class names of a model that is conditional on the class, or ()
-    told: str  # the feature that it is conditional on, "label" or "text", or ""
+    told: str  # the feature that it is conditional on, "label", "text" or a picture's, or ""
     nothing: Any  # what tells it nothing, for one example
 
     @property
@@ -144,7 +160,7 @@ def make(config: Any, spec: DataSpec, domain: Domain, objective: objectives.Obje
         functools.partial(_evaluate, model),
         functools.partial(_show, model),
         condition=(model.told,) if model.told else (),
-        edits=_edits(model, spec) if model.guided else None,
+        edits=_edits(model, spec) if model.guided and not domain.beside else None,
         describe=_describe(config.sample, model.sampler),
     )
     if spec.kind != "points":
@@ -161,10 +177,11 @@ def _assemble(config: Any, spec: DataSpec, domain: Domain, objective: objectives
             f"config.sample.guidance is {config.sample.guidance:g}, but a {config.method} model sampled by "
             f"{config.sample.sampler.name} cannot be guided while it samples: use 1"
         )
-    _check(config, spec)
-    told = _feature(config)
+    told = domain.beside.feature if domain.beside else _feature(config)
+    _check(config, spec, told)
     classes = (spec.class_names or ()) if told == "label" else ()
     size = spec.features["text"].given[-1] if told == "text" else len(classes)
+    nothing = np.zeros(size, np.float32) if told == "text" else np.int32(guidances.NO_LABEL)
     (network,) = modules_of(
         config.network,
         NETWORKS,
@@ -179,6 +196,8 @@ def _assemble(config: Any, spec: DataSpec, domain: Domain, objective: objectives
             "config.sample.sampler.variance is 'learned', but this model was trained with fixed variances: use small "
             "or large, or train one with --config.diffusion.variance=learned"
         )
+    if domain.beside:
+        network, nothing = _Beside(network, domain.beside), np.zeros(domain.beside.shape, np.uint8)
     return _Model(
         config,
         domain,
@@ -190,8 +209,24 @@ def _assemble(config: Any, spec: DataSpec, domain: Domain, objective: objectives
         _likelihood(config, domain, process),
         classes,
         told,
-        np.zeros(size, np.float32) if told == "text" else np.int32(guidances.NO_LABEL),
+        nothing,
     )
+
+
+class _Beside(NamedTuple):
+    """A network whose `label` is a picture that it sees beside x_t."""
+
+    network: Any
+    beside: Beside
+
+    def init(self, key: Key, x_t: Array, *times: Array, label: Array) -> PyTree:
+        return self.network.init(key, self._joined(x_t, label), *times)
+
+    def apply(self, params: PyTree, x_t: Array, *times: Array, label: Array, **more: Any) -> Any:
+        return self.network.apply(params, self._joined(x_t, label), *times, **more)
+
+    def _joined(self, x_t: Array, picture: Array) -> Array:
+        return jnp.concatenate([x_t, self.beside.channels(picture)], axis=-1)
 
 
 def _feature(config: Any) -> str:
@@ -239,7 +274,9 @@ def _losses(
 ) -> objectives.Losses:
     training = key_dropout is not None
     if training and model.config.diffusion.mirror:
-        batch = {**batch, "image": mirrored(batch["image"], jax.random.fold_in(key_dropout, 2), batch["index"])}
+        turned = ["image", *([model.told] if model.domain.beside else [])]
+        key = jax.random.fold_in(key_dropout, 2)
+        batch = {**batch, **{name: mirrored(batch[name], key, batch["index"]) for name in turned}}
     x0 = model.domain.enter(state, batch, jax.random.fold_in(key_noise, 1))  # independent of eps
     eps = draw(key_noise, batch["index"], lambda k: jax.random.normal(k, model.domain.shape))
 
@@ -428,8 +465,10 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Pict
 
 
 def _shown_conditions(model: _Model, batch: Batch) -> Condition:
-    """The classes in turn, or the texts of given pictures in turn."""
+    """The classes in turn, or the texts or the pictures beside given ones in turn."""
     number = jnp.arange(NUM_SHOWN)
+    if model.domain.beside:
+        return {model.told: batch[model.told][number % len(batch[model.told])]}
     if model.told == "text":
         return {"text": batch["text"][number % len(batch["text"]), 0]}
     return {"label": number % len(model.classes)} if model.told else {}
@@ -475,9 +514,9 @@ def _describe_path(path: Path) -> str:
     return f"{name} schedule of {path.num_steps} steps{ends}"
 
 
-def _check(config: Any, spec: DataSpec) -> None:
+def _check(config: Any, spec: DataSpec, told: str) -> None:
     c, guidance = config.diffusion, config.sample.guidance
-    if _feature(config) == "label" and spec.num_classes is None:
+    if told == "label" and spec.num_classes is None:
         raise UserError(f"config.diffusion.conditional needs labels, and data set {spec.name} has none")
     _check_texts(config, spec)
     if c.label_drop and not c.conditional:

@@ -116,7 +116,9 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
 
     def pictures(state: State, key: Key, batch: Batch) -> dict[str, Picture]:
         before = upscaling.sampled(parts, state.frozen, batch["small"])
-        return upscaling.figure(parts, batch, {"SRResNet": before, "SRGAN": made(state, batch["small"])})
+        return upscaling.figure(
+            parts.spec, parts.factor, batch, {"SRResNet": before, "SRGAN": made(state, batch["small"])}
+        )
 
     return Method(
         functools.partial(_init, game),

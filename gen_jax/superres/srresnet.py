@@ -65,7 +65,9 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         return {"loss": found.pop("content")} | found
 
     def pictures(state: State, key: Key, batch: Batch) -> dict[str, Picture]:
-        return upscaling.figure(parts, batch, {"SRResNet": upscaling.sampled(parts, state.ema, batch["small"])})
+        return upscaling.figure(
+            parts.spec, parts.factor, batch, {"SRResNet": upscaling.sampled(parts, state.ema, batch["small"])}
+        )
 
     return Method(
         functools.partial(_init, parts),

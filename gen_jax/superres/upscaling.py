@@ -99,24 +99,34 @@ def assemble(config: Any, spec: DataSpec, values: Any) -> Parts:
     Raises:
       UserError: the data has no smaller copies, or leaves nothing to compare; or an invalid value.
     """
-    if "small" not in spec.features:
-        raise UserError(
-            f"{config.method} learns from smaller copies of pictures, and data set {spec.name} comes without: set "
-            "--config.data.reduce=4, or 2"
-        )
-    height, width, _ = spec.image_shape
-    factor = height // spec.features["small"].shape[0]
-    if min(height, width) <= 2 * factor + 2:
-        raise UserError(
-            f"{config.method} is judged without a border of {factor} pixels, and pictures of {height}x{width} have "
-            "nothing else: use larger ones"
-        )
+    factor = factor_of(config.method, spec)
     generator = network.make(values, factor, jnp.dtype(config.compute_dtype))
     refuse_batch_norm_in_pieces(config, generator.norm)
     content = chosen(contents.CHOICE, config.superres.content)
     return Parts(
         config, spec, factor, generator, content, optimizer.make(config.optimizer, config.num_steps, config.ema)
     )
+
+
+def factor_of(method: str, spec: DataSpec) -> int:
+    """Returns how much larger than their copies the pictures of a data set are.
+
+    Raises:
+      UserError: it has no smaller copies, or leaves nothing to compare.
+    """
+    if "small" not in spec.features:
+        raise UserError(
+            f"{method} learns from smaller copies of pictures, and data set {spec.name} comes without: set "
+            "--config.data.reduce=4, or 2"
+        )
+    height, width, _ = spec.image_shape
+    factor = height // spec.features["small"].shape[0]
+    if min(height, width) <= 2 * factor + 2:
+        raise UserError(
+            f"{method} is judged without a border of {factor} pixels, and pictures of {height}x{width} have "
+            "nothing else: use larger ones"
+        )
+    return factor
 
 
 def refuse_batch_norm_in_pieces(config: Any, norm: str) -> None:
@@ -167,41 +177,54 @@ def update(parts: Parts, state: State, grads: PyTree, variables: PyTree) -> tupl
 
 
 def evaluate(parts: Parts, state: State, batch: Batch, made: Array) -> Scalars:
-    """Returns the content loss, and the measures of what was made, of bicubic pictures and of the true ones."""
-    x, border = batch["image"], parts.factor
+    """Returns the content loss, and `measured`."""
     loss = parts.content.loss(state.variables["content"], truth_of(parts, batch), made)
-    found = upscaled.compared(x, to_pixels(made), border)
-    beside = upscaled.compared(x, enlarged(parts, batch["small"]), border)
-    name = upscaled.name_of("sharpness", border)
-    true = {f"true_{name}": upscaled.compared(x, x, border)[name]}
-    return {"content": loss} | found | {f"bicubic_{measure}": values for measure, values in beside.items()} | true
+    return {"content": loss} | measured(parts.spec, parts.factor, batch, made)
 
 
-def enlarged(parts: Parts, small: Array) -> Array:
+def measured(spec: DataSpec, factor: int, batch: Batch, made: Array) -> Scalars:
+    """Returns the measures of what was made, of bicubic pictures and of the true ones, f32 [B] by name.
+
+    Args:
+      spec: of the data.
+      factor: of height and width.
+      batch: with `image` and `small`.
+      made: f32 [B, H, W, C] in [-1, 1].
+    """
+    x = batch["image"]
+    found = upscaled.compared(x, to_pixels(made), factor)
+    beside = upscaled.compared(x, enlarged(spec, batch["small"]), factor)
+    name = upscaled.name_of("sharpness", factor)
+    true = {f"true_{name}": upscaled.compared(x, x, factor)[name]}
+    return found | {f"bicubic_{measure}": values for measure, values in beside.items()} | true
+
+
+def enlarged(spec: DataSpec, small: Array) -> Array:
     """Returns pictures enlarged bicubically, uint8."""
-    height, width, _ = parts.spec.image_shape
+    height, width, _ = spec.image_shape
     return jnp.clip(jnp.floor(bicubic.resized(small, height, width) + 0.5), 0, 255).astype(jnp.uint8)  # as in `bicubic`
 
 
-def figure(parts: Parts, batch: Batch, made: dict[str, Array]) -> dict[str, Picture]:
+def figure(spec: DataSpec, factor: int, batch: Batch, made: dict[str, Array]) -> dict[str, Picture]:
     """Returns the figure of a run: rows of small pictures, what was made of them, and the truth.
 
     Args:
-      parts: of the run.
+      spec: of the data.
+      factor: of height and width.
       batch: a few examples.
       made: f32 [N, H, W, C] in [-1, 1], by what made them.
     """
-    small = jnp.repeat(jnp.repeat(batch["small"], parts.factor, axis=1), parts.factor, axis=2)
-    columns = {"input": small, "bicubic": enlarged(parts, batch["small"])}
+    small = jnp.repeat(jnp.repeat(batch["small"], factor, axis=1), factor, axis=2)
+    columns = {"input": small, "bicubic": enlarged(spec, batch["small"])}
     columns |= {name: to_pixels(x) for name, x in made.items()} | {"truth": batch["image"]}
-    shape = parts.spec.image_shape
+    shape = spec.image_shape
     images = jnp.stack([*columns.values()], axis=1).reshape(-1, *shape)
     caption = (
         f"Parts of {shape[0]}x{shape[1]} pixels of pictures that were not trained on, if the set has such. From left "
-        f"to right: {', '.join(columns)}. The input has a pixel where the others have {parts.factor}x{parts.factor}."
+        f"to right: {', '.join(columns)}. The input has a pixel where the others have {factor}x{factor}."
     )
     return {
         "crops": Picture(
-            images, f"{parts.factor} times as large", caption, labels=tuple(columns) * len(small), columns=len(columns)
+            images, f"{factor} times as large", caption, labels=tuple(columns) * len(small), columns=len(columns)
         )
     }

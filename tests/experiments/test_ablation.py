@@ -10,6 +10,7 @@ from experiments import (
     ablation,
     acgan,
     acgan_sweep,
+    captions,
     codes,
     guidance,
     latents,
@@ -28,12 +29,12 @@ from gen_jax import config as configs
 from gen_jax import judges, methods, parallel, sample
 from gen_jax.data import dataset
 from gen_jax.diffusion import model
-from gen_jax.method import DataSpec, UserError, labelled
+from gen_jax.method import DataSpec, Feature, UserError, labelled
 from gen_jax.run import Run
 
 MODULES = (
-    acgan, acgan_sweep, codes, guidance, latents, paths, predictions, priors, removed_convolution, schedules, stacked,
-    steps, trilemma, zero_snr,
+    acgan, acgan_sweep, captions, codes, guidance, latents, paths, predictions, priors, removed_convolution, schedules,
+    stacked, steps, trilemma, zero_snr,
 )  # fmt: skip
 EXPERIMENTS = [each.ABLATION for each in MODULES]
 SPECS = {
@@ -41,6 +42,9 @@ SPECS = {
     "cifar10": DataSpec("cifar10", (32, 32, 3), 50_000, labelled("0123456789")),
     "stacked:mnist": DataSpec("stacked:mnist", (28, 28, 3), 60_000),
     "image_folder:": DataSpec("pictures", (64, 64, 3), 2_700),
+    "captioned_shapes": DataSpec(
+        "captioned_shapes", (64, 64, 3), 10_000, {"text": Feature((4, 64), "float32", several=True)}
+    ),
 }
 
 
@@ -64,10 +68,12 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Replaces training, sampling and judging; returns the names and sizes of what was sampled."""
     drawn = []
 
-    def train(workdir, line):
-        workdir.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({"step": step, "seconds": 60.0 * step}) for step in (1, 5)]
-        Run(workdir).metrics.write_text("\n".join(lines))
+    def train(folder, lines, command, parallel):
+        assert command.startswith("python -m experiments.example --")
+        for name in lines:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            reports = [json.dumps({"step": step, "seconds": 60.0 * step}) for step in (1, 5)]
+            Run(folder / name).metrics.write_text("\n".join(reports))
 
     def load(workdir, words, free):
         assert free == configs.JUDGING  # rows may sample and judge in other ways
@@ -123,6 +129,22 @@ def test_rows_and_seeds_are_measured_once_and_stand_in_the_table(tmp_path, made_
     ablation.main(EXAMPLE, [*words, "--num=9", "--rows", "second", "--seeds=1"])
     assert made_up[4:] == [("b-seed0", 9)]
     assert "second, seed 0: loss 5" in capsys.readouterr().out
+
+
+def test_a_dear_row_is_measured_for_its_own_number_of_seeds(tmp_path, made_up: list):
+    dear = EXAMPLE.rows | {
+        "dear": ablation.Row("a", ("--config.sample.num_steps=9",), seeds=1),
+        "only": ablation.Row("c", seeds=1),
+    }
+    some = EXAMPLE._replace(rows=dear, runs=EXAMPLE.runs | {"c": ()})
+    ablation.main(some, [f"--runs={tmp_path}/runs", f"--out={tmp_path}/out"])
+    assert [name for name, _ in made_up] == ["a-seed0", "b-seed0", "a-seed0", "c-seed0", "a-seed1", "b-seed1"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "a-seed0", "a-seed1", "b-seed0", "b-seed1", "c-seed0",
+    ]  # fmt: skip
+    ((_, rows),) = json.loads((tmp_path / "out/report.json").read_text())["tables"].items()
+    assert [row[""] for row in rows] == ["first", "second", "dear (1 seed)", "only (1 seed)", "real test images"]
+    assert [row["loss"] for row in rows[:4]] == ["3 (1 to 5)", "4 (2 to 6)", "3", "4"]
 
 
 def test_an_experiment_without_samples_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 import json
 import pathlib
 import subprocess
+import types
 
 import numpy as np
 import PIL.Image
@@ -31,8 +32,10 @@ def _pretend(workdir: pathlib.Path, line, mig: float, step: int | None = None) -
 
 
 def test_every_run_is_in_the_table_the_figures_and_the_verdict(tmp_path, monkeypatch, capsys):
-    def train(workdir, line):
-        _pretend(workdir, line, MIG[int(line[-2].partition("=")[2]), int(line[-1].partition("=")[2])])
+    def train(folder, lines, command, parallel):
+        assert (command, parallel) == (f"python -m experiments.beta --seeds=2 --out={tmp_path}/out", 1)
+        for name, line in lines.items():
+            _pretend(folder / name, line, MIG[int(line[-2].partition("=")[2]), int(line[-1].partition("=")[2])])
 
     monkeypatch.setattr(runs, "train", train)
     monkeypatch.chdir(tmp_path)
@@ -59,23 +62,38 @@ def test_every_run_is_in_the_table_the_figures_and_the_verdict(tmp_path, monkeyp
 
 def test_a_run_that_has_finished_is_not_run_again_and_one_that_was_cut_short_is(tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(
-        subprocess,
-        "run",
-        lambda call, **_: started.append(call) or subprocess.CompletedProcess(call, len(started) // 2),
-    )
-    line = beta.words(8, 0, full=False)
+
+    def start(words, **_):
+        started.append(words[1:])
+        return types.SimpleNamespace(poll=lambda: 0 if len(started) == 1 else 1)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    line, other = beta.words(8, 0, full=False), beta.words(8, 1, full=False)
     _pretend(tmp_path / "whole", line, 0.2)
-    runs.train(tmp_path / "whole", line)
+    runs.train(tmp_path, {"whole": line}, "python -m experiments.beta")
     assert not started
     _pretend(tmp_path / "part", line, 0.2, step=3)
-    runs.train(tmp_path / "part", line)
-    assert started[0][1:] == ["-m", "gen_jax.main", *line, f"--workdir={tmp_path}/part"]
+    runs.train(tmp_path, {"whole": line, "part": line}, "python -m experiments.beta")
+    assert started == [["-m", "gen_jax.main", *line, f"--workdir={tmp_path}/part"]]
+    with pytest.raises(UserError, match="1 of 1 run failed; the same command tries them again"):
+        runs.train(tmp_path, {"fails": other}, "python -m experiments.beta")
+    ledger = json.loads((tmp_path / "sweep.json").read_text())
+    assert ledger["command"] == "python -m experiments.beta"
+    states = {name: each["state"] for name, each in ledger["runs"].items()}
+    assert states == {"whole": "finished", "part": "finished", "fails": "failed"}
+
+
+def test_runs_that_do_not_fit_are_refused_before_any_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    line, other = beta.words(8, 0, full=False), beta.words(8, 1, full=False)
     _pretend(tmp_path / "long", line, 0.2, step=300_000)
     with pytest.raises(UserError, match="long was trained for 300,000 steps, but 8,000 are asked for"):
-        runs.train(tmp_path / "long", line)
-    with pytest.raises(UserError, match="ended with code 1"):  # of another config: main says so, and refuses
-        runs.train(tmp_path / "whole", beta.words(8, 1, full=False))
+        runs.train(tmp_path, {"new": other, "long": line}, "")
+    _pretend(tmp_path / "whole", line, 0.2)
+    with pytest.raises(UserError, match="whole holds a run with another config .*seed: 0 -> 1"):
+        runs.train(tmp_path, {"new": line, "whole": other}, "")
+    with pytest.raises(UserError, match="batch_size"):
+        runs.train(tmp_path, {"new": line, "none": [*line, "--config.batch_size=0"]}, "")
 
 
 def test_the_full_setting_is_one_word_away():
