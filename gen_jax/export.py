@@ -125,12 +125,12 @@ def sampler(model: sample.Model) -> jax.export.Exported:
 
 def _draw(model: sample.Model, state: Any, seed: Array, index: Array, **condition: Array) -> Array:
     """Like `sample.make_batches`, one image at a time: methods then see sizes that are numbers."""
-    key = jax.random.wrap_key_data(jnp.asarray(state.key), impl="threefry2x32")
-    keys = keys_of(jax.random.fold_in(stream(key, "sample"), seed), index)
-    whole = state.replace(key=key)
+    state = jax.tree.map(jnp.asarray, state)  # numpy's arrays cannot be indexed by what is traced
+    state = state.replace(key=jax.random.wrap_key_data(state.key, impl="threefry2x32"))
+    keys = keys_of(jax.random.fold_in(stream(state.key, "sample"), seed), index)
 
     def one(key: Array, condition: dict[str, Array]) -> Array:
         rows = {name: value[None] for name, value in condition.items()}
-        return model.method.sample(whole, key[None], rows)[0]
+        return model.method.sample(state, key[None], rows)[0]
 
     return to_data(jax.vmap(one)(keys, condition), model.spec)
