@@ -38,7 +38,7 @@ Config: TypeAlias = Any  # an ml_collections.ConfigDict, whose values no type ch
 MAY_CHANGE = (
     "num_steps", "log_every", "eval_every", "checkpoint_every", "sample.*", "eval.*", "data.data_dir", "data.cache_dir",
     "data.max_megapixels", "data.stream", "data.workers", "executor", "num_devices", "sharding", "steps_per_call",
-    "accumulate", "fast_compile_options",
+    "accumulate", "fast_compile_options", "trackers",
 )  # fmt: skip
 
 DISTANCE = "frechet_distance"  # of samples, among what ranks checkpoints: measured if `eval.track` is set
@@ -208,6 +208,7 @@ def base_config() -> Config:
             "steps_per_call": 1,  # raise it if a call costs as much as a step
             "accumulate": 1,  # pieces in which a batch is computed
             "fast_compile_options": True,  # parallel.compiler_options
+            "trackers": "",  # programs that get copies of scalars, pictures and the page, with commas: wandb,mlflow
             "data": {
                 "name": "",
                 "data_dir": "",  # "": TFDS_DATA_DIR, or ~/tensorflow_datasets
@@ -561,7 +562,7 @@ def _refuse_unread(before: Mapping[str, Any], after: Mapping[str, Any], read_whe
 FLAGS = (
     "--config", "--workdir", "--mode", "--coordinator", "--num_processes", "--process_id", "--help", "--pictures",
     "--mask", "--strength", "--between", "--labels", "--each", "--resample",
-    "--out", "--compare",
+    "--out", "--compare", "--format",
 )  # fmt: skip
 
 

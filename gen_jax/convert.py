@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import pathlib
 import shlex
@@ -21,7 +22,7 @@ import numpy as np
 from gen_jax import command, methods, parallel, stages, train
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import dataset
-from gen_jax.diffusion import published
+from gen_jax.diffusion import pipeline, published
 from gen_jax.method import State, UserError
 from gen_jax.metrics import safetensors_file, torch_file
 from gen_jax.run import Run, write_text
@@ -37,6 +38,7 @@ Make a run of published PyTorch weights of the U-Net of Ho et al. 2020. Example:
 FILE is .safetensors, or what torch.save wrote from a state dict (.bin, .pth, .pt); it is read without PyTorch. Its
 tensors are named as in diffusers (google/ddpm-cifar10-32) or as in the ports of the original code. Values of the config
 can be set as for gen_jax.main: --config.data.name=..., or --config.network.channels=... for a network of another size.
+It may also be a folder of diffusers, whose config.json and scheduler_config.json tell these values.
 """
 
 
@@ -52,20 +54,52 @@ def main(argv: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE", help="the published weights")
+    parser.add_argument("file", metavar="FILE", help="the published weights, or a folder of diffusers")
     parser.add_argument("workdir", metavar="WORKDIR", help="the directory of the run, which must not exist yet")
     parser.add_argument(
         "--config", metavar="FILE[:VARIANT]", default=CONFIG, help="the recipe of the weights; default: %(default)s"
     )
     flags, words = parser.parse_known_args(argv)
     name, variant, config = methods.load(flags.config)
-    config = stages.with_absolute_paths(methods.override(config, words))
+    file, told = pathlib.Path(flags.file).expanduser(), []
+    if file.is_dir():
+        file, told = in_folder(file)
+    config = stages.with_absolute_paths(methods.override(config, [*told, *words]))
     methods.check(config)
     run = Run(flags.workdir)
     made_by = shlex.join(["python", "-m", "gen_jax.convert", *argv])
-    layout = convert(pathlib.Path(flags.file).expanduser(), run, config, (name, variant), made_by)
+    layout = convert(file, run, config, (name, variant), made_by)
     print(f"{run.workdir}: weights of {flags.file} (layout: {layout}), as a run of {name} on {config.data.name}")
     print(f"sample it: python -m gen_jax.main --workdir={shlex.quote(str(run.workdir))} --mode=sample")
+
+
+def in_folder(folder: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
+    """Returns the weights file in a folder of diffusers, and what the folder tells of the config.
+
+    Args:
+      folder: of a `DDPMPipeline`, or of its `UNet2DModel` alone.
+
+    Raises:
+      UserError: it holds no weights or no config.json, or a model that is none of this project.
+    """
+    unet = folder / "unet" if (folder / "unet").is_dir() else folder
+    found = [unet / f"diffusion_pytorch_model{suffix}" for suffix in (safetensors_file.SUFFIX, ".bin")]
+    file = next((path for path in found if path.is_file()), None)
+    if file is None:
+        raise UserError(f"{folder} is no folder of diffusers: there is no {found[0].name} in it")
+    schedulers = [folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"]
+    scheduler = next((_json(path) for path in schedulers if path.is_file()), None)
+    return file, pipeline.words_of(_json(unet / "config.json"), scheduler, str(folder))
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"cannot read {path}: it is no object")
+    return values
 
 
 def convert(file: pathlib.Path, run: Run, config: Any, name: tuple[str, str], made_by: str) -> str:

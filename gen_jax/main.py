@@ -21,6 +21,7 @@ MODES = {
     "eval": "evaluate config.eval.num_samples samples of a trained run: report.json and the report",
     "edit": "fill in, vary or connect pictures with a trained diffusion run: edits.npz, edits.png and the report",
     "upscale": "make pictures of any size larger with a trained run of srresnet or srgan, as PNG files in a folder",
+    "export": "write a trained model for use elsewhere: as safetensors, in diffusers' layout or as StableHLO",
     "report": "regenerate report.html from the run's files",
     "compare": "write a page that compares runs, or those of a sweep: --mode=compare runs/a runs/b",
     "profile": "write a trace of a few train steps and a table of the costliest operations",
@@ -41,12 +42,19 @@ UPSCALING = {
     "pictures": ("PATH", "a picture or a folder of pictures"),
     "out": (
         "PATH",
-        "folder for the results; default: upscaled in the run's directory. --mode=compare: the page's file",
+        "folder for the results; default: upscaled in the run's directory, or export of --mode=export. "
+        "--mode=compare: the page's file",
     ),
     "compare": (None, "make the pictures smaller first, and compare the results with them"),
 }
 
-FLAGS_OF = {"rehearse": ("topology",), "edit": tuple(EDITING), "upscale": tuple(UPSCALING), "compare": ("out",)}
+FLAGS_OF = {
+    "rehearse": ("topology",),
+    "edit": tuple(EDITING),
+    "upscale": tuple(UPSCALING),
+    "compare": ("out",),
+    "export": ("format", "out"),
+}
 """By mode, the flags that have no meaning in other modes."""
 
 EXIT_CODES = {
@@ -96,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TYPE:SHAPE",
         default="",
         help="TPU slice of --mode=rehearse, such as v5e:16x16 or v4:4x4x4",
+    )
+    parser.add_argument(
+        "--format", metavar="NAME", help="of --mode=export: safetensors (the default), diffusers or stablehlo"
     )
     edit = parser.add_argument_group("--mode=edit, with one of --mask, --strength and --between")
     for name, (metavar, what) in EDITING.items():
@@ -198,6 +209,10 @@ def _use(flags: argparse.Namespace, words: list[str], workdir: pathlib.Path) -> 
         from gen_jax import upscale
 
         upscale.upscale(workdir, _given(flags, UPSCALING), tuple(words))
+    elif flags.mode == "export":
+        from gen_jax import export
+
+        export.export(workdir, flags.format or "", flags.out, tuple(words))
     else:
         import importlib
 

@@ -25,7 +25,7 @@ from gen_jax.method import UserError
 _FOLDERS = (".", "pictures", "text", "training", "training/*")  # of a run, that `replacing` writes to
 # Files that training replaces or removes: a directory without a run must not contain any, as they are the user's.
 _REPLACED = (
-    "metrics.jsonl", "parameters.txt", "samples.npz", "samples.png", "report.json", "report.html",
+    "metrics.jsonl", "parameters.txt", "samples.npz", "samples.png", "report.json", "report.html", "trackers.json",
     "pictures/[0-9]*_*.npz", "text/encoder.*", "text/prompts.*", "training/*/[0-9]*",
     "tensorboard/events.out.tfevents.*",
 )  # fmt: skip
@@ -210,6 +210,11 @@ class Run:
     def tensorboard(self) -> pathlib.Path:
         """TensorBoard events: a copy of `metrics`."""
         return self.workdir / "tensorboard"
+
+    @property
+    def trackers(self) -> pathlib.Path:
+        """The ids of this run in other programs, by their names."""
+        return self.workdir / "trackers.json"
 
     @property
     def checkpoints(self) -> pathlib.Path:

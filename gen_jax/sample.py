@@ -309,13 +309,19 @@ def untrained(
     Raises:
       UserError: the directory holds no run, or an override sets a key that is not free.
     """
-    record = run.read_config()
+    return of_record(run.read_config(), run.workdir, overrides, free)
+
+
+def of_record(
+    record: Mapping[str, Any], source: pathlib.Path, overrides: tuple[str, ...], free: tuple[str, ...]
+) -> tuple[Any, DataSpec, Stage | None, Method]:
+    """Returns `untrained` of the content of a run's config.json, which `source` holds."""
     trained = methods.stored(record)
     config = methods.override(trained, overrides)
     methods.check(config)
     if refused := configs.changes(trained.to_dict(), config.to_dict(), free):
         raise UserError(
-            f"{run.workdir} was trained with another config ({'; '.join(refused)}), and that cannot be changed "
+            f"{source} was trained with another config ({'; '.join(refused)}), and that cannot be changed "
             f"afterwards; only these can: {', '.join(free)}"
         )
     spec, stage = DataSpec.from_dict(record["data"]), methods.stored_stage(record)

@@ -15,7 +15,7 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -23,7 +23,19 @@ import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 
-from gen_jax import __version__, best, finish, judges, methods, parallel, sample, stages, validation, warm
+from gen_jax import (
+    __version__,
+    best,
+    finish,
+    judges,
+    methods,
+    parallel,
+    sample,
+    stages,
+    trackers,
+    validation,
+    warm,
+)
 from gen_jax import config as configs
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.command import end_as_stopped
@@ -31,7 +43,7 @@ from gen_jax.data import dataset, streaming
 from gen_jax.method import NUM_EXAMPLES, Method, PyTree, State, UserError
 from gen_jax.run import Run, write_text
 from gen_jax.text import texts
-from gen_jax.writers import Progress, Writer
+from gen_jax.writers import Copy, Progress, Writer
 
 T = TypeVar("T")
 Rows: TypeAlias = dict[str, np.ndarray]
@@ -58,7 +70,8 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
     """
     chief = jax.process_index() == 0
     run.refuse_other_files()
-    with run.lock() if chief else contextlib.nullcontext():
+    trackers.check(config.trackers)
+    with run.lock() if chief else contextlib.nullcontext(), contextlib.ExitStack() as stack:
         mesh = parallel.make_mesh(config.num_devices)
         refuse_changes(run, config)
         check_batch(config, mesh, run.config_path.is_file())
@@ -83,11 +96,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
                 print(_finished(run, start, early))
                 return
             weights = warm.find(config, abstract, mesh) if config.warm_start and state is None else None
-            if (config.num_steps - start) % config.steps_per_call:
-                raise UserError(
-                    f"the {config.num_steps - start} remaining steps of {run.workdir} are not a multiple of "
-                    f"config.steps_per_call={config.steps_per_call}; use --config.steps_per_call=1"
-                )
+            _check_calls(config, run, config.num_steps - start)
             if chief:
                 run.write_config(record)
                 write_text(run.parameters, overview(abstract, data.spec.name))
@@ -100,15 +109,29 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
                     print(weights.told)
                 if untracked := judges.untracked(config, data.spec):
                     print(untracked)
+            shown = configs.flatten(config) | {"trained_on": data.spec.name}
+            tracked = stack.enter_context(trackers.tracking(config.trackers if chief else "", run, shown))
             begin = functools.partial(_first_state, state, weights, config, method, data, mesh, frozen)
             if start >= config.num_steps or early:
                 trained = begin()
             else:
-                trained, early = _loop(config, run, method, data, mesh, checkpoints, abstract, start, begin, words)
+                trained, early = _loop(
+                    config, run, method, data, mesh, checkpoints, abstract, start, begin, words, [tracked]
+                )
         if chief and early:
             print(f"{run.workdir}: {early}")
         model = sample.Model(config, data.spec, method, trained, mesh, words)
         finish.finish(model, data, run, config.sample.num, trained=True, stopped_early=early)
+        tracked.pictures(int(trained.step), {"samples": run.workdir / "samples.png"})
+        tracked.files([run.report_html, run.report_json, run.config_path])
+
+
+def _check_calls(config: Any, run: Run, left: int) -> None:
+    if left % config.steps_per_call:
+        raise UserError(
+            f"the {left} remaining steps of {run.workdir} are not a multiple of config.steps_per_call="
+            f"{config.steps_per_call}; use --config.steps_per_call=1"
+        )
 
 
 def _first_state(restored: State | None, weights: warm.Weights | None, config: Any, *given: Any) -> State:
@@ -130,6 +153,7 @@ def _loop(
     start: int,
     begin: Callable[[], State],
     words: texts.Texts | None = None,
+    copies: Sequence[Copy] = (),
 ) -> tuple[State, str]:
     """Trains from step `start`, with the State of `begin`; returns the last State, and why it ended early, or ""."""
     chief, alone = jax.process_index() == 0, jax.process_count() == 1
@@ -147,7 +171,7 @@ def _loop(
     with contextlib.ExitStack() as stack:
         if chief:
             validation.forget_snapshots(run, start)
-        writer = stack.enter_context(Writer(run.workdir, start, data.spec.name)) if chief else None
+        writer = stack.enter_context(Writer(run.workdir, start, data.spec.name, copies)) if chief else None
         progress = stack.enter_context(Progress(config.num_steps, start)) if chief else None
         stop_requested = stack.enter_context(StopRequests())
         kept = stack.enter_context(validation.BestCheckpoints(run, start, about(data.spec), config))
@@ -168,10 +192,9 @@ def _loop(
                 now = time.perf_counter()
                 speed = config.batch_size * (done - window_step) / (now - window)
                 _stop_if_not_finite(config, values, state, done, checkpoints)
-                if writer:
+                if writer and progress:
                     scores = {f"train/{k}": v for k, v in values.items()}
                     writer.write(done, scores | {"speed/images_per_second": speed, "seconds": now - began})
-                if progress:
                     progress.update(done, values["loss"], speed)
                 window, window_step = now, done
 
@@ -214,7 +237,7 @@ def _make_look(
         scores, frames = validate(state)
         if writer:
             writer.write(done, scores)
-            validation.save_snapshots(run, done, frames, data.spec.name)
+            writer.pictures(done, validation.save_snapshots(run, done, frames, data.spec.name))
         if kept.takes(done, scores):
             _stop_if_not_finite(config, {}, state, done, checkpoints)
             kept.save(state)

@@ -7,6 +7,7 @@ page's animations, and the best checkpoints. evaluate.py judges the trained mode
 from __future__ import annotations
 
 import contextlib
+import pathlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -71,15 +72,18 @@ def make_snapshots(method: Method, data: dataset.Dataset) -> Callable[[State, np
     return snapshots
 
 
-def save_snapshots(run: Run, step: int, frames: Mapping[str, Figure], data: str) -> None:
-    """Writes the figures of a step as arrays and as PNG files; each names `data`, the training set."""
+def save_snapshots(run: Run, step: int, frames: Mapping[str, Figure], data: str) -> dict[str, pathlib.Path]:
+    """Writes the figures of a step as arrays and as PNG files, and returns the latter; each names `data`, the set."""
+    files = {}
     with writing(run.training):
         for name, picture in frames.items():
             path = run.training / name / f"{step:08d}.npz"
             save_picture(path, picture, data)
             # PNG files can be viewed during training.
             description = f"{name.capitalize()} at step {step} of a model trained on {data}"
-            save_png(path.with_suffix(".png"), figures.pixels(picture), description)
+            files[name] = path.with_suffix(".png")
+            save_png(files[name], figures.pixels(picture), description)
+    return files
 
 
 def forget_snapshots(run: Run, step: int) -> None:

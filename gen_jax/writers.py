@@ -1,4 +1,4 @@
-"""What a run reports during training: metrics.jsonl (the record), TensorBoard events (a copy), a progress bar."""
+"""What a run reports during training: metrics.jsonl (the record), TensorBoard and other copies, a progress bar."""
 
 from __future__ import annotations
 
@@ -8,18 +8,27 @@ import io
 import json
 import math
 import os
+import pathlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TextIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TextIO
 
 import tqdm
 
 from gen_jax.run import Run, legible, to_json, write_text, writing
 
 
+class Copy(Protocol):
+    """What also gets every line of the record, such as `trackers.Trackers`."""
+
+    def write(self, record: dict[str, Any]) -> None: ...
+
+    def pictures(self, step: int, paths: Mapping[str, pathlib.Path]) -> None: ...
+
+
 class Writer:
-    """Appends scalars to metrics.jsonl and TensorBoard.
+    """Appends scalars to metrics.jsonl, and hands them on to its copies: TensorBoard, and those that are given.
 
     Opening it truncates the record to the step that training resumes from, and rewrites the events from the
     record. A run that was killed and resumed thus has every step once in both, like an uninterrupted run.
@@ -28,6 +37,7 @@ class Writer:
       workdir: directory of the run.
       step: the last step to keep, 0 for a new run.
       data: name of the training set, stored in every line and as a text in the events.
+      copies: what else gets the lines and pictures; whoever made them closes them.
 
     Example:
       >>> import tempfile
@@ -40,7 +50,7 @@ class Writer:
       [0.5]
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], step: int, data: str):
+    def __init__(self, workdir: str | os.PathLike[str], step: int, data: str, copies: Sequence[Copy] = ()):
         run = Run(workdir)
         self._path = run.metrics
         self._data = data
@@ -49,12 +59,13 @@ class Writer:
         kept = [record for record in read_metrics(workdir) if record["step"] <= step]
         write_text(self._path, "".join(to_json(record) + "\n" for record in kept))
         with writing(run.tensorboard):
-            self._events = _Events(run, data)
+            events = _Events(run, data)
             for record in kept:
-                self._events.write(record)
-            self._events.flush()
+                events.write(record)
+            events.flush()
         with writing(self._path):
             self._metrics = self._path.open("a")
+        self._events, self._copies = events, copies
 
     def __enter__(self) -> Writer:
         return self
@@ -63,7 +74,7 @@ class Writer:
         self.close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Appends one line; a value that is not finite becomes null, and is left out of the events.
+        """Appends one line; a value that is not finite becomes null, and is left out of the copies.
 
         Raises:
           UserError: if the disk is full or the directory can no longer be written.
@@ -74,6 +85,13 @@ class Writer:
             self._metrics.flush()
             self._events.write(record)
             self._events.flush()
+        for copy in self._copies:
+            copy.write(record)
+
+    def pictures(self, step: int, paths: Mapping[str, pathlib.Path]) -> None:
+        """Hands PNG files of the run, by name, to the given copies."""
+        for copy in self._copies:
+            copy.pictures(step, paths)
 
     def close(self) -> None:
         with writing(self._path):

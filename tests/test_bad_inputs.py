@@ -83,6 +83,12 @@ NO_START = {
     "--workdir=converted": "not trained further",
     "--workdir=nothing --mode=profile": "holds no run",
     "--workdir=run --mode=profile --config.data.name=mnist": "takes the shapes",
+    "--workdir=nothing --mode=export": "holds no run",
+    "--workdir=run --mode=export": "no checkpoint yet",
+    "--workdir=finished --mode=export --format=onnx": "allowed: safetensors, diffusers, stablehlo",
+    "--workdir=finished --mode=export --out=a_file": "is a file: give a folder",
+    "--workdir=finished --mode=export --config.batch_size=8": "cannot be changed",
+    "--workdir=finished --mode=sample --format=diffusers": "is for --mode=export",
     "--workdir=nothing --mode=report": "no run's directory",
     "--workdir=run --mode=report --config.seed=1": "takes no config values",
     "--mode=compare": "needs two runs or more",
@@ -91,7 +97,7 @@ NO_START = {
     "--mode=compare --workdir=run": "takes directories and --out, not --workdir",
     "--mode=compare run finished --config.seed=1": "not --config.seed=1",
     "--mode=compare run finished --out=nothing/compare.html": "there is no folder nothing",
-    "--workdir=finished --mode=sample --out=compare.html": "is for --mode=upscale or --mode=compare",
+    "--workdir=finished --mode=sample --out=compare.html": "is for --mode=upscale or --mode=compare or --mode=export",
     f"{COUPLING} --config.coupling.squeeze=3,3": "images of 28x28 do not divide so",
     f"{COUPLING} --config.sample.temperature=-1": "must not be negative",
     f"{COUPLING} --config.data.name=gaussians:grid25": "needs pictures",
@@ -219,6 +225,9 @@ BESIDE_START = {
     "--config.warm_start=nothing": "config.warm_start: nothing holds no run",
     "--config.warm_start=run": "config.warm_start: run holds no checkpoint yet",
     "--config.warm_start=nothing.safetensors": "cannot read the weights file",
+    "--config.trackers=wandbb": "did you mean wandb?",
+    "--config.trackers=wandb,wandb": "more than once",
+    "--config.trackers=mlflow": "which is not installed: pip install 'gen_jax[mlflow]'",
     "--config.compute_dtype=float16": "bfloat16",
     "--config.method=dpm": "did you mean ddpm?",
     "--config.method=vae": "allowed: ddpm",
@@ -417,7 +426,7 @@ def said(words: str, folder: pathlib.Path) -> str:
     def placed(word: str) -> str:
         """Names of ours become paths into the folder."""
         return re.sub(
-            r"(--workdir=|image_folder:|data_dir=|pretrained=|text\.path=|warm_start=|--pictures=|--mask=(?=a_|mixed)|--config=(?=no_)"
+            r"(--workdir=|image_folder:|data_dir=|pretrained=|text\.path=|warm_start=|--pictures=|--(?:mask|out)=(?=a_|mixed)|--config=(?=no_)"
             r"|^(?=(run|finished|nothing)$))(?=\w)(?!\w+://)",
             rf"\g<1>{folder}/",
             word,
@@ -430,6 +439,7 @@ def said(words: str, folder: pathlib.Path) -> str:
         patch.chdir(ROOT)
         patch.setattr(sys, "argv", ["main", *argv])
         patch.setattr(train, "_loop", reached)
+        patch.setitem(sys.modules, "mlflow", None)  # as if it were not installed
         try:
             command.run(program.main, "")
             code: object = 0

@@ -949,6 +949,7 @@ UNREAD = {
 NEW_IN_ALL = {
     "data.crop": 0, "data.reduce": 0, "data.max_megapixels": 200, "eval.judges": "", "sharding": "replicated",
     "warm_start": "", "eval.best": "frechet_distance", "eval.keep_best": 1, "eval.patience": 0,
+    "trackers": "",
 }  # fmt: skip
 NEW = {
     "ddpm": {

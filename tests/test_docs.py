@@ -17,13 +17,14 @@ import sys
 import tomllib
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from conftest import TINY
 
 import gen_jax
 from experiments import ablation
 from gen_jax import config as configs
-from gen_jax import main, methods, parallel, sweep, train
+from gen_jax import export, main, methods, parallel, sweep, train
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import __main__ as data_main
 from gen_jax.data import captioned_shapes, dataset, prepare
@@ -160,7 +161,7 @@ def check_main(argv):
     before = loaded(flags.config) if flags.config else run_at(flags.workdir)
     after = methods.override(before, values)
     check_run(after)
-    of_samples = dict.fromkeys(("sample", "edit", "upscale"), configs.SAMPLING)
+    of_samples = dict.fromkeys(("sample", "edit", "upscale", "export"), configs.SAMPLING)
     free = (of_samples | {"eval": configs.JUDGING, "report": ()}).get(flags.mode, ("*",))
     assert not configs.changes(before.to_dict(), after.to_dict(), free)
 
@@ -431,7 +432,18 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
         assert (tmp_path / page).is_file()
 
 
-OF_THEIR_OWN = (README, *(ROOT / f"docs/{name}.md" for name in ("extend", "editing", "text", "tutorial")))
+def test_the_python_of_export_runs(untrained_run, project):
+    pytest.importorskip("flatbuffers", reason="flatbuffers is in the extra export")
+    export.export(untrained_run)
+    export.export(untrained_run, "stablehlo")
+    names = run_blocks(ROOT / "docs/export.md", project)
+    np.testing.assert_array_equal(names["model"].sample(16), gen_jax.load(untrained_run).sample(16))
+    difference = np.abs(np.int16(names["images"]) - names["model"].sample(16))
+    assert difference.max() <= 1
+    assert difference.mean() < 0.01
+
+
+OF_THEIR_OWN = (README, *(ROOT / f"docs/{name}.md" for name in ("extend", "editing", "text", "tutorial", "export")))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in OF_THEIR_OWN])

@@ -13,10 +13,22 @@ import pytest
 from ml_collections import ConfigDict
 
 from gen_jax import config as configs
-from gen_jax import methods, parallel
+from gen_jax import export, methods, parallel, portable, sample
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.data import bicubic, dataset
-from gen_jax.method import DataSpec, Feature, Method, Picture, Scatter, Stage, State, labelled, stream
+from gen_jax.method import (
+    DataSpec,
+    Feature,
+    Method,
+    Picture,
+    Scatter,
+    Stage,
+    State,
+    keys_of,
+    labelled,
+    stream,
+    to_data,
+)
 from gen_jax.train import many_steps
 
 pytestmark = pytest.mark.long
@@ -494,6 +506,37 @@ def check_pictures(pictures, spec):
         assert len(picture.labels) in (0, len(arrays))
         assert picture.title
         assert picture.caption
+
+
+def test_its_file_holds_all_that_samples_depend_on(name, tmp_path):
+    made, mesh = make(name, *SGD), parallel.make_mesh(1)
+    model = sample.Model(made.config, made.spec, made.method, initial(name), mesh)
+    record = {} if made.stage is None else {"pretrained": {"config": made.stage.config.to_dict()}}
+    if made.stage is not None:
+        record["pretrained"]["data"] = made.stage.spec.to_dict()
+    portable.save(tmp_path / "model.safetensors", model, record)
+    loaded = portable.load(tmp_path / "model.safetensors", ("--config.num_devices=1",))
+    assert loaded.state.params == loaded.state.opt_state == {}
+    assert bits(loaded.state.ema) == bits(initial(name).ema)
+    keys, condition = jax.random.split(jax.random.key(5), 3), condition_of(made, 3)
+    samples = [np.asarray(compiled(name, "sample")(model.state, keys, condition))]
+    samples.append(np.asarray(jax.jit(loaded.method.sample)(loaded.state, keys, condition)))
+    np.testing.assert_array_equal(*samples)
+
+
+def test_its_exported_sampler_draws_any_number_of_images(name):
+    pytest.importorskip("flatbuffers", reason="flatbuffers is in the extra export")
+    made, state = make(name, *SGD), initial(name)
+    model = sample.Model(made.config, made.spec, made.method, state, parallel.make_mesh(1))
+    exported = jax.export.deserialize(export.sampler(model).serialize())
+    assert exported.platforms == export.PLATFORMS
+    condition, index = condition_of(made, 3), jnp.array([4, 0, 9])
+    images = np.asarray(exported.call(jnp.uint32(2), index, **condition))
+    keys = keys_of(jax.random.fold_in(stream(state.key, "sample"), 2), index)
+    expected = np.asarray(to_data(compiled(name, "sample")(state, keys, condition), made.spec))
+    assert (images.shape, images.dtype) == (expected.shape, expected.dtype)
+    np.testing.assert_allclose(images.astype(float), expected.astype(float), atol=1)
+    assert (images == expected).mean() > 0.99
 
 
 def test_what_is_sampled_evaluated_and_drawn_is_the_average(name):

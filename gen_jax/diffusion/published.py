@@ -17,6 +17,7 @@ import numpy as np
 from gen_jax.method import PyTree, UserError, counted
 
 _PARALLEL = "module."  # before every name that DataParallel wrote
+_PIXELWISE = "conv_shortcut.weight"  # of diffusers: a matrix here, a convolution by a single pixel there
 
 
 class Layout(NamedTuple):
@@ -109,6 +110,23 @@ def params_of(tensors: Mapping[str, np.ndarray], shapes: PyTree, source: str) ->
     _check_names(tensors, names, f"{source} is of the layout {layout!r}, but of another network")
     found = [_array(tensors, names[path], path, shape, source) for path, shape in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(shapes), found), layout
+
+
+def tensors_of(params: PyTree) -> dict[str, np.ndarray]:
+    """Returns the parameters of a U-Net as tensors with the names and shapes of today's diffusers: `params_of`, undone.
+
+    Args:
+      params: nested dictionaries of f32 arrays.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    found = {tuple(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
+    tensors = {}
+    for path, names in names_of(_DIFFUSERS, [*found]).items():
+        for name, part in zip(names, np.split(found[path], len(names), axis=-1), strict=True):
+            tensor = np.moveaxis(part, (-1, -2), (0, 1)) if path[-1] == "kernel" else part
+            pixel = name.endswith(_PIXELWISE) and tensor.ndim == 2
+            tensors[name] = np.ascontiguousarray(tensor.reshape(*tensor.shape, 1, 1) if pixel else tensor)
+    return tensors
 
 
 def names_of(layout: Layout, paths: list[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Reads the tensors of a safetensors file (huggingface.co/docs/safetensors), without the package of that name.
+"""Reads and writes safetensors files (huggingface.co/docs/safetensors), without the package of that name.
 
 The file is the length of its header as u64, the header (JSON: by name the type, the shape, and where its bytes begin
 and end), and the bytes of all tensors, little endian. It can hold no code. What is checked is that it is whole: every
@@ -11,12 +11,14 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.method import UserError, counted
+from gen_jax.run import replacing
 
 SUFFIX = ".safetensors"
 _LENGTH = 8  # bytes of the header's length
@@ -25,6 +27,9 @@ _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16, "I64": "<i8", "I32": "<i4", "I16": "<i2",
     "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
+
+
+_KINDS = {np.dtype(dtype): kind for kind, dtype in _DTYPES.items()}
 
 
 class _MalformedError(Exception):
@@ -50,6 +55,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       ...     read(file.name)["w"].tolist()
       [1.0, 2.0]
     """
+    return read_with_metadata(path)[0]
+
+
+def read_with_metadata(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the tensors of a file, as `read` does, and what is told about them: texts by name, {} if nothing is."""
     path = pathlib.Path(path)
     try:
         data = path.read_bytes()
@@ -59,9 +69,46 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         header, contents = _split(data)
         places = {name: _place(name, entry) for name, entry in header.items() if name != "__metadata__"}
         _check_cover(places, len(contents))
-        return {name: _array(name, contents, *place) for name, place in places.items()}
+        told = header.get("__metadata__", {})
+        if not isinstance(told, dict) or not all(isinstance(text, str) for text in told.values()):
+            raise _MalformedError("has damaged metadata")
+        return {name: _array(name, contents, *place) for name, place in places.items()}, told
     except _MalformedError as error:
         raise UserError(f"{path} {error}: download or save it again") from error
+
+
+def write(path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file, whole or not at all.
+
+    Args:
+      path: of the file.
+      tensors: by name, of the types that `read` knows.
+      metadata: texts by name.
+
+    Raises:
+      UserError: it cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "two.safetensors"
+      >>> write(path, {"step": np.int32(7), "w": np.float32([[1, 2]])}, {"made by": "me"})
+      >>> read_with_metadata(path)
+      ({'step': array(7, dtype=int32), 'w': array([[1., 2.]], dtype=float32)}, {'made by': 'me'})
+    """
+    # The largest types first: every tensor then begins at a multiple of its type's size, as the format recommends.
+    arrays = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
+    arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, array in arrays.items():
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": _KINDS[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % _LENGTH)
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(_LENGTH, "little") + text)
+        for array in arrays.values():
+            file.write(array.tobytes())
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
