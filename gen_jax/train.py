@@ -61,8 +61,7 @@ def train(config: Any, run: Run, name: str, variant: str, command: str) -> None:
     Args:
       config: resolved and checked.
       run: the directory that everything is written to.
-      name: name of the config file.
-      variant: variant of the config.
+      name, variant: of the config.
       command: the command that reproduces this run, for config.json and the report.
 
     Raises:
