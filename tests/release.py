@@ -24,6 +24,14 @@ assert gen_jax.load("runs/gan_gaussians-tiny").sample(10).shape == (10, 1, 1, 2)
 """
 
 
+def works(python: str) -> bool:
+    """Returns whether this is a Python that can make environments; a name on the PATH may lead to none."""
+    try:
+        return not subprocess.run([python, "-c", "import ensurepip, venv"], capture_output=True).returncode
+    except OSError:
+        return False
+
+
 def build(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the wheel and the sdist, built in a copy of the tracked files."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -51,11 +59,8 @@ def check(python: str, file: pathlib.Path, version: str, folder: pathlib.Path) -
 
 
 def main(pythons: list[str]) -> None:
-    missing = [python for python in pythons if shutil.which(python) is None]
-    if missing:
-        raise SystemExit(
-            f"not found: {', '.join(missing)}; choose others: make release-check RELEASE_PYTHONS=python3.12"
-        )
+    if missing := [python for python in pythons if not works(python)]:
+        raise SystemExit(f"not found: {', '.join(missing)}; name others: make release-check RELEASE_PYTHONS=...")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         files = build(folder)
