@@ -179,7 +179,8 @@ def spread(method: Method, mesh: Any, sharding: str) -> Method:
 
     def step(state: State, batch: Batch) -> tuple[State, Scalars]:
         read = {name: getattr(state, name) for name in ("params", "variables", "frozen")}
-        after, scalars = method.step(state.replace(**parallel.gathered(read, mesh)), batch)
+        with parallel.means_are_whole(mesh):
+            after, scalars = method.step(state.replace(**parallel.gathered(read, mesh)), batch)
         return after.replace(frozen=state.frozen), scalars  # in parts, as it was
 
     code, edits, upscale = method.code, method.edits, method.upscale

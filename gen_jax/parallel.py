@@ -251,9 +251,29 @@ def _in_device_axis() -> bool:
     return True
 
 
+_whole_means: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("whole_means", default=None)
+
+
+@contextlib.contextmanager
+def means_are_whole(mesh: Mesh) -> Iterator[None]:
+    """Traces programs in which `mean_over_devices` gives every device the whole mean, though the State is in parts.
+
+    Without it, the compiler may gather the activations of the whole batch, to compute a part of a gradient on each
+    device.
+    """
+    token = _whole_means.set(mesh)
+    try:
+        yield
+    finally:
+        _whole_means.reset(token)
+
+
 def mean_over_devices(tree: PyTree) -> PyTree:
     """Returns the mean over the device axis if one is bound (pmap), else the tree itself (jit)."""
-    return jax.lax.pmean(tree, AXIS) if _in_device_axis() else tree
+    if _in_device_axis():
+        return jax.lax.pmean(tree, AXIS)
+    mesh = _whole_means.get()
+    return tree if mesh is None else gathered(tree, mesh)
 
 
 def gather_over_devices(tree: PyTree) -> PyTree:

@@ -198,14 +198,12 @@ def test_a_step_in_parts_gathers_weights_and_nothing_else(name, made_up_tfds, mo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
-def test_parts_and_blocks_computed_again_need_less_memory_on_256_chips(optimizer, made_up_tfds):
+def test_a_state_in_parts_needs_less_memory_on_256_chips(optimizer, made_up_tfds):
     network = {"name": "dit", "width": 256, "depth": 4, "num_heads": 4, "patch": 1}
     words = [f"--config.network.{key}={value}" for key, value in network.items()]
-    whole, parts, again = (
+    whole, parts = (
         needs_of("v5e:16x16", made_up_tfds, "ddpm_mnist", *words, f"--config.optimizer.name={optimizer}", *more)[0]
-        for more in ((), (FSDP,), (FSDP, "--config.network.remat=true"))
+        for more in ((), (FSDP,))
     )
     # Each kernel is in 256 parts; what is left are small arrays, such as biases of 256.
     assert parts.state < whole.state / 50
-    assert again.state == parts.state
-    assert again.temporaries < 0.8 * parts.temporaries
