@@ -201,6 +201,9 @@ def check_program(module, argv):
 
 def check_sweep(argv):
     flags, fixed, swept = sweep.parse(argv)
+    if flags.search:
+        sweep.space_of(methods.load(flags.config)[2], flags.config, fixed, swept)
+        return
     for trial in sweep.trials_of(flags.config, fixed, swept, flags.random, flags.random_seed):
         check_run(trial.config)
 

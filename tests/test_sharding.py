@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from test_methods import (
     ADAM,
-    DDPM_STEP,
-    GAN_STEP,
-    OTHER_STEP,
+    LIKE,
     SEED,
     SGD,
     assert_near,
@@ -110,7 +108,7 @@ def trained_in_parts(made, num_steps=10):
         "vae",
         *(
             pytest.param(each.values[0], marks=[pytest.mark.long, *each.marks])
-            for each in slow_where([n for n in methods.METHODS if n != "vae"], DDPM_STEP | GAN_STEP | OTHER_STEP)
+            for each in slow_where([n for n in methods.METHODS if n != "vae"], LIKE)
         ),
     ],
 )
