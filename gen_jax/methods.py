@@ -179,7 +179,7 @@ def spread(method: Method, mesh: Any, sharding: str) -> Method:
 
     def step(state: State, batch: Batch) -> tuple[State, Scalars]:
         read = {name: getattr(state, name) for name in ("params", "variables", "frozen")}
-        with parallel.means_are_whole(mesh):
+        with parallel.step_in_parts(mesh):
             after, scalars = method.step(state.replace(**parallel.gathered(read, mesh)), batch)
         return after.replace(frozen=state.frozen), scalars  # in parts, as it was
 

@@ -222,6 +222,8 @@ def make(config: Any, num_steps: int, ema: float, drift: Drift = STILL) -> Optim
         moved = drift.rate(state.step)
         updates = updates if drift is STILL else jax.tree.map(lambda u: moved * u, updates)
         params = optax.apply_updates(state.params[network], updates)
+        if len(state.params) > 1:  # the update of another network may read them in the same step
+            params = parallel.whole(params)
         state = state.replace(params=state.params | {network: params}, opt_state=state.opt_state | {network: opt_state})
         if network in state.ema:
             average = moving_average(state.ema[network], params, state.step, drift.ema(ema, state.step))

@@ -251,29 +251,32 @@ def _in_device_axis() -> bool:
     return True
 
 
-_whole_means: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("whole_means", default=None)
+_step_in_parts: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("step_in_parts", default=None)
 
 
 @contextlib.contextmanager
-def means_are_whole(mesh: Mesh) -> Iterator[None]:
-    """Traces programs in which `mean_over_devices` gives every device the whole mean, though the State is in parts.
-
-    Without it, the compiler may gather the activations of the whole batch, to compute a part of a gradient on each
-    device.
-    """
-    token = _whole_means.set(mesh)
+def step_in_parts(mesh: Mesh) -> Iterator[None]:
+    """Traces the step of a State in parts: inside this block, `whole` gathers."""
+    token = _step_in_parts.set(mesh)
     try:
         yield
     finally:
-        _whole_means.reset(token)
+        _step_in_parts.reset(token)
+
+
+def whole(tree: PyTree) -> PyTree:
+    """Returns arrays that every device holds in full inside `step_in_parts`, else the tree itself.
+
+    What is in parts spreads to all that is computed from it, and to what it is computed from: the compiler may gather
+    the activations of a batch, to compute a part of a gradient on each device.
+    """
+    mesh = _step_in_parts.get()
+    return tree if mesh is None else gathered(tree, mesh)
 
 
 def mean_over_devices(tree: PyTree) -> PyTree:
-    """Returns the mean over the device axis if one is bound (pmap), else the tree itself (jit)."""
-    if _in_device_axis():
-        return jax.lax.pmean(tree, AXIS)
-    mesh = _whole_means.get()
-    return tree if mesh is None else gathered(tree, mesh)
+    """Returns the mean over the device axis if one is bound (pmap), else the tree itself (jit), `whole`."""
+    return jax.lax.pmean(tree, AXIS) if _in_device_axis() else whole(tree)
 
 
 def gather_over_devices(tree: PyTree) -> PyTree:

@@ -190,9 +190,10 @@ def test_a_step_in_parts_gathers_weights_and_nothing_else(name, made_up_tfds, mo
     def in_parts(*trees):
         return sum(4 * leaf.size for leaf in jax.tree.leaves(trees) if not leaf.sharding.is_fully_replicated)
 
-    # Of a first stage, a step may read the encoder alone.
+    # Of a first stage, a step may read the encoder alone; a weight may be gathered again for the gradient. Were it a
+    # batch, it would be many times as much.
     most = in_parts(state.params, state.variables, state.frozen)
-    assert 0.9 * in_parts(state.params) < needs.collectives["all-gather"][1] < 1.1 * most
+    assert 0.9 * in_parts(state.params) < needs.collectives["all-gather"][1] < 3 * most
     assert not needs.collectives.keys() & {"all-to-all", "collective-permute"}
 
 

@@ -26,7 +26,7 @@ from test_methods import (
 
 from gen_jax import methods, muon, parallel, sample
 from gen_jax.checkpoint import Checkpoints
-from gen_jax.method import UserError, stream
+from gen_jax.method import UserError
 from gen_jax.run import Run
 
 FSDP = "--config.sharding=fsdp"
@@ -148,7 +148,7 @@ def test_orthogonal_steps_of_kernels_in_parts_are_those_of_whole_ones(devices, a
 def test_what_reads_a_state_in_parts_finds_what_it_finds_in_a_whole_one(name, all_in_parts):
     made = make(name, *SGD)
     whole, (_, method, abstract) = made.init(0), in_parts(make(name, *SGD))
-    parts, key = put(whole, abstract), stream(whole.key, "eval")
+    parts, key = put(whole, abstract), jax.random.key(3)
     given = {
         "sample": (jax.random.split(key, 8), condition_of(made, 8)),
         "evaluate": (batch_of(0, made.spec), key),
