@@ -54,7 +54,9 @@ def test_every_run_is_in_the_table_the_figures_and_the_verdict(tmp_path, monkeyp
     traversals = np.asarray(PIL.Image.open(tmp_path / "out/traversals.png"))[..., None]
     assert traversals.shape == (10, 3 * 58 + 2 * 12, 1)
     assert traversals[0, [0, 70, 140], 0].tolist() == [25, 76, 51]
-    assert (tmp_path / "out/mig.svg").read_text().count("<path") == 2
+    drawn = (tmp_path / "out/mig.svg").read_text()
+    assert [drawn.count(f">seed {seed}<") for seed in range(3)] == [1, 1, 0]
+    assert drawn.count("<path") == 2 * 2  # each line, and what it looks like beside its name
     assert sorted(path.name for path in (tmp_path / "runs/beta").iterdir()) == [
         "beta1-seed0", "beta1-seed1", "beta20-seed0", "beta20-seed1", "beta8-seed0", "beta8-seed1",
     ]  # fmt: skip
