@@ -290,6 +290,12 @@ def test_readme_is_short_and_names_every_config():
         methods.load(name)
 
 
+@each_page
+def test_every_page_is_in_the_navigation_of_the_site(page):
+    name = "index.md" if page == README else page.name
+    assert re.search(rf": {re.escape(name)}$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+
+
 def test_the_changelog_keeps_its_form():
     """That of keepachangelog.com: a heading for each version, newest first, and under it the kinds of changes."""
     text = (ROOT / "CHANGELOG.md").read_text("utf-8")
