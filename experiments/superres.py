@@ -33,7 +33,6 @@ NAME = "superres"
 FACTOR = 4
 MEASURES = tuple(upscaled.name_of(measure, FACTOR) for measure in ("psnr", "ssim", "sharpness"))
 PSNR, _, SHARPNESS = MEASURES
-# Steps that take about a quarter of an hour a run on two cores.
 RUNS = {"srgan": ("srgan_t91.py:small",), "sr3": ("sr3_t91.py:small",)}
 ROWS = ("bicubic", "SRResNet", "SRGAN", "SR3")
 SHOWN = 5  # pictures of the figure

@@ -49,7 +49,8 @@ def export(
     folder = directory(out) if out else run.workdir / "export"
     if os.path.lexists(folder) and not folder.is_dir():
         raise UserError(f"--out={folder} is a file: give a folder")
-    model = sample.load(workdir, words)
+    # Whole on every device, for a StableHLO file of a State in parts would only run on as many devices.
+    model = sample.load(workdir, (*words, "--config.sharding=replicated"))
     print(FORMATS[form](model, run, folder))
 
 

@@ -339,7 +339,7 @@ def start_process(trial: Trial, folder: pathlib.Path, place: Place) -> Process:
         path.parent.mkdir(parents=True, exist_ok=True)
         log = path.open("ab")
     words = [sys.executable, *_PROGRAM[1:], *trial.words, f"--workdir={folder / trial.name}"]
-    seen = {"CUDA_VISIBLE_DEVICES": place.gpu, "HIP_VISIBLE_DEVICES": place.gpu} if place.gpu else {}
+    seen = {"CUDA_VISIBLE_DEVICES": place.gpu} if place.gpu else {}
     with log:  # in a session of its own: a terminal's Ctrl-C reaches only the sweep, which asks its runs to stop
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=os.environ | seen

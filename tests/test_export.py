@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY
 
 import gen_jax
-from gen_jax import convert, main, methods, parallel, portable, train
+from gen_jax import convert, export, main, methods, parallel, portable, train
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.method import DataSpec, UserError, labelled
 from gen_jax.metrics import safetensors_file
@@ -155,6 +155,13 @@ def test_the_script_of_the_page_needs_jax_alone_and_draws_the_images_of_the_run(
     assert (images == expected).mean() > 0.99
     exported = jax.export.deserialize(bytearray((tmp_path / "sampler.stablehlo").read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
+def test_a_model_in_parts_is_exported_whole(run, tmp_path):
+    pytest.importorskip("flatbuffers", reason="flatbuffers is in the extra export")
+    export.export(run, "stablehlo", str(tmp_path), ("--config.sharding=fsdp",))
+    content = bytearray((tmp_path / "sampler.stablehlo").read_bytes())
+    assert jax.export.deserialize(content).nr_devices == 1
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ class UNet(nn.Module):
       dropout: in the residual blocks.
       num_classes: number of classes, or of values of an embedding; 0 for none.
       dtype: of the computation (jnp.bfloat16 where that is fast); parameters and output are f32.
-      remat: whether the gradient computes the inner values of a block again instead of keeping them: less memory.
+      remat: whether the gradient computes the inner values of a block again instead of keeping them.
 
     Example:
       >>> import jax

@@ -58,7 +58,7 @@ def test_a_network_that_repeats_the_enlarged_picture_samples_it(echo):
 
 
 def test_both_pictures_are_mirrored_together(monkeypatch):
-    """Where the small picture is the large one's left half, the loss of the echo tells which way each was turned."""
+    """Of pictures that are their small copies, enlarged, the echo has no loss, unless only one of the two is turned."""
     monkeypatch.setattr(model, "modules_of", lambda *given: (Echo(),))
     words = ("diffusion.prediction=x", "diffusion.weighting=x", "data.reduce=2", "diffusion.mirror=true")
     method = methods.make(config(*words), SPEC)
