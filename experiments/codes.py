@@ -5,8 +5,8 @@
 A learned codebook (VQ-VAE) and finite scalar quantization (FSQ) give whole numbers, of which a PixelCNN is the second
 model. The means of a VAE with a small KL weight and the vectors of a sparse-coding autoencoder (SC-VAE) are real
 numbers, of which a DDPM is. All encoders and decoders have the levels (32, 64), which make 7x7 codes of a digit, and
-3,000 steps. PSNR is that of test images after encoding and decoding. Runs are in runs/codes; what is finished is not
-repeated.
+1,500 steps; the second models have 2,000. PSNR is that of test images after encoding and decoding. Runs are in
+runs/codes; what is finished is not repeated.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ def verdict(found: Found) -> str:
 ABLATION = ablation.Ablation(
     name="codes",
     about=(__doc__ or "").split("\n")[0],
-    words=("--config.num_steps=4500",),
+    words=(
+        "--config.num_steps=2000", "--config.pretrained.num_steps=1500",
+        "--config.pretrained.optimizer.decay.share=0.5",
+    ),
     configs=CONFIGS,
     runs={"vq": (), "fsq": FSQ, "kl": (), "sc": ()},
     rows=ROWS,
