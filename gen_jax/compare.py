@@ -1,8 +1,8 @@
 """`--mode=compare`: runs beside each other on one page, made from the files in their directories alone.
 
-Runs whose configs and data are equal but for the seed are one group: a line with a band, a mean with its spread. The
-groups keep the order of the command line, and differences are to the first one, seed by seed. `read` finds the runs,
-each function below it makes one part of the page, and `SECTIONS` sets their order.
+Runs whose configs and data are equal but for the seed, and for what changes no result, are one group: a line with a
+band, a mean with its spread. The groups keep the order of the command line, and differences are to the first one, seed
+by seed. `read` finds the runs, each function below it makes one part of the page, and `SECTIONS` sets their order.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ LEDGER = "sweep.json"  # of a sweep: its runs in their order
 _NUM_SAMPLES, _COLUMNS = 20, 10  # of each group
 _NUM_CHARTS = 6  # the others fold
 _NONE = "-"
+_WITHOUT_EFFECT = ("log_every", "trackers", "data.data_dir", "data.cache_dir", "data.workers")  # on any result
 
 
 @dataclasses.dataclass
@@ -133,13 +134,14 @@ def read(workdirs: Sequence[pathlib.Path]) -> list[Group]:
 
 
 def _values(run: report.Run) -> dict[str, Any]:
-    """The whole config, flat, and what the run was trained on."""
+    """The config, flat, without what has no effect on results, and what the run was trained on."""
     try:
         config = methods.stored(run.config).to_dict()
     except (UserError, KeyError, TypeError, ValueError, AttributeError):  # not a config of ours
         config = run.settings
     data = f"{run.data.get('name', 'unknown data')} ({str(run.data.get('fingerprint', ''))[:8]})"
-    return configs.flatten(config) | {"trained on": data}
+    values = {key: value for key, value in configs.flatten(config).items() if key not in _WITHOUT_EFFECT}
+    return values | {"trained on": data}
 
 
 def _name(group: Group) -> str:

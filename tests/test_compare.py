@@ -77,6 +77,14 @@ def test_two_seeds_of_one_config_are_one_group(tmp_path):
     assert "Differences are to" not in page.text
 
 
+def test_seeds_stay_one_group_if_only_the_record_of_a_run_differs(tmp_path):
+    folder = write_runs(tmp_path / "s", {"a": [3.0, 5.0]})
+    change_config(folder / "a,seed=1", log_every=7, trackers="wandb")
+    page = page_of(folder)
+    assert "a 4 ± 1.4" in page.text
+    assert "equal, but for the seed" in page.text
+
+
 def test_runs_of_different_methods_are_compared(tmp_path):
     folder = write_runs(tmp_path / "s", {"a": [3.0], "b": [2.5]})
     change_config(folder / "b,seed=0", method="vae", vae={"beta": 4.0})
