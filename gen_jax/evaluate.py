@@ -203,12 +203,7 @@ def _judge_codes(model: sample.Model, data: dataset.Dataset, thorough: bool) -> 
         protocol = f"number of the {code.size} codes that occur in {about}, averaged weights, step {step:,}"
         name = disentanglement.named("codes_used", examples=len(codes))
         return [metric(name, float(len(np.unique(codes))), None, protocol)]
-    protocol = (
-        f"number of the {codes.shape[1]} latents whose mean code has a variance above 0.01 over {about} "
-        f"(Burda et al. 2016), averaged weights, step {step:,}"
-    )
-    name = disentanglement.named("active_units", examples=len(codes))
-    rows = [metric(name, disentanglement.active_units(codes), None, protocol)]
+    rows = [] if code.kind != "means" else [_active_units(codes, about, step)]
     if data.spec.factor_sizes is None:
         return rows
     chief = jax.process_index() == 0
@@ -225,6 +220,15 @@ def _judge_codes(model: sample.Model, data: dataset.Dataset, thorough: bool) -> 
         f"training images (their number is in the name), averaged weights, step {step:,}"
     )
     return rows + [metric(name, value, "higher", protocol) for name, value in values.items()]
+
+
+def _active_units(codes: np.ndarray, about: str, step: int) -> dict[str, Any]:
+    protocol = (
+        f"number of the {codes.shape[1]} latents whose mean code has a variance above 0.01 over {about} "
+        f"(Burda et al. 2016), averaged weights, step {step:,}"
+    )
+    name = disentanglement.named("active_units", examples=len(codes))
+    return metric(name, disentanglement.active_units(codes), None, protocol)
 
 
 def nearest_picture(images: np.ndarray, data: dataset.Dataset) -> dict[str, Figure]:

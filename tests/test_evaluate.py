@@ -83,6 +83,8 @@ def test_codes_are_judged_by_the_factors_of_the_data():
     of_37 = {f"{name}_samples" for name in ("mig/20_bins_37", "modularity/20_bins_37", "sap_correlation/37")}
     assert values.keys() == {"active_units/60_examples"} | of_37
     assert judged(DataSpec("x", (1, 1, 1), 60)).keys() == {"active_units/60_examples"}
+    method = method._replace(code=method.code._replace(kind="vectors"))  # whose scale means nothing
+    assert judged(spec).keys() == of_37
 
 
 def test_places_in_a_codebook_are_counted():

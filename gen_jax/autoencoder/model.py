@@ -214,7 +214,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         functools.partial(_sample, model),
         functools.partial(_evaluate, model),
         functools.partial(_show, model),
-        code=Code("means", model.shape, functools.partial(_code, model), functools.partial(_image, model)),
+        code=Code(bottleneck.kind, model.shape, functools.partial(_code, model), functools.partial(_image, model)),
         describe={"codes": f"{bottleneck.words}, drawn as independent normal numbers (there is no prior)"},
     )
 

@@ -35,7 +35,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
 
 def _codes(stage: Stage) -> model.Domain:
     code = stage.method.code
-    if code is None or code.kind != "means" or len(code.shape) != 3:
+    if code is None or code.kind == "integers" or len(code.shape) != 3:
         what = "makes no codes" if code is None else f"makes codes of {code.kind}, {'x'.join(map(str, code.shape))}"
         raise UserError(
             f"config.pretrained names a {stage.config.method} that {what}; latent diffusion needs codes that are small "

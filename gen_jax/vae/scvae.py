@@ -116,7 +116,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         functools.partial(_sample, model),
         functools.partial(_evaluate, model),
         functools.partial(_show, model),
-        code=Code("means", model.shape, functools.partial(_vectors, model), functools.partial(_decode, model)),
+        code=Code("vectors", model.shape, functools.partial(_vectors, model), functools.partial(_decode, model)),
         num_pictured=sparse_pictures.NUM_IMAGES,
         describe={"prior": "independent sparse codes, with the usage of atoms in training"},
     )

@@ -59,17 +59,18 @@ def atoms(image_of: ImageOf, dictionary: Array, usage: Usage, shape: tuple[int, 
     order = jnp.argsort(-on)[:NUM_ATOMS]  # stable: atoms that are never on keep their order
     usual = jnp.where(on > 0, size / jnp.maximum(on, jnp.finfo(jnp.float32).tiny), 1.0)
     value = (jnp.where(2 * positive >= on, usual, -usual) * dictionary)[:, order].T
-    # The last code stays empty. A single atom changes little: differences are shown, and at full contrast.
+    # The last code stays empty. A single atom changes little, and some far less than others: each difference is shown
+    # at full contrast.
     vectors = jnp.zeros((len(order) + 1, *shape)).at[:-1, rows // 2, columns // 2].set(value)
     images = image_of(vectors)
     change = images[:-1] - images[-1]
-    most = jnp.maximum(jnp.max(jnp.abs(change)), jnp.finfo(jnp.float32).tiny)
+    most = jnp.maximum(jnp.max(jnp.abs(change), axis=(1, 2, 3), keepdims=True), jnp.finfo(jnp.float32).tiny)
     few = f"{len(order)} of {len(on)} atoms, the most used first" if len(order) < len(on) else f"{len(on)} atoms"
     return Picture(
         to_pixels(change / most),
         title="Atoms",
         caption="What changes in the decoded picture of an empty code when a single atom is on in the middle, with its "
-        f"usual sign and size (grey: nothing; white and black: the largest change of all): {few}.",
+        f"usual sign and size (grey: nothing; white or black: the largest change by this atom): {few}.",
     )
 
 

@@ -174,8 +174,8 @@ def test_an_atom_is_decoded_in_the_middle_with_its_usual_sign_and_size():
     assert vectors.shape == (3, 3, 3, 2)
     np.testing.assert_allclose(vectors[:, 1, 1], [[2.4, 3.2], [-2.0, 0.0], [0.0, 0.0]], rtol=1e-5)  # most used first
     assert np.count_nonzero(vectors[:, [0, 2]]) == np.count_nonzero(vectors[:, 1, [0, 2]]) == 0
-    # Here the picture is the first number of a vector: of 2.4 and -2, the larger is white, and what is empty grey.
-    np.testing.assert_array_equal(shown.images[:, 1, 1, 0], [255, round((1 - 2 / 2.4) * 127.5)])
+    # Here the picture is the first number of a vector: 2.4 is white, -2 black, and what is empty grey.
+    np.testing.assert_array_equal(shown.images[:, 1, 1, 0], [255, 0])
     np.testing.assert_array_equal(shown.images[:, 0, 0, 0], [128, 128])
 
 
