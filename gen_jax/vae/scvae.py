@@ -5,10 +5,10 @@ The encoder turns an image into a grid of vectors v. A fixed number of learned I
 estimate of v, plus, by default, lam |z|_1: then the term of the vectors is the objective that ISTA minimises. The paper
 adds a perceptual loss (LPIPS), a discriminator and an attention that weighs the vectors; this model has none of them.
 
-Two things keep codes sparse that the paper does not have. The vectors of an image have a mean square of one:
-otherwise the encoder shrinks them, the decoder undoes it, and ISTA's own answer becomes zero. And lam |z|_1 is part of
-the loss: without it (`penalised=False`) nothing asks the learned steps for few atoms. The threshold lam / L is not
-trained.
+Two things keep codes sparse that the paper does not have. In training noise is added to D z, which sets the scale of
+the vectors: otherwise the encoder shrinks them, the decoder undoes it, and ISTA's own answer becomes zero. And
+lam |z|_1 is part of the loss: without it (`penalised=False`) nothing asks the learned steps for few atoms. The
+threshold lam / L is not trained.
 
 There is no posterior and no prior. `sample` draws codes whose atoms are independent of each other and of their
 neighbours, used as often as in training: it shows what the code leaves to a second model. That model gets D z, a small
@@ -43,6 +43,7 @@ from gen_jax.method import (
     Stage,
     State,
     UserError,
+    draw,
     stream,
     to_model,
 )
@@ -55,7 +56,6 @@ CHOICES = {
     "scvae.dictionary": Choice(sparse.DICTIONARIES, ("dimension",)),
 }
 NUM_COUNTED = 64  # training images that the usage of atoms starts from
-SMALLEST_SQUARE = 1e-6  # added to the mean of vectors
 
 
 def scvae_config() -> Config:
@@ -73,7 +73,8 @@ def scvae_config() -> Config:
         {
             "channels": 16,  # numbers of a vector; for a DCT the square of a whole number
             "dictionary": CHOICES["scvae.dictionary"].start("dct"),  # or learned, orthonormal
-            "lam": 0.5,  # weight of |z|_1, where the numbers of vectors have a mean square of 1
+            "lam": 0.5,  # weight of |z|_1
+            "noise": 0.25,  # standard deviation of what is added to the numbers of D z in training
             "steps": 10,  # of ISTA, learned and shared by all
             "penalised": True,  # lam |z|_1 is part of the loss, as of ISTA's objective; the released code leaves it out
             "latent_weight": 0.05,  # of the vectors' term, beside the pixels'
@@ -164,9 +165,12 @@ def _init(model: _Model, key: Key, examples: Batch, frozen: PyTree) -> State:
 
 
 def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
+    key = jax.random.fold_in(stream(state.key, "step"), state.step)
+
     def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, tuple[Scalars, sparse.Usage]]:
         x = to_model(batch["image"], model.spec.value_range)
-        coded = _coded(model, params, x)
+        noise = draw(key, batch["index"], lambda key: jax.random.normal(key, model.shape))
+        coded = _coded(model, params, x, model.config.scvae.noise * noise)
         values = jax.tree.map(jnp.mean, _losses(model, params, x, coded))
         return values["loss"], (values, sparse.usage_of(coded.z))
 
@@ -223,10 +227,9 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Figu
 
 
 def _encode(model: _Model, params: PyTree, x: Array) -> Array:
-    """The vectors v of images in [-1, 1], f32 [B, h, w, d], with a mean square of one over an image."""
+    """The vectors v of images in [-1, 1]: f32 [B, h, w, d]."""
     output: Array = model.encoder.apply({"params": params["encoder"]}, x)  # pyright: ignore[reportAssignmentType]
-    v = output.astype(jnp.float32)
-    return v * jax.lax.rsqrt(jnp.mean(v**2, axis=(1, 2, 3), keepdims=True) + SMALLEST_SQUARE)
+    return output.astype(jnp.float32)
 
 
 def _code(model: _Model, params: PyTree, v: Array) -> Array:
@@ -249,11 +252,12 @@ def _image(model: _Model, params: PyTree, vectors: Array) -> Array:
     return output.astype(jnp.float32)
 
 
-def _coded(model: _Model, params: PyTree, x: Array) -> _Coded:
+def _coded(model: _Model, params: PyTree, x: Array, noise: Array | float = 0.0) -> _Coded:
+    """Returns what becomes of images [B, H, W, C]; the decoder sees D z + noise."""
     v = _encode(model, params, x)
     path = _code(model, params, v)
     estimate = path[-1] @ _atoms(model, params).T
-    return _Coded(v, path, estimate, _image(model, params, estimate))
+    return _Coded(v, path, estimate, _image(model, params, estimate + noise))
 
 
 def _losses(model: _Model, params: PyTree, x: Array, coded: _Coded) -> Scalars:
@@ -279,6 +283,6 @@ def _check(config: Any, spec: DataSpec) -> None:
     for name in ("channels", "steps"):
         if c[name] < 1:
             raise UserError(f"config.scvae.{name} is {c[name]}; it must be at least 1")
-    for name in ("lam", "latent_weight"):
+    for name in ("lam", "noise", "latent_weight"):
         if not 0 <= c[name] < float("inf"):
             raise UserError(f"config.scvae.{name} is {c[name]}; it must be finite and not negative")
