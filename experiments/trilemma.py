@@ -35,7 +35,7 @@ CONFIGS = {
 }
 # Those of the last three are chosen by the network calls of a step, beside those of the DDPM.
 NUM_STEPS = {
-    "vae": 30_000, "gan": 4_000, "flow": 2_000, "ddgan": 1_500, "latent": 2_000, "ddpm": 3_000,
+    "vae": 30_000, "gan": 4_000, "flow": 3_000, "ddgan": 1_500, "latent": 2_000, "ddpm": 3_000,
     "meanflow": 2_250, "consistency": 2_250, "distilled": 900,
 }  # fmt: skip
 TEACHER = ("--config.pretrained.num_steps=1500", "--config.eval_every=300")
