@@ -317,16 +317,18 @@ def warnings_of(run: Run) -> list[str]:
     if run.metrics and measured is not None and measured != run.step and not run.converted:
         warnings.append(f"The key figures were measured at step {measured:,}; the last step logged is {run.step:,}.")
     tracked = [series for key, series in run.curves.items() if key.startswith("eval/frechet_distance/")]
-    return warnings + [told for told in map(got_worse, tracked) if told]
+    kept = run.settings.get("eval", {}).get("best", configs.DISTANCE) == configs.DISTANCE
+    return warnings + [told for each in tracked if (told := got_worse(each, kept))]
 
 
-def got_worse(distances: curve.Series) -> str | None:
+def got_worse(distances: curve.Series, kept: bool = True) -> str | None:
     """Returns a line on samples that got worse late in training, as those of GANs may, or None if they did not.
 
     They did if the last distances are all above `_WORSE` times the smallest one before them.
 
     Args:
       distances: the tracked Frechet distances of a run.
+      kept: these distances ranked checkpoints, so that of the best one is kept.
 
     Example:
       >>> got_worse(curve.Series("", np.array([100.0, 200.0, 300.0]), np.array([9.0, 4.0, 9.0])))
@@ -339,9 +341,14 @@ def got_worse(distances: curve.Series) -> str | None:
     if fine == len(values) - 1:
         return None
     since, of = f"{steps[fine + 1]:,.0f}", f"{number(values[best], 3)} at step {steps[best]:,.0f}"
+    way = (
+        "--config.sample.checkpoint=best samples and judges that checkpoint"
+        if kept
+        else f"a run with --config.eval.best={configs.DISTANCE} keeps such a checkpoint"
+    )
     return (
         f"Samples got worse late in training: since step {since} their tracked Frechet distance has been above twice "
-        f"its best, {of}; --config.sample.checkpoint=best samples and judges that checkpoint."
+        f"its best, {of}; {way}."
     )
 
 

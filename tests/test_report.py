@@ -366,6 +366,9 @@ def test_samples_that_got_worse_late_are_said_aloud(tmp_path):
     assert "got worse" not in text_of(30.0, 4.0, 20.0, 7.9)  # a dip from which it came back
     assert "got worse" not in text_of(30.0, 20.0, 10.0)
     assert "got worse" not in text_of(30.0)
+    assert "4 at step 20; --config.sample.checkpoint=best samples" in text_of(30.0, 4.0, 20.0)
+    change_config(folder, eval={"best": "loss"})  # the best checkpoint is another one
+    assert "4 at step 20; a run with --config.eval.best=frechet_distance keeps" in text_of(30.0, 4.0, 20.0)
 
 
 def test_curves_of_both_players_share_a_chart(tmp_path):
