@@ -4,9 +4,8 @@
 
 The VQ-VAE is a separate run in the folder `pretrained` of this one. Set its values with --config.pretrained.<key>;
 --config.pretrained=<directory> uses an existing run instead. Both stages took 23 minutes on two shared cores of an
-Intel Xeon, beside other work, and 88.5% of the samples are confident (docs/results.md). The other network,
-`--config.network=transformer`, has not been trained to the end yet. Variant: `:tiny` checks that everything works, in
-under a minute.
+Intel Xeon, beside other work, and 88.5% of the samples are confident (docs/results.md). Variant: `:tiny` checks that
+everything works, in under a minute.
 """
 
 from ml_collections import ConfigDict

@@ -145,8 +145,6 @@ def test_a_mistake_is_one_line_that_helps(word, hint):
         ("tarflow_mnist", "--config.network.width=10", "config.network.width is 10; use a multiple of 4"),
         ("tarflow_mnist", "--config.tarflow.noise=normal", "allowed: uniform, gaussian"),
         ("pixelcnn_mnist", "--config.network.kernel=2", "network.kernel is 2; use an odd number of 3 or more"),
-        ("pixelcnn_mnist", "--config.network=transformer --config.network.num_heads=3", "width is 128; use a multiple"),
-        ("pixelcnn_mnist", "--config.network.num_heads=3", "it belongs to transformer"),
         ("pixelcnn_mnist", "--config.autoregressive.levels=1", "levels is 1; use 2 to 256, or 0 for all"),
         ("vae_mnist", "--config.vae.prior=vampp", "did you mean vamp?"),
         ("vae_mnist", "--config.vae.prior=vamp", "config.vae.manifold draws points of equal probability"),
@@ -472,7 +470,6 @@ COMPLETE = {
     ("coupling", "conv"): ["coupling.conditional=true", "coupling.steps=1", "network.width=4"],
     ("tarflow", "transformer"): ["tarflow.conditional=true", "tarflow.blocks=1", "network.width=8", "network.depth=1"],
     ("autoregressive", "pixelcnn"): ["autoregressive.conditional=true", "network.width=8", "network.depth=2"],
-    ("autoregressive", "transformer"): ["autoregressive.conditional=true", "network.width=8", "network.depth=1"],
 }  # fmt: skip
 
 

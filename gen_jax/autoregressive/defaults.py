@@ -5,10 +5,9 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from gen_jax.autoregressive.pixelcnn import PixelCNN
-from gen_jax.autoregressive.transformer import Transformer
 from gen_jax.config import Choice, Config, base_config
 
-NETWORKS = {"pixelcnn": (PixelCNN,), "transformer": (Transformer,)}
+NETWORKS = {"pixelcnn": (PixelCNN,)}
 GIVEN = ("num_values", "grid", "num_classes", "dtype")
 CHOICES = {"network": Choice(NETWORKS, GIVEN)}
 

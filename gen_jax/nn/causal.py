@@ -1,4 +1,4 @@
-"""The layers of a causal transformer, which several model families share."""
+"""The layers of a causal transformer, and their caches."""
 
 from __future__ import annotations
 

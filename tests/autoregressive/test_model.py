@@ -16,28 +16,31 @@ from gen_jax.autoregressive import domain, pictures
 from gen_jax.method import DataSpec, UserError, to_pixels
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
-each_network = pytest.mark.parametrize("name", ["pixelcnn", "transformer"])
 GRID, SIZE = (2, 2), 3
-SMALL = {"pixelcnn": ("network.width=6",), "transformer": ("network.width=8", "network.num_heads=2")}
 FAST = ("optimizer.learning_rate=2e-2", "optimizer.warmup_steps=0", "ema=0.5")
 
 
-def config_of(name, *words):
+def config_of(*words):
     config = methods.load(str(FOLDER / "pixelcnn_mnist.py"))[2]
-    words = (f"network={name}", "network.depth=2", *SMALL[name], "autoregressive.levels=0",
-             "autoregressive.conditional=false", *words)  # fmt: skip
+    words = (
+        "network.depth=2",
+        "network.width=6",
+        "autoregressive.levels=0",
+        "autoregressive.conditional=false",
+        *words,
+    )
     config = methods.override(config, [f"--config.{word}" for word in words])
     methods.check(config)
     return config
 
 
-def make(name, *words, classes="", size=SIZE, grid=GRID, staged=True, trace=jax.jit):
+def make(*words, classes="", size=SIZE, grid=GRID, staged=True, trace=jax.jit):
     """A model of the codes of a toy first stage, or of grey values: its method, and its state before training."""
     spec = spec_of(grid, classes)
     stage = stage_of(spec, size) if staged else None
     if classes:
         words = ("autoregressive.conditional=true", *words)
-    method = methods.make(config_of(name, *words), spec, stage)
+    method = methods.make(config_of(*words), spec, stage)
     example = batch_of(np.zeros((4, *grid)), np.zeros(4) if classes else None)
     return method, trace(method.init)(jax.random.key(0), example, stage.params if stage else {})
 
@@ -74,11 +77,10 @@ def trained(method, state, batch, num_steps):
     return state
 
 
-@each_network
-def test_the_probabilities_of_all_there_is_sum_to_one_in_every_class(name):
+def test_the_probabilities_of_all_there_is_sum_to_one_in_every_class():
     everything, seen = every_grid(GRID, SIZE), []
     assert len(everything) == 81
-    method, state = made(name, classes="abc")
+    method, state = made(classes="abc")
     for label in range(3):
         batch = batch_of(everything, np.full(81, label))
         probabilities = np.exp(-measured(method, any_weights(state), batch)["nll"].astype(np.float64))
@@ -88,9 +90,9 @@ def test_the_probabilities_of_all_there_is_sum_to_one_in_every_class(name):
     assert all(np.abs(one - two).max() > 1e-3 for one, two in itertools.pairwise(seen))
 
 
-@pytest.mark.parametrize(("name", "size"), [("pixelcnn", SIZE), ("transformer", SIZE), ("pixelcnn", 256)])
-def test_before_training_every_value_is_equally_likely(name, size):
-    method, state = made(name, classes="abc", staged=size == SIZE)
+@pytest.mark.parametrize("size", [SIZE, 256])
+def test_before_training_every_value_is_equally_likely(size):
+    method, state = made(classes="abc", staged=size == SIZE)
     images = np.random.default_rng(0).integers(0, size, (81, *GRID))
     values = measured(method, state, batch_of(images, np.arange(81) % 3))
     np.testing.assert_allclose(values["bits"], math.log2(size), rtol=1e-6)
@@ -102,14 +104,13 @@ def entropy(p):
     return -(p * math.log2(p) + (1 - p) * math.log2(1 - p))
 
 
-@pytest.mark.parametrize("name", ["transformer", pytest.param("pixelcnn", marks=pytest.mark.slow)])
-def test_training_reaches_the_entropy_of_a_known_distribution(name):
+def test_training_reaches_the_entropy_of_a_known_distribution():
     # Two fair bits; the third is their exclusive or, but for a tenth; the fourth is the first, but for a fifth.
     everything = every_grid(GRID, 2)
     a, b, c, d = everything.reshape(16, 4).T
     probabilities = 0.25 * np.where(c == a ^ b, 0.9, 0.1) * np.where(d == a, 0.8, 0.2)
     least = (2 + entropy(0.1) + entropy(0.2)) / 4
-    method, state = make(name, *FAST, "ema=0.9", "num_steps=150", size=2)
+    method, state = make(*FAST, "ema=0.9", "num_steps=150", size=2)
     rng = np.random.default_rng(0)
     drawn = [batch_of(everything[rng.choice(16, 256, p=probabilities)]) for _ in range(150)]
     bits = measured(method, trained(method, state, drawn.__getitem__, 150), batch_of(everything))["bits"]
@@ -117,10 +118,10 @@ def test_training_reaches_the_entropy_of_a_known_distribution(name):
     assert least - 1e-5 < float(probabilities @ bits) < least + 0.01
 
 
-@pytest.mark.parametrize(("name", "temperature"), [("pixelcnn", 0.5), ("transformer", 1.0)])
-def test_samples_have_the_probabilities_of_the_model_at_a_temperature(name, temperature):
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_samples_have_the_probabilities_of_the_model_at_a_temperature(temperature):
     grid, num = (2, 1), 4000
-    method, state = make(name, f"sample.temperature={temperature}", grid=grid)
+    method, state = make(f"sample.temperature={temperature}", grid=grid)
     state = any_weights(state)
     nll = measured(method, state, batch_of(every_grid(grid, SIZE)))["nll"]
     joint = np.exp(-nll.astype(np.float64)).reshape(SIZE, SIZE)
@@ -139,7 +140,7 @@ def test_samples_have_the_probabilities_of_the_model_at_a_temperature(name, temp
 @pytest.mark.slow
 def test_a_sample_has_the_class_that_was_asked_for():
     # Trained on pictures whose places all hold the number of their class.
-    method, state = make("pixelcnn", *FAST, "num_steps=60", classes="abc")
+    method, state = make(*FAST, "num_steps=60", classes="abc")
     label = np.arange(48) % 3
     batch = batch_of(np.broadcast_to(label[:, None, None], (48, *GRID)), label)
     state = trained(method, state, lambda number: batch, 60)
@@ -150,7 +151,7 @@ def test_a_sample_has_the_class_that_was_asked_for():
 
 
 def test_codes_are_read_and_drawn_with_the_weights_of_the_first_stage():
-    method, state = make("pixelcnn", grid=(2, 1), size=4)
+    method, state = make(grid=(2, 1), size=4)
     state = any_weights(state)
     moved = state.replace(frozen={"shift": jnp.int32(1)})
     images = np.array([[[0], [2]], [[1], [3]]])
@@ -184,16 +185,16 @@ def test_binary_pictures_have_two_values():
 def test_names_of_measures_say_what_was_modelled(staged):
     words = ("code_nll", "bits_per_code") if staged else ("nll", "bits_per_dim")
     for classes, more in (("", ""), ("abc", "_given_label")):
-        method, state = make("pixelcnn", classes=classes, staged=staged, trace=shapes)
+        method, state = make(classes=classes, staged=staged, trace=shapes)
         protocol = "codes_2x2_of_3" if staged else "exact_of_256_levels"
         batch = batch_of(np.zeros((2, *GRID)), np.zeros(2) if classes else None)
         found = jax.eval_shape(method.evaluate, state, batch, jax.random.key(0))
         assert found.keys() == {"loss", *(f"{word}/{protocol}{more}" for word in words)}
-    assert methods.options(config_of("pixelcnn")).measures.keys() >= {*words}
+    assert methods.options(config_of()).measures.keys() >= {*words}
 
 
 def test_pictures_show_codes_and_bits_where_they_are():
-    method, state = make("pixelcnn", grid=(2, 4), size=4)
+    method, state = make(grid=(2, 4), size=4)
     images = np.random.default_rng(0).integers(0, 4, (12, 2, 4))
     shown = jax.jit(method.pictures)(state, jax.random.key(0), batch_of(images))
     assert shown.keys() == {"temperatures", "codes", "reconstructions", "bits", "mean_bits"}
@@ -209,7 +210,7 @@ def test_pictures_show_codes_and_bits_where_they_are():
     rows = np.asarray(shown["temperatures"].images).reshape(4, 10, -1)
     np.testing.assert_array_equal(rows[0], np.broadcast_to(rows[0, :1], rows[0].shape))  # at 0 no chance is left
     np.testing.assert_array_equal(rows[3], codes[10:].reshape(10, -1))
-    bare, state = make("pixelcnn", staged=False, trace=shapes)
+    bare, state = make(staged=False, trace=shapes)
     shown = jax.eval_shape(bare.pictures, state, jax.random.key(0), batch_of(np.zeros((2, *GRID))))
     assert shown.keys() == {"temperatures", "bits", "mean_bits"}
 
@@ -244,5 +245,5 @@ def test_bits_become_grey_values_from_none_to_all():
 def test_what_cannot_be_is_refused_in_one_line(words, spec, stage, message):
     spec = DataSpec(**{"name": "made_up", "image_shape": (2, 2, 1), "num_examples": 64} | spec)
     with pytest.raises(UserError, match=message) as error:
-        methods.make(config_of("pixelcnn", *words), spec, None if stage is None else stage_of(spec, 3, **stage))
+        methods.make(config_of(*words), spec, None if stage is None else stage_of(spec, 3, **stage))
     assert "\n" not in str(error.value)

@@ -43,8 +43,7 @@ def test_one_command_trains_both_and_its_page_shows_codes_and_bits(trained):
 
 
 def test_a_first_stage_at_hand_is_used_as_it_is(trained, made_up_tfds, tmp_path):
-    main.main(words(tmp_path / "second", made_up_tfds, f"pretrained={trained / 'pretrained'}", "network=transformer",
-                    "network.width=8", "network.depth=1", "network.num_heads=2"))  # fmt: skip
+    main.main(words(tmp_path / "second", made_up_tfds, f"pretrained={trained / 'pretrained'}", "network.depth=1"))
     assert not (tmp_path / "second/pretrained").exists()
     one, two = (gen_jax.load(workdir).state.frozen for workdir in (trained, tmp_path / "second"))
     jax.tree.map(np.testing.assert_array_equal, one, two)

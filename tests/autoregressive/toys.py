@@ -7,15 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.autoregressive.pixelcnn import PixelCNN
-from gen_jax.autoregressive.transformer import Transformer
 from gen_jax.config import base_config
 from gen_jax.method import Code, DataSpec, Method, Stage, labelled
 
 
-def network(name: str, num_values: int, grid: tuple[int, int], classes: int = 0, **fields: Any) -> Any:
-    if name == "pixelcnn":
-        return PixelCNN(num_values, grid, **{"width": 6, "depth": 3, "num_classes": classes} | fields)
-    return Transformer(num_values, grid, **{"width": 8, "depth": 2, "num_heads": 2, "num_classes": classes} | fields)
+def network(num_values: int, grid: tuple[int, int], classes: int = 0, **fields: Any) -> Any:
+    return PixelCNN(num_values, grid, **{"width": 6, "depth": 3, "num_classes": classes} | fields)
 
 
 def shaken(params, scale=0.3, seed=2):
