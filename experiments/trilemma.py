@@ -3,10 +3,10 @@
     python -m experiments.trilemma    # hours on two cores, mostly the 1,000 steps of ancestral sampling
 
 Generative models are said to have only two of the three (Xiao et al. 2022). Each family is trained with a config of
-this project, with a number of steps chosen to take about five minutes on two cores; the table has the actual time.
-Those of the denoising diffusion GAN and of latent diffusion, whose rows have not been measured yet, are guesses.
-Speed is that of the compiled sampler on the available device. Runs are in runs/trilemma; what is finished is not
-repeated.
+this project, with a number of steps chosen to take about five minutes on two fast cores, or nine with one core to
+itself (`--parallel 2`); the table has the actual time. Those of the denoising diffusion GAN and of latent diffusion,
+whose rows have not been measured yet, are guesses. Speed is that of the compiled sampler on the available device. Runs
+are in runs/trilemma; what is finished is not repeated.
 """
 
 from __future__ import annotations
