@@ -28,7 +28,6 @@ LEDGER = "sweep.json"  # of a sweep: its runs in their order
 _NUM_SAMPLES, _COLUMNS = 20, 10  # of each group
 _NUM_CHARTS = 6  # the others fold
 _NONE = "-"
-_WITHOUT_EFFECT = ("log_every", "trackers", "data.data_dir", "data.cache_dir", "data.workers")  # on any result
 
 
 @dataclasses.dataclass
@@ -140,7 +139,7 @@ def _values(run: report.Run) -> dict[str, Any]:
     except (UserError, KeyError, TypeError, ValueError, AttributeError):  # not a config of ours
         config = run.settings
     data = f"{run.data.get('name', 'unknown data')} ({str(run.data.get('fingerprint', ''))[:8]})"
-    values = {key: value for key, value in configs.flatten(config).items() if key not in _WITHOUT_EFFECT}
+    values = {key: value for key, value in configs.flatten(config).items() if key not in configs.WITHOUT_EFFECT}
     return values | {"trained on": data}
 
 

@@ -41,6 +41,9 @@ MAY_CHANGE = (
     "accumulate", "fast_compile_options", "trackers",
 )  # fmt: skip
 
+# Keys that change no result at all, not even by rounding: runs that differ in them alone are compared as equal.
+WITHOUT_EFFECT = ("log_every", "trackers", "data.data_dir", "data.cache_dir", "data.workers")
+
 DISTANCE = "frechet_distance"  # of samples, among what ranks checkpoints: measured if `eval.track` is set
 
 FOLDER = "image_folder:"  # begins the name of a data set that is a folder of pictures

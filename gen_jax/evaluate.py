@@ -203,7 +203,7 @@ def _judge_codes(model: sample.Model, data: dataset.Dataset, thorough: bool) -> 
         protocol = f"number of the {code.size} codes that occur in {about}, averaged weights, step {step:,}"
         name = disentanglement.named("codes_used", examples=len(codes))
         return [metric(name, float(len(np.unique(codes))), None, protocol)]
-    rows = [] if code.kind != "means" else [_active_units(codes, about, step)]
+    rows = [_active_units(codes, about, step)] if code.kind == "means" else []  # vectors may have any scale
     if data.spec.factor_sizes is None:
         return rows
     chief = jax.process_index() == 0

@@ -239,8 +239,8 @@ class Code(NamedTuple):
     """The codes of an autoencoder.
 
     Attributes:
-      kind: "means", real numbers, the mean of a q(z | x) that is held close to a prior; "vectors", real numbers without
-        one, of any scale; or "integers", indices into a codebook.
+      kind: "means", real numbers, the mean of q(z | x); "vectors", real numbers without such a posterior, of any scale;
+        or "integers", indices into a codebook.
       shape: of one image's code.
       encode: (state, batch, key) -> [B, *shape], f32 or i32.
       decode: (state, codes) -> f32 [B, H, W, C] in the model's range.

@@ -8,7 +8,7 @@ of the book (Rombach et al. 2022, "VQ-reg").
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -59,7 +59,6 @@ class Bottleneck(NamedTuple):
       passed: (book, output, standard normal noise [B, h, w, D]) -> Passed.
       embed: (book, code) -> what the decoder sees of it, f32 [B, h, w, D].
       words: what it is, for the page.
-      kind: of `method.Code`.
       quantizer: that of the codebook.
       init, current, averaged, observe, advance: its functions.
     """
@@ -69,7 +68,6 @@ class Bottleneck(NamedTuple):
     passed: Callable[[PyTree, Array, Array], Passed]
     embed: Callable[[PyTree, Array], Array]
     words: str
-    kind: Literal["means", "vectors"] = "vectors"
     quantizer: Quantizer | None = None
     init: Callable[[Key, Callable[[], Array]], Start] = lambda key, vectors: Start({}, {}, {})
     current: Callable[[PyTree, PyTree], PyTree] = lambda params, variables: ()
@@ -111,7 +109,7 @@ def kl(setting: Setting, weight: float = 1e-6) -> Bottleneck:
         nats = jnp.sum(kl_to_standard_normal(q), axis=(1, 2, 3))
         return Passed(reparameterise(q, eps), weight * nats / setting.values, {"kl": nats})
 
-    return Bottleneck(2, lambda output: halves(output).mean, passed, _as_it_is, "means of a posterior", "means")
+    return Bottleneck(2, lambda output: halves(output).mean, passed, _as_it_is, "means of a posterior")
 
 
 def vq(
@@ -133,7 +131,7 @@ def vq(
         return quantizer.quantize(book, code).z
 
     return Bottleneck(
-        1, _unchanged, passed, embed, f"vectors of a codebook of {size:,}", "vectors", quantizer, quantizer.init,
+        1, _unchanged, passed, embed, f"vectors of a codebook of {size:,}", quantizer, quantizer.init,
         quantizer.current, quantizer.averaged, quantizer.observe, quantizer.advance,
     )  # fmt: skip
 

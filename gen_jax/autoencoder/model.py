@@ -208,13 +208,14 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         optimizer.make(config.optimizer, config.num_steps, config.ema),
         optimizer.make(game.discriminator_optimizer(config), config.num_steps, 0.0),
     )
+    kind = "means" if bottleneck.outputs == 2 else "vectors"  # of a posterior, or without one
     return Method(
         functools.partial(_init, model),
         functools.partial(_step, model),
         functools.partial(_sample, model),
         functools.partial(_evaluate, model),
         functools.partial(_show, model),
-        code=Code(bottleneck.kind, model.shape, functools.partial(_code, model), functools.partial(_image, model)),
+        code=Code(kind, model.shape, functools.partial(_code, model), functools.partial(_image, model)),
         describe={"codes": f"{bottleneck.words}, drawn as independent normal numbers (there is no prior)"},
     )
 
