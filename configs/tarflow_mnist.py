@@ -2,10 +2,10 @@
 
     python -m gen_jax.main --config=tarflow_mnist
 
-A step takes 355 ms on two shared cores of an AMD EPYC, beside another run, so its 6,000 would take 36 minutes. It has
-not been trained to the end yet: after 1,000 (seed 0, --config.num_steps=1000 --config.optimizer.warmup_steps=50) hardly
-any samples are digits. Four blocks of two layers over 7x7 patches. Variants: `:likelihood` trains with uniform noise,
-for bits per dimension; `:tiny` checks that everything works, in under a minute.
+Four blocks of two layers over 7x7 patches. The 6,000 steps took 56 minutes on one core beside other work; at the pace
+of the first ones, 262 ms each, they take 26. Most samples are digits: 68% are classified with a confidence above 0.9
+(real digits: 97%), and their Frechet distance is 22 (real digits: 2.0; docs/results.md). Variants: `:likelihood` trains
+with uniform noise, for bits per dimension; `:tiny` checks that everything works, in under a minute.
 """
 
 from ml_collections import ConfigDict
