@@ -425,8 +425,8 @@ ASKED_WHERE = {
 
 # Of several configs of one method and network one is tried at once, and the others by the slow tests.
 ALIKE = {
-    "cgan_cifar10", "dcgan_cats", "r3gan_cats", "r3gan_cifar10", "ddpm_cifar10", "wgan_gp_mnist", "autoencoder_cats",
-    "latent_cats", "edm_mnist",
+    "cgan_cifar10", "dcgan_cats", "r3gan_cats", "r3gan_cifar10", "ddpm_cats", "ddpm_cifar10", "wgan_gp_mnist",
+    "autoencoder_cats", "latent_cats", "edm_mnist",
 }  # fmt: skip
 
 

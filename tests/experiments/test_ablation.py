@@ -15,6 +15,7 @@ from experiments import (
     guidance,
     latents,
     paths,
+    photographs,
     predictions,
     priors,
     removed_convolution,
@@ -33,8 +34,8 @@ from gen_jax.method import DataSpec, Feature, UserError, labelled
 from gen_jax.run import Run
 
 MODULES = (
-    acgan, acgan_sweep, captions, codes, guidance, latents, paths, predictions, priors, removed_convolution, schedules,
-    stacked, steps, trilemma, zero_snr,
+    acgan, acgan_sweep, captions, codes, guidance, latents, paths, photographs, predictions, priors,
+    removed_convolution, schedules, stacked, steps, trilemma, zero_snr,
 )  # fmt: skip
 EXPERIMENTS = [each.ABLATION for each in MODULES]
 SPECS = {
