@@ -109,7 +109,11 @@ def runs():
 
 
 def run_at(workdir):
-    """The config of the run in `runs/<config>[-<variant>]`, or in a directory that a page trains a run in."""
+    """The config of the run in `runs/<config>[-<variant>]`, or in a directory that a page trains a run in, or of the
+    first stage in its folder `pretrained`.
+    """
+    if workdir.endswith("/pretrained"):
+        return methods.whole_stage(run_at(workdir.removesuffix("/pretrained")))
     if workdir in runs():
         return runs()[workdir]
     name, _, variant = workdir.removeprefix("runs/").partition("-")
