@@ -3,8 +3,9 @@
     python -m gen_jax.main --config=configs/ddgan_mnist.py
 
 Losses, noise levels and the R1 penalty are those of the paper; networks, rates and length are ours, and were not tuned.
-Its quality is not measured. On an accelerator a lazy penalty saves time: --config.gan.penalty.every=15. Variant:
-`:tiny` is a short run that checks that everything works.
+After 1,500 steps (seed 0, --config.num_steps=1500) no sample is a digit and the Frechet distance is 142 (real digits:
+2.0): the discriminator tells nothing apart. The whole length has not been run. On an accelerator a lazy penalty saves
+time: --config.gan.penalty.every=15. Variant: `:tiny` is a short run that checks that everything works.
 """
 
 from ml_collections import ConfigDict

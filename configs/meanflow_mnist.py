@@ -6,7 +6,7 @@ The network, and the number of examples in a step, are those of ddpm_mnist; a st
 derivative of the network. There are twice as many steps: on points in the plane the same weights are a good flow long
 before one step of the average velocity is precise. `--config.sample.num_steps=2` samples in two calls;
 `--config.sample.sampler=heun --config.sample.num_steps=13` samples it as an ordinary flow, which shows what it has
-learnt of the velocity itself. After 2,250 steps, nine minutes on one core, the Frechet distance of samples in one, two
+learnt of the velocity itself. After 2,250 steps, eight minutes on one core, the Frechet distance of samples in one, two
 and four calls is 22, 6.5 and 4.3 (real digits: 1.5; two seeds; docs/results.md); the whole length, the paper's times
 and its share of r = t have not been measured on digits. Variants: `:guided` trains guidance into the network, of scale
 2; `:dit` uses a small transformer; `:tiny` checks that everything works, in about a minute.

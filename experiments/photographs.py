@@ -1,11 +1,11 @@
-"""Photographs of 64x64: diffusion of pixels, and of an autoencoder's latents, at about equal minutes of training.
+"""Photographs of 64x64: diffusion of pixels, and of an autoencoder's latents.
 
     python -m experiments.photographs --config.data.name=image_folder:<folder of pictures>
 
 Pixels in patches of 4 and the latents have 16x16 places and the same U-Net; in patches of 2 pixels have 32x32 places,
-four times the cost of a network call. The minutes of the autoencoder count as those of the diffusion model. Samples are
-judged by a classifier that tells rotations apart, because the folder has no labels. Runs are in runs/photographs; what
-is finished is not repeated.
+four times as many. All rows should take equally long, with the autoencoder's minutes; the lengths are guesses, and the
+table has the actual minutes. Samples are judged by a classifier that tells rotations apart, because the folder has no
+labels. Runs are in runs/photographs; what is finished is not repeated.
 """
 
 from __future__ import annotations
