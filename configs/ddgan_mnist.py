@@ -15,8 +15,8 @@ from gen_jax.ddgan.model import ddgan_config
 
 TINY = {
     "num_steps": 40, "log_every": 5, "eval_every": 20, "checkpoint_every": 20, "batch_size": 16, "gan.latents": 16,
-    "network.channels": 8, "network.discriminator_channels": (8, 8), "network.mapping_width": 16,
-    "network.mapping_depth": 2,
+    "network.channels": 8, "network.discriminator_channels": (8, 8), "network.hidden": (16,),
+    "network.mapping_width": 16, "network.mapping_depth": 2,
     "sample.num": 100, "eval.num_examples": 256, "eval.num_samples": 200, "eval.classifier_steps": 200,
     "eval.track": 100,
 }  # fmt: skip
@@ -44,7 +44,8 @@ def get_config(variant: str = "") -> Config:
             "patch": 2,  # 28x28x1 -> 14x14x4
             "mapping_width": 128,
             "mapping_depth": 4,
-            "discriminator_channels": (32, 64),  # at 16x16, 8x8
+            "discriminator_channels": (64, 128),  # at 14x14, 7x7
+            "hidden": (256,),
         }
     )
     return with_variant(config, variant, {"tiny": TINY})

@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.diffusion.unet import UNet
+from gen_jax.gan.convolutional import ConvDiscriminator
 from gen_jax.method import Array, UserError
-from gen_jax.nn.blocks import ResidualBlock, even_padding, kernel_init, space_to_depth
-from gen_jax.nn.conv import Conv
+from gen_jax.nn.blocks import kernel_init
 from gen_jax.nn.dense import Dense
-from gen_jax.nn.embedding import sinusoidal
-from gen_jax.nn.norm import RMSNorm
 
 
 class UNetGenerator(nn.Module):
@@ -32,7 +30,7 @@ class UNetGenerator(nn.Module):
       multipliers: width of each level, in units of `channels`; between two levels the size is halved.
       num_blocks: residual blocks per level on the way down; one more on the way up.
       attention_sizes: heights of the levels (after patch and padding) with attention, in addition to the middle.
-      patch: side of the pixel patches that become channels of one position; the discriminator has the same.
+      patch: side of the pixel patches that become channels of one position.
       mapping_width: of the dense layers that z goes through.
       mapping_depth: their number.
       dtype: of the computation.
@@ -72,58 +70,45 @@ class UNetGenerator(nn.Module):
 
 
 class PairDiscriminator(nn.Module):
-    """Residual blocks over x_s and x_t side by side, each level of half the size, told the time and the label.
+    """A convolutional discriminator of x_s and x_t side by side, with a projection for each pair of time and label.
+
+    Its features keep their places until the dense layer: a mean over positions, as diffusion's networks have before a
+    condition, sees strokes but no digits.
 
     Attributes:
       num_classes: 0 for no labels.
-      patch: side of the pixel patches that become channels of one position.
-      discriminator_channels: of the levels.
+      num_times: of the times t.
+      discriminator_channels: of the convolutions, each of which halves the size.
+      hidden: widths of dense layers after the convolutions.
       dtype: of the computation.
 
     Example:
-      >>> x, time = jnp.ones((2, 9, 8, 1)), jnp.array([0.0, 750.0])
-      >>> network = PairDiscriminator(discriminator_channels=(4, 8))
-      >>> jax.eval_shape(network.init_with_output, jax.random.key(0), x, x, time)[0].shape
+      >>> x, t = jnp.ones((2, 9, 8, 1)), jnp.array([0, 3])
+      >>> network = PairDiscriminator(discriminator_channels=(4, 8), hidden=(16,))
+      >>> jax.eval_shape(network.init_with_output, jax.random.key(0), x, x, t)[0].shape
       (2,)
     """
 
     num_classes: int = 0
-    patch: int = 2
-    discriminator_channels: tuple[int, ...] = (32, 64)
+    num_times: int = 4
+    discriminator_channels: tuple[int, ...] = (64, 128)
+    hidden: tuple[int, ...] = (256,)
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_s: Array, x_t: Array, time: Array, label: Array | None = None) -> Array:
-        """Returns logits f32 [B] for `x_s` and `x_t` [B, H, W, C] and `time` [B], 0..1000."""
-        widths = self.discriminator_channels
-        if not widths or self.patch < 1:
-            raise UserError(
-                f"config.network.discriminator_channels is {widths} and patch is {self.patch}: at least one level, and "
-                "patches of one pixel or more"
-            )
-        condition = self._condition(time, label, widths[0])
-        pads = [even_padding(size, self.patch * 2 ** len(widths)) for size in x_s.shape[1:3]]
-        pair = jnp.pad(jnp.concatenate([x_s, x_t], axis=-1), ((0, 0), *pads, (0, 0))).astype(self.dtype)
-        conv = Conv(widths[0], (3, 3), kernel_init=kernel_init, dtype=self.dtype, name="in")
-        h = conv(space_to_depth(pair, self.patch))
-        for level, features in enumerate(widths):
-            h = ResidualBlock(features, RMSNorm, dtype=self.dtype, name=f"block_{level}")(h, condition)
-            down = Dense(features, kernel_init=kernel_init, dtype=self.dtype, name=f"down_{level}")
-            h = down(space_to_depth(h, 2))
-        h = nn.silu(RMSNorm(name="norm")(h)).mean(axis=(1, 2))
-        return Dense(1, kernel_init=kernel_init, dtype=self.dtype, name="out")(h).astype(jnp.float32)[:, 0]
-
-    def _condition(self, time: Array, label: Array | None, width: int) -> Array:
-        dense = {"kernel_init": kernel_init, "dtype": self.dtype}
-        condition = Dense(4 * width, name="time_0", **dense)(sinusoidal(time, max(4, width + width % 2)))
-        condition = Dense(4 * width, name="time_1", **dense)(nn.silu(condition))
-        if self.num_classes:
-            one_hot = jax.nn.one_hot(label, self.num_classes)
-            condition += Dense(4 * width, use_bias=False, name="label", **dense)(one_hot)
-        return condition
+    def __call__(self, x_s: Array, x_t: Array, t: Array, label: Array | None = None) -> Array:
+        """Returns logits f32 [B] for `x_s` and `x_t` [B, H, W, C], `t` i32 [B] and `label` i32 [B]."""
+        if not self.discriminator_channels:
+            raise UserError("config.network.discriminator_channels is (); it must have at least one level")
+        labels = max(self.num_classes, 1)
+        judge = ConvDiscriminator(
+            self.num_times * labels, channels=self.discriminator_channels, norm="none", hidden=self.hidden,
+            dtype=self.dtype, name="pair",
+        )  # fmt: skip
+        return judge(jnp.concatenate([x_s, x_t], axis=-1), t * labels + (0 if label is None else label))
 
 
 NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {"unet": (UNetGenerator, PairDiscriminator)}
 """From a name to a generator and a discriminator; `config.network` holds their fields."""
 
-GIVEN = ("out_channels", "num_classes", "dtype")
+GIVEN = ("out_channels", "num_classes", "num_times", "dtype")

@@ -53,16 +53,14 @@ class Chain(NamedTuple):
     Attributes:
       alpha_s, sigma_s: x_s = alpha_s x0 + sigma_s eps.
       kept, added: x_t = kept x_s + added eps.
-      of_x_t, of_x0, of_noise: of q(x_s | x_t, x0), x_s = of_x_t x_t + of_x0 x0 + of_noise eps.
+      of_x0: the weight of x0 in the mean of q(x_s | x_t, x0).
     """
 
     alpha_s: Array
     sigma_s: Array
     kept: Array
     added: Array
-    of_x_t: Array
     of_x0: Array
-    of_noise: Array
 
     def pair(self, x0: Array, t: Array, eps_s: Array, eps_t: Array) -> tuple[Array, Array]:
         """Returns x_s and x_t of data x0 [B, ...], at times t i32 [B], from noise of its shape."""
@@ -70,10 +68,13 @@ class Chain(NamedTuple):
         x_s = c.alpha_s * x0 + c.sigma_s * eps_s
         return x_s, c.kept * x_s + c.added * eps_t
 
-    def back(self, x0_hat: Array, x_t: Array, t: Array, eps: Array) -> Array:
-        """Returns x_s from q(x_s | x_t, x0_hat); x0_hat itself at t = 0."""
-        c = self._at(t, x_t)
-        return c.of_x_t * x_t + c.of_x0 * x0_hat + c.of_noise * eps
+    def instead(self, x_s: Array, x0: Array, x0_hat: Array, t: Array) -> Array:
+        """Returns x_s from q(x_s | x_t, x0_hat), with the noise that `x_s` of x0 has; x0_hat itself at t = 0.
+
+        Given x_t, the noise of x_s is independent of x0, and the posterior's mean is linear in x0: so only that mean
+        moves. A real and a generated x_s then differ by nothing but what the generator got wrong.
+        """
+        return x_s + self._at(t, x_s).of_x0 * (x0_hat - x0)
 
     def _at(self, t: Array, images: Array) -> Chain:
         return Chain(*(broadcast_to_images(values[t], images) for values in self))
@@ -84,7 +85,8 @@ def chain_of(schedule: Schedule) -> Chain:
 
     Example:
       >>> chain = chain_of(denoising_schedule())
-      >>> chain.back(jnp.full((1, 1), 0.5), jnp.full((1, 1), 9.0), jnp.array([0]), jnp.full((1, 1), 9.0)).tolist()
+      >>> x0, x0_hat = jnp.full((1, 1), 0.25), jnp.full((1, 1), 0.5)
+      >>> chain.instead(x0, x0, x0_hat, jnp.array([0])).tolist()  # the step to clean data
       [[0.5]]
     """
     levels = schedule.path(schedule.steps(schedule.num_steps))
@@ -92,5 +94,5 @@ def chain_of(schedule: Schedule) -> Chain:
     way = solvers.ancestral("small").plan(levels, schedule)
     kept = t.alpha / s.alpha
     added = np.sqrt(t.sigma**2 - (kept * s.sigma) ** 2)
-    columns = (s.alpha, s.sigma, kept, added, way.of_x_t, way.of_x0, way.of_noise)
+    columns = (s.alpha, s.sigma, kept, added, way.of_x0)
     return Chain(*(jnp.asarray(values[::-1], jnp.float32) for values in columns))

@@ -11,7 +11,9 @@ Where this differs from the released code:
   instead of grey.
 - A lazy penalty counts `every` times as much in the steps that compute it; there it counts once. The weight 0.02 of
   CIFAR-10, every 15 steps, is `every=15` with a weight of 0.02 / 15 here.
-- The networks are the small U-Net of this project and residual blocks (denoisers.py).
+- The generated x_s has the noise of the real one (denoising.py): both have the distribution that they should, and the
+  discriminator need not average the noise away to see how they differ.
+- The networks are the small U-Net of this project and a convolutional discriminator (denoisers.py).
 """
 
 from __future__ import annotations
@@ -121,7 +123,6 @@ class _Drawn(NamedTuple):
     z: Array
     eps_s: Array
     eps_t: Array
-    eps_back: Array
 
 
 def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
@@ -153,7 +154,8 @@ def _assemble(config: Any, spec: DataSpec) -> _Model:
         raise UserError("config.gan.mirror has no effect on images that are one pixel wide: use false")
     schedule = denoising.denoising_schedule(c.denoising_steps, c.beta_min, c.beta_max)
     num_classes = game.classes_of(spec, "config.gan.conditional") if c.conditional else 0
-    given = {"out_channels": spec.image_shape[-1], "num_classes": num_classes, "dtype": jnp.dtype(config.compute_dtype)}
+    given = {"out_channels": spec.image_shape[-1], "num_classes": num_classes, "num_times": c.denoising_steps}
+    given["dtype"] = jnp.dtype(config.compute_dtype)
     generator, discriminator = modules_of(config.network, denoisers.NETWORKS, given)
     return _Model(
         config,
@@ -172,11 +174,11 @@ def _assemble(config: Any, spec: DataSpec) -> _Model:
 
 def _init(model: _Model, key: Key, examples: Batch, frozen: PyTree) -> State:
     key_generator, key_discriminator = jax.random.split(stream(key, "init"))
-    x, z, time = jnp.zeros((1, *model.spec.image_shape)), jnp.zeros((1, model.config.gan.latents)), jnp.zeros(1)
-    label = jnp.zeros(1, jnp.int32) if model.classes else None
+    x, z, t = jnp.zeros((1, *model.spec.image_shape)), jnp.zeros((1, model.config.gan.latents)), jnp.zeros(1, jnp.int32)
+    label = t if model.classes else None
     params = {
-        "generator": model.generator.init(key_generator, x, z, time, label)["params"],
-        "discriminator": model.discriminator.init(key_discriminator, x, x, time, label)["params"],
+        "generator": model.generator.init(key_generator, x, z, model.at(t).time, label)["params"],
+        "discriminator": model.discriminator.init(key_discriminator, x, x, t, label)["params"],
     }
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -201,14 +203,14 @@ def _x0(model: _Model, params: PyTree, x_t: Array, z: Array, t: Array, label: Ar
 
 def _judged(model: _Model, params: PyTree, x_s: Array, x_t: Array, t: Array, label: Array | None) -> Array:
     """The discriminator's logits, f32 [B]."""
-    return model.discriminator.apply({"params": params}, x_s, x_t, model.at(t).time, label)
+    return model.discriminator.apply({"params": params}, x_s, x_t, t, label)
 
 
 def _drawn(model: _Model, key: Key, index: Array) -> _Drawn:
     shape, c = model.spec.image_shape, model.config.gan
 
     def one(key: Key) -> Any:
-        key_t, key_z, *keys = jax.random.split(key, 5)
+        key_t, key_z, *keys = jax.random.split(key, 4)
         eps = (jax.random.normal(each, shape) for each in keys)
         return _Drawn(jax.random.randint(key_t, (), 0, c.denoising_steps), jax.random.normal(key_z, (c.latents,)), *eps)
 
@@ -221,7 +223,7 @@ def _pairs(model: _Model, generator: PyTree, batch: Batch, drawn: _Drawn) -> tup
     x0 = to_model(batch["image"], model.spec.value_range)
     x_s, x_t = model.chain.pair(x0, drawn.t, drawn.eps_s, drawn.eps_t)
     x0_hat = _x0(model, generator, x_t, drawn.z, drawn.t, _label(model, batch))
-    return x_s, model.chain.back(x0_hat, x_t, drawn.t, drawn.eps_back), x_t
+    return x_s, model.chain.instead(x_s, x0, x0_hat, drawn.t), x_t
 
 
 def _label(model: _Model, batch: Batch) -> Array | None:

@@ -39,12 +39,38 @@ def test_steps_have_the_coefficients_of_the_posterior_that_ddpm_has():
     chain = denoising.chain_of(denoising.denoising_schedule())
     near: Any = {"rtol": 2e-6, "atol": 1e-7}
     np.testing.assert_allclose(chain.of_x0, betas * np.sqrt(before) / (1 - bar), **near)
-    np.testing.assert_allclose(chain.of_x_t, (1 - before) * np.sqrt(1 - betas) / (1 - bar), **near)
-    np.testing.assert_allclose(chain.of_noise, np.sqrt(betas * (1 - before) / (1 - bar)), **near)
     np.testing.assert_allclose(chain.kept, np.sqrt(1 - betas), **near)
     np.testing.assert_allclose(chain.added, np.sqrt(betas), **near)
     np.testing.assert_allclose(chain.alpha_s, np.sqrt(before), **near)
     np.testing.assert_allclose(chain.sigma_s, np.sqrt(1 - before), **near)
+
+
+def test_a_generated_x_s_comes_from_the_posterior_of_its_own_x0_and_from_the_noise_of_the_real_one():
+    # Linear in both noises, so that the columns of its coefficients tell the joint distribution with x_t; the posterior
+    # of x0_hat is that of Ho et al. 2020, equations 6 and 7.
+    schedule = denoising.denoising_schedule()
+    chain, t = denoising.chain_of(schedule), jnp.arange(4)
+    bar = np.asarray(schedule.alpha_bar, np.float64)
+    before = np.append(1.0, bar[:-1])
+    betas = 1 - bar / before
+    images = {
+        name: jnp.full((4, 1, 1, 1), value) for name, value in (("x0", 0.7), ("x0_hat", -0.4), ("1", 1), ("0", 0))
+    }
+
+    def drawn(eps_s, eps_t):
+        x_s, x_t = chain.pair(images["x0"], t, images[eps_s], images[eps_t])
+        return np.ravel(chain.instead(x_s, images["x0"], images["x0_hat"], t)), np.ravel(x_t)
+
+    (mean_s, mean_t), of_s, of_t = drawn("0", "0"), drawn("1", "0"), drawn("0", "1")
+    columns = np.array([[a - mean_s, b - mean_t] for a, b in (of_s, of_t)], np.float64)  # [noise, x_s or x_t, t]
+    covariance = np.einsum("nit,njt->ijt", columns, columns)
+    slope = covariance[0, 1] / covariance[1, 1]
+    near: Any = {"rtol": 1e-4, "atol": 1e-5}
+    np.testing.assert_allclose(slope, (1 - before) * np.sqrt(1 - betas) / (1 - bar), **near)
+    of_x0 = betas * np.sqrt(before) / (1 - bar)
+    np.testing.assert_allclose(mean_s, slope * mean_t + of_x0 * -0.4, **near)
+    left = covariance[0, 0] - slope * covariance[0, 1]
+    np.testing.assert_allclose(left, betas * (1 - before) / (1 - bar), **near)
 
 
 def test_pairs_of_training_have_the_levels_of_the_path():
@@ -119,7 +145,7 @@ class Linear(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x_s, x_t, time, label=None):
+    def __call__(self, x_s, x_t, t, label=None):
         w, v = (self.param(name, nn.initializers.constant(value), ()) for name, value in (("w", 0.5), ("v", -0.1)))
         return w * x_s[:, 0, 0, 0] + v
 
@@ -177,9 +203,10 @@ def test_what_is_left_of_the_data_in_x_t_passes_by_the_network(monkeypatch):
 @pytest.mark.long
 def test_z_time_and_label_reach_both_networks():
     generator = denoisers.UNetGenerator(1, 3, channels=4, multipliers=(1,), patch=1, mapping_width=4, mapping_depth=1)
-    judge = denoisers.PairDiscriminator(3, patch=1, discriminator_channels=(4,))
+    judge = denoisers.PairDiscriminator(3, num_times=4, discriminator_channels=(4,), hidden=(8,))
     x, z, time, label = jnp.full((2, 4, 4, 1), 0.5), jnp.ones((2, 6)), jnp.zeros(2), jnp.array([0, 1])
-    other = {"x": -x, "z": z * jnp.linspace(-1, 1, 6), "time": time + 500, "label": label + 1}
+    t = jnp.zeros(2, jnp.int32)
+    other = {"x": -x, "z": z * jnp.linspace(-1, 1, 6), "time": time + 500, "t": t + 3, "label": label + 1}
 
     def differs(call, *told):
         # Branches end in layers that start near zero: filled, they pass on what they were told.
@@ -187,12 +214,12 @@ def test_z_time_and_label_reach_both_networks():
         params = jax.tree.map(lambda p: jnp.where(jnp.abs(p) < 1e-3, 0.1, p), params)
         apply = jax.jit(call.apply)
         for place, value in enumerate(told):
-            name = {id(x): "x", id(z): "z", id(time): "time", id(label): "label"}[id(value)]
+            name = {id(x): "x", id(z): "z", id(time): "time", id(t): "t", id(label): "label"}[id(value)]
             changed = [*told[:place], other[name], *told[place + 1 :]]
             assert float(jnp.abs(apply(params, *told) - apply(params, *changed)).max()) > 1e-3, (name, place)
 
     differs(generator, x, z, time, label)
-    differs(judge, x, x, time, label)
+    differs(judge, x, x, t, label)
 
 
 @pytest.mark.parametrize(
