@@ -26,12 +26,14 @@ def get_config(variant: str = "") -> Config:
     config = ddgan_config()
     config.data.name = "mnist"
     config.batch_size = 32
-    config.num_steps = 10_000
+    config.num_steps = 5_500
     config.log_every = 100
     config.eval_every = 1000
     config.checkpoint_every = 1000
-    config.optimizer.learning_rate = 5e-4
-    config.discriminator_optimizer.learning_rate = 5e-4
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.decay = {"name": "none"}
+    config.discriminator_optimizer.learning_rate = 1e-3
+    config.gan.penalty.update(weight=0.2, every=8)
     config.gan.latents = 64
     config.gan.conditional = True
     config.network = ConfigDict(
