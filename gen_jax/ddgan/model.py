@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from gen_jax import optimizer
-from gen_jax.config import Choice, Config, Options, base_config, chosen, modules_of
+from gen_jax.config import Choice, Config, Options, base_config, chosen, modules_of, require_choice
 from gen_jax.ddgan import denoisers, denoising
 from gen_jax.diffusion import pictures as processes
 from gen_jax.diffusion import sampler as samplers
@@ -85,6 +85,7 @@ def ddgan_config() -> Config:
             "denoising_steps": 4,  # network calls per sample
             "beta_min": 0.1,  # rate at which noise is added at the start of the path
             "beta_max": 20.0,  # that at its end
+            "loss": "non_saturating",  # or another of gan/losses.py
             "penalty": CHOICES["gan.penalty"].start("r1") | {"weight": 0.02},  # in x_s
             "conditional": False,  # on the class label
             "mirror": False,  # left-right, half of the training images; not for letters and digits
@@ -152,6 +153,7 @@ def _assemble(config: Any, spec: DataSpec) -> _Model:
         raise UserError(f"config.gan.latents is {c.latents}; it must be at least 1")
     if c.mirror and spec.image_shape[1] == 1:
         raise UserError("config.gan.mirror has no effect on images that are one pixel wide: use false")
+    require_choice("gan.loss", c.loss, losses.LOSSES)
     schedule = denoising.denoising_schedule(c.denoising_steps, c.beta_min, c.beta_max)
     num_classes = game.classes_of(spec, "config.gan.conditional") if c.conditional else 0
     given = {"out_channels": spec.image_shape[-1], "num_classes": num_classes, "num_times": c.denoising_steps}
@@ -164,7 +166,7 @@ def _assemble(config: Any, spec: DataSpec) -> _Model:
         discriminator,
         schedule,
         denoising.chain_of(schedule),
-        losses.non_saturating(),
+        losses.make(c.loss),
         chosen(CHOICES["gan.penalty"], c.penalty),
         optimizer.make(config.optimizer, config.num_steps, config.ema),
         optimizer.make(game.discriminator_optimizer(config), config.num_steps, 0.0),
@@ -273,9 +275,10 @@ def _train_generator(model: _Model, state: State, batch: Batch, key: Key) -> tup
 
     def loss_fn(params: PyTree, batch: Batch) -> tuple[Array, Scalars]:
         batch, drawn, _ = _in_training(model, batch, key)
-        _, fake, x_t = _pairs(model, params, batch, drawn)
-        logits = _judged(model, state.params["discriminator"], fake, x_t, drawn.t, _label(model, batch))
-        loss = jnp.mean(model.loss.generator(logits, logits))  # this game's does not read the real ones
+        real, fake, x_t = _pairs(model, params, batch, drawn)
+        judged = functools.partial(_judged, model, state.params["discriminator"], x_t=x_t, t=drawn.t)
+        logits = [judged(x_s=x_s, label=_label(model, batch)) for x_s in (real, fake)]  # most losses need one of them
+        loss = jnp.mean(model.loss.generator(*logits))
         return loss, {"generator_loss": loss}
 
     scalars, grads = optimizer.value_and_grad(loss_fn, state.params["generator"], batch, model.config.accumulate)
