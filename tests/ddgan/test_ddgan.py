@@ -154,14 +154,15 @@ def s(x):
     return 1 / (1 + np.exp(-np.float64(x)))
 
 
-def test_both_updates_are_the_closed_form_with_a_penalty_every_other_step_that_counts_twice(monkeypatch):
+@pytest.mark.parametrize("game", ["non_saturating", "relativistic"])
+def test_both_updates_are_the_closed_form_with_a_penalty_every_other_step_that_counts_twice(monkeypatch, game):
     # One step of almost nothing but noise: x_s is the data, and the generator's is tanh(b).
     monkeypatch.setitem(denoisers.NETWORKS, "toy", (Constant, Linear))
     rate, judge_rate, weight, every = 0.3, 0.2, 0.7, 2
     words = (
         "network=toy", "gan.denoising_steps=1", "gan.beta_max=60", "gan.conditional=false", "optimizer=sgd",
         "optimizer.b1=0", f"optimizer.learning_rate={rate}", f"discriminator_optimizer.learning_rate={judge_rate}",
-        "optimizer.decay=none", f"gan.penalty.weight={weight}", f"gan.penalty.every={every}",
+        "optimizer.decay=none", f"gan.loss={game}", f"gan.penalty.weight={weight}", f"gan.penalty.every={every}",
     )  # fmt: skip
     config = methods.override(methods.load("ddgan_mnist")[2], [f"--config.{word}" for word in words])
     method = methods.make(config, DataSpec("dot", (1, 1, 1), 64))
@@ -171,15 +172,18 @@ def test_both_updates_are_the_closed_form_with_a_penalty_every_other_step_that_c
     for number in range(3):
         state, scalars = step(state, {"image": image, "index": np.arange(5, dtype=np.int32)})
         fake, counted = np.tanh(b), every * weight * (number % every == 0)
-        loss = np.mean(np.logaddexp(0, -(w * x + v))) + np.logaddexp(0, w * fake + v)
+        if game == "relativistic":
+            loss = np.mean(np.logaddexp(0, w * (fake - x)))
+            slope_w, slope_v = np.mean(s(w * (fake - x)) * (fake - x)), 0
+        else:
+            loss = np.mean(np.logaddexp(0, -(w * x + v))) + np.logaddexp(0, w * fake + v)
+            real_slope, fake_slope = -s(-(w * x + v)), s(w * fake + v)
+            slope_w, slope_v = np.mean(real_slope * x) + fake_slope * fake, np.mean(real_slope) + fake_slope
         np.testing.assert_allclose(scalars["loss"], loss + counted * w**2 / 2, rtol=1e-5)
         np.testing.assert_allclose(scalars["discriminator_loss"], loss, rtol=1e-5)
-        real_slope, fake_slope = -s(-(w * x + v)), s(w * fake + v)
-        w, v = (
-            w - judge_rate * (np.mean(real_slope * x) + fake_slope * fake + counted * w),
-            v - judge_rate * (np.mean(real_slope) + fake_slope),
-        )
-        b += rate * s(-(w * fake + v)) * w * (1 - fake**2)
+        w, v = w - judge_rate * (slope_w + counted * w), v - judge_rate * slope_v
+        gain = np.mean(s(w * (x - fake))) if game == "relativistic" else s(-(w * fake + v))
+        b += rate * gain * w * (1 - fake**2)
         found = [float(state.params["discriminator"][name]) for name in ("w", "v")]
         np.testing.assert_allclose([*found, float(state.params["generator"]["b"])], [w, v, b], rtol=1e-5)
 
@@ -227,6 +231,7 @@ def test_z_time_and_label_reach_both_networks():
     [
         (("gan.denoising_steps=0",), SPEC, "denoising_steps is 0; it must be in 1..1000"),
         (("gan.beta_min=0",), SPEC, "beta_min is 0.0 and beta_max is 20.0"),
+        (("gan.loss=relativist",), SPEC, "did you mean relativistic?"),
         (("gan.latents=0",), SPEC, "gan.latents is 0; it must be at least 1"),
         (("gan.penalty.every=0",), SPEC, "every is 0; it must be at least 1"),
         (("discriminator_optimizer.learning_rate=-1",), SPEC, "use 0 or more"),
