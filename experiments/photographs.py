@@ -3,8 +3,8 @@
     python -m experiments.photographs --config.data.name=image_folder:<folder of pictures>
 
 Pixels in patches of 4 and the latents have 16x16 places and the same U-Net; in patches of 2 pixels have 32x32 places,
-four times as many. All rows should take equally long, with the autoencoder's minutes; the lengths are guesses, and the
-table has the actual minutes. Samples are judged by a classifier that tells rotations apart, because the folder has no
+four times as many. The lengths were chosen so that all rows take equally long, the autoencoder's minutes included, about
+half an hour with one core to itself (`--parallel 2`); the table has the actual minutes. Samples are judged by a classifier that tells rotations apart, because the folder has no
 labels. Runs are in runs/photographs; what is finished is not repeated.
 """
 
@@ -21,11 +21,11 @@ ABLATION = ablation.Ablation(
     config="ddpm_cats.py",
     configs={"latents": "latent_cats.py"},
     runs={
-        "coarse": ("--config.num_steps=12000",),
-        "fine": ("--config.num_steps=3000", "--config.network.patch=2"),
+        "coarse": ("--config.num_steps=7200",),
+        "fine": ("--config.num_steps=2000", "--config.network.patch=2"),
         "latents": (
-            "--config.num_steps=8000", "--config.pretrained.num_steps=3000",
-            "--config.pretrained.autoencoder.adversarial.start=1500",
+            "--config.num_steps=4000", "--config.pretrained.num_steps=2000",
+            "--config.pretrained.autoencoder.adversarial.start=1000",
         ),
     },
     rows={
