@@ -4,8 +4,9 @@
 
 Pixels in patches of 4 and the latents have 16x16 places and the same U-Net; in patches of 2 pixels have 32x32 places,
 four times as many. The lengths were chosen so that all rows take equally long, the autoencoder's minutes included,
-about 30 with one core to itself (`--parallel 2`); the table has the actual minutes. Samples are judged by a classifier that
-tells rotations apart, because the folder has no labels. Runs are in runs/photographs; what is finished is not repeated.
+about 30 with one core to itself (`--parallel 2`); the table has the actual minutes. Samples are judged by a classifier
+that tells rotations apart, because the folder has no labels. Runs are in runs/photographs; what is finished is not
+repeated.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@
 
 Generative models are said to have only two of the three (Xiao et al. 2022). Each family is trained with a config of
 this project, with a number of steps chosen to take about five minutes on two fast cores, or nine with one core to
-itself (`--parallel 2`); the table has the actual time. After that the denoising diffusion GAN draws no digits, so its
-row has not been measured. Speed is that of the compiled sampler on the available device. Runs are in runs/trilemma;
-what is finished is not repeated.
+itself (`--parallel 2`); the table has the actual time. Speed is that of the compiled sampler on the available device.
+Runs are in runs/trilemma; what is finished is not repeated.
 """
 
 from __future__ import annotations
