@@ -3,8 +3,8 @@
     python -m gen_jax.main --config=configs/ddgan_mnist.py
 
 Noise levels, loss and kind of penalty are those of the paper; networks, rates, the penalty's weight and the length are
-ours. After 1,500 steps (seed 0, --config.num_steps=1500) samples are clear and monotonous: 98.5% of 1,000 are classified
-with a confidence above 0.9 (real digits: 96.6%), with a recall of 0.43 (0.88) and a Frechet distance of 30 (2.0).
+ours. After 1,500 steps (seed 0, --config.num_steps=1500) samples are clear and monotonous: 98.5% of 1,000 are
+classified with a confidence above 0.9 (real digits: 96.6%), with a recall of 0.43 (0.88), a Frechet distance of 30 (2).
 Relativistic pairs (--config.gan.loss=relativistic) gave 95.4%, 0.56 and 25 (docs/results.md). The whole length has not
 been run. Variant: `:tiny` is a short run that checks that everything works.
 """
