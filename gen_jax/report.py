@@ -381,13 +381,19 @@ def _key_figures(run: Run) -> Html:
         )
         for protocol, metrics in _grouped(alone.metrics, lambda metric: metric.protocol).items()
     )
-    facts = page.facts((name.replace("_", " "), _value(value)) for name, value in run.facts.items())
     return join(
         *groups,
         *map(_of_judge, judged),
         _not_measured(alone.left_out),
-        facts if run.facts else None,
+        _how_sampled(run.facts),
     )
+
+
+def _how_sampled(facts: Mapping[str, Any]) -> Html | None:
+    """How samples were made: in a sentence, which has the step and the sampler; older reports have these alone."""
+    if "samples" in facts:
+        return element("p", "Samples: ", _value(facts["samples"]), ".", class_="note")
+    return page.facts((name.replace("_", " "), _value(value)) for name, value in facts.items()) if facts else None
 
 
 def _by_judge(run: Run) -> list[Judged]:

@@ -50,6 +50,7 @@ from gen_jax.method import (
     State,
     UserError,
     broadcast_to_images,
+    counted,
     draw,
     keys_of,
     mirrored,
@@ -141,7 +142,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         functools.partial(_evaluate, model),
         functools.partial(_show, model),
         condition=("label",) if model.classes else (),
-        describe={"sampler": f"{calls} steps of the generator ({calls} network calls)"},
+        describe={"sampler": f"{counted(calls, 'step')} of the generator ({counted(calls, 'network call')})"},
     )
 
 
@@ -336,10 +337,10 @@ def _show(model: _Model, state: State, key: Key, batch: Batch) -> dict[str, Pict
     num_steps = schedule.num_steps
     keys, label = keys_of(key, jnp.arange(NUM_SHOWN)), jnp.arange(NUM_SHOWN) % len(names) if names else None
     x0 = to_model(batch["image"][:1], model.spec.value_range)[0]
-    told = f"{num_steps} steps, each of which the generator draws"
+    told = f"{counted(num_steps, 'step')}, each of which the generator draws"
     shown = {
         "forward": processes.forward(
-            x0, jax.random.normal(key, shape), schedule, f"path of {num_steps} steps", lambda x: x
+            x0, jax.random.normal(key, shape), schedule, f"path of {counted(num_steps, 'step')}", lambda x: x
         ),
         **processes.reverse(
             _denoiser(model, state, keys, label), schedule, solvers.ancestral("small"), schedule.steps(num_steps), keys,

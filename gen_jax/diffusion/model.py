@@ -489,7 +489,7 @@ def _in_words(model: _Model) -> str:
 
 
 def _describe(c: Any, sampler: samplers.Sampler) -> dict[str, str]:
-    words = {"sampler": f"{_named(c.sampler)}, {c.num_steps} steps{_calls(c.num_steps, sampler)}"}
+    words = {"sampler": f"{_named(c.sampler)}, {counted(c.num_steps, 'step')}{_calls(c.num_steps, sampler)}"}
     words["spacing"] = _named({key: value for key, value in c.spacing.items() if value}, " spacing")  # 0: the path's
     return words | guidances.describe(c)
 

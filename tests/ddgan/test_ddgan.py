@@ -249,3 +249,4 @@ def test_what_cannot_be_is_one_line(words, spec, hint):
 def test_the_page_tells_the_number_of_calls():
     assert make().describe["sampler"] == "4 steps of the generator (4 network calls)"
     assert make("gan.denoising_steps=2").describe["sampler"] == "2 steps of the generator (2 network calls)"
+    assert make("gan.denoising_steps=1").describe["sampler"] == "1 step of the generator (1 network call)"
