@@ -101,7 +101,7 @@ CONFIGS = {
     "ddgan": (
         "configs/ddgan_mnist.py:tiny",
         # Near pure noise nobody can tell pictures of the generator from others: two steps, one of which ends in data.
-        ["--config.network.multipliers=(1,)", "--config.discriminator_optimizer.learning_rate=2e-2",
+        ["--config.network.multipliers=(1,)", "--config.discriminator_optimizer.learning_rate=2e-3",
          "--config.gan.mirror=true", "--config.gan.denoising_steps=2"],
     ),
     # Without batch normalisation, as above.
