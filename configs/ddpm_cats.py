@@ -3,7 +3,7 @@
     python -m gen_jax.main --config=ddpm_cats --config.data.name=image_folder:<folder of pictures>
 
 The U-Net is that of the digits; patches of 4 make 64x64 pixels 16x16 places, as many as `latent_cats` has. With
---config.network.patch=2 there are four times as many. The length is a guess: the run has not been made. Variant:
+--config.network.patch=2 there are four times as many. The length is a guess: the whole run has not been made. Variant:
 `:tiny` is a short run on drawn digits that checks that everything works.
 """
 

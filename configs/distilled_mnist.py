@@ -5,10 +5,9 @@
 The teacher is flow_mnist, a separate run in the folder `pretrained` of this one. Set its values with
 --config.pretrained.<key>; --config.pretrained=<directory> uses a trained run of a `ddpm` or `flow` instead. Three
 rounds of 1,500 steps halve its 32 steps to 16, 8 and 4; --config.distillation.steps=1 --config.num_steps=7500 goes on
-to one. With the teacher's these took 54 and 81 minutes on one core beside other work, which is 27 and 39 at the pace of
-the first steps. Of 1,000 samples in four calls, and in one, 91% are classified with a confidence above 0.9, as of the
-teacher's; recall is 0.83 and 0.77 (teacher: 0.87; docs/results.md). Variant: `:tiny` checks that everything works, in
-about a minute.
+to one, which took 32 minutes after the teacher's 13, on one core beside another training on the other. Of 1,000 samples
+in four calls, and in one, 91% are classified with a confidence above 0.9, as of the teacher's; recall is 0.83 and 0.77
+(teacher: 0.87; docs/results.md). Variant: `:tiny` checks that everything works, in about a minute.
 """
 
 from ml_collections import ConfigDict

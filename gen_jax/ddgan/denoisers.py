@@ -72,8 +72,7 @@ class UNetGenerator(nn.Module):
 class PairDiscriminator(nn.Module):
     """A convolutional discriminator of x_s and x_t side by side, with a projection for each pair of time and label.
 
-    Its features keep their places until the dense layer: a mean over positions, as diffusion's networks have before a
-    condition, sees strokes but no digits.
+    Its features keep their places until the dense layer: one that averaged them lost the game (docs/results.md).
 
     Attributes:
       num_classes: 0 for no labels.

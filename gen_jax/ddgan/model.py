@@ -157,8 +157,12 @@ def _assemble(config: Any, spec: DataSpec) -> _Model:
     require_choice("gan.loss", c.loss, losses.LOSSES)
     schedule = denoising.denoising_schedule(c.denoising_steps, c.beta_min, c.beta_max)
     num_classes = game.classes_of(spec, "config.gan.conditional") if c.conditional else 0
-    given = {"out_channels": spec.image_shape[-1], "num_classes": num_classes, "num_times": c.denoising_steps}
-    given["dtype"] = jnp.dtype(config.compute_dtype)
+    given = {
+        "out_channels": spec.image_shape[-1],
+        "num_classes": num_classes,
+        "num_times": c.denoising_steps,
+        "dtype": jnp.dtype(config.compute_dtype),
+    }
     generator, discriminator = modules_of(config.network, denoisers.NETWORKS, given)
     return _Model(
         config,
