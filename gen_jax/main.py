@@ -13,7 +13,10 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gen_jax.run import Run
 
 MODES = {
     "train": "train or resume, then sample, evaluate and write the report (the default)",
@@ -97,7 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", metavar="FILE[:VARIANT]", help="e.g. configs/ddpm_mnist.py or configs/ddpm_mnist.py:tiny"
     )
-    parser.add_argument("--workdir", metavar="DIR", help="the run's directory; default: runs/<config name>[-<variant>]")
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="the run's directory, or an address such as s3://bucket/run; default: runs/<config name>[-<variant>]",
+    )
     parser.add_argument("--mode", metavar="MODE", default="train", help="what to do with the run (see below)")
     parser.add_argument(
         "--topology",
@@ -150,7 +157,9 @@ def main(argv: list[str]) -> None:
         return
 
     # Heavy imports come only after the flags have been parsed.
-    from gen_jax import methods, parallel, stages
+    import jax
+
+    from gen_jax import methods, parallel, remote
     from gen_jax.method import UserError
     from gen_jax.run import Run
 
@@ -171,24 +180,39 @@ def main(argv: list[str]) -> None:
     config = None
     if flags.config is not None:
         name, variant, config = methods.load(flags.config)
-    run = Run(flags.workdir or pathlib.Path("runs") / (name + (f"-{variant}" if variant else "")))
-
-    if flags.mode in ("train", "rehearse"):
-        if config is None:  # resume from the directory alone
-            record = run.read_config()
-            name, variant, config = record["name"], record["variant"], methods.stored(record)
-        config = stages.with_absolute_paths(methods.override(config, words))
-        methods.check(config)
-        if flags.mode == "train":
-            from gen_jax import train
-
-            train.train(config, run, name, variant, shlex.join(["python", "-m", "gen_jax.main", *argv]))
+    workdir = flags.workdir or pathlib.Path("runs") / (name + (f"-{variant}" if variant else ""))
+    if remote.is_address(workdir) and flags.mode != "report" and jax.process_count() > 1:
+        raise UserError(
+            f"--workdir={workdir} is an address, and several processes need a folder that all of them see: mount the "
+            "bucket, and give the folder"
+        )
+    with remote.working_in(workdir, flags.mode == "train") as folder:
+        if flags.mode in ("train", "rehearse"):
+            _train_or_rehearse(flags, words, Run(folder), (name, variant, config), argv)
         else:
-            from gen_jax import rehearse
+            _use(flags, words, Run(folder).workdir)
 
-            rehearse.rehearse(config, flags.topology or rehearse.DEFAULT)
+
+def _train_or_rehearse(
+    flags: argparse.Namespace, words: list[str], run: Run, loaded: tuple[str, str, Any], argv: list[str]
+) -> None:
+    """Runs a mode that takes a config: the one that was loaded, with its name and variant, or else that of the run."""
+    from gen_jax import methods, stages
+
+    name, variant, config = loaded
+    if config is None:  # resume from the directory alone
+        record = run.read_config()
+        name, variant, config = record["name"], record["variant"], methods.stored(record)
+    config = stages.with_absolute_paths(methods.override(config, words))
+    methods.check(config)
+    if flags.mode == "train":
+        from gen_jax import train
+
+        train.train(config, run, name, variant, shlex.join(["python", "-m", "gen_jax.main", *argv]))
     else:
-        _use(flags, words, run.workdir)
+        from gen_jax import rehearse
+
+        rehearse.rehearse(config, flags.topology or rehearse.DEFAULT)
 
 
 def _use(flags: argparse.Namespace, words: list[str], workdir: pathlib.Path) -> None:

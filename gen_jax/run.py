@@ -47,8 +47,8 @@ def directory(path: str | os.PathLike[str]) -> pathlib.Path:
     text = os.fspath(path)
     if address := re.match(r"[a-z][a-z0-9+.-]*://", text):
         raise UserError(
-            f"{text} is an address, and a run needs a file system with locks, renames and files that grow: mount the "
-            f"bucket ({_MOUNTS.get(address[0], 'rclone mount')}) and give the folder, or copy a finished run there"
+            f"{text} is an address, which only gen_jax.load and --workdir of gen_jax.main take, and only s3:// and "
+            f"gs://: mount it ({_MOUNTS.get(address[0], 'rclone mount')}), and give the folder"
         )
     if text.startswith("~"):
         expanded = os.path.expanduser(text)

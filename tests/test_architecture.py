@@ -30,6 +30,7 @@ LAYERS = [
     {"text"},
     {"metrics"},
     {"figures"},
+    {"remote"},
     {"data"},
     {"checkpoint", "trackers", "writers"},
     {"run"},
