@@ -2,9 +2,11 @@
 
     python -m gen_jax.main --config=ddpm_cats --config.data.name=image_folder:<folder of pictures>
 
-The U-Net is that of the digits; patches of 4 make 64x64 pixels 16x16 places, as many as `latent_cats` has. With
---config.network.patch=2 there are four times as many. The length is a guess: the whole run has not been made. Variant:
-`:tiny` is a short run on drawn digits that checks that everything works.
+The U-Net is that of the digits, on patches of 2: 32x32 places, four times as many as `latent_cats` has. Its samples
+have a Frechet distance of 52.5 after half an hour on one core (--config.num_steps=2000, seed 0, 2,700 cats), those of
+`latent_cats` 18.6 (docs/results.md); the whole run has not been made. Patches of 4 need
+--config.diffusion.prediction=x: 32 channels cannot tell the noise of a patch, which has 48 values. Variant: `:tiny` is
+a short run on drawn digits that checks that everything works.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.offline_substitute = ""
     config.data.image_size = 64
     config.num_steps = 20_000
-    config.network.patch = 4
+    config.network.patch = 2
     config.diffusion.conditional = False
     config.diffusion.mirror = True
     tiny = TINY | {"data.name": "stroke_digits", "diffusion.mirror": False}

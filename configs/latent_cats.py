@@ -3,9 +3,10 @@
     python -m gen_jax.main --config=latent_cats --config.data.name=image_folder:<folder of pictures>
 
 The autoencoder is that of `autoencoder_cats`, a separate run in the folder `pretrained` of this one. Set its values
-with --config.pretrained.<key>; --config.pretrained=<directory> uses an existing run instead. The lengths are guesses:
-the run has not been made. Variants: `:flow` has flow matching on the codes instead, sampled with Heun's method; `:tiny`
-is a short run on drawn digits that checks that everything works.
+with --config.pretrained.<key>; --config.pretrained=<directory> uses an existing run instead. After 2,000 and 4,000 of
+the 10,000 and 20,000 steps, half an hour on one core, samples are cats (Frechet distance 18.6, seed 0, 2,700 pictures;
+docs/results.md). The whole run has not been made. Variants: `:flow` has flow matching on the codes instead, sampled
+with Heun's method; `:tiny` is a short run on drawn digits that checks that everything works.
 """
 
 from ml_collections import ConfigDict

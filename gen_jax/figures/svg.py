@@ -162,7 +162,7 @@ def beside(panels: Sequence[Panel], images: Mapping[str, np.ndarray], which: str
       panels: of the same models; the names of the first panel label the rows.
       images: uint8 [N, H, W, C] of each model, shown before its values.
       which: describes the images.
-      marks: describes the panels' marks.
+      marks: describes the panels' marks, if there are any.
     """
     names, ink, rule = list(panels[0].values), _colours()["ink"], _colours()["rule"]
     side = _ROW - 8
@@ -172,8 +172,9 @@ def beside(panels: Sequence[Panel], images: Mapping[str, np.ndarray], which: str
     texts = [
         _text(_NAMES, 16, "Samples", "start", font_weight="bold"),
         _text(_NAMES, 33, which, "start"),
-        _text(_NAMES, bottom + 16, f"dashed lines: {marks}", "start"),
     ]
+    if any(panel.mark is not None for panel in panels):
+        texts.append(_text(_NAMES, bottom + 16, f"dashed lines: {marks}", "start"))
     for row, name in enumerate(names):
         y = _HEAD + _ROW * row
         texts.append(_text(_NAMES - 12, y + _ROW / 2 + 4, name, "end"))

@@ -66,3 +66,5 @@ def test_dots_stand_where_their_axes_say_beside_the_images_of_their_row():
     # Six decades have no room for their labels.
     assert {"1", "100", "10,000"} <= {*texts}
     assert "100,000" not in texts
+    bare = ET.fromstring(svg.beside([panel._replace(mark=None) for panel in panels], images, "some", "real ones"))
+    assert not any("dashed" in (e.text or "") for e in bare.iter())  # nothing is marked, so nothing is told
