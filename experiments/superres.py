@@ -2,10 +2,10 @@
 
     python -m experiments.superres --photos=<folder such as T91> --test=<folder such as Set5>
 
-Three seeds of SRGAN on --photos, each with the SRResNet that it continues, and one of SR3, the diffusion model. Pictures
-of --test are made smaller as for published results. SRResNet and SRGAN make whole pictures larger; SR3 draws pictures
-of one size, so there is a second table, of the central crop of each picture. Runs are in runs/superres; what is
-finished is not repeated. Arguments such as --config.batch_size=8 apply to every run.
+Three seeds of SRGAN on --photos, each with the SRResNet that it continues; one of SR3, the diffusion model. Pictures of
+--test are made smaller as for published results. SRResNet and SRGAN make whole pictures larger; SR3 draws pictures of
+one size, so there is a second table, of the central crop of each picture. Runs are in runs/superres; what is finished
+is not repeated. Arguments such as --config.batch_size=8 apply to every run.
 """
 
 from __future__ import annotations
