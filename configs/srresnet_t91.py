@@ -4,9 +4,9 @@
 
 Pictures may have any sizes of at least a crop; every tenth is held out, and judged by its central crop. Network, crop,
 batch size and learning rate are those of the paper, which trains for 1,000,000 steps on far more pictures. The
-generator has 1,549,462 parameters. Its quality is not measured. Then `--mode=upscale` makes pictures larger
-(docs/upscaling.md). Variants: `:small`, for a CPU, has 4 blocks without normalisation, smaller batches and a higher
-rate; `:tiny` is a short run on drawn digits that checks that everything works.
+generator has 1,549,462 parameters. Then `--mode=upscale` makes pictures larger (docs/upscaling.md). Variants: `:small`,
+for a CPU, has 4 blocks without normalisation, smaller batches and a higher rate; `:tiny` is a short run on drawn digits
+that checks that everything works.
 """
 
 from gen_jax.config import Config, with_variant

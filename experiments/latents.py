@@ -4,8 +4,8 @@
 
 The autoencoders are those of `latent_mnist:adversarial`, alike but for their latents: plain numbers, a posterior with a
 small KL divergence, vectors of a codebook. Their minutes count as those of the diffusion model: about half of a row's.
-The lengths are such that by the time of single steps all rows take equally long, about 17 minutes with one core to
-itself (`--parallel 2`), but no row has been run with them yet; the table has the actual minutes. PSNR is that of test
+The lengths are such that by the time of single steps all rows take equally long, about 15 minutes with one core to
+itself (`--parallel 2`); the table has the actual minutes. PSNR is that of test
 images after encoding and decoding. Runs are in runs/latents; what is finished is not repeated.
 """
 
