@@ -6,8 +6,8 @@ The autoencoder is a separate run in the folder `pretrained` of this one. Set it
 --config.pretrained.<key>; --config.pretrained=<directory> uses an existing run instead. About 90% of the samples are
 classified with a confidence above 0.9 (real digits: 96%), and their Frechet distance is 4.5 (real digits: 1.9;
 docs/results.md). Variants: `:sparse` has the vectors of a sparse-coding autoencoder (`scvae_mnist`) as codes, 7x7x16;
-`:adversarial` has the autoencoder of `autoencoder_mnist`, with a perceptual and an adversarial loss; `:tiny` checks
-that everything works, in under a minute.
+`:adversarial` has the autoencoder of `autoencoder_mnist`, with a perceptual and an adversarial loss; `:meanflow` has
+MeanFlow on the codes, which samples in one network call; `:tiny` checks that everything works, in under a minute.
 """
 
 from ml_collections import ConfigDict
@@ -16,6 +16,7 @@ from gen_jax.autoencoder.model import autoencoder_config
 from gen_jax.config import with_variant
 from gen_jax.diffusion import defaults
 from gen_jax.diffusion.latent import latent_config
+from gen_jax.diffusion.meanflow import meanflow_config
 from gen_jax.vae.defaults import TINY, vae_config
 from gen_jax.vae.scvae import scvae_config
 
@@ -59,10 +60,16 @@ FIRST = {"sparse": sparse_autoencoder, "adversarial": adversarial_autoencoder}
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = defaults.on_digits(latent_config())
+    if variant == "meanflow":
+        config = defaults.on_digits(meanflow_config(autoencoder()))
+        config.sample.clip = False  # codes are unbounded
+    else:
+        config = defaults.on_digits(latent_config())
+        config.sample.num_steps = 25
+        config.pretrained = FIRST.get(variant, autoencoder)()
     config.network.patch = 1  # the codes are 7x7
-    config.sample.num_steps = 25
-    config.pretrained = FIRST.get(variant, autoencoder)()
 
     tiny = {f"pretrained.{key}": value for key, value in TINY.items()} | {"pretrained.network.channels": (4, 8)}
-    return with_variant(config, variant, {"sparse": {}, "adversarial": {}, "tiny": defaults.TINY | tiny})
+    return with_variant(
+        config, variant, {"sparse": {}, "adversarial": {}, "meanflow": {}, "tiny": defaults.TINY | tiny}
+    )

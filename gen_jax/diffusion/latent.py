@@ -1,7 +1,8 @@
 """Latent diffusion (Rombach et al. 2022): diffusion on the codes of an autoencoder, a frozen first stage.
 
 Codes are the means of q(z | x). They are shifted and scaled to mean 0 and standard deviation 1 per channel, based on
-the training examples that `init` sees; State.variables holds shift and scale.
+the training examples that `init` sees; State.variables holds shift and scale. The decoder stays as the first stage left
+it: fine-tuning it for sharper pictures is left out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from gen_jax.method import Array, Batch, DataSpec, Key, Method, PyTree, Scalars,
 from gen_jax.metrics.psnr import psnr
 
 SMALLEST_SCALE = 1e-3  # lower bound, for channels that hardly vary
+MEASURES = {"psnr": Measure("peak signal-to-noise ratio of images that the first stage encodes and decodes", "dB")}
 
 
 def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
@@ -30,10 +32,15 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         raise UserError(
             "config.pretrained is empty: latent diffusion needs an autoencoder, as a run's directory or a config"
         )
-    return model.make(config, spec, _codes(stage))
+    return model.make(config, spec, codes(stage))
 
 
-def _codes(stage: Stage) -> model.Domain:
+def codes(stage: Stage) -> model.Domain:
+    """Returns the domain of a first stage's codes.
+
+    Raises:
+      UserError: they are not small pictures of real numbers.
+    """
     code = stage.method.code
     if code is None or code.kind == "integers" or len(code.shape) != 3:
         what = "makes no codes" if code is None else f"makes codes of {code.kind}, {'x'.join(map(str, code.shape))}"
@@ -79,8 +86,5 @@ OPTIONS = ddpm.OPTIONS._replace(
     title="Latent diffusion",
     choices=model.CHOICES,
     moved={},
-    measures={
-        **ddpm.OPTIONS.measures,
-        "psnr": Measure("peak signal-to-noise ratio of images that the first stage encodes and decodes", "dB"),
-    },
+    measures={**ddpm.OPTIONS.measures, **MEASURES},
 )

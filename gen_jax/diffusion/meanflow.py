@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from gen_jax.config import Choice, Config, Options, chosen
-from gen_jax.diffusion import few_steps, model, prediction, solvers, weighting
+from gen_jax.diffusion import few_steps, latent, model, prediction, solvers, weighting
 from gen_jax.diffusion import guidance as guidances
 from gen_jax.diffusion import schedule as schedules
 from gen_jax.diffusion.defaults import diffusion_config
@@ -40,10 +40,11 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     Samplers other than `average` use the network at r = t, where it is an ordinary flow.
 
     Raises:
-      UserError: an invalid value of `config.meanflow`, or `model.make` raises it.
+      UserError: an invalid value of `config.meanflow`, or `latent.codes` or `model.make` raises it.
     """
     _check(config)
-    return model.make(config, spec, model.pixels(spec), objective(process(config.diffusion), config.meanflow))
+    domain = latent.codes(stage) if stage else model.pixels(spec)
+    return model.make(config, spec, domain, objective(process(config.diffusion), config.meanflow))
 
 
 def process(config: Any) -> Process:
@@ -160,8 +161,16 @@ def velocity(
     return jnp.where(broadcast_to_images(drawn.label == guidances.NO_LABEL, v), v, guided)
 
 
-def meanflow_config() -> Config:
-    """Returns `diffusion_config` for MeanFlow, with the paper's values, and one sampling step."""
+def meanflow_config(first_stage: Config | None = None) -> Config:
+    """Returns `diffusion_config` for MeanFlow, with the paper's values, and one sampling step.
+
+    Args:
+      first_stage: the config of an autoencoder, for MeanFlow on its codes instead of pixels.
+
+    Example:
+      >>> meanflow_config().pretrained
+      ''
+    """
     config = diffusion_config("meanflow")
     for key in ("schedule", "prediction", "weighting", "variance", "told"):  # the method has its own
         del config.diffusion[key]
@@ -177,6 +186,7 @@ def meanflow_config() -> Config:
     )
     config.sample.sampler = {"name": "average"}
     config.sample.num_steps = 1
+    config.pretrained = first_stage or ""  # a config, or the directory of a run; "": pixels
     return config
 
 
@@ -186,7 +196,7 @@ OPTIONS = Options(
     CHOICES,
     read_where={"meanflow.guidance": "diffusion.label_drop", "meanflow.guidance_mix": "diffusion.label_drop"},
     shares=("network.dropout", "diffusion.label_drop", "meanflow.guidance_mix"),
-    measures=MEASURES,
+    measures={**MEASURES, **latent.MEASURES},
 )
 
 

@@ -139,6 +139,32 @@ def test_samples_are_decoded_codes():
     np.testing.assert_allclose(samples, expected, atol=1e-5)
 
 
+def test_meanflow_works_on_codes_too(monkeypatch):
+    """Where the average velocity is 0.5 everywhere, a sample in one call is the decoder's image of noise - 0.5."""
+
+    @dataclasses.dataclass
+    class Spanning(Half):
+        def apply(self, variables, x_t, time, span, **more):
+            return super().apply(variables, x_t, time, **more)
+
+        def init(self, key, x, time, span, *, label=None):
+            return super().init(key, x, time)
+
+    monkeypatch.setitem(model.NETWORKS, "half", (Spanning,))
+    config = methods.override(methods.load("latent_mnist:meanflow")[2], ("--config.network=half",))
+    method = methods.make(config, SPEC, stage())
+    state = state_of(method, batch_of(200))
+    keys, label = jax.random.split(jax.random.key(0), 2_000), {"label": jnp.zeros(2_000, jnp.int32)}
+    images = jax.jit(method.sample)(state, keys, label)
+    codes = state.variables["codes"]
+    made = encode(Stage.state(PARAMS), {"image": (images + 1) * 127.5}, None)
+    x0 = np.asarray((made - codes["shift"]) / codes["scale"], np.float64).reshape(-1)  # 32,000 numbers
+    assert x0.mean() == pytest.approx(-0.5, abs=0.03)
+    assert x0.std() == pytest.approx(1, abs=0.02)
+    values = jax.jit(method.evaluate)(state, batch_of(12, seed=4), jax.random.key(2))
+    assert {"loss", "psnr"} <= values.keys()
+
+
 def test_training_changes_neither_the_autoencoder_nor_shift_and_scale():
     method = make("--config.batch_size=16")
     state = before = state_of(method, batch_of(200))
