@@ -120,7 +120,6 @@ class Mirror:
         folders = cache.root() / "remote"
         self.folder = folders / urllib.parse.quote(self.address, safe="")
         self._record = folders / f"{self.folder.name}.json"
-        self._trouble = ""
 
     def fetch(self) -> None:
         """Makes the folder's content that of the address, unless it is the newest state anyway.
@@ -130,9 +129,10 @@ class Mirror:
         """
         with self._told("read"):
             version, recorded = self._version(), self._recorded()["version"]
-            if version == recorded:
+            # Files without a version were copied there by hand, or by a first copy that was cut off.
+            if version == recorded and (version or self._local()):
                 return
-            if not version:
+            if recorded and not version:
                 raise UserError(
                     f"there is no run at {self.address} any more; {self.folder} is the last copy: copy it back, or "
                     "remove it to start a new run"
@@ -147,7 +147,7 @@ class Mirror:
                     if part is None or part["folder"] in whole:
                         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                         self._files.get_file(f"{self._root}/{name}", str(self.folder / name))
-        self._remember(version, self._local() if self.folder.is_dir() else {})
+        self._remember(version, self._local())
 
     def try_to_write(self) -> None:
         """Raises a UserError if the address cannot be written: before training, not after it."""
@@ -166,7 +166,7 @@ class Mirror:
           TakenError: `owned`, and another machine has written to the address.
           UserError: it cannot be written.
         """
-        before, now = self._recorded(), self._local() if self.folder.is_dir() else {}
+        before, now = self._recorded(), self._local()
         copied: dict[str, list[int]] = before["files"]
         changed = sorted((name for name in now if now[name] != copied.get(name)), key=_order)
         gone = sorted(copied.keys() - now.keys(), key=_order, reverse=True) if owned else []
@@ -201,19 +201,20 @@ class Mirror:
         ended, taken = threading.Event(), []
 
         def work() -> None:
+            failing = False
             while not ended.wait(SECONDS):
                 try:
                     self.push()
-                    self._trouble = ""
+                    failing = False
                 except TakenError as error:
                     taken.append(error)
                     _say(str(error))
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
                 except UserError as error:
-                    if not self._trouble:
+                    if not failing:
                         _say(f"{error}; training goes on, and it is tried again")
-                    self._trouble = str(error)
+                    failing = True
 
         thread = threading.Thread(target=work, name="copying", daemon=True)
         thread.start()

@@ -290,6 +290,21 @@ def test_a_run_that_is_gone_at_the_address_is_not_removed_here(on):
     assert content(a)["config"] == b"1"
 
 
+def test_a_run_that_was_copied_to_the_address_by_hand_is_found(on):
+    on("a")
+    files = fsspec.filesystem("memory")
+    for name in ("config.json", "checkpoints/4/arrays", "checkpoints/4/files.json", "checkpoints/5/arrays"):
+        files.pipe_file(f"/bucket/run/{name}", b"x")
+    b = on("b")
+    b.fetch()
+    assert content(b).keys() - {"lock"} == {"config.json", "checkpoints/4/arrays", "checkpoints/4/files.json"}
+    write(b, metrics="1")
+    b.push()
+    c = on("c")
+    c.fetch()
+    assert content(c)["metrics"] == b"1"
+
+
 def test_a_folder_in_use_is_not_replaced(on):
     a = on("a")
     write(a, config="1")

@@ -43,6 +43,8 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
       UserError: an invalid value of `config.meanflow`, or `latent.codes` or `model.make` raises it.
     """
     _check(config)
+    if stage and config.sample.clip:
+        raise UserError("config.sample.clip is true, and codes of a first stage are unbounded: use false")
     domain = latent.codes(stage) if stage else model.pixels(spec)
     return model.make(config, spec, domain, objective(process(config.diffusion), config.meanflow))
 

@@ -163,6 +163,8 @@ def test_meanflow_works_on_codes_too(monkeypatch):
     assert x0.std() == pytest.approx(1, abs=0.02)
     values = jax.jit(method.evaluate)(state, batch_of(12, seed=4), jax.random.key(2))
     assert {"loss", "psnr"} <= values.keys()
+    with pytest.raises(UserError, match="config.sample.clip is true, and codes of a first stage are unbounded"):
+        methods.make(methods.override(config, ("--config.sample.clip=true",)), SPEC, stage())
 
 
 def test_training_changes_neither_the_autoencoder_nor_shift_and_scale():
