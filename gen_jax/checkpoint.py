@@ -38,7 +38,7 @@ from gen_jax.method import State, UserError
 from gen_jax.parallel import from_first_process
 from gen_jax.run import sync_folder, write_json
 
-_LIST = "files.json"
+LIST = "files.json"  # in the folder of a checkpoint, which is incomplete without it
 _LEAVES = "leaves.json"
 _ABOUT = "about.json"
 _NONE, _ALL_DAMAGED = -1, -2  # instead of a step, which is never negative
@@ -210,7 +210,7 @@ class Checkpoints:
     def written(self) -> list[int]:
         """Returns the steps that this class wrote, damaged or not: any other folder with a number for a name is the
         user's."""
-        return [step for step in self._folders() if (self._folder(step) / _LIST).is_file()]
+        return [step for step in self._folders() if (self._folder(step) / LIST).is_file()]
 
     @contextlib.contextmanager
     def _told(self, step: int | None) -> Iterator[None]:
@@ -232,7 +232,7 @@ class Checkpoints:
             raise UserError(f"cannot write the checkpoint {self._folder(step)}: Orbax wrote no {_ARRAYS}/{_MANIFEST}")
         write_json(folder / _LEAVES, leaves)
         write_json(folder / _ABOUT, self._about)
-        write_json(folder / _LIST, _list_files(folder))
+        write_json(folder / LIST, _list_files(folder))
         if self._folder(step).exists():  # without a list, or `forget` would have removed it
             self._set_aside(step, "it is in the way of a new one")
         folder.rename(self._folder(step))
@@ -393,22 +393,22 @@ def _sha256(path: pathlib.Path) -> str:
 
 def _fault(folder: pathlib.Path) -> str | None:
     """Returns how a checkpoint disagrees with its list, or None if it is whole."""
-    name = _LIST
+    name = LIST
     try:
-        listed = json.loads((folder / _LIST).read_text())
+        listed = json.loads((folder / LIST).read_text())
         for name, entry in listed.items():
             size = (folder / name).stat().st_size
             if size != entry["size"]:
                 return f"{name} has {size} bytes instead of {entry['size']}"
             if _sha256(folder / name) != entry["sha256"]:
                 return f"{name} has changed"
-        return None if listed else f"{_LIST} is empty"
+        return None if listed else f"{LIST} is empty"
     except FileNotFoundError:
         return f"{name} is missing"
     except OSError as error:
         return f"{name} cannot be read: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{_LIST} is not valid"
+        return f"{LIST} is not valid"
 
 
 def _reason(error: Exception) -> str:

@@ -26,6 +26,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+from gen_jax.checkpoint import LIST
 from gen_jax.data import cache
 from gen_jax.method import UserError
 from gen_jax.run import Run, legible, write_json
@@ -36,7 +37,6 @@ PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 SECONDS = 10.0  # between two looks for changes
 
 _VERSION = ".version"
-_LIST = "files.json"  # of a checkpoint; without it the checkpoint is not complete
 _CHECKPOINT = re.compile(r"(?P<folder>(.*/)?(checkpoints|best)/\d+)/.+")
 _NOT_COPIED = re.compile(r"(.*/)?(lock|unfinished/.*|\..*\.tmp)")
 
@@ -138,7 +138,7 @@ class Mirror:
                     "remove it to start a new run"
                 )
             names = self._remote()
-            whole = {name.removesuffix(f"/{_LIST}") for name in names if name.endswith(f"/{_LIST}")}
+            whole = {name.removesuffix(f"/{LIST}") for name in names if name.endswith(f"/{LIST}")}
             parts = {name: _CHECKPOINT.fullmatch(name) for name in names}
             with Run(self.folder).lock():
                 self._record.unlink(missing_ok=True)
@@ -287,7 +287,7 @@ def _order(name: str) -> int:
       ['report.html', 'report.json', 'checkpoints/5/a', 'checkpoints/5/files.json']
     """
     if _CHECKPOINT.fullmatch(name):
-        return 3 if name.endswith(f"/{_LIST}") else 2
+        return 3 if name.endswith(f"/{LIST}") else 2
     return int(name.endswith("report.json"))  # it tells that the page beside it is complete
 
 
