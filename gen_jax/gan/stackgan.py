@@ -25,7 +25,7 @@ from gen_jax.gan.defaults import MEASURES
 from gen_jax.gan.game import discriminator_optimizer
 from gen_jax.gan.layers import NORMS
 from gen_jax.gan.losses import softplus
-from gen_jax.gan.text_networks import NETWORKS
+from gen_jax.gan.text_networks import NETWORKS, scaled
 from gen_jax.method import (
     Array,
     Batch,
@@ -194,7 +194,7 @@ def _generate(
 def _condition_of(params: PyTree, text: Array) -> Array:
     """The mean of the condition of a text, which the discriminator is told; its gradient trains no generator."""
     dense = jax.tree.map(jax.lax.stop_gradient, params["augment"]["dense"])
-    return jnp.split(text @ dense["kernel"] + dense["bias"], 2, axis=-1)[0]
+    return jnp.split(scaled(text) @ dense["kernel"] + dense["bias"], 2, axis=-1)[0]
 
 
 def _judge(model: _Model, params: PyTree, state: State, x: Array, c: Array) -> tuple[Array, PyTree]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from gen_jax.gan.layers import NORMS, Upsample, dcgan_init, start_size
-from gen_jax.method import Array, UserError
+from gen_jax.method import Array, Key, UserError
 from gen_jax.nn.conv import Conv
 from gen_jax.nn.gaussian import Gaussian, reparameterise
 from gen_jax.nn.upsampling import UPSAMPLINGS
@@ -22,17 +23,37 @@ SLOPE = 0.2  # of leaky ReLUs
 KERNELS = {how: 4 if how == "transposed" else 3 for how in UPSAMPLINGS}  # a transposed kernel of 3 covers unevenly
 
 
+def scaled(text: Array) -> Array:
+    """Returns embeddings [..., D], each scaled to a root mean square of 1, whatever the scale of the encoder.
+
+    Example:
+      >>> scaled(jnp.array([0.5, -0.5])).round(4).tolist()
+      [1.0, -1.0]
+    """
+    return text * jax.lax.rsqrt(jnp.mean(jnp.square(text), axis=-1, keepdims=True) + 1e-12)
+
+
+def augment_init(key: Key, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    """Returns a kernel [D, 2 D'] that gives means of variance 1 and log variances of 0 for scaled embeddings.
+
+    With the small kernels of the other layers, all texts would start with almost the same condition, of which the noise
+    hides the rest.
+    """
+    mean = jax.random.normal(key, (shape[0], shape[1] // 2), dtype) * shape[0] ** -0.5
+    return jnp.concatenate([mean, jnp.zeros_like(mean)], axis=1)
+
+
 class Augment(nn.Module):
     """Conditioning augmentation: the mean and the log variance of a distribution of conditions.
 
     The layer is linear. The released code has a ReLU behind it, so that no mean is negative and no deviation below 1.
+    Embeddings are scaled first.
 
     Attributes:
       condition_dim: of c.
       dtype: of the computation.
 
     Example:
-      >>> import jax
       >>> mean, log_var = Augment(3).init_with_output(jax.random.key(0), jnp.ones((2, 5)))[0]
       >>> mean.shape, log_var.shape
       ((2, 3), (2, 3))
@@ -44,8 +65,8 @@ class Augment(nn.Module):
     @nn.compact
     def __call__(self, text: Array) -> tuple[Array, Array]:
         """Returns f32 [B, D'] each, for `text` [B, D]."""
-        dense = nn.Dense(2 * self.condition_dim, kernel_init=dcgan_init, dtype=self.dtype, name="dense")
-        mean, log_var = jnp.split(dense(text).astype(jnp.float32), 2, axis=-1)
+        dense = nn.Dense(2 * self.condition_dim, kernel_init=augment_init, dtype=self.dtype, name="dense")
+        mean, log_var = jnp.split(dense(scaled(text)).astype(jnp.float32), 2, axis=-1)
         return mean, log_var
 
 
@@ -76,7 +97,6 @@ class FirstGenerator(nn.Module):
       dtype: of the computation.
 
     Example:
-      >>> import jax
       >>> generator, key = FirstGenerator((16, 16, 3), width=4, levels=2, condition_dim=2), jax.random.key(0)
       >>> x, mean, _ = jax.eval_shape(generator.init_with_output, key, *(jnp.ones((2, n)) for n in (3, 5, 2)), None)[0]
       >>> x.shape, mean.shape
@@ -192,7 +212,6 @@ class TextDiscriminator(nn.Module):
       dtype: of the computation.
 
     Example:
-      >>> import jax
       >>> discriminator = TextDiscriminator(discriminator_width=4, discriminator_levels=2)
       >>> x, c = jnp.ones((2, 16, 16, 3)), jnp.ones((2, 5))
       >>> jax.eval_shape(discriminator.init_with_output, jax.random.key(0), x, c)[0].shape

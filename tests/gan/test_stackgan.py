@@ -155,6 +155,15 @@ def test_the_mean_of_the_generator_is_what_the_discriminator_is_told():
     np.testing.assert_allclose(stackgan._condition_of({"augment": params}, text), mean, atol=1e-6)
 
 
+def test_texts_start_with_conditions_that_noise_does_not_hide():
+    directions = jax.random.normal(jax.random.key(0), (64, 384))
+    texts = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)  # of length 1, as encoders give them
+    for scale in (0.1, 1.0, 30.0):
+        (mean, log_var), _ = text_networks.Augment(128).init_with_output(jax.random.key(1), scale * texts)
+        np.testing.assert_allclose(jnp.var(mean), 1.0, rtol=0.05)
+        assert not log_var.any()
+
+
 def test_a_second_stage_keeps_its_first_one_frozen():
     first = config_of()
     stage = methods.make_stage(first, SPEC)
