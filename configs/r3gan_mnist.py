@@ -18,8 +18,15 @@ def get_config(variant: str = "") -> Config:
     config = r3gan_config()
     config.data.name = "mnist"
     config.batch_size = 16
-    config.num_steps = 20_000
-    config.gan.penalty.weight = 1.0  # at the start; 0.1 after the burn-in
+    config.num_steps = 6_000
+    config.eval_every = 500
+    config.checkpoint_every = 500
+    config.optimizer.learning_rate = 3e-3
+    config.discriminator_optimizer.learning_rate = 3e-3
+    config.gan.burn_in.share = 1.0
+    config.gan.burn_in.learning_rate = 0.1
+    config.gan.burn_in.penalty = 1.0
+    config.gan.penalty.weight = 10.0
     config.gan.conditional = True
     config.network = ConfigDict(
         {

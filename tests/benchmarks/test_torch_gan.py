@@ -1,4 +1,4 @@
-"""The PyTorch peer of the GAN's benchmark is the same pair of networks, trained by the same steps, number by number."""
+"""The PyTorch peers of the GANs' benchmarks are the same networks, trained by the same steps, number by number."""
 
 import functools
 
@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is in the extra bench")
 
 from clu.parameter_overview import count_parameters  # noqa: E402
 
-from benchmarks import torch_gan  # noqa: E402  after the skip
+from benchmarks import torch_gan, torch_r3gan  # noqa: E402  after the skip
 from benchmarks.torch_vae import LAYOUTS, copy_parameters, from_peer, to_peer  # noqa: E402
 from gen_jax import methods  # noqa: E402
 from gen_jax.gan import networks  # noqa: E402
@@ -30,6 +30,7 @@ FIELDS = {
     "radford": CATS | {"generator_kernel": 5, "kernel": 5, "norm_first": False, "end_bias": True},
     "plain": CATS | {"generator_norm": "none", "norm": "none"},
 }
+R3GAN = {"name": "r3gan", "widths": (8, 8, 4), "blocks": 2, "cardinality": 2, "expansion": 2, "embedding_dim": 64}
 
 
 def moved(params, rng):
@@ -99,6 +100,56 @@ def test_steps_from_the_same_noise_and_images_give_the_same_networks(layout):
         for name, kept in variables["batch_stats"].items():  # PyTorch's variances are the unbiased ones
             mean = network.get_submodule(name).running_mean.numpy()
             np.testing.assert_allclose(mean, kept["mean"], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_r3gan_of_the_same_parameters_gives_the_same_outputs(layout):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(4, LATENTS)).astype(np.float32)
+    image = rng.uniform(-1, 1, (4, *SHAPE)).astype(np.float32)
+    inputs, params, outputs = {"generator": z, "discriminator": image}, {}, {}
+    for name, network in zip(inputs, networks.make(R3GAN, SHAPE, 0, 0, 1, jnp.float32), strict=True):
+        params[name] = moved(jax.jit(network.init)(jax.random.key(0), inputs[name])["params"], rng)
+        apply = jax.jit(functools.partial(network.apply, train=True))
+        outputs[name] = apply({"params": params[name]}, inputs[name])
+    peer = torch_r3gan.make(R3GAN, SHAPE, LATENTS, layout)
+    torch_r3gan.copy_parameters(params, peer)
+    with torch.no_grad():
+        made, judged = peer.generator(torch.from_numpy(z)), peer.discriminator(to_peer(image, layout))
+    np.testing.assert_allclose(from_peer(made), outputs["generator"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(judged[:, 0].numpy(), outputs["discriminator"], rtol=1e-4, atol=1e-5)
+
+
+def test_r3gan_trained_from_the_same_noise_and_images_is_the_same():
+    config = gan_config(learning_rate=0.02, discriminator_rate=0.01)
+    config.network, config.gan.latents, config.gan.loss = ConfigDict(R3GAN), LATENTS, "relativistic"
+    config.gan.penalty = ConfigDict({"name": "r1_r2", "weight": 0.5, "every": 1})
+    config.optimizer.eps = 0.01  # Adam's own eps lets a gradient's rounding decide the sign of an early step
+    rng = np.random.default_rng(1)
+    method = methods.make(config, SPEC)
+    state = jax.jit(method.init)(jax.random.key(0), {}, {})
+    state = state.replace(params=moved(state.params, rng))
+    peer = torch_r3gan.make(config.network, SHAPE, LATENTS, "channels_last")
+    torch_r3gan.copy_parameters(state.params, peer)
+    average = torch_gan.make_average(config, peer)
+    step, train = jax.jit(method.step), torch_r3gan.make_step(config, peer, average)
+
+    for _ in range(3):
+        batch = {"image": rng.integers(0, 256, (4, *SHAPE)).astype(np.uint8), "index": np.arange(4, dtype=np.int32)}
+        z = noise_of(state, batch["index"])
+        real = np.asarray(to_model(batch["image"], SPEC.value_range))
+        losses = train(to_peer(real, "channels_last"), torch.from_numpy(z))
+        state, scalars = step(state, batch)
+        ours = [float(scalars["discriminator_loss"]), float(scalars["generator_loss"])]
+        np.testing.assert_allclose(losses, ours, rtol=1e-4)
+
+    expected = torch_r3gan.make(config.network, SHAPE, LATENTS, "channels_last")
+    torch_r3gan.copy_parameters(state.params, expected)
+    assert_same(peer, expected)
+    torch_r3gan.copy_parameters(
+        {"generator": state.ema["generator"]}, torch.nn.ModuleDict({"generator": expected.generator})
+    )
+    assert_same(average.module, expected.generator)
 
 
 def noise_of(state, index):

@@ -14,6 +14,7 @@ from experiments import (
     codes,
     guidance,
     latents,
+    modern_gan,
     paths,
     photographs,
     predictions,
@@ -34,8 +35,8 @@ from gen_jax.method import DataSpec, Feature, UserError, labelled
 from gen_jax.run import Run
 
 MODULES = (
-    acgan, acgan_sweep, captions, codes, guidance, latents, paths, photographs, predictions, priors,
-    removed_convolution, schedules, stacked, steps, trilemma, zero_snr,
+    acgan, acgan_sweep, captions, codes, guidance, latents, modern_gan, paths, photographs, predictions,
+    priors, removed_convolution, schedules, stacked, steps, trilemma, zero_snr,
 )  # fmt: skip
 EXPERIMENTS = [each.ABLATION for each in MODULES]
 SPECS = {
