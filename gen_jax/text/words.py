@@ -1,9 +1,8 @@
-"""An encoder without weights: which words a text has, and which words follow each other."""
+"""An encoder without weights: which words a text has, and which words stand near each other."""
 
 from __future__ import annotations
 
 import collections
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -15,28 +14,46 @@ from gen_jax.text.encoder import Encoder, Given
 LEAST = 2  # times that a pair of words occurs in the training captions, to be counted
 
 
-def make(given: Given, most: int = 512) -> Encoder:
+def make(given: Given, most: int = 512, reach: int = 1) -> Encoder:
     """Returns the encoder of the words of a set's training captions.
 
     Args:
       given: the data set.
       most: pairs of words, the most common ones.
+      reach: of a pair: 1 for neighbours, n for words with up to n - 1 others in between. With a reach of a whole clause
+        the pairs tell which words belong to the same thing.
+
+    Raises:
+      UserError: a value out of its range.
     """
+    if most < 0 or reach < 1:
+        raise UserError(
+            f"config.data.text.most is {most} and reach {reach}: the first must not be negative, the other at least 1"
+        )
     words: collections.Counter[str] = collections.Counter()
     for captions in given.data.captions["train"]:
         for caption in captions:
-            words.update(_parts(caption))
+            words.update(_parts(caption, reach))
     single = sorted(word for word in words if " " not in word)
     pairs = [pair for pair, count in words.most_common() if " " in pair and count >= LEAST][:most]
-    return Encoder("words", len(single) + len(pairs), {}, {"words": [*single, *sorted(pairs)]})
+    facts = {"words": [*single, *sorted(pairs)]} | ({"reach": reach} if reach > 1 else {})  # 1: as in older runs
+    return Encoder("words", len(single) + len(pairs), {}, facts)
 
 
-def _parts(text: str) -> Iterator[str]:
-    """The words, and the pairs of words with no punctuation in between."""
-    for clause in re.split(r"[^\w\s]", text.lower()):
-        words = clause.split()
+def _parts(text: str, reach: int) -> Iterator[str]:
+    """The words, and the pairs of words of a clause.
+
+    Clauses end at punctuation. With a reach above 1 they also end at "and", on whose two sides are different things.
+
+    Example:
+      >>> list(_parts("A red star and a disc", 2))
+      ['a', 'red', 'star', 'a red', 'a star', 'red star', 'and', 'a', 'disc', 'a disc']
+    """
+    for clause in re.split(r"[^\w\s]|(\band\b)" if reach > 1 else r"[^\w\s]", text.lower()):
+        words = (clause or "").split()
         yield from words
-        yield from (" ".join(pair) for pair in itertools.pairwise(words))
+        for place, word in enumerate(words):
+            yield from (f"{word} {other}" for other in words[place + 1 : place + 1 + reach])
 
 
 def encode(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
@@ -54,9 +71,10 @@ def encode(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
       gen_jax.method.UserError: the text 'a red star' has the word 'a', which no training caption has
     """
     number = {part: i for i, part in enumerate(encoder.facts["words"])}
+    reach = encoder.facts.get("reach", 1)
     embeddings = np.zeros((len(texts), encoder.size), np.float32)
     for row, text in zip(embeddings, texts, strict=True):
-        for part in _parts(text):
+        for part in _parts(text, reach):
             if part in number:
                 row[number[part]] += 1
             elif " " not in part:

@@ -42,6 +42,33 @@ def test_the_most_common_pairs_are_kept():
     assert [part for part in words.make(given).facts["words"] if " " in part] == ["a red", "red box", "red star"]
 
 
+def test_pairs_reach_as_far_as_asked_but_not_into_the_next_clause():
+    texts = ["a red star at the top and a blue disc, on the left", "a blue star at the top and a red disc, on the left"]
+    given = Given(dataclasses.replace(made_up(), captions={"train": [texts, texts]}))
+    far = words.make(given, reach=8)
+    pairs = {part for part in far.facts["words"] if " " in part}
+    assert {"red top", "star top", "a top", "blue disc", "on left"} <= pairs
+    assert not {"red and", "top blue", "star disc", "disc on", "disc left"} & pairs
+    assert "a the" in pairs
+    near = words.make(given, reach=3)
+    assert "red the" in near.facts["words"]
+    assert "red top" not in near.facts["words"]  # the fourth word behind it
+    one, other = far.encode(texts)
+    assert one[far.facts["words"].index("red top")] == 1
+    assert other[far.facts["words"].index("red top")] == 0
+
+
+def test_without_a_reach_the_encoder_is_that_of_older_runs():
+    by = words.make(Given(made_up()))
+    assert by.digest == Encoder("words", by.size, {}, {"words": by.facts["words"]}).digest
+
+
+def test_a_number_of_pairs_below_zero_and_a_reach_below_one_are_refused():
+    for value in ({"most": -1}, {"reach": 0}):
+        with pytest.raises(UserError, match="at least 1"):
+            words.make(Given(made_up()), **value)
+
+
 @pytest.mark.parametrize(
     "by", [words.make(Given(made_up())), Encoder("char_cnn_rnn", 4, {"x": np.ones(2)}, {"right": 1})]
 )
