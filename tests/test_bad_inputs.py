@@ -145,7 +145,7 @@ NO_START = {
     f"{R3GAN} --config.gan.burn_in=cosin": "did you mean cosine?",
     f"{R3GAN} --config.gan.burn_in.share=0": "(0, 1]",
     f"{R3GAN} --config.gan.burn_in.b2=1": "[0, 1)",
-    f"{R3GAN} --config.gan.penalty=none": "no penalty to weaken",
+    f"{R3GAN} --config.gan.penalty=none --config.gan.burn_in.penalty=0.1": "no penalty to weaken",
     f"{R3GAN} --config.optimizer=sgd": "which moves b2",
     f"{R3GAN} --config.sample.truncation=-1": "or 0 for none",
     STACKGAN: "has no captions",
