@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> Config:
     config.gan.burn_in.share = 1.0
     config.gan.burn_in.learning_rate = 0.1
     config.gan.burn_in.penalty = 1.0
-    config.gan.penalty.weight = 10.0
+    config.gan.penalty.weight = 1.0
     config.gan.conditional = True
     config.network = ConfigDict(
         {

@@ -24,7 +24,11 @@ NUM_STEPS = {"dcgan": 17_600, "wgan_gp": 3_700, "r3gan": 6_000}  # of 39, 188 an
 SEEDS = {"dcgan": 1, "wgan_gp": 1}
 NAMES = {"DCGAN": "dcgan", "WGAN-GP": "wgan_gp", "R3GAN": "r3gan"}
 HALVED = ("--config.network.generator_channels=(64,32)", "--config.network.channels=(32,64)")
-WORDS = {"dcgan": HALVED, "wgan_gp": HALVED, "r3gan": ("--config.gan.conditional=false",)}  # stacked digits: no labels
+WORDS = {
+    "dcgan": HALVED,
+    "wgan_gp": HALVED,
+    "r3gan": ("--config.gan.conditional=false", "--config.gan.penalty.weight=10"),  # stacked digits: no labels
+}
 
 
 def measure(samples: judges.Samples, data: dataset.Dataset, config: Any) -> tuple[Values, Values]:
