@@ -120,6 +120,17 @@ def make_average(config: Any, network: GAN) -> AveragedModel:
     return AveragedModel(network.generator, multi_avg_fn=renew, use_buffers=True)
 
 
+def make_optimizers(config: Any, network: Any) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Returns Adam for the generator and for the discriminator of a pair."""
+    c = config.optimizer
+    rates = (c.learning_rate, config.discriminator_optimizer.learning_rate)
+    first, second = (
+        torch.optim.Adam(player.parameters(), rate, (c.b1, c.b2), c.eps, fused=True)
+        for player, rate in zip((network.generator, network.discriminator), rates, strict=True)
+    )
+    return first, second
+
+
 def make_step(
     config: Any, network: GAN, average: AveragedModel, forward: tuple[Player, Player] | None = None
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -130,14 +141,10 @@ def make_step(
     As in gen_jax.gan.game: one forward pass of the generator, whose images the discriminator evaluates separately from
     the real ones, and once more after its own update; running averages are those of real images.
     """
-    generator, discriminator, c = network.generator, network.discriminator, config.optimizer
+    generator, discriminator = network.generator, network.discriminator
     generate, judge = forward or (generator, discriminator)
 
-    def adam(player: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam(player.parameters(), learning_rate, (c.b1, c.b2), c.eps, fused=True)
-
-    optimize_generator = adam(generator, c.learning_rate)
-    optimize_discriminator = adam(discriminator, config.discriminator_optimizer.learning_rate)
+    optimize_generator, optimize_discriminator = make_optimizers(config, network)
 
     def train_discriminator(real: Tensor, fake: Tensor) -> Tensor:
         real_logits = judge(real)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.peer import fields_of
+from benchmarks.torch_gan import make_optimizers
 from benchmarks.torch_vae import LAYOUTS
 from gen_jax.gan.defaults import CHOICES
 
@@ -157,14 +158,10 @@ def make_step(config: Any, network: GAN, average: AveragedModel) -> Callable[[Te
 
     One forward pass of the discriminator for real and one for generated images serves the loss and the penalty.
     """
-    generator, discriminator, c = network.generator, network.discriminator, config.optimizer
+    generator, discriminator = network.generator, network.discriminator
     weight = config.gan.penalty.weight
 
-    def adam(player: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam(player.parameters(), learning_rate, (c.b1, c.b2), c.eps, fused=True)
-
-    optimize_generator = adam(generator, c.learning_rate)
-    optimize_discriminator = adam(discriminator, config.discriminator_optimizer.learning_rate)
+    optimize_generator, optimize_discriminator = make_optimizers(config, network)
 
     def judged(images: Tensor) -> tuple[Tensor, Tensor]:
         images = images.detach().requires_grad_()
