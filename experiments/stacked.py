@@ -20,7 +20,7 @@ from gen_jax.data import dataset
 from gen_jax.figures.markup import number
 
 CONFIGS = {"dcgan": "dcgan_mnist.py", "wgan_gp": "wgan_gp_mnist.py", "r3gan": "r3gan_mnist.py"}
-NUM_STEPS = {"dcgan": 17_600, "wgan_gp": 3_700, "r3gan": 6_000}  # of 39, 188 and 116 ms on one core: equal minutes
+NUM_STEPS = {"dcgan": 44_600, "wgan_gp": 9_250, "r3gan": 15_000}  # of 39, 188 and 116 ms on one core: equal minutes
 SEEDS = {"dcgan": 1, "wgan_gp": 1}
 NAMES = {"DCGAN": "dcgan", "WGAN-GP": "wgan_gp", "R3GAN": "r3gan"}
 HALVED = ("--config.network.generator_channels=(64,32)", "--config.network.channels=(32,64)")
