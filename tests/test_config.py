@@ -576,7 +576,7 @@ READ_WITH = {
     "gan.burn_in.b2": ("cosine",),
     "data.text.most": ("words",),
     "data.text.reach": ("words",),
-    "data.text.size": ("char_cnn_rnn",),
+    "data.text.size": ("words", "char_cnn_rnn", "sentence"),
     "data.text.num_steps": ("char_cnn_rnn",),
     "data.text.path": ("sentence", "file"),
     "superres.content.channels": ("features",),

@@ -26,6 +26,7 @@ KINDS = {
     "sentence": "gen_jax.text.sentence",
     "file": "gen_jax.text.by_file",
 }
+MEAN, DIRECTIONS = "agreement/mean", "agreement/directions"  # arrays [D] and [D, size], if an encoder has them
 
 
 class Encoder(NamedTuple):
@@ -49,7 +50,8 @@ class Encoder(NamedTuple):
         Raises:
           UserError: a text that the encoder cannot read; it names the first word or character that is unknown.
         """
-        return importlib.import_module(KINDS[self.kind]).encode(self, list(texts))
+        found = importlib.import_module(KINDS[self.kind]).encode(self, list(texts))
+        return (found - self.arrays[MEAN]) @ self.arrays[DIRECTIONS] if MEAN in self.arrays else found
 
     @property
     def digest(self) -> str:

