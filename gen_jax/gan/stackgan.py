@@ -5,6 +5,11 @@ and the text. A discriminator sees real pictures with their texts, real pictures
 The wrong text is that of the example before in the batch; where that is the same text, the generated picture counts in
 its place.
 
+With `stackgan.reading_weight` above 0, the discriminator also learns to read from a real picture what its captions say
+together, as an embedding, and the generator, to make pictures of which the right one is read: the auxiliary task of
+AC-GAN (Odena et al. 2017), with embeddings in place of classes. A wrong text is almost always wrong about the easiest
+thing, such as a place, so telling it from the right one takes no more than that; reading takes everything.
+
 Departures from the released code: conditioning augmentation is linear (see `Augment`); a frozen first stage uses its
 averaged weights and running statistics; the mean over the captions of a picture is not taken, one is drawn.
 """
@@ -25,7 +30,7 @@ from gen_jax.gan.defaults import MEASURES
 from gen_jax.gan.game import discriminator_optimizer
 from gen_jax.gan.layers import NORMS
 from gen_jax.gan.losses import softplus
-from gen_jax.gan.text_networks import NETWORKS, scaled
+from gen_jax.gan.text_networks import NETWORKS, Verdict, scaled
 from gen_jax.method import (
     Array,
     Batch,
@@ -50,7 +55,7 @@ from gen_jax.nn.upsampling import UPSAMPLINGS
 from gen_jax.text.texts import FEATURE, TEXT
 
 NUM_SHOWN, NUM_TRIES = 6, 6
-CHOICES = {"network": Choice(NETWORKS, ("image_shape", "dtype")), "data.text": TEXT}
+CHOICES = {"network": Choice(NETWORKS, ("image_shape", "dtype", "reads")), "data.text": TEXT}
 
 
 def stackgan_config() -> Config:
@@ -72,6 +77,7 @@ def stackgan_config() -> Config:
         {
             "latents": 100,
             "kl_weight": 2.0,  # of KL(conditions || standard normal), a mean over their dimensions
+            "reading_weight": 0.0,  # of the error of the embeddings that the discriminator reads; 0: as published
         }
     )
     config.sample.text_noise = 1.0  # standard deviations of conditioning noise; 0: one text always gives one condition
@@ -86,6 +92,10 @@ OPTIONS = Options(
         **{name: MEASURES[name] for name in ("real_score", "fake_score", "grad_norm", "discriminator_grad_norm")},
         "wrong_score": Measure("score of real images with wrong texts", chart=MEASURES["real_score"].chart),
         "kl": Measure("KL of the conditions, per dimension", "nats"),
+        **{
+            f"{whose}_reading_error": Measure(f"error of texts read from {whose} images", chart="Error of texts read")
+            for whose in ("real", "fake")
+        },
     },
     same_images=False,
 )
@@ -120,8 +130,12 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
     """
     _check(config, spec, stage)
     generator, discriminator = modules_of(
-        config.network, NETWORKS, {"image_shape": spec.image_shape, "dtype": jnp.dtype(config.compute_dtype)}
-    )
+        config.network, NETWORKS,
+        {
+            "image_shape": spec.image_shape, "dtype": jnp.dtype(config.compute_dtype),
+            "reads": spec.features[FEATURE].given[-1] if config.stackgan.reading_weight else 0,
+        },
+    )  # fmt: skip
     model = _Model(
         config, spec, generator, discriminator, stage,
         optimizer.make(config.optimizer, config.num_steps, config.ema),
@@ -197,8 +211,8 @@ def _condition_of(params: PyTree, text: Array) -> Array:
     return jnp.split(scaled(text) @ dense["kernel"] + dense["bias"], 2, axis=-1)[0]
 
 
-def _judge(model: _Model, params: PyTree, state: State, x: Array, c: Array) -> tuple[Array, PyTree]:
-    """The discriminator's logits in training, and its updated running averages."""
+def _judge(model: _Model, params: PyTree, state: State, x: Array, c: Array) -> tuple[Verdict, PyTree]:
+    """What the discriminator says in training, and its updated running averages."""
     variables = {"params": params, **state.variables["discriminator"]}
     return model.discriminator.apply(variables, x, c, train=True, mutable=["batch_stats"])
 
@@ -228,13 +242,37 @@ def divergence(mean: Array, log_var: Array) -> Array:
     return jnp.mean(kl_to_standard_normal(Gaussian(mean, log_var)), axis=-1)
 
 
+def together(every: Array) -> Array:
+    """Returns what all captions of a picture say together, f32 [..., D], of their embeddings [..., K, D].
+
+    Example:
+      >>> together(jnp.array([[2.0, 0.0], [0.0, 5.0]])).round(4).tolist()
+      [1.0, 1.0]
+    """
+    return scaled(jnp.mean(scaled(every), axis=-2))
+
+
+def _reading_errors(right: Array, **verdicts: Verdict) -> dict[str, Array]:
+    """The mean squared errors of the embeddings that were read, f32 [B] by their names, if the discriminator reads.
+
+    Args:
+      right: what should be read, f32 [B, D].
+      **verdicts: by whose pictures they are of.
+    """
+    return {
+        f"{whose}_reading_error": jnp.mean(jnp.square(verdict.reading - right), axis=-1)
+        for whose, verdict in verdicts.items()
+        if verdict.reading is not None
+    }
+
+
 def _told(model: _Model, batch: Batch, key: Key) -> Batch:
-    """A batch with one caption of each picture, as `text` f32 [B, D], and a wrong one, as `wrong`."""
+    """A batch with one caption of each picture, as `text` f32 [B, D], a wrong one, `wrong`, and all, `together`."""
     lead = int(model.config.accumulate > 1)
     index, every = batch["index"], batch[FEATURE]  # [B, K, D], or with another axis in front
     number = draw(key, index.ravel(), lambda k: jax.random.randint(k, (), 0, every.shape[-2])).reshape(index.shape)
     text = jnp.take_along_axis(every, number[..., None, None], axis=-2)[..., 0, :]
-    return {**batch, FEATURE: text, "wrong": parallel.previous_rows(text, lead)}
+    return {**batch, FEATURE: text, "wrong": parallel.previous_rows(text, lead), "together": together(every)}
 
 
 def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
@@ -253,13 +291,15 @@ def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
         real, variables = _judge(model, params, state, real_of(batch), told)
         wrong, _ = _judge(model, params, state, real_of(batch), other)
         fakes, _ = _judge(model, params, state, fake, told)
-        wrong = jnp.where(jnp.any(batch["wrong"] != batch[FEATURE], axis=-1), wrong, fakes)
-        loss = jnp.mean(discriminator_loss(real, wrong, fakes))
-        scores = {"real_score": real, "wrong_score": wrong, "fake_score": fakes}
+        not_right = jnp.where(jnp.any(batch["wrong"] != batch[FEATURE], axis=-1), wrong.logits, fakes.logits)
+        loss = jnp.mean(discriminator_loss(real.logits, not_right, fakes.logits))
+        scores = {"real_score": real.logits, "wrong_score": not_right, "fake_score": fakes.logits}
         scores = {name: jnp.mean(jax.nn.sigmoid(logits)) for name, logits in scores.items()}
-        return loss, ({"loss": loss, "discriminator_loss": loss} | scores, variables)
+        errors = jax.tree.map(jnp.mean, _reading_errors(batch["together"], real=real))
+        whole = loss + weight * sum(errors.values())
+        return whole, ({"loss": loss, "discriminator_loss": loss} | scores | errors, variables)
 
-    pieces = model.config.accumulate
+    pieces, weight = model.config.accumulate, model.config.stackgan.reading_weight
     params = state.params["discriminator"]
     (scalars, variables), grads = optimizer.value_and_grad(of_discriminator, params, batch, pieces)
     state, norms = model.optimize_discriminator.apply(state, "discriminator", grads)
@@ -270,8 +310,10 @@ def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
         (fake, mean, log_var), variables = _generate(model, params, state, batch, noise)
         told = _condition_of(params, batch[FEATURE])
         fakes, _ = _judge(model, state.params["discriminator"], state, fake, told)
-        loss, kl = jnp.mean(softplus(-fakes)), jnp.mean(divergence(mean, log_var))
-        return loss + model.config.stackgan.kl_weight * kl, ({"generator_loss": loss, "kl": kl}, variables)
+        loss, kl = jnp.mean(softplus(-fakes.logits)), jnp.mean(divergence(mean, log_var))
+        errors = jax.tree.map(jnp.mean, _reading_errors(batch["together"], fake=fakes))
+        whole = loss + model.config.stackgan.kl_weight * kl + weight * sum(errors.values())
+        return whole, ({"generator_loss": loss, "kl": kl} | errors, variables)
 
     (more, variables), grads = optimizer.value_and_grad(of_generator, state.params["generator"], batch, pieces)
     scalars = scalars | more | {"discriminator_grad_norm": norms["grad_norm"]}
@@ -305,10 +347,11 @@ def _evaluate(model: _Model, state: State, batch: Batch, key: Key) -> Scalars:
     told = _condition_of(state.ema["generator"], text)
     reals, fakes = (model.discriminator.apply(variables, x, told) for x in (real, fake))
     return {
-        "loss": discriminator_loss(reals, fakes, fakes),  # an example alone has no wrong text
-        "real_score": jax.nn.sigmoid(reals),
-        "fake_score": jax.nn.sigmoid(fakes),
+        "loss": discriminator_loss(reals.logits, fakes.logits, fakes.logits),  # an example alone has no wrong text
+        "real_score": jax.nn.sigmoid(reals.logits),
+        "fake_score": jax.nn.sigmoid(fakes.logits),
         "kl": divergence(mean, log_var),
+        **_reading_errors(together(batch[FEATURE]), real=reals, fake=fakes),
     }
 
 
@@ -378,10 +421,11 @@ def _check(config: Any, spec: DataSpec, stage: Stage | None) -> None:
         )
     for key, table in (("upsampling", UPSAMPLINGS), ("norm", NORMS), ("generator_norm", NORMS)):
         require_choice(f"network.{key}", config.network[key], table)
-    if c.latents < 1 or c.kl_weight < 0 or config.sample.text_noise < 0:
+    if c.latents < 1 or min(c.kl_weight, c.reading_weight, config.sample.text_noise) < 0:
         raise UserError(
-            f"config.stackgan.latents is {c.latents}, kl_weight {c.kl_weight:g} and config.sample.text_noise "
-            f"{config.sample.text_noise:g}: the first must be at least 1, the others not negative"
+            f"config.stackgan.latents is {c.latents}, kl_weight {c.kl_weight:g}, reading_weight {c.reading_weight:g} "
+            f"and config.sample.text_noise {config.sample.text_noise:g}: the first must be at least 1, the others not "
+            "negative"
         )
     if config.accumulate > 1 and "batch" in (config.network.norm, config.network.generator_norm):
         raise UserError(

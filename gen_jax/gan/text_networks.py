@@ -2,12 +2,12 @@
 
 Both generators start from conditioning augmentation, c = mean + standard deviation * eps. The first makes a small
 picture of z and c, the second a larger one of that picture and c. The discriminator of both compares the features of a
-picture with the mean of c.
+picture with the mean of c; it may also read the text's embedding from them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -202,19 +202,27 @@ def beside(h: Array, c: Array) -> Array:
     )
 
 
+class Verdict(NamedTuple):
+    """What a discriminator says of pictures."""
+
+    logits: Array  # f32 [B]: are they real, and do they show their texts?
+    reading: Array | None = None  # f32 [B, D], the scaled embeddings that it reads from them, if it reads
+
+
 class TextDiscriminator(nn.Module):
-    """Maps a picture and a condition to a logit: is it real, and does it show the text?
+    """Maps a picture and a condition to a logit, and, if it reads, a picture to the embedding of its text.
 
     Attributes:
       discriminator_width: channels of the first convolution; they double at each, up to 8 times as many at the end.
       discriminator_levels: times that the size halves.
       norm: a key of NORMS.
       dtype: of the computation.
+      reads: numbers of an embedding, D; 0: it does not read.
 
     Example:
       >>> discriminator = TextDiscriminator(discriminator_width=4, discriminator_levels=2)
       >>> x, c = jnp.ones((2, 16, 16, 3)), jnp.ones((2, 5))
-      >>> jax.eval_shape(discriminator.init_with_output, jax.random.key(0), x, c)[0].shape
+      >>> jax.eval_shape(discriminator.init_with_output, jax.random.key(0), x, c)[0].logits.shape
       (2,)
     """
 
@@ -222,10 +230,11 @@ class TextDiscriminator(nn.Module):
     discriminator_levels: int = 4
     norm: str = "batch"
     dtype: Any = jnp.float32
+    reads: int = 0
 
     @nn.compact
-    def __call__(self, x: Array, c: Array, *, train: bool = False) -> Array:
-        """Returns logits f32 [B] of pictures [B, H, W, C] and conditions [B, D']."""
+    def __call__(self, x: Array, c: Array, *, train: bool = False) -> Verdict:
+        """Takes pictures [B, H, W, C] and conditions [B, D']."""
 
         def layer(features: int, kernel: int, stride: int, name: str, h: Array, is_normed: bool = True) -> Array:
             size, strides = (kernel, kernel), (stride, stride)
@@ -240,9 +249,12 @@ class TextDiscriminator(nn.Module):
             h = layer(self.discriminator_width << number, 4, 2, f"down_{number}", h, number > 0)
         while h.shape[-1] > 8 * self.discriminator_width:
             h = layer(h.shape[-1] // 2, 3, 1, f"narrow_{h.shape[-1] // 2}", h)
+        reading = None
+        if self.reads:
+            reading = nn.Dense(self.reads, dtype=self.dtype, name="read")(h.reshape(len(h), -1)).astype(jnp.float32)
         h = layer(max(h.shape[-1], self.discriminator_width), 3, 1, "join", beside(h, c))
         logits = nn.Dense(1, kernel_init=dcgan_init, dtype=self.dtype, name="out")(h.reshape(len(h), -1))
-        return logits[:, 0].astype(jnp.float32)
+        return Verdict(logits[:, 0].astype(jnp.float32), reading)
 
 
 NETWORKS = {

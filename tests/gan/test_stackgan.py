@@ -108,7 +108,7 @@ def test_the_pass_of_wrong_captions_sees_wrong_captions(monkeypatch):
 
     def judge(model, params, state, x, c):
         seen.append(c)
-        return jnp.sum(c, axis=-1), {}
+        return text_networks.Verdict(jnp.sum(c, axis=-1)), {}
 
     monkeypatch.setattr(stackgan, "_judge", judge)
     method, _ = small_method("--config.network.norm=rms", "--config.network.generator_norm=rms")
@@ -129,8 +129,9 @@ def test_the_pass_of_wrong_captions_sees_wrong_captions(monkeypatch):
 
 
 def test_the_same_caption_is_not_a_wrong_one(monkeypatch):
+    # Of right, wrong and generated pairs, and for the generator.
     logits = iter([jnp.zeros(4), jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.full(4, -1.0), jnp.zeros(4)])
-    monkeypatch.setattr(stackgan, "_judge", lambda *_: (next(logits), {}))  # right, wrong, generated; the generator's
+    monkeypatch.setattr(stackgan, "_judge", lambda *_: (text_networks.Verdict(next(logits)), {}))
     method, _ = small_method("--config.network.norm=rms", "--config.network.generator_norm=rms")
     text = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0, 1.0])[:, None, None], (4, 2, 5))  # rows 1 and 3 as those before
     batch = {"image": jnp.zeros((4, 8, 8, 1), jnp.uint8), "index": jnp.arange(4), "text": text}
@@ -180,6 +181,49 @@ def test_a_second_stage_keeps_its_first_one_frozen():
     assert jax.eval_shape(method.sample, state, keys, {"text": text}).shape == (3, 256, 256, 3)
 
 
+def test_a_text_is_read_from_the_picture_and_not_from_the_condition():
+    network = text_networks.TextDiscriminator(4, 2, "none", reads=7)
+    x, c = jax.random.normal(jax.random.key(0), (2, 16, 16, 3)), jax.random.normal(jax.random.key(1), (2, 5))
+    variables = network.init(jax.random.key(2), x, c)
+    verdict, other = network.apply(variables, x, c), network.apply(variables, x, 2 * c)
+    assert verdict.reading.shape == (2, 7)
+    np.testing.assert_array_equal(verdict.reading, other.reading)
+    assert (verdict.logits != other.logits).all()
+    assert (network.apply(variables, 2 * x, c).reading != verdict.reading).all()
+    silent = text_networks.TextDiscriminator(4, 2, "none")
+    assert counted(network, x, c) - counted(silent, x, c) == 4 * 4 * 8 * 7 + 7
+    assert silent.apply(silent.init(jax.random.key(2), x, c), x, c).reading is None
+
+
+def test_the_errors_of_texts_that_are_read_enter_both_losses(monkeypatch):
+    """Each player's loss has the weight times the error on its own pictures, worked out by hand."""
+    text = np.tile([3.0, 4.0, 0.0, 0.0, 0.0], (4, 2, 1))  # a mean square of 5: scaled to 3 / 5^0.5 and 4 / 5^0.5
+    right = np.array([3.0, 4.0, 0.0, 0.0, 0.0]) / np.sqrt(5)
+    readings = iter([right + 1.0, right, right, right + jnp.array([2.0, 0.0, 0.0, 0.0, 0.0])])
+
+    def judge(model, params, state, x, c):
+        reading = jnp.broadcast_to(next(readings), (4, 5))
+        return text_networks.Verdict(jnp.zeros(4), reading + sum(jnp.sum(p) for p in jax.tree.leaves(params)) * 0), {}
+
+    losses = []
+
+    def value_and_grad(loss, params, batch, pieces):
+        (value, (scalars, variables)), grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
+        losses.append(float(value))
+        return (scalars, variables), grads
+
+    words = ["--config.network.norm=rms", "--config.network.generator_norm=rms", "--config.stackgan.kl_weight=0"]
+    method, _ = small_method(*words, "--config.stackgan.reading_weight=10")
+    batch = {"image": jnp.zeros((4, 8, 8, 1), jnp.uint8), "index": jnp.arange(4), "text": jnp.asarray(text)}
+    state = parallel.init_state(method.init, 0, parallel.make_mesh(1), batch, {})
+    monkeypatch.setattr(stackgan, "_judge", judge)
+    monkeypatch.setattr(stackgan.optimizer, "value_and_grad", value_and_grad)
+    _, scalars = method.step(state, batch)
+    np.testing.assert_allclose(scalars["real_reading_error"], 1, rtol=1e-5)
+    np.testing.assert_allclose(scalars["fake_reading_error"], 4 / 5, rtol=1e-5)
+    np.testing.assert_allclose(losses, [2 * np.log(2) + 10, np.log(2) + 8], rtol=1e-5)
+
+
 def test_without_conditioning_noise_one_text_gives_one_condition():
     method, _ = small_method("--config.sample.text_noise=0")
     assert method.describe == {"text noise": "no conditioning noise"}
@@ -193,6 +237,7 @@ def test_without_conditioning_noise_one_text_gives_one_condition():
         (["--config.network=second"], SPEC, "config.network is second and config.pretrained is '': give the directory"),
         (["--config.network.upsampling=nearst"], SPEC, "did you mean nearest?"),
         (["--config.stackgan.kl_weight=-1"], SPEC, "the others not negative"),
+        (["--config.stackgan.reading_weight=-1"], SPEC, "reading_weight -1 and .* the others not negative"),
         (["--config.accumulate=2"], SPEC, "batch normalisation would see minibatches"),
     ],
 )
