@@ -95,8 +95,9 @@ CONFIGS = {
     # Without batch normalisation, too.
     "stackgan": (
         "configs/stackgan_shapes.py:tiny",
-        ["--config.network.generator_norm=rms", "--config.network.norm=rms", "--config.network.levels=1",
-         "--config.network.discriminator_levels=1", "--config.discriminator_optimizer.learning_rate=1e-2"],
+        ["--config.stackgan.reading_weight=0.1", "--config.network.generator_norm=rms", "--config.network.norm=rms",
+         "--config.network.levels=1", "--config.network.discriminator_levels=1",
+         "--config.discriminator_optimizer.learning_rate=1e-2"],
     ),
     "ddgan": (
         "configs/ddgan_mnist.py:tiny",
