@@ -3,12 +3,14 @@
     python -m gen_jax.main --config=stackgan_shapes
     python -m gen_jax.main --config=stackgan_shapes_large
 
-The second command trains the second stage, 256x256, on the frozen first one. A text encoder is trained first, on the
-captions and pictures of the set; it stays with the run, so `gen_jax.load("runs/stackgan_shapes").sample(texts=["a big
-blue circle left of a red star"])` needs nothing else. The networks have a quarter of the published width, for CPUs;
---config.network.width=128 --config.network.discriminator_width=64 is the published one. Variants: `:sentence` takes
-the embeddings of a sentence encoder that must be installed (gen_jax/text/sentence.py); `:tiny` is a short run that
-checks that everything works.
+The second command trains the second stage, 256x256, on the frozen first one. Texts are read by their words, reduced to
+the 128 directions in which the captions of a picture agree; the encoder stays with the run, so `gen_jax.load(
+"runs/stackgan_shapes").sample(texts=["a big blue circle left of a red star"])` needs nothing else. The discriminator
+also learns to read the text back from a picture, which the paper does not have (docs/text.md). The networks have a
+quarter of the published width, for CPUs; --config.network.width=128 --config.network.discriminator_width=64 is the
+published one. Variants: `:published` has the paper's encoder, rates and losses; `:sentence` takes the embeddings of a
+sentence encoder that must be installed (gen_jax/text/sentence.py); `:tiny` is a short run that checks that everything
+works.
 """
 
 from ml_collections import ConfigDict
@@ -16,21 +18,32 @@ from ml_collections import ConfigDict
 from gen_jax.config import Config, with_variant
 from gen_jax.gan.defaults import TINY
 from gen_jax.gan.stackgan import stackgan_config
+from gen_jax.text.words import OF_CLAUSES
 
 
 def get_config(variant: str = "") -> Config:
     config = stackgan_config()
     config.data.name = "captioned_shapes"
+    config.data.text = ConfigDict(OF_CLAUSES)
     config.batch_size = 32
     config.num_steps = 10_000
     config.log_every = 50
     config.eval_every = 1000
     config.checkpoint_every = 500
+    config.optimizer.learning_rate = 1e-3
     config.optimizer.decay = {"name": "linear", "share": 0.5}
+    config.discriminator_optimizer.learning_rate = 1e-3
+    config.stackgan.kl_weight = 0.2
+    config.stackgan.reading_weight = 5.0
     config.network = ConfigDict({"name": "first", "width": 32, "discriminator_width": 16})
     tiny = {key: value for key, value in TINY.items() if key not in ("gan.latents", "eval.track")}
     tiny |= {
         "stackgan.latents": 16, "data.text": {"name": "words"}, "network.width": 4, "network.discriminator_width": 4,
         "network.condition_dim": 16,
     }  # fmt: skip
-    return with_variant(config, variant, {"tiny": tiny, "sentence": {"data.text": {"name": "sentence"}}})
+    published = {
+        "data.text": {"name": "char_cnn_rnn"}, "optimizer.learning_rate": 2e-4,
+        "discriminator_optimizer.learning_rate": 2e-4, "stackgan.kl_weight": 2.0, "stackgan.reading_weight": 0.0,
+    }  # fmt: skip
+    sentence = {"data.text": {"name": "sentence", "size": 128}}
+    return with_variant(config, variant, {"tiny": tiny, "published": published, "sentence": sentence})

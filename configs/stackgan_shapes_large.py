@@ -26,7 +26,11 @@ def get_config(variant: str = "") -> Config:
     config.log_every = 20
     config.eval_every = 1000
     config.checkpoint_every = 250
+    config.optimizer.learning_rate = 1e-3
     config.optimizer.decay = {"name": "linear", "share": 0.5}
+    config.discriminator_optimizer.learning_rate = 1e-3
+    config.stackgan.kl_weight = 0.2
+    config.stackgan.reading_weight = 5.0
     config.network = ConfigDict(
         {"name": "second", "width": 16, "num_blocks": 2, "discriminator_width": 8, "discriminator_levels": 6}
     )

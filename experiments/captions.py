@@ -1,8 +1,9 @@
 """What words do to pictures: StackGAN's first stage with three ways to grow, and a DDPM of the same texts.
 
-    python -m experiments.captions    # three seeds of four runs; 1,000 samples a row
+    python -m experiments.captions    # three seeds of four runs, one of the fifth; 1,000 samples a row
 
-All are trained on captioned shapes of 64x64 with the same encoder of captions. Samples are of captions of test
+All are trained on captioned shapes of 64x64, and all but one with the same encoder of captions: "as published" has the
+encoder, losses and rates of the StackGAN paper. Samples are of captions of test
 pictures, no thing of which, as shape, colour, size and place together, occurs in training; what they show is read back
 without a network (docs/text.md). The Frechet distance uses a classifier of rotations, since the pictures have no
 classes. How many of the statements are true by chance, the page of each run says. Runs are in runs/captions; what is
@@ -51,9 +52,10 @@ ABLATION = ablation.Ablation(
     about=(__doc__ or "").split("\n")[0],
     words=("--config.eval_every=1000", "--config.checkpoint_every=500"),
     config="stackgan_shapes.py",
-    configs={"ddpm": "ddpm_shapes.py"},
-    runs=GAN_RUNS | {"ddpm": (f"--config.num_steps={DDPM_STEPS}",)},
-    rows={f"StackGAN, {name}": Row(name) for name in GROWING} | {"DDPM": Row("ddpm")},
+    configs={"ddpm": "ddpm_shapes.py", "published": "stackgan_shapes.py:published"},
+    runs=GAN_RUNS | {"ddpm": (f"--config.num_steps={DDPM_STEPS}",), "published": (f"--config.num_steps={GAN_STEPS}",)},
+    rows={f"StackGAN, {name}": Row(name) for name in GROWING}
+    | {"DDPM": Row("ddpm"), "StackGAN, as published": Row("published", seeds=1)},
     measures=(*(f"{name}_agreement" for name in ATTRIBUTES), "frechet_distance", "images_per_second"),
     measure=measure,
     verdict=verdict,

@@ -12,6 +12,9 @@ from gen_jax.method import UserError, did_you_mean
 from gen_jax.text import agreement
 from gen_jax.text.encoder import Encoder, Given
 
+OF_CLAUSES = {"name": "words", "most": 2000, "reach": 8, "size": 128}
+"""`config.data.text` for captions of several things: pairs of words up to a whole clause apart tell what belongs to
+which."""
 LEAST = 2  # times that a pair of words occurs in the training captions, to be counted
 
 
