@@ -3,11 +3,10 @@
     python -m experiments.captions    # three seeds of four runs, one of the fifth; 1,000 samples a row
 
 All are trained on captioned shapes of 64x64, and all but one with the same encoder of captions: "as published" has the
-encoder, losses and rates of the StackGAN paper. Samples are of captions of test
-pictures, no thing of which, as shape, colour, size and place together, occurs in training; what they show is read back
-without a network (docs/text.md). The Frechet distance uses a classifier of rotations, since the pictures have no
-classes. How many of the statements are true by chance, the page of each run says. Runs are in runs/captions; what is
-finished is not repeated.
+encoder, losses and rates of the StackGAN paper. Samples are of captions of test pictures, no thing of which, as shape,
+colour, size and place together, occurs in training; what they show is read back without a network (docs/text.md). The
+Frechet distance uses a classifier of rotations, since the pictures have no classes. How many of the statements are true
+by chance, the page of each run says. Runs are in runs/captions; what is finished is not repeated.
 """
 
 from __future__ import annotations
