@@ -564,6 +564,8 @@ READ_WITH = {
     "gan.constraint.bound": ("clip",),
     "gan.penalty.weight": ("wgan_gp", "r1", "r2", "r1_r2"),
     "gan.penalty.every": ("wgan_gp", "r1", "r2", "r1_r2"),
+    "stackgan.penalty.weight": ("wgan_gp", "r1", "r2", "r1_r2"),
+    "stackgan.penalty.every": ("wgan_gp", "r1", "r2", "r1_r2"),
     "gan.augment.strength": ("diff_augment",),
     "gan.augment.target": ("adaptive",),
     "gan.augment.images": ("adaptive",),
@@ -658,7 +660,7 @@ def test_choices_are_all_that_has_parameters():
     of_one_step = of_all | {"diffusion.times", "sample.sampler", "sample.spacing", "eval.likelihood"}
     vae_paths, gan_paths = (of_all | {f"{family}.{name}" for name in below[family]} for family in ("vae", "gan"))
     expected = dict.fromkeys(("ddpm", "flow"), diffusion_paths) | dict.fromkeys(("gan", "acgan"), gan_paths)
-    expected |= {"ddpm": diffusion_paths | {"data.text"}, "stackgan": of_all | {"data.text"}}
+    expected |= {"ddpm": diffusion_paths | {"data.text"}, "stackgan": of_all | {"data.text", "stackgan.penalty"}}
     expected |= {"meanflow": of_one_step | {"diffusion.input_scale"}, "consistency": of_one_step}
     expected |= {"distilled": of_all - {"network"} | {f"pretrained.{path}" for path in diffusion_paths | of_all}}
     expected |= {"coupling": of_all, "tarflow": of_all | {"tarflow.noise"}, "autoregressive": of_all}
@@ -807,8 +809,9 @@ def optimizer_programs(config):
     yield jax.jit(made.apply, static_argnums=1).lower(state, "net", params).as_text()
 
 
-# Encoders of texts compute data: see tests/text.
-READERS = [(key, name) for key, names in READ_WITH.items() for name in names if not key.startswith("data.text")]
+# Encoders of texts compute data: see tests/text. The penalties of stackgan are those of gan.
+ELSEWHERE = ("data.text", "stackgan.penalty")
+READERS = [(key, name) for key, names in READ_WITH.items() for name in names if not key.startswith(ELSEWHERE)]
 READERS += [(f"optimizer.{key}", name) for key in COMMON for name in optimizer.OPTIMIZERS if "decay" not in key]
 
 

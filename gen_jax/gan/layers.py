@@ -61,8 +61,18 @@ def _no_norm(name: str, x: Array, scale: Array | None, shift: Array | None, trai
     return y if shift is None else y + shift.reshape(len(x), *middle, -1)
 
 
+class Bias(nn.Module):
+    """Adds a learned value per channel: in place of a normalisation, each of which has one."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns [B, ..., C] like `x`."""
+        return x + self.param("bias", nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
+
+
 NORMS: dict[str, Callable[[str, Array, Array | None, Array | None, bool], Array]] = {
     "none": _no_norm,
+    "bias": lambda name, x, scale, shift, train: _no_norm(name, Bias(name=name)(x), scale, shift, train),
     "batch": lambda name, x, scale, shift, train: BatchNorm(name=name)(x, scale, shift, train=train),
     "rms": lambda name, x, scale, shift, train: RMSNorm(name=name)(x, scale, shift),
 }

@@ -123,9 +123,9 @@ def weighted(penalty: Penalty) -> Callable[..., WeightedPenalty]:
 
     def factory(weight: float = 10.0, every: int = 1) -> WeightedPenalty:
         if weight < 0:
-            raise UserError(f"config.gan.penalty.weight is {weight}; it must not be negative")
+            raise UserError(f"the penalty's weight (config.*.penalty.weight) is {weight}; it must not be negative")
         if every < 1:
-            raise UserError(f"config.gan.penalty.every is {every}; it must be at least 1")
+            raise UserError(f"the penalty's every (config.*.penalty.every) is {every}; it must be at least 1")
 
         def weighed(
             logits_of: Logits, real: Array, fake: Array, u: Array, step: Array | int = 0

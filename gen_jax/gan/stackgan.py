@@ -17,6 +17,7 @@ averaged weights and running statistics; the mean over the captions of a picture
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,12 +25,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from gen_jax import optimizer, parallel
-from gen_jax.config import Choice, Config, Measure, Options, base_config, modules_of, require_choice
+from gen_jax.config import Choice, Config, Measure, Options, base_config, chosen, modules_of, require_choice
 from gen_jax.gan import pictures
 from gen_jax.gan.defaults import MEASURES
 from gen_jax.gan.game import discriminator_optimizer
 from gen_jax.gan.layers import NORMS
 from gen_jax.gan.losses import softplus
+from gen_jax.gan.penalties import PENALTIES
 from gen_jax.gan.text_networks import NETWORKS, Verdict, scaled
 from gen_jax.method import (
     Array,
@@ -55,7 +57,11 @@ from gen_jax.nn.upsampling import UPSAMPLINGS
 from gen_jax.text.texts import FEATURE, TEXT
 
 NUM_SHOWN, NUM_TRIES = 6, 6
-CHOICES = {"network": Choice(NETWORKS, ("image_shape", "dtype", "reads")), "data.text": TEXT}
+CHOICES = {
+    "network": Choice(NETWORKS, ("image_shape", "dtype", "reads")),
+    "data.text": TEXT,
+    "stackgan.penalty": Choice(PENALTIES),
+}
 
 
 def stackgan_config() -> Config:
@@ -77,6 +83,7 @@ def stackgan_config() -> Config:
         {
             "latents": 100,
             "kl_weight": 2.0,  # of KL(conditions || standard normal), a mean over their dimensions
+            "penalty": {"name": "none"},  # on the discriminator's gradient; or wgan_gp, r1, r2, r1_r2 with their weight
             "reading_weight": 0.0,  # of the error of the embeddings that the discriminator reads; 0: as published
         }
     )
@@ -111,6 +118,7 @@ class _Model(NamedTuple):
     stage: Stage | None
     optimize_generator: optimizer.Optimizer
     optimize_discriminator: optimizer.Optimizer
+    penalty: Callable[..., tuple[Array, Scalars]]
 
 
 class _Noise(NamedTuple):
@@ -140,6 +148,7 @@ def make(config: Any, spec: DataSpec, stage: Stage | None = None) -> Method:
         config, spec, generator, discriminator, stage,
         optimizer.make(config.optimizer, config.num_steps, config.ema),
         optimizer.make(discriminator_optimizer(config), config.num_steps, 0.0),
+        chosen(CHOICES["stackgan.penalty"], config.stackgan.penalty),
     )  # fmt: skip
     amount = config.sample.text_noise
     return Method(
@@ -278,6 +287,7 @@ def _told(model: _Model, batch: Batch, key: Key) -> Batch:
 def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
     key = jax.random.fold_in(stream(state.key, "step"), state.step)
     key_text, key_noise = jax.random.split(key)
+    key_between = jax.random.fold_in(key, 1)  # a third key of the split would change the others
     batch = _told(model, batch, key_text)
 
     def real_of(batch: Batch) -> Array:
@@ -296,8 +306,12 @@ def _step(model: _Model, state: State, batch: Batch) -> tuple[State, Scalars]:
         scores = {"real_score": real.logits, "wrong_score": not_right, "fake_score": fakes.logits}
         scores = {name: jnp.mean(jax.nn.sigmoid(logits)) for name, logits in scores.items()}
         errors = jax.tree.map(jnp.mean, _reading_errors(batch["together"], real=real))
-        whole = loss + weight * sum(errors.values())
-        return whole, ({"loss": loss, "discriminator_loss": loss} | scores | errors, variables)
+        u = draw(key_between, batch["index"], jax.random.uniform)
+        steep, more = model.penalty(
+            lambda x: _judge(model, params, state, x, told)[0].logits, real_of(batch), fake, u, state.step
+        )
+        whole = loss + weight * sum(errors.values()) + steep
+        return whole, ({"loss": loss, "discriminator_loss": loss} | scores | errors | more, variables)
 
     pieces, weight = model.config.accumulate, model.config.stackgan.reading_weight
     params = state.params["discriminator"]
@@ -426,6 +440,11 @@ def _check(config: Any, spec: DataSpec, stage: Stage | None) -> None:
             f"config.stackgan.latents is {c.latents}, kl_weight {c.kl_weight:g}, reading_weight {c.reading_weight:g} "
             f"and config.sample.text_noise {config.sample.text_noise:g}: the first must be at least 1, the others not "
             "negative"
+        )
+    if config.network.norm == "batch" and c.penalty.name != "none":
+        raise UserError(
+            f"config.stackgan.penalty is {c.penalty.name}, which penalises the gradient of one picture's logit; with "
+            "batch normalisation a logit depends on the whole batch: use config.network.norm=bias, or rms"
         )
     if config.accumulate > 1 and "batch" in (config.network.norm, config.network.generator_norm):
         raise UserError(

@@ -238,8 +238,9 @@ class TextDiscriminator(nn.Module):
 
         def layer(features: int, kernel: int, stride: int, name: str, h: Array, is_normed: bool = True) -> Array:
             size, strides = (kernel, kernel), (stride, stride)
-            conv = Conv(features, size, strides, use_bias=False, kernel_init=dcgan_init, dtype=self.dtype, name=name)
-            h = conv(h)
+            # Without a normalisation, kernels decide the scale of what comes out.
+            init = nn.initializers.he_normal() if self.norm == "bias" else dcgan_init
+            h = Conv(features, size, strides, use_bias=False, kernel_init=init, dtype=self.dtype, name=name)(h)
             if is_normed:
                 h = NORMS[self.norm](f"{name}_norm", h, None, None, train)
             return nn.leaky_relu(h, SLOPE)

@@ -68,7 +68,7 @@ def test_the_gradient_in_the_critic_is_the_closed_form():
 
 @pytest.mark.parametrize("name", ["wgan_gp", "r1", "r2"])
 def test_a_weight_that_rewards_steep_slopes_is_refused(name):
-    with pytest.raises(UserError, match=r"config\.gan\.penalty\.weight is -1\.0; it must not be negative"):
+    with pytest.raises(UserError, match=r"penalty\.weight\) is -1\.0; it must not be negative"):
         penalties.PENALTIES[name](weight=-1.0)
 
 
@@ -82,7 +82,7 @@ def test_a_lazy_penalty_is_taken_in_every_so_many_steps_with_as_many_times_the_w
     for step in range(9):
         expected = (4 * 3 * 2 * mean, 4 * 3 * 2 * mean) if step in (0, 4, 8) else (0, 0)  # w^2 / 2 and w, times these
         np.testing.assert_allclose(jax.jit(slope)(step), expected, rtol=1e-5)
-    with pytest.raises(UserError, match="every is 0; it must be at least 1"):
+    with pytest.raises(UserError, match=r"penalty\.every\) is 0; it must be at least 1"):
         penalties.PENALTIES["r1"](every=0)
 
 

@@ -195,16 +195,8 @@ def test_a_text_is_read_from_the_picture_and_not_from_the_condition():
     assert silent.apply(silent.init(jax.random.key(2), x, c), x, c).reading is None
 
 
-def test_the_errors_of_texts_that_are_read_enter_both_losses(monkeypatch):
-    """Each player's loss has the weight times the error on its own pictures, worked out by hand."""
-    text = np.tile([3.0, 4.0, 0.0, 0.0, 0.0], (4, 2, 1))  # a mean square of 5: scaled to 3 / 5^0.5 and 4 / 5^0.5
-    right = np.array([3.0, 4.0, 0.0, 0.0, 0.0]) / np.sqrt(5)
-    readings = iter([right + 1.0, right, right, right + jnp.array([2.0, 0.0, 0.0, 0.0, 0.0])])
-
-    def judge(model, params, state, x, c):
-        reading = jnp.broadcast_to(next(readings), (4, 5))
-        return text_networks.Verdict(jnp.zeros(4), reading + sum(jnp.sum(p) for p in jax.tree.leaves(params)) * 0), {}
-
+def losses_of_a_step(monkeypatch, judge, text, *words):
+    """The values that the two players minimise, and the step's scalars, with another discriminator."""
     losses = []
 
     def value_and_grad(loss, params, batch, pieces):
@@ -212,16 +204,56 @@ def test_the_errors_of_texts_that_are_read_enter_both_losses(monkeypatch):
         losses.append(float(value))
         return (scalars, variables), grads
 
-    words = ["--config.network.norm=rms", "--config.network.generator_norm=rms", "--config.stackgan.kl_weight=0"]
-    method, _ = small_method(*words, "--config.stackgan.reading_weight=10")
+    norms = ["--config.network.norm=rms", "--config.network.generator_norm=rms", "--config.stackgan.kl_weight=0"]
+    method, _ = small_method(*norms, *words)
     batch = {"image": jnp.zeros((4, 8, 8, 1), jnp.uint8), "index": jnp.arange(4), "text": jnp.asarray(text)}
     state = parallel.init_state(method.init, 0, parallel.make_mesh(1), batch, {})
     monkeypatch.setattr(stackgan, "_judge", judge)
     monkeypatch.setattr(stackgan.optimizer, "value_and_grad", value_and_grad)
-    _, scalars = method.step(state, batch)
+    return losses, method.step(state, batch)[1]
+
+
+def test_the_errors_of_texts_that_are_read_enter_both_losses(monkeypatch):
+    """Each player's loss has the weight times the error on its own pictures, worked out by hand."""
+    text = np.tile([3.0, 4.0, 0.0, 0.0, 0.0], (4, 2, 1))  # a mean square of 5: scaled to 3 / 5^0.5 and 4 / 5^0.5
+    right = np.array([3.0, 4.0, 0.0, 0.0, 0.0]) / np.sqrt(5)
+    readings = iter([right + 1.0, right, right, right + np.array([2.0, 0.0, 0.0, 0.0, 0.0])])
+
+    def judge(model, params, state, x, c):
+        return text_networks.Verdict(jnp.zeros(4), jnp.broadcast_to(next(readings), (4, 5))), {}
+
+    losses, scalars = losses_of_a_step(monkeypatch, judge, text, "--config.stackgan.reading_weight=10")
     np.testing.assert_allclose(scalars["real_reading_error"], 1, rtol=1e-5)
     np.testing.assert_allclose(scalars["fake_reading_error"], 4 / 5, rtol=1e-5)
     np.testing.assert_allclose(losses, [2 * np.log(2) + 10, np.log(2) + 8], rtol=1e-5)
+
+
+def test_what_captions_say_together_is_the_mean_of_what_each_says():
+    # Scaled to 2^0.5 along one axis each, the mean of two is 1 / 2^0.5 along both, which is scaled to 1.
+    np.testing.assert_allclose(stackgan.together(jnp.array([[[3.0, 0.0], [0.0, 7.0]]])), [[1.0, 1.0]], rtol=1e-6)
+
+
+def test_the_penalty_on_steep_logits_enters_the_loss_of_the_discriminator(monkeypatch):
+    """Logits of 3 times the sum of 64 pixels: R1 and R2 are 9 * 64 / 2 each."""
+
+    def judge(model, params, state, x, c):
+        slope = 3 * jnp.sum(x - jax.lax.stop_gradient(x), axis=(1, 2, 3))  # its value is 0
+        return text_networks.Verdict(slope), {}
+
+    words = ("--config.stackgan.penalty=r1_r2", "--config.stackgan.penalty.weight=0.5")
+    losses, scalars = losses_of_a_step(monkeypatch, judge, np.ones((4, 2, 5)), *words)
+    assert float(scalars["penalty"]) == 576
+    np.testing.assert_allclose(losses, [2 * np.log(2) + 288, np.log(2)], rtol=1e-6)
+
+
+def test_a_discriminator_with_learned_values_in_place_of_a_normalisation_judges_each_picture_alone():
+    network = text_networks.TextDiscriminator(4, 2, "bias")
+    x, c = jax.random.normal(jax.random.key(0), (3, 16, 16, 3)), jax.random.normal(jax.random.key(1), (3, 5))
+    variables = network.init(jax.random.key(2), x, c)
+    both, alone = (network.apply(variables, x[:n], c[:n], train=True).logits for n in (3, 1))
+    np.testing.assert_allclose(both[:1], alone, rtol=1e-5)
+    assert {name for name in variables["params"] if name.endswith("norm")} == {"down_1_norm", "join_norm"}
+    assert set(variables["params"]["join_norm"]) == {"bias"}
 
 
 def test_without_conditioning_noise_one_text_gives_one_condition():
@@ -239,6 +271,7 @@ def test_without_conditioning_noise_one_text_gives_one_condition():
         (["--config.stackgan.kl_weight=-1"], SPEC, "the others not negative"),
         (["--config.stackgan.reading_weight=-1"], SPEC, "reading_weight -1 and .* the others not negative"),
         (["--config.accumulate=2"], SPEC, "batch normalisation would see minibatches"),
+        (["--config.stackgan.penalty=r1", "--config.network.norm=batch"], SPEC, "penalty is r1, which penalises"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(words: list[str], spec: DataSpec, message: str):
