@@ -6,7 +6,8 @@
 The second command trains the second stage, 256x256, on the frozen first one. Texts are read by their words, reduced to
 the 128 directions in which the captions of a picture agree; the encoder stays with the run, so `gen_jax.load(
 "runs/stackgan_shapes").sample(texts=["a big blue circle left of a red star"])` needs nothing else. The discriminator
-also learns to read the text back from a picture, which the paper does not have (docs/text.md). The networks have a
+also learns to read the text back from a picture and has a gradient penalty in place of normalisation, which the paper
+does not have (docs/text.md). The networks have a
 quarter of the published width, for CPUs; --config.network.width=128 --config.network.discriminator_width=64 is the
 published one. Variants: `:published` has the paper's encoder, rates and losses; `:sentence` takes the embeddings of a
 sentence encoder that must be installed (gen_jax/text/sentence.py); `:tiny` is a short run that checks that everything
@@ -34,8 +35,9 @@ def get_config(variant: str = "") -> Config:
     config.optimizer.decay = {"name": "linear", "share": 0.5}
     config.discriminator_optimizer.learning_rate = 1e-3
     config.stackgan.kl_weight = 0.2
-    config.stackgan.reading_weight = 5.0
-    config.network = ConfigDict({"name": "first", "width": 32, "discriminator_width": 16})
+    config.stackgan.penalty = ConfigDict({"name": "r1_r2", "weight": 0.1, "every": 1})
+    config.stackgan.reading_weight = 2.0
+    config.network = ConfigDict({"name": "first", "width": 32, "discriminator_width": 16, "norm": "bias"})
     tiny = {key: value for key, value in TINY.items() if key not in ("gan.latents", "eval.track")}
     tiny |= {
         "stackgan.latents": 16, "data.text": {"name": "words"}, "network.width": 4, "network.discriminator_width": 4,
@@ -43,7 +45,8 @@ def get_config(variant: str = "") -> Config:
     }  # fmt: skip
     published = {
         "data.text": {"name": "char_cnn_rnn"}, "optimizer.learning_rate": 2e-4,
-        "discriminator_optimizer.learning_rate": 2e-4, "stackgan.kl_weight": 2.0, "stackgan.reading_weight": 0.0,
+        "discriminator_optimizer.learning_rate": 2e-4, "stackgan.kl_weight": 2.0, "stackgan.penalty": {"name": "none"},
+        "stackgan.reading_weight": 0.0, "network.norm": "batch",
     }  # fmt: skip
     sentence = {"data.text": {"name": "sentence", "size": 128}}
     return with_variant(config, variant, {"tiny": tiny, "published": published, "sentence": sentence})

@@ -30,10 +30,14 @@ def get_config(variant: str = "") -> Config:
     config.optimizer.decay = {"name": "linear", "share": 0.5}
     config.discriminator_optimizer.learning_rate = 1e-3
     config.stackgan.kl_weight = 0.2
-    config.stackgan.reading_weight = 5.0
+    config.stackgan.penalty = ConfigDict({"name": "r1_r2", "weight": 0.1, "every": 1})
+    config.stackgan.reading_weight = 2.0
     config.network = ConfigDict(
-        {"name": "second", "width": 16, "num_blocks": 2, "discriminator_width": 8, "discriminator_levels": 6}
-    )
+        {
+            "name": "second", "width": 16, "num_blocks": 2, "discriminator_width": 8, "discriminator_levels": 6,
+            "norm": "bias",
+        }
+    )  # fmt: skip
     config.sample.batch_size = 50
     tiny = {key: value for key, value in TINY.items() if key not in ("gan.latents", "eval.track")}
     tiny |= {
