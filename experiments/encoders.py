@@ -79,12 +79,13 @@ def probe(train: np.ndarray, test: np.ndarray, known: np.ndarray, right: np.ndar
 
 def measure(by: Encoder, num_train: int, num_test: int) -> dict[str, float]:
     """Returns the shares of shapes, colours and sizes that are found."""
-    embedded, wanted = [], []
-    for split, num in (("train", num_train), ("test", num_test)):
+
+    def of(split: str, num: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         drawn = captioned_shapes.Drawn(split)
-        embedded.append(by.encode([drawn.captions(i)[0] for i in range(num)]))
-        wanted.append(targets(drawn.factors(range(num))))
-    return {name: probe(*embedded, wanted[0][name], wanted[1][name]) for name in ATTRIBUTES}
+        return by.encode([drawn.captions(i)[0] for i in range(num)]), targets(drawn.factors(range(num)))
+
+    (train, known), (test, right) = of("train", num_train), of("test", num_test)
+    return {name: probe(train, test, known[name], right[name]) for name in ATTRIBUTES}
 
 
 def main(argv: Sequence[str]) -> None:

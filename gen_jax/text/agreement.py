@@ -44,7 +44,7 @@ def agreeing(by: Encoder, given: Given, size: int, most: int = MOST) -> Encoder:
             f"config.data.text.size is {size}, but pictures have one caption each, and it takes two or more to tell "
             "what they agree on: set config.data.text.size=0, or use another encoder"
         )
-    read = [captions[row] for row in dataset.spread(len(captions), most)]
+    read = [captions[int(row)] for row in dataset.spread(len(captions), most)]
     told = cache.fingerprint({"captions": np.frombuffer(repr(read).encode(), np.uint8)})
     key = {"captions": told, "encoder": by.digest, "size": size, "version": _VERSION}
 

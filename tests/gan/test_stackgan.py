@@ -67,7 +67,8 @@ def test_upsampling_is_one_value_of_the_config():
 def small_method(*words):
     words = [
         "--config.network.width=4", "--config.network.discriminator_width=4", "--config.network.condition_dim=3",
-        "--config.network.levels=1", "--config.network.discriminator_levels=1", "--config.stackgan.latents=2", "--config.stackgan.penalty=none", *words,
+        "--config.network.levels=1", "--config.network.discriminator_levels=1", "--config.stackgan.latents=2",
+        "--config.stackgan.penalty=none", *words,
     ]  # fmt: skip
     spec = DataSpec("made_up", (8, 8, 1), 16, {"text": Feature((2, 5), "float32", several=True)})
     return stackgan.make(config_of(*words), spec), spec
