@@ -4,8 +4,9 @@
     python -m gen_jax.main --config=stackgan_shapes_large
 
 The first stage is a run of `stackgan_shapes`, whose text encoder this run uses, and keeps a copy of;
-`--config.pretrained` names another run. The networks have an eighth of the published width. Variant: `:tiny` is a short
-run that checks that everything works, on a run of `stackgan_shapes:tiny`.
+`--config.pretrained` names another run. The networks have an eighth of the published width; rates, reading and penalty
+are those of the first stage, not tried here yet. Variant: `:tiny` is a short run that checks that everything works, on
+a run of `stackgan_shapes:tiny`.
 """
 
 from ml_collections import ConfigDict

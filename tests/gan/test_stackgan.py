@@ -229,11 +229,6 @@ def test_the_errors_of_texts_that_are_read_enter_both_losses(monkeypatch):
     np.testing.assert_allclose(losses, [2 * np.log(2) + 10, np.log(2) + 8], rtol=1e-5)
 
 
-def test_what_captions_say_together_is_the_mean_of_what_each_says():
-    # Scaled to 2^0.5 along one axis each, the mean of two is 1 / 2^0.5 along both, which is scaled to 1.
-    np.testing.assert_allclose(stackgan.together(jnp.array([[[3.0, 0.0], [0.0, 7.0]]])), [[1.0, 1.0]], rtol=1e-6)
-
-
 def test_the_penalty_on_steep_logits_enters_the_loss_of_the_discriminator(monkeypatch):
     """Logits of 3 times the sum of 64 pixels: R1 and R2 are 9 * 64 / 2 each."""
 
