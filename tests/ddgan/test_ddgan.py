@@ -233,7 +233,7 @@ def test_z_time_and_label_reach_both_networks():
         (("gan.beta_min=0",), SPEC, "beta_min is 0.0 and beta_max is 20.0"),
         (("gan.loss=relativist",), SPEC, "did you mean relativistic?"),
         (("gan.latents=0",), SPEC, "gan.latents is 0; it must be at least 1"),
-        (("gan.penalty.every=0",), SPEC, "every is 0; it must be at least 1"),
+        (("gan.penalty.every=0",), SPEC, "penalty.every) is 0; it must be at least 1"),
         (("discriminator_optimizer.learning_rate=-1",), SPEC, "use 0 or more"),
         ((), DataSpec("plain", (8, 8, 1), 64), "config.gan.conditional needs labels"),
         ((), DataSpec("plane", (1, 1, 2), 64, kind="points", value_range=(-1, 1)), "ddgan needs pictures"),
