@@ -252,7 +252,8 @@ class TextDiscriminator(nn.Module):
             h = layer(h.shape[-1] // 2, 3, 1, f"narrow_{h.shape[-1] // 2}", h)
         reading = None
         if self.reads:
-            reading = nn.Dense(self.reads, dtype=self.dtype, name="read")(h.reshape(len(h), -1)).astype(jnp.float32)
+            own = layer(h.shape[-1], 3, 1, "read_join", h)  # reads better than without it
+            reading = nn.Dense(self.reads, dtype=self.dtype, name="read")(own.reshape(len(h), -1)).astype(jnp.float32)
         h = layer(max(h.shape[-1], self.discriminator_width), 3, 1, "join", beside(h, c))
         logits = nn.Dense(1, kernel_init=dcgan_init, dtype=self.dtype, name="out")(h.reshape(len(h), -1))
         return Verdict(logits[:, 0].astype(jnp.float32), reading)

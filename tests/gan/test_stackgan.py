@@ -192,7 +192,7 @@ def test_a_text_is_read_from_the_picture_and_not_from_the_condition():
     assert (verdict.logits != other.logits).all()
     assert (network.apply(variables, 2 * x, c).reading != verdict.reading).all()
     silent = text_networks.TextDiscriminator(4, 2, "none")
-    assert counted(network, x, c) - counted(silent, x, c) == 4 * 4 * 8 * 7 + 7
+    assert counted(network, x, c) - counted(silent, x, c) == 3 * 3 * 8 * 8 + 4 * 4 * 8 * 7 + 7
     assert silent.apply(silent.init(jax.random.key(2), x, c), x, c).reading is None
 
 
