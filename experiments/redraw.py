@@ -18,7 +18,6 @@ from typing import Any
 from experiments import record
 from gen_jax import command
 from gen_jax.figures import scatter
-from gen_jax.figures.markup import number
 from gen_jax.figures.svg import Plot, Svg
 from gen_jax.method import UserError
 from gen_jax.run import directory
@@ -58,8 +57,8 @@ def draw(plot: Plot, file: pathlib.Path) -> None:
         axes.set(xlabel=plot.x_label, ylabel=plot.y_label, xlim=plot.x[:2], ylim=plot.y[:2])
         axes.set_xscale("log" if plot.x.log else "linear")
         axes.set_yscale("log" if plot.y.log else "linear")
-        axes.set_xticks(plot.x.ticks(4), [number(tick) for tick in plot.x.ticks(4)])
-        axes.set_yticks(plot.y.ticks(), [number(tick) for tick in plot.y.ticks()])
+        axes.set_xticks(*zip(*plot.x.labelled(4), strict=True))
+        axes.set_yticks(*zip(*plot.y.labelled(), strict=True))
         axes.minorticks_off()
         axes.legend(frameon=False)
         # Without the time of drawing, so that the same report gives the same file.

@@ -7,6 +7,7 @@ page. Lines are in a nested <svg> of 1000 x 1000 units that is stretched over th
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -79,6 +80,19 @@ class Axis(NamedTuple):
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [i * step for i in range(first, last + 1)]
+
+    def labelled(self, count: int = 5) -> list[tuple[float, str]]:
+        """Returns the ticks with labels, which have as many digits as the distance between ticks needs, at least four.
+
+        Example:
+          >>> Axis(0.0, 1.0).labelled(2), [label for _, label in Axis(999.9, 1000.0).labelled(2)]
+          ([(0.0, '0'), (0.5, '0.5'), (1.0, '1')], ['999.9', '999.95', '1,000'])
+        """
+        ticks = self.ticks(count)
+        near = 0.01 * min((high - low for low, high in itertools.pairwise(ticks)), default=math.inf)
+        enough = (n for n in range(4, 15) if all(abs(float(f"{tick:.{n}g}") - tick) <= near for tick in ticks))
+        digits = next(enough, 15)
+        return [(tick, number(tick, digits)) for tick in ticks]
 
 
 def smooth(values: Floats, half: int) -> Floats:
@@ -199,11 +213,11 @@ def draw(series: Sequence[Series], x: Axis, y: Axis, colours: Sequence[int] = ()
 
 def area(drawn: Sequence[Drawn], x: Axis, y: Axis, x_label: str) -> Html:
     """Returns what is inside the <svg> of a plot: the ticks of both axes, and the curves in a stretched <svg>."""
-    across = [element("text", number(tick), x=_at(x, tick), y="100%", dy="1.5em") for tick in x.ticks(4)]
+    across = [element("text", label, x=_at(x, tick), y="100%", dy="1.5em") for tick, label in x.labelled(4)]
     x_name = element("text", x_label, x="100%", y="100%", dy="2.9em", class_="x-label")
     up = [
-        (element("line", x1=0, x2="100%", y1=at, y2=at), element("text", number(tick), x=-8, y=at, dy="0.32em"))
-        for tick in y.ticks()
+        (element("line", x1=0, x2="100%", y1=at, y2=at), element("text", label, x=-8, y=at, dy="0.32em"))
+        for tick, label in y.labelled()
         for at in [percent(1 - float(y.place(tick)))]
     ]
     return join(

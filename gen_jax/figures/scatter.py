@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gen_jax.figures.curve import SIDE, Axis, percent, thinned
 from gen_jax.figures.grid import Images
-from gen_jax.figures.markup import Html, element, number
+from gen_jax.figures.markup import Html, element
 from gen_jax.method import Scatter, counted
 
 if TYPE_CHECKING:
@@ -104,12 +104,12 @@ def plot(one: Scatter) -> Html:
         r = SIDE * radius / (axes[0].high - axes[0].low)
         behind.append(element("circle", cx=f"{SIDE * cx:.1f}", cy=f"{SIDE * cy:.1f}", r=f"{r:.1f}"))
     right = [
-        element("text", number(tick), x=percent(float(axes[0].place(tick))), y="100%", dy="1.5em")
-        for tick in axes[0].ticks()
+        element("text", label, x=percent(float(axes[0].place(tick))), y="100%", dy="1.5em")
+        for tick, label in axes[0].labelled()
     ]
     upwards = [
-        element("text", number(tick), x=-8, y=percent(1 - float(axes[1].place(tick))), dy="0.32em")
-        for tick in axes[1].ticks()
+        element("text", label, x=-8, y=percent(1 - float(axes[1].place(tick))), dy="0.32em")
+        for tick, label in axes[1].labelled()
     ]
     described = f"{one.title}: {frames.shape[1]:,} points" + (
         "" if one.classes is None else f" in {counted(len(one.names), 'class', 'classes')}"

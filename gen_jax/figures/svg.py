@@ -18,7 +18,7 @@ import numpy as np
 
 from gen_jax.figures import curve, scatter
 from gen_jax.figures.curve import Axis, Series
-from gen_jax.figures.markup import Html, element, number
+from gen_jax.figures.markup import Html, element
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 640, 400, 70, 30, 20, 50  # pixels of a plot and its margins
 _LINE = 18  # pixels from one name to the next
@@ -183,10 +183,10 @@ def beside(panels: Sequence[Panel], images: Mapping[str, np.ndarray], which: str
         left, inner = start + _PANEL * number_of, _PANEL - _GAP
         texts.append(_text(left, 16, panel.title, "start", font_weight="bold"))
         texts.append(_text(left, 33, panel.measure, "start"))
-        for tick in _ticks(panel.axis, inner):
+        for tick, label in _ticks(panel.axis, inner):
             x = round(left + inner * float(panel.axis.place(tick)), 1)
             drawn.append(element("line", x1=x, x2=x, y1=_HEAD, y2=bottom, stroke=rule))
-            texts.append(_text(x, bottom + 16, number(tick)))
+            texts.append(_text(x, bottom + 16, label))
         if panel.mark is not None:
             x = round(left + inner * float(panel.axis.place(panel.mark)), 1)
             drawn.append(element("line", x1=x, x2=x, y1=_HEAD, y2=bottom, stroke=ink, stroke_dasharray="4 3"))
@@ -202,10 +202,10 @@ def beside(panels: Sequence[Panel], images: Mapping[str, np.ndarray], which: str
     return _file(width, height, element("g", *drawn), words)
 
 
-def _ticks(axis: Axis, width: float) -> list[float]:
-    """Returns round values of the axis, at most as many as there is room for labels."""
-    few = (axis.ticks(count) for count in range(5, 0, -1))
-    return next((ticks for ticks in few if sum(8 + 6 * len(number(tick)) for tick in ticks) <= width), [])
+def _ticks(axis: Axis, width: float) -> list[tuple[float, str]]:
+    """Returns round values of the axis with labels, at most as many as there is room for."""
+    few = (axis.labelled(count) for count in range(5, 0, -1))
+    return next((ticks for ticks in few if sum(8 + 6 * len(label) for _, label in ticks) <= width), [])
 
 
 def _pixels(image: np.ndarray, x: float, y: float, side: float) -> Html:

@@ -121,3 +121,7 @@ def test_mean_and_range_are_those_of_smoothed_curves():
 def test_a_curve_keeps_its_colour_in_every_chart():
     tree = ElementTree.fromstring(chart([series([1.0, 2.0]), series([2.0, 3.0])], "loss", [3, 7]))
     assert [node.get("class") for node in tree.iter("path")] == ["line series-3", "line series-2 dashes-1"]
+
+
+def test_labels_tell_close_ticks_apart():
+    assert [label for _, label in Axis(999.9, 1000.1).labelled(4)] == ["999.9", "999.95", "1,000", "1,000.05", "1,000.1"]
