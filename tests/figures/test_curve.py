@@ -124,4 +124,5 @@ def test_a_curve_keeps_its_colour_in_every_chart():
 
 
 def test_labels_tell_close_ticks_apart():
-    assert [label for _, label in Axis(999.9, 1000.1).labelled(4)] == ["999.9", "999.95", "1,000", "1,000.05", "1,000.1"]
+    labels = [label for _, label in Axis(999.9, 1000.1).labelled(4)]
+    assert labels == ["999.9", "999.95", "1,000", "1,000.05", "1,000.1"]
