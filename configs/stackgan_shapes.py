@@ -46,7 +46,7 @@ def get_config(variant: str = "") -> Config:
     published = {
         "data.text": {"name": "char_cnn_rnn"}, "optimizer.learning_rate": 2e-4,
         "discriminator_optimizer.learning_rate": 2e-4, "stackgan.kl_weight": 2.0, "stackgan.penalty": {"name": "none"},
-        "stackgan.reading_weight": 0.0, "network.norm": "batch",
+        "stackgan.reading_weight": 0.0, "network.norm": "batch", "sample.text_noise": 1.0,
     }  # fmt: skip
     sentence = {"data.text": {"name": "sentence", "size": 128}}
     return with_variant(config, variant, {"tiny": tiny, "published": published, "sentence": sentence})

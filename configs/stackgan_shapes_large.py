@@ -39,6 +39,7 @@ def get_config(variant: str = "") -> Config:
             "norm": "bias",
         }
     )  # fmt: skip
+    config.sample.text_noise = 0.0
     config.sample.batch_size = 50
     tiny = {key: value for key, value in TINY.items() if key not in ("gan.latents", "eval.track")}
     tiny |= {
