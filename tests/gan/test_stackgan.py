@@ -255,7 +255,8 @@ def test_a_discriminator_with_learned_values_in_place_of_a_normalisation_judges_
 def test_without_conditioning_noise_one_text_gives_one_condition():
     method, _ = small_method("--config.sample.text_noise=0")
     assert method.describe == {"text noise": "no conditioning noise"}
-    assert small_method()[0].describe == {"text noise": "conditioning noise times 1"}
+    noisy, _ = small_method("--config.sample.text_noise=0.5")
+    assert noisy.describe == {"text noise": "conditioning noise times 0.5"}
 
 
 @pytest.mark.parametrize(
