@@ -7,10 +7,12 @@ The second command trains the second stage, 256x256, on the frozen first one. Te
 the 128 directions in which the captions of a picture agree; the encoder stays with the run, so `gen_jax.load(
 "runs/stackgan_shapes").sample(texts=["a big blue circle left of a red star"])` needs nothing else. The discriminator
 also learns to read the text back from a picture and has a gradient penalty in place of normalisation, which the paper
-does not have (docs/text.md); with these values it has not been trained to the end yet. The networks have a quarter of
-the published width, for CPUs; --config.network.width=128 --config.network.discriminator_width=64 is the published one.
-Variants: `:published` has the paper's encoder, rates and losses; `:sentence` takes the embeddings of a sentence encoder
-that must be installed (gen_jax/text/sentence.py); `:tiny` is a short run that checks that everything works.
+does not have (docs/text.md). The networks have a quarter of the published width, for CPUs: 12,000 steps took 78 minutes
+on one core of an Intel Xeon. Of 1,000 captions of things that training does not have, 98.5% of the colours and 92.1% of
+the shapes are then right (docs/results.md). --config.network.width=128 --config.network.discriminator_width=64 is the
+published width. Variants: `:published` has the paper's encoder, rates and losses; `:sentence` takes the embeddings of a
+sentence encoder that must be installed (gen_jax/text/sentence.py); `:tiny` is a short run that checks that everything
+works.
 """
 
 from ml_collections import ConfigDict

@@ -17,10 +17,13 @@ import pathlib
 import re
 from typing import NamedTuple
 
+import numpy as np
+
 import gen_jax
 from experiments import record
 from gen_jax import command
 from gen_jax.data import captioned_shapes, grammar
+from gen_jax.figures.grid import grid, save_png
 from gen_jax.method import UserError
 from gen_jax.metrics import scenes
 from gen_jax.run import directory
@@ -40,7 +43,8 @@ TABLES = (
     (grammar.SIZES, SIZES),
 )  # fmt: skip
 OTHER = {words: other for known, others in TABLES for same, other in zip(known, others, strict=True) for words in same}
-OTHER_WORDS = "unseen things, all kinds, in other words"
+SHOWN, COLUMNS = 24, 12
+UNSEEN, OTHER_WORDS = "unseen things, all stated", "unseen things, all kinds, in other words"
 _KNOWN = re.compile(rf"\b({'|'.join(sorted(OTHER, key=len, reverse=True))})\b")
 
 
@@ -72,7 +76,7 @@ def asked(num: int) -> dict[str, Asked]:
     new = [seen.captions(first + i)[0] for i in range(num)]
     return {
         "seen things, all stated": Asked(new, new),
-        "unseen things, all stated": Asked(whole, whole),
+        UNSEEN: Asked(whole, whole),
         "unseen things, all kinds": Asked(every, every),
         OTHER_WORDS: Asked([in_other_words(caption) for caption in every], every),
     }
@@ -98,6 +102,21 @@ def measure(model: Model, num: int) -> list[dict[str, str]]:
     return rows
 
 
+def figure(model: Model, num: int = SHOWN) -> np.ndarray:
+    """Returns pictures of unseen things and, below each, the sample of the caption that states all of it, uint8."""
+    real = captioned_shapes.Drawn("test").pictures(range(num), scenes.SIDE)
+    samples = _reduced(model.sample(texts=asked(num)[UNSEEN].texts))
+    rows = [rows[start : start + COLUMNS] for start in range(0, num, COLUMNS) for rows in (real, samples)]
+    return grid(np.concatenate(rows), COLUMNS)
+
+
+def _reduced(images: np.ndarray) -> np.ndarray:
+    """Images uint8 [N, S, S, 3] at the size at which they are read."""
+    share = images.shape[1] // scenes.SIDE
+    blocks = images.reshape(len(images), scenes.SIDE, share, scenes.SIDE, share, 3)
+    return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
+
+
 def main(argv: list[str]) -> None:
     """Measures the runs that `argv` names.
 
@@ -112,10 +131,13 @@ def main(argv: list[str]) -> None:
     most = captioned_shapes.NUM_EXAMPLES["test"]
     if not 2 <= flags.num <= most:
         raise UserError(f"--num is {flags.num}: use 2 to {most:,}, the number of test pictures")
-    tables = {run.name: measure(gen_jax.load(run), flags.num) for run in flags.runs}
+    models = {run.name: gen_jax.load(run) for run in flags.runs}
+    tables = {name: measure(model, flags.num) for name, model in models.items()}
+    for name, model in models.items():
+        save_png(flags.out / f"{name}.png", figure(model), "unseen things, and below each the sample of its caption")
     report = {
         "command": record.command("unseen", argv),
-        "verdict": f"Shares of what captions state that is true of {flags.num:,} samples.",
+        "verdict": f"Shares of the captions' statements that are true of {flags.num:,} samples.",
         "num": flags.num,
     } | record.versions()
     record.write(flags.out, report, tables)
