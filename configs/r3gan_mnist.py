@@ -5,7 +5,8 @@
 Betas are those of the paper for CIFAR-10; network, batch size and length are ours, and so are rates that fall over the
 whole run and a penalty of constant weight, which were chosen by short runs (docs/results.md, "A thousand modes"). The
 generator has 82,088 parameters, the discriminator 77,992. A step takes 0.12 s on one core of an Intel Xeon. Without
-labels, with a penalty of weight 10 and 15,000 steps it finds all 1,000 modes of stacked digits; on MNIST itself its
+labels and after 6,000 steps, 13 minutes, the Frechet distance of 2,000 samples is 3.90, and 24.4 of `dcgan_mnist` in
+the same time; with a penalty of weight 10 and 15,000 steps it finds all 1,000 modes of stacked digits. With labels its
 quality is not measured. Variant: `:tiny` is a short run that checks that everything works.
 """
 
