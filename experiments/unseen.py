@@ -105,16 +105,9 @@ def measure(model: Model, num: int) -> list[dict[str, str]]:
 def figure(model: Model, num: int = SHOWN) -> np.ndarray:
     """Returns pictures of unseen things and, below each, the sample of the caption that states all of it, uint8."""
     real = captioned_shapes.Drawn("test").pictures(range(num), scenes.SIDE)
-    samples = _reduced(model.sample(texts=asked(num)[UNSEEN].texts))
+    samples = scenes.reduced(model.sample(texts=asked(num)[UNSEEN].texts)).round().astype(np.uint8)
     rows = [rows[start : start + COLUMNS] for start in range(0, num, COLUMNS) for rows in (real, samples)]
     return grid(np.concatenate(rows), COLUMNS)
-
-
-def _reduced(images: np.ndarray) -> np.ndarray:
-    """Images uint8 [N, S, S, 3] at the size at which they are read."""
-    share = images.shape[1] // scenes.SIDE
-    blocks = images.reshape(len(images), scenes.SIDE, share, scenes.SIDE, share, 3)
-    return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
 
 
 def main(argv: list[str]) -> None:
@@ -131,6 +124,8 @@ def main(argv: list[str]) -> None:
     most = captioned_shapes.NUM_EXAMPLES["test"]
     if not 2 <= flags.num <= most:
         raise UserError(f"--num is {flags.num}: use 2 to {most:,}, the number of test pictures")
+    if len({run.name for run in flags.runs}) < len(flags.runs):
+        raise UserError("two of these runs have the same name, which is that of their table: measure one at a time")
     models = {run.name: gen_jax.load(run) for run in flags.runs}
     tables = {name: measure(model, flags.num) for name, model in models.items()}
     for name, model in models.items():

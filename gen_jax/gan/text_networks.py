@@ -252,7 +252,7 @@ class TextDiscriminator(nn.Module):
             h = layer(h.shape[-1] // 2, 3, 1, f"narrow_{h.shape[-1] // 2}", h)
         reading = None
         if self.reads:
-            own = layer(h.shape[-1], 3, 1, "read_join", h)  # reads better than without it
+            own = layer(h.shape[-1], 3, 1, "read_join", h)  # not shared with the logit: learns to read sooner
             reading = nn.Dense(self.reads, dtype=self.dtype, name="read")(own.reshape(len(h), -1)).astype(jnp.float32)
         h = layer(max(h.shape[-1], self.discriminator_width), 3, 1, "join", beside(h, c))
         logits = nn.Dense(1, kernel_init=dcgan_init, dtype=self.dtype, name="out")(h.reshape(len(h), -1))

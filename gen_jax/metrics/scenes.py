@@ -41,12 +41,12 @@ def read(images: np.ndarray) -> list[Scene]:
     """
     scenes: list[Scene] = []
     for start in range(0, len(images), _CHUNK):
-        scenes += _read(_reduced(images[start : start + _CHUNK]))
+        scenes += _read(reduced(images[start : start + _CHUNK]))
     return scenes
 
 
-def _reduced(images: np.ndarray) -> np.ndarray:
-    """Means over squares: f32 [N, 64, 64, 3]."""
+def reduced(images: np.ndarray) -> np.ndarray:
+    """Returns images [N, S, S, 3] at the size at which they are read, as means over squares: f32 [N, 64, 64, 3]."""
     num, side = len(images), images.shape[1]
     blocks = images.reshape(num, SIDE, side // SIDE, SIDE, side // SIDE, 3)
     return blocks.mean(axis=(2, 4), dtype=np.float32)

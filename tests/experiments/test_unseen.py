@@ -55,3 +55,8 @@ def test_a_model_that_knows_the_grammar_alone_is_right_in_its_words_and_at_chanc
 def test_a_number_of_samples_that_the_set_does_not_have_is_refused(tmp_path):
     with pytest.raises(UserError, match="--num is 1: use 2 to 1,000"):
         unseen.main([str(tmp_path), "--num=1"])
+
+
+def test_runs_of_one_name_are_refused_before_any_is_measured(tmp_path):
+    with pytest.raises(UserError, match="two of these runs have the same name"):
+        unseen.main([str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run")])
