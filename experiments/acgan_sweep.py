@@ -3,7 +3,8 @@
     python -m experiments.acgan_sweep    # one seed of nine runs
 
 The paper (Odena et al. 2017, appendix A) sweeps 1e-4, 2e-4, 3e-4 and 0, 0.1, 0.2 over runs of 50,000 steps; these take
-800. One of the nine is a run of `acgan`. Runs are in runs/acgan; what is finished is not repeated.
+2,000 steps of networks of half the widths. One of the nine is a run of `acgan`. Runs are in runs/acgan; what is
+finished is not repeated.
 """
 
 from __future__ import annotations
