@@ -3,8 +3,10 @@
     python -m gen_jax.main --config=configs/acgan_cifar10.py
 
 The generator has 2,994,051 parameters, the discriminator 1,664,875. The paper sweeps both learning rates over 1e-4,
-2e-4, 3e-4 and the noise over 0, 0.1, 0.2. It needs an accelerator: on two CPU cores only its first 600 steps were run.
-Variant: `:tiny` is a short run that checks that everything works.
+2e-4, 3e-4 and the noise over 0, 0.1, 0.2. It needs an accelerator: here only networks of half the widths were trained,
+for 2,000 steps, ten minutes on one core, after which the Frechet distance of 2,000 samples is 49.9, a mean of three
+seeds (docs/results.md, "AC-GAN and a conditional GAN"). Variant: `:tiny` is a short run that checks that everything
+works.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,10 @@
 
     python -m gen_jax.main --config=configs/cgan_cifar10.py
 
-The generator has 3,066,679 parameters, the discriminator 2,628,597. It needs an accelerator: on two CPU cores only its
-first 400 steps were run. Variant: `:tiny` is a short run that checks that everything works.
+The generator has 3,066,679 parameters, the discriminator 2,628,597. It needs an accelerator: here only networks of half
+the widths were trained, for 6,400 steps, ten minutes on one core, after which the Frechet distance of 2,000 samples is
+78.5, a mean of three seeds, and 61.0 at the best checkpoints (docs/results.md, "AC-GAN and a conditional GAN").
+Variant: `:tiny` is a short run that checks that everything works.
 """
 
 from ml_collections import ConfigDict
