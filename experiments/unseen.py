@@ -7,7 +7,8 @@
 training. Captions that state all of these come first, then captions of all kinds, which leave some out or state
 relations. A run with the sentence encoder, such as `stackgan_shapes:sentence`, also gets the latter with every word for
 a shape, a colour, a size, a place and a relation replaced by one that the grammar lacks. What the pictures show is read
-back without a network and compared with the grammar's caption (docs/text.md).
+back without a network and compared with the grammar's caption (docs/text.md). Sharpness compares the stages of
+`stackgan_shapes_large`: smaller pictures are enlarged bicubically to the size of the second.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ import pathlib
 import re
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 import gen_jax
 from experiments import record
 from gen_jax import command
-from gen_jax.data import captioned_shapes, grammar
+from gen_jax.data import bicubic, captioned_shapes, grammar
 from gen_jax.figures.grid import grid, save_png
 from gen_jax.method import UserError
-from gen_jax.metrics import scenes
+from gen_jax.metrics import scenes, upscaled
 from gen_jax.run import directory
 from gen_jax.sample import Model
 
@@ -44,6 +46,8 @@ TABLES = (
 )  # fmt: skip
 OTHER = {words: other for known, others in TABLES for same, other in zip(known, others, strict=True) for words in same}
 SHOWN, COLUMNS = 24, 12
+SIDE = captioned_shapes.IMAGE_SIZES[-1]  # pixels, at which sharpness is measured
+CHUNK = 50  # pictures measured at once
 UNSEEN, OTHER_WORDS = "unseen things, all stated", "unseen things, all kinds, in other words"
 _KNOWN = re.compile(rf"\b({'|'.join(sorted(OTHER, key=len, reverse=True))})\b")
 
@@ -82,8 +86,23 @@ def asked(num: int) -> dict[str, Asked]:
     }
 
 
+def sharpness(images: np.ndarray) -> float:
+    """Returns the variance of the Laplacian of Y at 256x256, a mean over pictures uint8 [N, S, S, 3].
+
+    Example:
+      >>> sharpness(np.full((2, 64, 64, 3), 90, np.uint8))
+      0.0
+    """
+    found = []
+    for start in range(0, len(images), CHUNK):
+        large = bicubic.enlarged(images[start : start + CHUNK], SIDE // images.shape[1])
+        found.append(np.asarray(upscaled.sharpness(upscaled.luma(jnp.asarray(large)))))
+    return float(np.concatenate(found).mean())
+
+
 def measure(model: Model, num: int) -> list[dict[str, str]]:
-    """Returns a row for each kind of text: which shares of the captions' statements are true of `num` samples.
+    """Returns a row for each kind of text: which shares of the captions' statements are true of `num` samples, and how
+    sharp these are.
 
     Raises:
       UserError: the model takes no texts.
@@ -92,13 +111,14 @@ def measure(model: Model, num: int) -> list[dict[str, str]]:
     for name, (texts, captions) in asked(num).items():
         if name == OTHER_WORDS and (model.texts is None or model.texts.encoder.kind != "sentence"):
             continue  # no other encoder knows a word that training did not have
-        shown = scenes.read(model.sample(texts=texts))
+        samples = model.sample(texts=texts)
+        shown = scenes.read(samples)
         found, by_chance = scenes.agreement(shown, captions), scenes.agreement(shown, captions[1:] + captions[:1])
         told = {
             key: f"{found[key]:.1%} (by chance {by_chance[key]:.1%})" if key in found else ""
             for key in grammar.ATTRIBUTES
         }
-        rows.append({"captions": name} | told)
+        rows.append({"captions": name} | told | {"sharpness": f"{sharpness(samples):.1f}"})
     return rows
 
 
@@ -130,9 +150,11 @@ def main(argv: list[str]) -> None:
     tables = {name: measure(model, flags.num) for name, model in models.items()}
     for name, model in models.items():
         save_png(flags.out / f"{name}.png", figure(model), "unseen things, and below each the sample of its caption")
+    real = sharpness(captioned_shapes.Drawn("test").pictures(range(flags.num), SIDE))
     report = {
         "command": record.command("unseen", argv),
-        "verdict": f"Shares of the captions' statements that are true of {flags.num:,} samples.",
+        "verdict": f"Shares of the captions' statements that are true of {flags.num:,} samples, and their sharpness: "
+        f"the variance of the Laplacian of Y at {SIDE}x{SIDE}. Test pictures drawn at that size have {real:.1f}.",
         "num": flags.num,
     } | record.versions()
     record.write(flags.out, report, tables)

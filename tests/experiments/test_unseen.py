@@ -46,10 +46,16 @@ def test_a_model_that_knows_the_grammar_alone_is_right_in_its_words_and_at_chanc
     assert [row["captions"] for row in usual] == [row["captions"] for row in unseen.measure(model("words"), 40)]
     assert len(usual) == 3
     for row in usual:
-        shares = [value for key, value in row.items() if key != "captions" and value]
+        shares = [value for key, value in row.items() if key in grammar.ATTRIBUTES and value]
         assert all(value.startswith("100.0% ") for value in shares)
     assert [bool(row["relation"]) for row in usual] == [False, False, True]  # captions that state all need none
     assert float(other["colour"].partition("%")[0]) < 60
+
+
+def test_a_picture_drawn_at_the_larger_size_is_sharper_than_the_same_enlarged():
+    drawn = captioned_shapes.Drawn("test")
+    small, large = (unseen.sharpness(drawn.pictures(range(10), side)) for side in (64, 256))
+    assert 0 < 2 * small < large
 
 
 def test_a_number_of_samples_that_the_set_does_not_have_is_refused(tmp_path):
