@@ -36,7 +36,7 @@ def get_config(variant: str = "") -> Config:
     config.network = ConfigDict(
         {
             "name": "second", "width": 16, "num_blocks": 2, "discriminator_width": 8, "discriminator_levels": 6,
-            "norm": "bias",
+            "norm": "bias", "residual": True,
         }
     )  # fmt: skip
     config.sample.text_noise = 0.0

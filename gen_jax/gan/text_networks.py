@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gen_jax.data import bicubic
 from gen_jax.gan.layers import NORMS, Upsample, dcgan_init, start_size
 from gen_jax.method import Array, Key, UserError
 from gen_jax.nn.conv import Conv
@@ -70,8 +71,9 @@ class Augment(nn.Module):
         return mean, log_var
 
 
-def _grow(network: Any, h: Array, count: int, train: bool) -> Array:
-    """Doubles the size and halves the channels, `count` times; then a convolution to the picture."""
+def _grow(network: Any, h: Array, count: int, train: bool, start: Array | None = None) -> Array:
+    """Doubles the size and halves the channels, `count` times; then a convolution to the picture, or to what is added
+    to the picture `start`."""
     for number in range(count):
         grow = Upsample(
             h.shape[-1] // 2, KERNELS[network.upsampling], 2, network.upsampling, False, dtype=network.dtype,
@@ -81,7 +83,10 @@ def _grow(network: Any, h: Array, count: int, train: bool) -> Array:
     last = Conv(
         network.image_shape[-1], (3, 3), use_bias=False, kernel_init=dcgan_init, dtype=network.dtype, name="out"
     )
-    return jnp.tanh(last(h).astype(jnp.float32))
+    made = last(h).astype(jnp.float32)
+    if start is None:
+        return jnp.tanh(made)
+    return start + made if train else jnp.clip(start + made, -1, 1)  # no gradient passes a clip
 
 
 class FirstGenerator(nn.Module):
@@ -144,6 +149,7 @@ class SecondGenerator(nn.Module):
       condition_dim: of the augmented condition.
       upsampling: a key of UPSAMPLINGS; the kernel is 3, or 4 where it is transposed.
       generator_norm: a key of NORMS.
+      residual: whether what it makes is added to the small picture, enlarged bicubically; not so in the paper.
       dtype: of the computation.
     """
 
@@ -153,6 +159,7 @@ class SecondGenerator(nn.Module):
     condition_dim: int = 128
     upsampling: str = "nearest"
     generator_norm: str = "batch"
+    residual: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -181,7 +188,8 @@ class SecondGenerator(nn.Module):
         for number in range(self.num_blocks):
             r = nn.relu(normed(f"norm_{number}_0", conv(features, 3, 1, f"conv_{number}_0", h)))
             h = nn.relu(h + normed(f"norm_{number}_1", conv(features, 3, 1, f"conv_{number}_1", r)))
-        return _grow(self, h, _doublings(self.image_shape, h.shape[1:3]), train), mean, log_var
+        start = bicubic.resized(small, *self.image_shape[:2]) if self.residual else None
+        return _grow(self, h, _doublings(self.image_shape, h.shape[1:3]), train, start), mean, log_var
 
 
 def _doublings(image_shape: tuple[int, int, int], start: tuple[int, ...]) -> int:

@@ -64,6 +64,25 @@ def test_upsampling_is_one_value_of_the_config():
     assert sizes["transposed"] == tuple(n + m for n, m in zip(sizes["nearest"], more, strict=True))
 
 
+def test_a_residual_second_stage_adds_to_the_enlarged_picture_and_lets_gradients_pass():
+    second = text_networks.SecondGenerator((32, 32, 3), width=4, num_blocks=1, condition_dim=3, residual=True)
+    noise, small = zeros((2,), (5,), (3,)), jnp.tile(jnp.array([-1.0, 0.25, 1.0]), (2, 8, 8, 1))
+    variables = second.init(jax.random.key(0), *noise, small)
+    kernel = variables["params"]["out"]["kernel"]
+
+    def picture(kernel, train):
+        params = variables["params"] | {"out": {"kernel": kernel}}
+        made = second.apply(variables | {"params": params}, *noise, small, train=train, mutable=["batch_stats"])
+        return made[0][0]
+
+    np.testing.assert_allclose(
+        picture(0 * kernel, False), jnp.broadcast_to(small[:, :1, :1], (1, 32, 32, 3)), atol=1e-6
+    )
+    assert jnp.abs(picture(99 * kernel, True)).max() > 1 >= jnp.abs(picture(99 * kernel, False)).max()
+    slope = jax.grad(lambda kernel: picture(kernel, True).sum())(0 * kernel)
+    assert (jnp.abs(slope).sum(axis=(0, 1, 2)) > 0).all()  # also where a channel is at an end of the range
+
+
 def small_method(*words):
     words = [
         "--config.network.width=4", "--config.network.discriminator_width=4", "--config.network.condition_dim=3",
