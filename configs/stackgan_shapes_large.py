@@ -4,9 +4,11 @@
     python -m gen_jax.main --config=stackgan_shapes_large
 
 The first stage is a run of `stackgan_shapes`, whose text encoder this run uses, and keeps a copy of;
-`--config.pretrained` names another run. The networks have an eighth of the published width; rates, reading and penalty
-are those of the first stage, not tried here yet. Variant: `:tiny` is a short run that checks that everything works, on
-a run of `stackgan_shapes:tiny`.
+`--config.pretrained` names another run. The networks have an eighth of the published width; what they make is added to
+the enlarged picture of the first stage, and rates, reading and penalty are those of that stage. After 3,600 steps, 45
+minutes on one core of an Intel Xeon, pictures are far sharper than enlarged ones, and 88.8% of the shapes that captions
+of unseen things state are right, where the first stage has 92.1% (docs/results.md, "How far words steer"). Variant:
+`:tiny` is a short run that checks that everything works, on a run of `stackgan_shapes:tiny`.
 """
 
 from ml_collections import ConfigDict
@@ -22,8 +24,8 @@ def get_config(variant: str = "") -> Config:
     config.data.image_size = 256
     config.data.text = {"name": "first_stage"}
     config.pretrained = "runs/stackgan_shapes"
-    config.batch_size = 16
-    config.num_steps = 10_000
+    config.batch_size = 8
+    config.num_steps = 3_600
     config.log_every = 20
     config.eval_every = 1000
     config.checkpoint_every = 250
