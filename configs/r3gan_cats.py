@@ -6,9 +6,9 @@ Betas are those of the paper for CIFAR-10; network, batch size and length are ou
 whole run and a penalty of constant weight, as in `r3gan_mnist`. The generator has 478,460 parameters, the discriminator
 470,396. A step takes 0.17 s on one core of an Intel Xeon. On 2,700 photographs of cats the best checkpoint, of step
 30,000, has a Frechet distance of 3.48 (1,000 samples, seed 0), the last, after 93 minutes, 5.02; `dcgan_cats` has 9.06
-after 3,000 steps, 73 minutes (docs/results.md, "Cats"). For fewer pictures there is an augmentation,
---config.gan.augment=diff_augment (Zhao et al. 2020), which makes other changes than the paper's. Variant: `:tiny` is a
-short run on drawn digits that checks that everything works.
+after 3,000 steps, for which that core would take about 73 minutes (docs/results.md, "Cats"). The augmentation of Zhao
+et al. 2020, --config.gan.augment=diff_augment, makes other changes than the paper's, and was not tried here. Variant:
+`:tiny` is a short run on drawn digits that checks that everything works.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python -m experiments.acgan    # three seeds of two runs
 
 Both have the batch sizes and learning rates of their configs, and half the widths. The published runs take 50,000
-(AC-GAN) and 78,000 steps; these are far shorter, 2,000 and 6,400: ten minutes on one core of an Intel Xeon by the time
-of a step. Similarity is that within classes, the paper's measure of diversity: above the value of real pictures a class
+(AC-GAN) and 78,000 steps; these are far shorter, 2,000 and 6,400: ten minutes on one core of an Intel Xeon.
+Similarity is that within classes, the paper's measure of diversity: above the value of real pictures a class
 has less variety. Runs are in runs/acgan; what is finished is not repeated.
 """
 

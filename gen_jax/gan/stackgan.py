@@ -11,7 +11,8 @@ AC-GAN (Odena et al. 2017), with embeddings in place of classes. A wrong text is
 thing, such as a place, so telling it from the right one takes no more than that; reading takes everything.
 
 Departures from the released code: conditioning augmentation is linear (see `Augment`); a frozen first stage uses its
-averaged weights and running statistics; the mean over the captions of a picture is not taken, one is drawn.
+averaged weights and running statistics; the mean over the captions of a picture is not taken, one is drawn. With
+`network.residual` the second stage adds to the enlarged small picture instead of making a new one.
 """
 
 from __future__ import annotations
