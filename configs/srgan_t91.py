@@ -8,8 +8,8 @@ networks, crop, batch size, rates and the adversarial weight are those of the pa
 compares features of a frozen random network in the place of VGG. The rate falls in a line over the second half of the
 run; in the paper it falls to a tenth at once. The discriminator has 23,565,505 parameters. It has not been trained to
 the end. Variants: `:small`, for a CPU, has a smaller discriminator and smaller batches, on the SRResNet of
-`srresnet_t91:small`; after 45 minutes on one core it has a PSNR of 29.8 dB on Set5, SRResNet 30.4, bicubic
-interpolation 28.4 (seed 0, docs/results.md); `:tiny` is a short run on drawn digits that checks that everything works.
+`srresnet_t91:small`; after 21 minutes on one core it has a PSNR of 29.7 dB on Set5, SRResNet after 15 of them 30.4,
+bicubic interpolation 28.4 (docs/results.md); `:tiny` is a short run on drawn digits that checks that everything works.
 """
 
 from gen_jax.config import Config, with_variant

@@ -14,7 +14,7 @@ import os
 import pathlib
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import jax
@@ -83,7 +83,7 @@ class Model:
         """Returns `num` new images, uint8 [num, H, W, C] (points in the plane: f32 [num, 1, 1, 2]).
 
         Args:
-          num: number of images; by default as many as there are texts.
+          num: number of images; by default as many as there are labels, conditions or texts.
           labels: [num], the requested classes, by number or name, if the model is class-conditional; by default samples
             cycle through the classes.
           seed: replaces `config.sample.seed`.
@@ -95,14 +95,16 @@ class Model:
         """
         given = dict(condition or {}) | ({} if labels is None else {"label": labels})
         texts = [texts] if isinstance(texts, str) else list(() if texts is None else texts)
-        if texts:
-            num = len(texts) if num is None else num
-            given[FEATURE] = self._embedded(texts, num)
+        if num is None:
+            sized = (each for each in (texts, *given.values()) if isinstance(each, Sized))
+            num = next(filter(None, map(len, sized)), None)
         if num is None and FEATURE in self.method.condition:
             raise UserError("give the number of samples, or texts")
+        if texts:
+            given[FEATURE] = self._embedded(texts, num)
         return self.generate(self.state, num, given, seed)[0]
 
-    def _embedded(self, texts: Sequence[str], num: int) -> np.ndarray:
+    def _embedded(self, texts: Sequence[str], num: int | None) -> np.ndarray:
         if self.texts is None:
             raise UserError("this model takes no texts: it was not trained on captions")
         for text in texts:

@@ -236,7 +236,7 @@ def test_a_model_is_judged_and_drawn_as_it_was_trained_to_be(tiny_run):
 
 def test_classes_are_asked_for_by_number_or_name(tiny_run):
     model = sample.load(tiny_run, ("--config.sample.num_steps=2",))
-    np.testing.assert_array_equal(model.sample(2, labels=["7", "3"]), model.sample(2, labels=[7, 3]))
+    np.testing.assert_array_equal(model.sample(labels=["7", "3"]), model.sample(2, labels=[7, 3]))
 
 
 def test_refusals(tiny_run, tmp_path):

@@ -84,7 +84,7 @@ def test_models_make_pictures_of_any_size_larger_from_python(model):
     pictures = np.stack([photo(9, 20), photo(9, 20)[::-1]])
     made = model.upscale(pictures)
     assert (made.shape, made.dtype) == ((2, 18, 40, 3), np.uint8)
-    samples = model.sample(1, condition={"small": photo(8, 8)[None]})
+    samples = model.sample(condition={"small": photo(8, 8)[None]})  # as many as there are conditions
     assert np.abs(model.upscale(photo(8, 8)[None]).astype(int) - samples).max() <= 1  # rounding
     with pytest.raises(UserError, match="this model's are in colour"):
         model.upscale(photo(9, 20, 1)[None])

@@ -243,11 +243,29 @@ def test_labels_that_the_data_has_not():
     [
         ("dcgan_cats", (64, 64, 3), (3_806_080, 2_765_696)),
         ("dcgan_cats:ablation", (64, 64, 3), (3_696_384, 675_712)),
+        # Dense, 16 places x the first width; convolutions; norms of the generator, biases of the discriminator; dense;
+        # on CIFAR-10 also the labels of both.
+        (
+            "r3gan_cats",
+            (64, 64, 3),
+            (
+                128 * 2048 + 16 * 128 * 64 + 16 * 64 * 32 + 64 * 32 * 3 + 2 * (128 + 64 + 32),
+                16 * 3 * 16 + 16 * 16 * 32 + 16 * 32 * 64 + 16 + 32 + 64 + 64 * 64,
+            ),
+        ),
+        (
+            "r3gan_cifar10",
+            (32, 32, 3),
+            (
+                (64 + 10) * 4096 + 16 * 256 * 128 + 16 * 128 * 64 + 16 * 64 * 3 + 2 * (256 + 128 + 64),
+                16 * 3 * 32 + 16 * 32 * 64 + 16 * 64 * 128 + 32 + 64 + 128 + 16 * 128 + 10 * 16 * 128,
+            ),
+        ),
         ("cgan_cifar10", (32, 32, 3), (3_066_679, 2_628_597)),
         ("acgan_cifar10", (32, 32, 3), (2_994_051, 1_664_875)),
     ],
 )
-def test_configs_are_of_the_published_sizes(file, shape, sizes):
+def test_configs_are_of_the_sizes_that_they_say(file, shape, sizes):
     name, _, variant = file.partition(":")
     config = methods.load(str(FOLDER / f"{name}.py") + (f":{variant}" if variant else ""))[2]
     methods.check(config)

@@ -55,8 +55,7 @@ def test_the_networks_of_cifar10_have_the_parameters_of_the_recipe():
     ("config", "size", "channels", "classes"),
     [
         ("r3gan_mnist", 28, 1, 10),
-        ("r3gan_cats", 64, 3, 0),
-        ("r3gan_cifar10", 32, 3, 10),
+        ("r3gan_cats:blocks", 64, 3, 0),
         ("r3gan_cifar10:full", 32, 3, 10),
     ],
 )
