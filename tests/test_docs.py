@@ -48,7 +48,7 @@ PLACEHOLDERS = {"<dir>": "pictures", "<folder>": "pictures", "<s>": "1", "<scale
                 "<commit>": "HEAD", "$i": "0"}  # fmt: skip
 SHAPES = {
     "mnist": (28, 28, 1), "stroke_digits": (28, 28, 1), "dsprites": (64, 64, 1), "cifar10": (32, 32, 3),
-    "stacked:mnist": (28, 28, 3), "captioned_shapes": (64, 64, 3),
+    "cifar10_jpeg": (32, 32, 3), "stacked:mnist": (28, 28, 3), "captioned_shapes": (64, 64, 3),
 }  # fmt: skip
 UNLABELLED = ("dsprites", "stacked:mnist", "captioned_shapes")
 TEXT = {"text": Feature((4, 128), "float32", several=True)}
